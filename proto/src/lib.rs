@@ -1,0 +1,29 @@
+//! The contract of Domicile: what two processes must agree on byte for byte.
+//!
+//! The crate is pure. It holds the messages ([`v1`] for clients, [`internal`]
+//! for nodes and disks), the reasons of errors, and the limits. It opens no
+//! file and no socket.
+
+pub mod limits;
+pub mod reason;
+
+/// The public API, `domicile.v1`.
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+pub mod v1 {
+    tonic::include_proto!("domicile.v1");
+}
+
+/// What nodes say to each other and what stands on disk.
+pub mod internal {
+    /// `domicile.internal.v1`.
+    #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+    pub mod v1 {
+        tonic::include_proto!("domicile.internal.v1");
+    }
+}
+
+/// The request metadata that names the residency tag of a unary call.
+pub const TAG_METADATA: &str = "domicile-tag";
+
+/// The domain of every `google.rpc.ErrorInfo` that Domicile answers.
+pub const ERROR_DOMAIN: &str = "domicile";

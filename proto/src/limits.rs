@@ -1,0 +1,33 @@
+//! The limits of requests. Each is an error when passed, never a truncation.
+
+/// The longest key, in bytes: keys stand in every index block.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// The longest value, in bytes: a value is held whole in memory on its way.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most bytes of client writes in one log entry, so that one entry never
+/// stalls a heartbeat for long.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The most operations in one frame of a session.
+pub const SESSION_OPERATIONS_MAX: usize = 1024;
+
+/// The most operations of one session without an answer; a session that sends
+/// more is not read from until answers have gone out.
+pub const SESSION_IN_FLIGHT_MAX: usize = 4096;
+
+/// The records of a scan's page when the request does not say.
+pub const SCAN_PAGE_DEFAULT: usize = 1000;
+
+/// The most records of a scan's page.
+pub const SCAN_PAGE_MAX: usize = 10_000;
+
+/// The most bytes of a scan's page, so that a page fits one message.
+pub const SCAN_PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// The largest message that a client may send or receive, in bytes.
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The largest message between nodes, in bytes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -1,0 +1,107 @@
+//! The stable reasons of errors, as they stand in `google.rpc.ErrorInfo`.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! reasons {
+    ($($variant:ident = $name:literal, $meaning:literal, $next:literal;)*) => {
+        /// Why a request failed. One for each different thing a caller can do
+        /// about it; the names never change.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+
+            /// The name on the wire.
+            pub fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+
+            /// What happened, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Reason::$variant => $meaning,)* }
+            }
+
+            /// What to do next, in a sentence.
+            pub fn next(self) -> &'static str {
+                match self { $(Reason::$variant => $next,)* }
+            }
+        }
+
+        impl FromStr for Reason {
+            type Err = UnknownReason;
+            fn from_str(name: &str) -> Result<Self, UnknownReason> {
+                match name { $($name => Ok(Reason::$variant),)* _ => Err(UnknownReason) }
+            }
+        }
+    };
+}
+
+reasons! {
+    NotHeldHere = "NOT_HELD_HERE", "The region of this node may not serve the tag.", "Send the request to the home of the tag; the client library does so by itself.";
+    WrongHome = "WRONG_HOME", "The tag is homed in another region.", "Send the request to the home; the client library does so by itself.";
+    UnknownTag = "UNKNOWN_TAG", "The policy does not know the tag.", "Check the spelling, or add the tag to the policy.";
+    ResidencyViolation = "RESIDENCY_VIOLATION", "The request would place bytes in a region where the tag's policy does not allow them.", "Do not retry. Change the request, or the policy.";
+    AccessRegionDenied = "ACCESS_REGION_DENIED", "The policy does not let callers of this region read or write the tag.", "Do not retry. Call from an allowed region, or change the policy.";
+    GrantDenied = "GRANT_DENIED", "No grant allows the caller to do this.", "Do not retry. Ask for a grant.";
+    ConditionFailed = "CONDITION_FAILED", "The condition of the write did not hold; nothing was written.", "Read the record again and decide.";
+    WriteOutcomeUnknown = "WRITE_OUTCOME_UNKNOWN", "The answer to the write was lost; it may or may not have been applied.", "Send the write again with the same request id, or read the record.";
+    AckNotReached = "ACK_NOT_REACHED", "The write is durable at the home, but not yet in every region that was asked for.", "Send it again with the same request id to wait on.";
+    RequestForgotten = "REQUEST_FORGOTTEN", "The request id is too old to know what came of it; it was not applied again.", "Read the record first.";
+    SessionLost = "SESSION_LOST", "The token's position was lost with a former home.", "Read the record, then go on with the new token.";
+    StalenessNotMet = "STALENESS_NOT_MET", "No copy here is as fresh as asked for.", "Try later, or read strongly.";
+    Backfilling = "BACKFILLING", "This copy is still being filled.", "Try later, or read from another region.";
+    NoQuorum = "NO_QUORUM", "The group has no leader with a quorum now; nothing was applied.", "Try again; see `domicile cluster status`.";
+    DiskFull = "DISK_FULL", "A disk of the group is nearly full; nothing was written.", "Delete records or add disk space; reads go on.";
+    Overloaded = "OVERLOADED", "The node has more work than it can take; nothing was applied.", "Try again after the delay.";
+    Compacted = "COMPACTED", "The position asked for is older than the history kept.", "Start again from the floor.";
+    InvalidArgument = "INVALID_ARGUMENT", "The request is malformed.", "Correct the request.";
+    Unsupported = "UNSUPPORTED", "The server does not do this.", "Leave the option away.";
+    Deadline = "DEADLINE", "The deadline passed; nothing was applied.", "Try again, with a longer deadline.";
+    NotFormed = "NOT_FORMED", "The node belongs to no cluster yet.", "Run `domicile cluster init`.";
+    AlreadyFormed = "ALREADY_FORMED", "The node belongs to a cluster already.", "Use the cluster, or start the node with an empty data directory.";
+    WrongCluster = "WRONG_CLUSTER", "The other node belongs to another cluster.", "Check the addresses and the data directory.";
+    UnknownNode = "UNKNOWN_NODE", "There is no such node.", "See `domicile node list`.";
+    UnknownGroup = "UNKNOWN_GROUP", "There is no such group on this node.", "See `domicile cluster status`.";
+    PolicyInvalid = "POLICY_INVALID", "The policy document is not valid.", "Correct the line that the message names.";
+    ShuttingDown = "SHUTTING_DOWN", "The node is shutting down; nothing was applied.", "Go to another node.";
+    Unreachable = "UNREACHABLE", "No node could be reached.", "Check the endpoints; see whether the nodes run.";
+    Storage = "STORAGE", "The disk failed. The node stops itself.", "See the node's log; replace the disk and the node.";
+    Corruption = "CORRUPTION", "Stored bytes are not what was written. The node stops itself.", "See the node's log; bring the node back with `domicile node replace`.";
+    Internal = "INTERNAL", "The server met a state that should not exist.", "Report it with the node's log.";
+}
+
+/// A name that is no [`Reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownReason;
+
+impl fmt::Display for UnknownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no such reason")
+    }
+}
+
+impl std::error::Error for UnknownReason {}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn every_name_parses_back() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.name().parse(), Ok(*reason));
+        }
+        assert!("NO_SUCH_REASON".parse::<Reason>().is_err());
+    }
+}

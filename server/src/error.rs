@@ -1,0 +1,121 @@
+//! The one error of the server.
+//!
+//! An error has a coarse [`Reason`], one for each different thing its receiver
+//! can do, a message that says what to do next, and facts for programs. gRPC
+//! codes are assigned in `api::status` only.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+pub use domicile_proto::reason::Reason;
+
+/// What went wrong and what to do about it. Never holds a key or a value.
+pub struct Error {
+    /// Why, for programs.
+    pub reason: Reason,
+    /// What happened and what to do next, for people.
+    pub message: String,
+    /// Facts for programs, by name.
+    pub facts: BTreeMap<&'static str, String>,
+    /// When to try again; `None`: no advice.
+    pub retry_after: Option<Duration>,
+    /// What caused it.
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The result of the server's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error with a reason and a message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Error {
+            reason,
+            message: message.into(),
+            facts: BTreeMap::new(),
+            retry_after: None,
+            source: None,
+        }
+    }
+
+    /// An error of the disk; the process must stop.
+    pub fn storage(
+        what: &str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Error::new(Reason::Storage, what).caused_by(source)
+    }
+
+    /// Stored bytes that are not what was written; the store must not serve.
+    pub fn corruption(message: impl Into<String>) -> Self {
+        Error::new(Reason::Corruption, message)
+    }
+
+    /// The request is malformed.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Error::new(Reason::InvalidArgument, message)
+    }
+
+    /// A state that should not exist.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Error::new(Reason::Internal, message)
+    }
+
+    /// Adds a fact for programs.
+    #[must_use]
+    pub fn fact(mut self, name: &'static str, value: impl fmt::Display) -> Self {
+        self.facts.insert(name, value.to_string());
+        self
+    }
+
+    /// Adds when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Whether every replica that applies the same entry meets this error, so
+    /// that it is an answer; any other error in `apply` halts the replica.
+    pub fn is_deterministic(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::ConditionFailed | Reason::RequestForgotten | Reason::InvalidArgument
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.message)?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|e| e.as_ref() as _)
+    }
+}
