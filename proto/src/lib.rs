@@ -4,8 +4,10 @@
 //! for nodes and disks), the reasons of errors, and the limits. It opens no
 //! file and no socket.
 
+pub mod address;
 pub mod limits;
 pub mod reason;
+pub mod version;
 
 /// The public API, `domicile.v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
