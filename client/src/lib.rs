@@ -1,1 +1,67 @@
+//! The client of Domicile, a replicated key-value store in which every record
+//! has a residency tag.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), domicile_client::Error> {
+//! use std::time::Duration;
+//! use domicile_client::Client;
+//!
+//! let db = Client::builder()
+//!     .endpoints(["http://127.0.0.1:7400"])
+//!     .region("eu")
+//!     .timeout(Duration::from_millis(800))
+//!     .connect()
+//!     .await?;
+//! let eu = db.tag("eu-only")?;
+//! let written = eu.put("user/42", "alice").if_absent().await?;
+//! let got = eu.get("user/42").max_staleness(Duration::from_secs(5)).await?;
+//! println!("from {}, {:?} behind", got.meta.served_by, got.meta.lag);
+//! eu.delete("user/42").if_version(written.version).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Operations travel over one stream for each node and are gathered into
+//! frames (`session`); one deadline covers all attempts of an operation, and
+//! only what is safe is sent again (`retry`). Every write carries a request
+//! id, so that the server applies it once. A write without an answer is
+//! [`Error::OutcomeUnknown`], never "failed".
+//!
+//! Not done here yet: TLS and other regions than the endpoints' own.
 
+mod admin;
+mod batch;
+mod builder;
+mod bytes;
+mod client;
+mod connection;
+mod delete;
+mod env;
+mod error;
+mod get;
+mod put;
+mod read;
+mod request;
+mod retry;
+mod route;
+mod scan;
+mod session;
+mod tag;
+mod write;
+
+pub use crate::admin::Admin;
+pub use crate::batch::{Batch, Outcome};
+pub use crate::builder::Builder;
+pub use crate::bytes::IntoBytes;
+pub use crate::client::Client;
+pub use crate::connection::Transport;
+pub use crate::delete::{Delete, Deleted};
+pub use crate::error::{Cause, Error, Refusal};
+pub use crate::get::{Get, Got};
+pub use crate::put::{Put, Written};
+pub use crate::read::{Level, Meta, Record, Token};
+pub use crate::request::{RequestId, RequestIdError};
+pub use crate::scan::{Page, Pages, Scan};
+pub use crate::tag::TagHandle;
+pub use domicile_proto::address::{Address, AddressError, Key, Tag, Value, Version};
+pub use domicile_proto::reason::Reason;

@@ -1,0 +1,132 @@
+//! The admin service: forming, watching and repairing a cluster.
+//!
+//! Thin: it answers with the messages of `domicile.v1`. What only asks goes
+//! to the next endpoint when one does not answer; what changes something does
+//! so only if it was not sent.
+
+use std::time::Duration;
+
+use domicile_proto::v1;
+use domicile_proto::v1::admin_service_client::AdminServiceClient;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::client::Client;
+use crate::env;
+use crate::error::{Error, Fault};
+use crate::retry::{Attempts, Safety};
+
+/// The admin service of the nodes that the client knows.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client,
+    timeout: Option<Duration>,
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Admin {
+            client,
+            timeout: None,
+        }
+    }
+
+    /// The time for all attempts, instead of the client's.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Forms the cluster, once. Asked again with the same request it answers
+    /// as before.
+    pub async fn init_cluster(
+        &self,
+        request: v1::InitClusterRequest,
+    ) -> Result<v1::InitClusterResponse, Error> {
+        // Forming twice is the same as once, but only at one node.
+        self.call(Safety::Once, request, async |mut admin, request| {
+            admin.init_cluster(request).await
+        })
+        .await
+    }
+
+    /// Says how the cluster is, as one node sees it.
+    pub async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Error> {
+        let request = v1::GetClusterStatusRequest {};
+        self.call(Safety::Read, request, async |mut admin, request| {
+            admin.get_cluster_status(request).await
+        })
+        .await
+    }
+
+    /// Lists the nodes.
+    pub async fn nodes(&self) -> Result<Vec<v1::NodeStatus>, Error> {
+        let request = v1::ListNodesRequest {};
+        let list = self.call(Safety::Read, request, async |mut admin, request| {
+            admin.list_nodes(request).await
+        });
+        Ok(list.await?.nodes)
+    }
+
+    /// Brings a node back that lost its disk. The node must be running and
+    /// empty. `address` is where it is reached now, if it moved.
+    pub async fn replace_node(
+        &self,
+        node: u64,
+        address: Option<String>,
+    ) -> Result<v1::ReplaceNodeResponse, Error> {
+        let request = v1::ReplaceNodeRequest {
+            node,
+            address: address.unwrap_or_default(),
+        };
+        self.call(Safety::Once, request, async |mut admin, request| {
+            admin.replace_node(request).await
+        })
+        .await
+    }
+
+    /// Hands the leadership of a group to another node.
+    pub async fn transfer_leader(&self, group: u64, node: u64) -> Result<(), Error> {
+        let request = v1::TransferLeaderRequest { group, node };
+        self.call(Safety::Once, request, async |mut admin, request| {
+            admin.transfer_leader(request).await
+        })
+        .await
+        .map(|v1::TransferLeaderResponse {}| ())
+    }
+
+    /// Shows the residency policy in force.
+    pub async fn policy(&self) -> Result<v1::GetPolicyResponse, Error> {
+        let request = v1::GetPolicyRequest {};
+        self.call(Safety::Read, request, async |mut admin, request| {
+            admin.get_policy(request).await
+        })
+        .await
+    }
+
+    async fn call<T: Clone, R>(
+        &self,
+        safety: Safety,
+        message: T,
+        send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<R, Error> {
+        let deadline = env::now() + self.timeout.unwrap_or(self.client.timeout());
+        let mut attempts = Attempts::new(safety, deadline);
+        let endpoints = self.client.routes().endpoints();
+        loop {
+            for (index, endpoint) in endpoints.iter().enumerate() {
+                let mut request = Request::new(message.clone());
+                request.set_timeout(deadline.saturating_duration_since(env::now()));
+                let answer = send(endpoint.admin(), request);
+                let fault = match tokio::time::timeout_at(deadline, answer).await {
+                    Ok(Ok(response)) => return Ok(response.into_inner()),
+                    Ok(Err(status)) => Fault::from(status),
+                    Err(_) => Fault::late(true),
+                };
+                let others = index + 1 < endpoints.len();
+                tokio::time::sleep(attempts.failed(fault, others)?).await;
+            }
+        }
+    }
+}

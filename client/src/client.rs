@@ -1,0 +1,172 @@
+//! The client: what all handles share, and the way of an operation through
+//! its attempts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::v1::session_operation::Operation;
+use parking_lot::Mutex;
+
+use crate::admin::Admin;
+use crate::builder::Builder;
+use crate::connection::Reply;
+use crate::env;
+use crate::error::{Cause, Error};
+use crate::request::Requests;
+use crate::retry::{Attempts, Safety};
+use crate::route::{Routes, TagRoute, Tried};
+use crate::tag::TagHandle;
+
+/// The part of the time that one attempt may take: after it, a node that does
+/// not answer is left for another.
+pub(crate) const ATTEMPTS_IN_TIMEOUT: u32 = 3;
+
+/// A connection to a cluster. Cheap to clone; all clones share sessions.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+/// What the clones of a client share.
+pub(crate) struct Inner {
+    routes: Routes,
+    region: Option<RegionName>,
+    timeout: Duration,
+    requests: Requests,
+    tags: Mutex<BTreeMap<Tag, Arc<TagRoute>>>,
+}
+
+/// What an operation asks of its attempts.
+pub(crate) struct Plan {
+    /// What makes sending it twice harmless.
+    pub(crate) safety: Safety,
+    /// Whether the leader serves it best.
+    pub(crate) wants_leader: bool,
+    /// The time for all attempts, if not the client's.
+    pub(crate) timeout: Option<Duration>,
+    /// Whether one attempt may take all the time.
+    pub(crate) patient: bool,
+}
+
+impl Inner {
+    /// Over these endpoints.
+    pub(crate) fn new(routes: Routes, region: Option<RegionName>, timeout: Duration) -> Self {
+        Inner {
+            routes,
+            region,
+            timeout,
+            requests: Requests::new(),
+            tags: Mutex::new(BTreeMap::new()),
+        }
+    }
+}
+
+impl Client {
+    /// Starts to describe a client.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        Client(inner)
+    }
+
+    /// A handle on the records of a tag. It sends nothing; an unknown tag
+    /// shows at the first operation.
+    pub fn tag(&self, tag: &str) -> Result<TagHandle, Error> {
+        let tag = Tag::new(tag).map_err(|error| Error::invalid(error.to_string()))?;
+        let mut tags = self.0.tags.lock();
+        let route = match tags.get(&tag) {
+            Some(route) => route.clone(),
+            None => {
+                let route = Arc::new(TagRoute::new(tag.clone())?);
+                tags.insert(tag, route.clone());
+                route
+            }
+        };
+        Ok(TagHandle::new(self.clone(), route))
+    }
+
+    /// The admin service: forming, watching and repairing the cluster.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// The region that the caller is in, as the builder was told.
+    pub fn region(&self) -> Option<&RegionName> {
+        self.0.region.as_ref()
+    }
+
+    /// The time for all attempts of an operation that says nothing itself.
+    pub fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.0.routes
+    }
+
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.0.requests
+    }
+
+    /// Sends an operation until it has an answer that stands.
+    pub(crate) async fn call(
+        &self,
+        tag: &TagRoute,
+        operation: Operation,
+        plan: Plan,
+    ) -> Result<Reply, Error> {
+        let inner = &*self.0;
+        let timeout = plan.timeout.unwrap_or(inner.timeout);
+        let deadline = env::now() + timeout;
+        let attempt_timeout = match plan.patient {
+            true => timeout,
+            false => timeout / ATTEMPTS_IN_TIMEOUT,
+        };
+        let mut tried = Tried::default();
+        let mut attempts: Option<Attempts> = None;
+        loop {
+            let attempt_end = deadline.min(env::now() + attempt_timeout);
+            let index = inner.routes.choose(tag, plan.wants_leader, tried);
+            let endpoint = &inner.routes.endpoints()[index];
+            let answer = endpoint.call(tag, operation.clone(), attempt_end).await;
+            let fault = match answer {
+                Ok(reply) => return Ok(reply),
+                Err(fault) => fault,
+            };
+            inner.routes.failed(tag, index, &fault, &mut tried);
+            let others = inner.routes.has_untried(tried);
+            let attempts = attempts.get_or_insert_with(|| Attempts::new(plan.safety, deadline));
+            let pause = attempts.failed(fault, others)?;
+            if !others {
+                tried.clear();
+            }
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// A server answered with the result of another operation.
+pub(crate) fn wrong_reply() -> Error {
+    Error::Unreachable(Cause::new(
+        "a node answered with the result of another operation",
+    ))
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints = self.0.routes.endpoints().iter();
+        f.debug_struct("Client")
+            .field(
+                "endpoints",
+                &endpoints.map(|e| e.name()).collect::<Vec<_>>(),
+            )
+            .field("region", &self.0.region)
+            .field("timeout", &self.0.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+//! Writing a record.
+
+use bytes::Bytes;
+use domicile_proto::address::{Key, Value, Version};
+use domicile_proto::v1;
+use domicile_proto::v1::session_operation::Operation;
+
+use crate::client::wrong_reply;
+use crate::connection::Reply;
+use crate::error::Error;
+use crate::read::Token;
+use crate::tag::TagHandle;
+use crate::write::{Options, into_future, writing};
+
+/// A write that is not sent yet. Await it.
+#[derive(Clone, Debug)]
+#[must_use = "a write does nothing until it is awaited"]
+pub struct Put {
+    handle: TagHandle,
+    record: Result<(Key, Value), Error>,
+    options: Options,
+}
+
+/// A write that is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// The version the record has now.
+    pub version: Version,
+    /// A position for `at_least`.
+    pub token: Token,
+}
+
+impl Put {
+    pub(crate) fn new(handle: TagHandle, key: Bytes, value: Bytes) -> Self {
+        let record = Key::new(key).and_then(|key| Ok((key, Value::new(value)?)));
+        Put {
+            handle,
+            record: record.map_err(|error| Error::invalid(error.to_string())),
+            options: Options::default(),
+        }
+    }
+
+    /// Writes only if there is no such record.
+    pub fn if_absent(mut self) -> Self {
+        self.options.set_if_absent();
+        self
+    }
+
+    writing!();
+
+    /// Sends it. The same as awaiting the builder, without an allocation.
+    pub async fn send(self) -> Result<Written, Error> {
+        let (key, value) = self.record?;
+        let condition = self.options.condition();
+        let put = |request_id| {
+            Operation::Put(v1::PutRequest {
+                key: key.into_bytes(),
+                value: value.into_bytes(),
+                condition,
+                request_id,
+            })
+        };
+        match self.options.send(&self.handle, put).await? {
+            Reply::Put(put) => Ok(Written {
+                version: Version(put.version),
+                token: put.token.into(),
+            }),
+            _ => Err(wrong_reply()),
+        }
+    }
+}
+
+into_future!(Put => Written);

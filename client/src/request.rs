@@ -1,0 +1,276 @@
+//! Request ids: what makes it safe to send a write again.
+//!
+//! A node that has seen an id answers with the outcome of the first attempt.
+//! Its memory of outcomes ends at `acked_below`, so that number must not pass
+//! a write that may still be sent again.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+
+use domicile_proto::v1;
+use parking_lot::Mutex;
+
+use crate::env;
+
+/// How far a write of unknown outcome may lie behind the newest write before
+/// the server may forget it. It bounds the outcomes that servers keep for
+/// this client.
+const UNKNOWN_DISTANCE_MAX: u64 = 65_536;
+
+/// The identity of one write, the same over all its attempts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    /// The random id of the client.
+    client: [u8; 16],
+    /// The number of the write, counted from 1.
+    sequence: u64,
+}
+
+impl RequestId {
+    /// The number of the write within its client.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+impl fmt::Display for RequestId {
+    /// 32 hex digits, a colon, the number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:032x}:{}",
+            u128::from_be_bytes(self.client),
+            self.sequence
+        )
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is no [`RequestId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a request id is 32 hex digits, a colon and a number from 1")]
+pub struct RequestIdError;
+
+impl FromStr for RequestId {
+    type Err = RequestIdError;
+
+    fn from_str(text: &str) -> Result<Self, RequestIdError> {
+        let (client, sequence) = text.split_once(':').ok_or(RequestIdError)?;
+        let is_hex = client.len() == 32 && client.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let client = u128::from_str_radix(client, 16).map_err(|_| RequestIdError)?;
+        let sequence = sequence.parse().map_err(|_| RequestIdError)?;
+        if !is_hex || sequence == 0 {
+            return Err(RequestIdError);
+        }
+        Ok(RequestId {
+            client: client.to_be_bytes(),
+            sequence,
+        })
+    }
+}
+
+/// Hands out request ids and knows which have their answer.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    /// The random id of the client.
+    client: [u8; 16],
+    /// Which writes are open.
+    window: Mutex<Window>,
+}
+
+/// The writes from the oldest without an answer to the newest.
+#[derive(Debug)]
+struct Window {
+    /// The sequence of the first state.
+    acked_below: u64,
+    /// One for each sequence from `acked_below` on.
+    states: VecDeque<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Being sent.
+    Open,
+    /// Given up; the caller may send it again.
+    Unknown,
+    /// Has its answer.
+    Answered,
+}
+
+impl Requests {
+    /// A new client id.
+    pub(crate) fn new() -> Self {
+        Requests {
+            client: env::random_bytes(),
+            window: Mutex::new(Window {
+                acked_below: 1,
+                states: VecDeque::new(),
+            }),
+        }
+    }
+
+    /// The next id. It is answered when the guard says so; a guard dropped
+    /// without a word belongs to a caller that went away and asks no more.
+    pub(crate) fn open(&self) -> Open<'_> {
+        let mut window = self.window.lock();
+        let sequence = window.acked_below + window.states.len() as u64;
+        window.states.push_back(State::Open);
+        window.advance();
+        Open {
+            requests: self,
+            id: RequestId {
+                client: self.client,
+                sequence,
+            },
+            acked_below: window.acked_below,
+            end: State::Answered,
+        }
+    }
+
+    /// An id of before, to send its write again. Of another client's ids
+    /// nothing is known here, so nothing is declared answered.
+    pub(crate) fn reopen(&self, id: RequestId) -> Open<'_> {
+        let mut acked_below = 0;
+        if id.client == self.client {
+            let mut window = self.window.lock();
+            window.set(id.sequence, State::Open);
+            acked_below = window.acked_below;
+        }
+        Open {
+            requests: self,
+            id,
+            acked_below,
+            end: State::Answered,
+        }
+    }
+}
+
+impl Window {
+    /// Notes the state of a write, unless it is answered already.
+    fn set(&mut self, sequence: u64, state: State) {
+        let at = sequence.checked_sub(self.acked_below);
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        if let Some(entry) = at.and_then(|at| self.states.get_mut(at)) {
+            *entry = state;
+        }
+        self.advance();
+    }
+
+    /// Passes what has its answer, and what is unknown for too long.
+    fn advance(&mut self) {
+        while let Some(state) = self.states.front() {
+            let distant = self.states.len() as u64 > UNKNOWN_DISTANCE_MAX;
+            match state {
+                State::Answered => {}
+                State::Unknown if distant => {}
+                State::Open | State::Unknown => return,
+            }
+            self.states.pop_front();
+            self.acked_below += 1;
+        }
+    }
+}
+
+/// A write without an answer.
+#[derive(Debug)]
+pub(crate) struct Open<'a> {
+    requests: &'a Requests,
+    id: RequestId,
+    acked_below: u64,
+    end: State,
+}
+
+impl Open<'_> {
+    /// The id for the caller.
+    pub(crate) fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The id for the wire.
+    pub(crate) fn to_proto(&self) -> v1::RequestId {
+        v1::RequestId {
+            client: bytes::Bytes::copy_from_slice(&self.id.client),
+            sequence: self.id.sequence,
+            acked_below: self.acked_below,
+        }
+    }
+
+    /// Nobody knows what came of it: the caller may send it again.
+    pub(crate) fn unknown(mut self) {
+        self.end = State::Unknown;
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if self.id.client == self.requests.client {
+            self.requests.window.lock().set(self.id.sequence, self.end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acked_below_stops_at_the_oldest_open_write() {
+        let requests = Requests::new();
+        let first = requests.open();
+        let second = requests.open();
+        assert_eq!((first.id.sequence, second.id.sequence), (1, 2));
+        drop(second);
+        assert_eq!(requests.open().acked_below, 1);
+        drop(first);
+        assert_eq!(requests.open().acked_below, 4);
+    }
+
+    #[test]
+    fn an_unknown_write_is_held_until_it_is_answered() {
+        let requests = Requests::new();
+        let lost = requests.open();
+        let id = lost.id();
+        lost.unknown();
+        assert_eq!(requests.open().acked_below, 1);
+        let again = requests.reopen(id);
+        assert_eq!(again.acked_below, 1);
+        drop(again);
+        assert_eq!(requests.open().acked_below, 3);
+    }
+
+    #[test]
+    fn an_unknown_write_is_not_held_for_ever() {
+        let requests = Requests::new();
+        requests.open().unknown();
+        for _ in 0..UNKNOWN_DISTANCE_MAX {
+            drop(requests.open());
+        }
+        assert!(requests.open().acked_below > 1);
+        assert!(requests.window.lock().states.len() < 2);
+    }
+
+    #[test]
+    fn ids_are_text_and_back() {
+        let requests = Requests::new();
+        let id = requests.open().id();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for wrong in ["", ":1", "ab:1", "+0000000000000000000000000000000:1"] {
+            assert_eq!(wrong.parse::<RequestId>(), Err(RequestIdError));
+        }
+        let zero = format!("{}:0", "0".repeat(32));
+        assert_eq!(zero.parse::<RequestId>(), Err(RequestIdError));
+    }
+
+    #[test]
+    fn ids_of_others_declare_nothing_answered() {
+        let requests = Requests::new();
+        let theirs = Requests::new().open().id();
+        assert_eq!(requests.reopen(theirs).to_proto().acked_below, 0);
+    }
+}

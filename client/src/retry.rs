@@ -1,0 +1,281 @@
+//! The only retry policy: what may be sent again, when, and what to say when
+//! it may not.
+//!
+//! Reads are sent again always. Writes are sent again with the same request
+//! id, by which the server answers with the outcome of the first attempt. A
+//! write without one is sent again only while it has reached no server. One
+//! deadline covers all attempts.
+//!
+//! Not done here: choosing the endpoint (`route`), and redirects to other
+//! regions.
+
+use std::time::Duration;
+
+use domicile_proto::reason::Reason;
+
+use crate::env::{self, Instant};
+use crate::error::{Error, Fault, Refusal};
+
+/// The first pause; each further one is twice as long.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+
+/// The longest pause: an election in one region takes about this long, so a
+/// longer one would only add to it.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// The most attempts of one operation, should a server answer refusals faster
+/// than the deadline comes.
+const ATTEMPTS_MAX: u32 = 100;
+
+/// What makes sending an operation twice harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Safety {
+    /// It changes nothing.
+    Read,
+    /// It changes something once, by its request id.
+    Deduplicated,
+    /// Nothing does.
+    Once,
+}
+
+/// The attempts of one operation that failed so far.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    safety: Safety,
+    deadline: Instant,
+    count: u32,
+    pause: Duration,
+    /// Whether an attempt without an answer may have been applied.
+    maybe_applied: bool,
+}
+
+/// What to do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Advice {
+    /// Nothing was applied; it may pass here.
+    Again,
+    /// Nothing was applied; another node may do it.
+    Elsewhere,
+    /// It may have been applied; the request id makes asking again safe.
+    AskAgain,
+    /// It stays so.
+    Final,
+}
+
+fn advice(refusal: &Refusal) -> Advice {
+    match refusal.reason() {
+        Some(Reason::NoQuorum | Reason::Overloaded | Reason::ShuttingDown | Reason::Deadline) => {
+            Advice::Again
+        }
+        Some(
+            Reason::Backfilling
+            | Reason::StalenessNotMet
+            | Reason::NotHeldHere
+            | Reason::WrongHome
+            | Reason::NotFormed,
+        ) => Advice::Elsewhere,
+        Some(Reason::WriteOutcomeUnknown) => Advice::AskAgain,
+        _ => Advice::Final,
+    }
+}
+
+/// Whether an answer of this reason tells what came of earlier attempts. The
+/// server looks for the request id before it judges a condition.
+fn settles(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.reason(),
+        Some(
+            Reason::ConditionFailed
+                | Reason::AckNotReached
+                | Reason::RequestForgotten
+                | Reason::InvalidArgument
+        )
+    )
+}
+
+impl Attempts {
+    /// Before the first attempt.
+    pub(crate) fn new(safety: Safety, deadline: Instant) -> Self {
+        Attempts {
+            safety,
+            deadline,
+            count: 0,
+            pause: PAUSE_FIRST,
+            maybe_applied: false,
+        }
+    }
+
+    /// An attempt failed: how long to wait before the next, or why there is
+    /// none. `others` says that an endpoint has not been tried since the last
+    /// pause.
+    pub(crate) fn failed(&mut self, fault: Fault, others: bool) -> Result<Duration, Error> {
+        self.count += 1;
+        let mut retry_after = None;
+        match &fault {
+            Fault::Refused(refusal) => match advice(refusal) {
+                Advice::Final => return Err(self.give_up(fault)),
+                Advice::Elsewhere if !others => return Err(self.give_up(fault)),
+                Advice::AskAgain => {
+                    self.maybe_applied = true;
+                    if self.safety == Safety::Once {
+                        return Err(self.give_up(fault));
+                    }
+                }
+                Advice::Again | Advice::Elsewhere => retry_after = refusal.retry_after(),
+            },
+            Fault::Lost { sent, .. } => {
+                self.maybe_applied |= *sent;
+                if *sent && self.safety == Safety::Once {
+                    return Err(self.give_up(fault));
+                }
+            }
+        }
+        let pause = self.next_pause(others, retry_after);
+        if self.count >= ATTEMPTS_MAX || env::now() + pause >= self.deadline {
+            return Err(self.give_up(fault));
+        }
+        Ok(pause)
+    }
+
+    fn next_pause(&mut self, others: bool, advised: Option<Duration>) -> Duration {
+        // A node that asks for a delay speaks for itself, not for the others.
+        if others {
+            return Duration::ZERO;
+        }
+        let pause = env::jitter(self.pause);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        pause.max(advised.unwrap_or_default())
+    }
+
+    /// The error of an operation that is not sent again.
+    fn give_up(&self, fault: Fault) -> Error {
+        let settled = matches!(&fault, Fault::Refused(refusal) if settles(refusal));
+        if self.safety != Safety::Read && self.maybe_applied && !settled {
+            return Error::OutcomeUnknown {
+                request_id: None,
+                cause: fault.cause(),
+            };
+        }
+        match fault {
+            Fault::Refused(refusal) => refusal.into(),
+            Fault::Lost {
+                late: true, cause, ..
+            } => Error::Deadline(cause),
+            Fault::Lost { cause, .. } => Error::Unreachable(cause),
+        }
+    }
+}
+
+/// The pauses between attempts to open a session.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    /// Before the first pause.
+    pub(crate) fn new() -> Self {
+        Backoff(PAUSE_FIRST)
+    }
+
+    /// How long to wait now.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = env::jitter(self.0);
+        self.0 = (self.0 * 2).min(PAUSE_MAX);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Cause;
+    use domicile_proto::v1;
+
+    fn refused(reason: Reason) -> Fault {
+        Fault::Refused(Refusal::from(v1::Failure {
+            reason: reason.name().into(),
+            ..v1::Failure::default()
+        }))
+    }
+
+    fn lost(sent: bool) -> Fault {
+        Fault::lost(sent, Cause::new("connection reset"))
+    }
+
+    fn attempts(safety: Safety) -> Attempts {
+        Attempts::new(safety, env::now() + Duration::from_secs(60))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_write_is_sent_again_only_with_an_id() {
+        assert!(attempts(Safety::Read).failed(lost(true), false).is_ok());
+        assert!(
+            attempts(Safety::Deduplicated)
+                .failed(lost(true), false)
+                .is_ok()
+        );
+        let error = attempts(Safety::Once).failed(lost(true), true);
+        assert!(matches!(
+            error,
+            Err(Error::OutcomeUnknown {
+                request_id: None,
+                ..
+            })
+        ));
+        assert!(attempts(Safety::Once).failed(lost(false), false).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_lost_attempt_keeps_the_outcome_unknown() {
+        let mut write = attempts(Safety::Deduplicated);
+        write.failed(lost(true), false).expect("again");
+        let error = write.failed(refused(Reason::GrantDenied), false);
+        assert!(matches!(error, Err(Error::OutcomeUnknown { .. })));
+
+        let mut write = attempts(Safety::Deduplicated);
+        write.failed(lost(true), false).expect("again");
+        let error = write.failed(refused(Reason::ConditionFailed), false);
+        assert!(matches!(error, Err(Error::ConditionFailed(_))));
+
+        let mut write = attempts(Safety::Deduplicated);
+        let error = write.failed(refused(Reason::GrantDenied), false);
+        assert!(matches!(error, Err(Error::Denied(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_and_pauses_are_bounded() {
+        let mut read = Attempts::new(Safety::Read, env::now() + Duration::from_secs(86_400));
+        let mut count = 1;
+        while let Ok(pause) = read.failed(refused(Reason::NoQuorum), false) {
+            assert!(pause <= PAUSE_MAX);
+            count += 1;
+        }
+        assert_eq!(count, ATTEMPTS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_beyond_the_deadline_is_not_begun() {
+        let mut read = Attempts::new(Safety::Read, env::now() + Duration::from_millis(1));
+        let error = read.failed(lost(true), false);
+        assert!(matches!(error, Err(Error::Unreachable(_))));
+        let mut read = Attempts::new(Safety::Read, env::now());
+        assert!(matches!(
+            read.failed(Fault::late(true), true),
+            Err(Error::Deadline(_))
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_delay_of_an_overloaded_node_is_kept_unless_another_is_free() {
+        let overloaded = || {
+            Fault::Refused(Refusal::from(v1::Failure {
+                reason: Reason::Overloaded.name().into(),
+                retry_after_ms: 3_000,
+                ..v1::Failure::default()
+            }))
+        };
+        let pause = attempts(Safety::Once).failed(overloaded(), false);
+        assert_eq!(pause.expect("again"), Duration::from_secs(3));
+        let pause = attempts(Safety::Once).failed(overloaded(), true);
+        assert_eq!(pause.expect("again"), Duration::ZERO);
+    }
+}

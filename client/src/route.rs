@@ -1,0 +1,149 @@
+//! Which endpoint an operation goes to.
+//!
+//! A client stays with one endpoint while it answers: operations gather into
+//! larger frames there, and local reads do not jump back in time between
+//! replicas. Which one is drawn at random, so that many clients spread. A
+//! server may name the leader of a tag in the fact `leader`; from then on
+//! writes and strong reads of the tag go there.
+//!
+//! Not done here: endpoints that the caller did not list. A key or a value
+//! goes nowhere else, whatever an answer says.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use domicile_proto::address::Tag;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use crate::connection::Endpoint;
+use crate::env;
+use crate::error::{Error, Fault};
+
+/// The most endpoints of a client: one bit each in [`Tried`].
+pub(crate) const ENDPOINTS_MAX: usize = 64;
+
+/// No endpoint.
+const NONE: usize = usize::MAX;
+
+/// The fact of a refusal that names the leader's address.
+const LEADER_FACT: &str = "leader";
+
+/// The endpoints, and the one in use.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    endpoints: Vec<Endpoint>,
+    current: AtomicUsize,
+}
+
+/// What is known of a tag.
+#[derive(Debug)]
+pub(crate) struct TagRoute {
+    /// The tag.
+    pub(crate) tag: Tag,
+    /// The tag as request metadata.
+    pub(crate) metadata: MetadataValue<Ascii>,
+    /// The endpoint of the leader, or [`NONE`].
+    leader: AtomicUsize,
+}
+
+impl TagRoute {
+    /// Nothing is known of the tag yet.
+    pub(crate) fn new(tag: Tag) -> Result<Self, Error> {
+        let metadata = MetadataValue::try_from(tag.as_str())
+            .map_err(|_| Error::invalid("the tag cannot stand in request metadata"))?;
+        Ok(TagRoute {
+            tag,
+            metadata,
+            leader: AtomicUsize::new(NONE),
+        })
+    }
+}
+
+/// The endpoints that failed an operation since its last pause.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tried(u64);
+
+impl Tried {
+    fn contains(self, index: usize) -> bool {
+        self.0 & (1 << index) != 0
+    }
+
+    fn insert(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    /// Forgets all: a pause has passed.
+    pub(crate) fn clear(&mut self) {
+        self.0 = 0;
+    }
+}
+
+impl Routes {
+    /// Starts at a random endpoint.
+    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Self {
+        let current = AtomicUsize::new(env::random_below(endpoints.len()));
+        Routes { endpoints, current }
+    }
+
+    /// All endpoints, in the order of the caller.
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The endpoint for an attempt.
+    pub(crate) fn choose(&self, tag: &TagRoute, wants_leader: bool, tried: Tried) -> usize {
+        if wants_leader {
+            let leader = tag.leader.load(Ordering::Relaxed);
+            if leader != NONE && !tried.contains(leader) && self.endpoints[leader].is_up() {
+                return leader;
+            }
+        }
+        let current = self.current.load(Ordering::Relaxed);
+        let count = self.endpoints.len();
+        let mut in_order = (0..count).map(|step| (current + step) % count);
+        let mut untried = in_order.clone().filter(|index| !tried.contains(*index));
+        let up = untried.clone().find(|index| self.endpoints[*index].is_up());
+        up.or_else(|| untried.next())
+            .or_else(|| in_order.next())
+            .unwrap_or(0)
+    }
+
+    /// Notes what an attempt's failure says about where to go.
+    pub(crate) fn failed(&self, tag: &TagRoute, index: usize, fault: &Fault, tried: &mut Tried) {
+        tried.insert(index);
+        self.drop_leader(tag, index);
+        match fault {
+            Fault::Lost { .. } => self.move_on(index),
+            Fault::Refused(refusal) => {
+                let leader = refusal.facts().get(LEADER_FACT).and_then(|address| {
+                    let mut endpoints = self.endpoints.iter();
+                    endpoints.position(|endpoint| endpoint.is_at(address))
+                });
+                if let Some(leader) = leader
+                    && !tried.contains(leader)
+                {
+                    tag.leader.store(leader, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Whether an endpoint has not failed since the last pause.
+    pub(crate) fn has_untried(&self, tried: Tried) -> bool {
+        (0..self.endpoints.len()).any(|index| !tried.contains(index))
+    }
+
+    fn drop_leader(&self, tag: &TagRoute, index: usize) {
+        // Losing a race means that another operation knows more.
+        tag.leader
+            .compare_exchange(index, NONE, Ordering::Relaxed, Ordering::Relaxed)
+            .ok();
+    }
+
+    /// Leaves an endpoint that does not answer.
+    fn move_on(&self, index: usize) {
+        let next = (index + 1) % self.endpoints.len();
+        self.current
+            .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed)
+            .ok();
+    }
+}

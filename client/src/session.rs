@@ -1,0 +1,522 @@
+//! One stream to one node that carries many operations.
+//!
+//! Flow of an operation: [`Session::call`] takes a permit (so that what waits
+//! is bounded), puts the operation into a slot and its id into the queue, all
+//! under one short lock. The HTTP/2 connection, when it can send, polls
+//! [`Outbound`], which gathers what is queued of one tag into a frame: under
+//! load frames grow by themselves, and a lone operation leaves at once. The
+//! reader takes a frame of results, empties the slots under one lock, and
+//! wakes the callers.
+//!
+//! A stream that breaks fails every slot, saying whether its operation had
+//! been sent; the retry policy decides on the rest. The reader then opens the
+//! stream again, with growing pauses.
+//!
+//! Not done here: retries (`retry`), the choice of the node (`route`).
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use domicile_proto::address::Tag;
+use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
+use domicile_proto::v1;
+use domicile_proto::v1::kv_service_client::KvServiceClient;
+use domicile_proto::v1::session_operation::Operation;
+use domicile_proto::v1::session_result::Result as Outcome;
+use futures::Stream;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tonic::transport::Channel;
+
+use crate::connection::Reply;
+use crate::env::{self, Instant, Task};
+use crate::error::{Cause, Fault};
+use crate::read::Meta;
+use crate::retry::Backoff;
+
+/// The most bytes of keys and values in a frame that holds more than one
+/// operation, so that a frame does not hold up the answers to small ones.
+const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// From this many queued operations on, a frame leaves without giving callers
+/// that are about to run the chance to join it.
+const FRAME_EAGER: usize = 128;
+
+/// How long a node may take to accept the stream. A stopped process still
+/// accepts connections.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many low bits of an id are the slot; the others count up, so that a
+/// late answer never meets the slot's next operation.
+const SLOT_BITS: u32 = SESSION_IN_FLIGHT_MAX.next_power_of_two().trailing_zeros();
+
+/// The result of an operation on its way to its caller.
+type Answer = Result<Reply, Fault>;
+
+/// A stream to one node. Dropping it ends the stream.
+#[derive(Debug)]
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    _reader: Task,
+    _expiry: Task,
+}
+
+impl Session {
+    /// Starts to connect.
+    pub(crate) fn start(kv: KvServiceClient<Channel>, in_flight_max: usize) -> Self {
+        let shared = Arc::new(Shared::new(in_flight_max));
+        Session {
+            _reader: env::spawn(keep_open(shared.clone(), kv)),
+            _expiry: env::spawn(expire(shared.clone())),
+            shared,
+        }
+    }
+
+    /// Whether the stream is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.shared.open.load(Ordering::Relaxed)
+    }
+
+    /// Waits until an attempt to open the stream has ended.
+    pub(crate) async fn opened(&self) -> Result<(), Fault> {
+        let mut phase = self.shared.phase.subscribe();
+        let ended = phase.wait_for(|phase| !matches!(phase, Phase::Opening));
+        match ended.await.as_deref() {
+            Ok(Phase::Down(cause)) => Err(Fault::lost(false, cause.clone())),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Fault::lost(false, Cause::new("the client was closed"))),
+        }
+    }
+
+    /// Sends one operation and waits for its answer until the deadline.
+    pub(crate) async fn call(&self, tag: &Tag, operation: Operation, deadline: Instant) -> Answer {
+        let shared = &*self.shared;
+        match shared.permits.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(_) => {
+                let permit = tokio::time::timeout_at(deadline, shared.permits.acquire()).await;
+                match permit {
+                    Ok(Ok(permit)) => permit.forget(),
+                    Ok(Err(_)) | Err(_) => return Err(Fault::late(false)),
+                }
+            }
+        }
+        let (sender, receiver) = oneshot::channel();
+        shared.push(Slot {
+            tag: tag.clone(),
+            operation: Some(operation),
+            deadline,
+            sender,
+        })?;
+        // The expiry task answers at the deadline, so this always ends.
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(Fault::lost(true, Cause::new("the client was closed"))))
+    }
+}
+
+/// What callers, the stream and the reader share.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// One for each slot that may be filled.
+    permits: Semaphore,
+    /// Mirrors `phase`, for a look without a lock.
+    open: AtomicBool,
+    phase: watch::Sender<Phase>,
+    /// Woken when a deadline comes earlier than all before.
+    earlier: Notify,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// The first attempt to open the stream runs.
+    Opening,
+    /// The stream is open.
+    Open,
+    /// The last attempt failed, or the stream broke.
+    Down(Cause),
+}
+
+#[derive(Debug)]
+struct State {
+    /// Operations without an answer, with their ids.
+    slots: Vec<Option<(u64, Slot)>>,
+    /// Empty slots.
+    free: Vec<usize>,
+    /// Ids of operations to send, oldest first. An id may be stale.
+    queue: VecDeque<u64>,
+    /// Counts the operations.
+    count: u64,
+    /// Counts the streams, so that a former one takes nothing more.
+    stream: u64,
+    /// Set while operations are refused.
+    down: Option<Cause>,
+    /// Of the stream, while it waits for operations.
+    waker: Option<Waker>,
+    /// No slot has an earlier deadline.
+    earliest: Option<Instant>,
+}
+
+/// An operation without an answer.
+#[derive(Debug)]
+struct Slot {
+    tag: Tag,
+    /// Taken when it is sent.
+    operation: Option<Operation>,
+    deadline: Instant,
+    sender: oneshot::Sender<Answer>,
+}
+
+impl Slot {
+    fn is_sent(&self) -> bool {
+        self.operation.is_none()
+    }
+}
+
+impl Shared {
+    fn new(in_flight_max: usize) -> Self {
+        let in_flight_max = in_flight_max.clamp(1, SESSION_IN_FLIGHT_MAX);
+        Shared {
+            state: Mutex::new(State {
+                slots: (0..in_flight_max).map(|_| None).collect(),
+                free: (0..in_flight_max).rev().collect(),
+                queue: VecDeque::new(),
+                count: 0,
+                stream: 0,
+                down: None,
+                waker: None,
+                earliest: None,
+            }),
+            permits: Semaphore::new(in_flight_max),
+            open: AtomicBool::new(false),
+            phase: watch::channel(Phase::Opening).0,
+            earlier: Notify::new(),
+        }
+    }
+
+    /// Queues an operation whose permit is taken.
+    fn push(&self, slot: Slot) -> Result<(), Fault> {
+        let deadline = slot.deadline;
+        let (waker, is_earlier) = {
+            let mut state = self.state.lock();
+            if let Some(cause) = state.down.clone() {
+                drop(state);
+                self.permits.add_permits(1);
+                return Err(Fault::lost(false, cause));
+            }
+            state.insert(slot);
+            let is_earlier = state.earliest.is_none_or(|earliest| deadline < earliest);
+            if is_earlier {
+                state.earliest = Some(deadline);
+            }
+            (state.waker.take(), is_earlier)
+        };
+        if is_earlier {
+            self.earlier.notify_one();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Hands a frame of results to their callers.
+    fn complete(&self, frame: v1::SessionResponse, scratch: &mut Vec<(Slot, Option<Outcome>)>) {
+        let meta = Arc::new(Meta::from(frame.meta.unwrap_or_default()));
+        {
+            let mut state = self.state.lock();
+            for result in frame.results {
+                // No slot: the caller's deadline came first.
+                if let Some(slot) = state.remove(result.id) {
+                    scratch.push((slot, result.result));
+                }
+            }
+        }
+        self.permits.add_permits(scratch.len());
+        for (slot, outcome) in scratch.drain(..) {
+            // A caller that went away needs no answer.
+            slot.sender.send(answer(outcome, &meta)).ok();
+        }
+    }
+
+    /// Tells the callers of emptied slots; `fault` is given whether the
+    /// operation had been sent.
+    fn fail(&self, slots: Vec<Slot>, fault: impl Fn(bool) -> Fault) {
+        self.permits.add_permits(slots.len());
+        for slot in slots {
+            let sent = slot.is_sent();
+            slot.sender.send(Err(fault(sent))).ok();
+        }
+    }
+
+    /// Begins a stream; a former one takes nothing more.
+    fn begin(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.stream += 1;
+        state.waker = None;
+        state.stream
+    }
+
+    /// The stream is accepted.
+    fn set_open(&self) {
+        self.state.lock().down = None;
+        self.open.store(true, Ordering::Relaxed);
+        self.phase.send_replace(Phase::Open);
+    }
+
+    /// The stream broke or was not accepted: no slot gets its answer.
+    fn set_down(&self, cause: &Cause) {
+        self.open.store(false, Ordering::Relaxed);
+        let slots = {
+            let mut state = self.state.lock();
+            state.stream += 1;
+            state.down = Some(cause.clone());
+            state.queue.clear();
+            state.remove_if(|_| true)
+        };
+        self.phase.send_replace(Phase::Down(cause.clone()));
+        self.fail(slots, |sent| Fault::lost(sent, cause.clone()));
+    }
+}
+
+impl State {
+    /// Fills a slot and queues its operation. The permit guarantees a slot.
+    fn insert(&mut self, slot: Slot) {
+        let index = self.free.pop().expect("a permit stands for a free slot");
+        self.count += 1;
+        let id = self.count << SLOT_BITS | index as u64;
+        self.slots[index] = Some((id, slot));
+        self.queue.push_back(id);
+    }
+
+    fn index(id: u64) -> usize {
+        (id & ((1 << SLOT_BITS) - 1)) as usize
+    }
+
+    /// The operation of this id, unless it is over.
+    fn get_mut(&mut self, id: u64) -> Option<&mut Slot> {
+        match self.slots.get_mut(Self::index(id)) {
+            Some(Some((held, slot))) if *held == id => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// Empties the slot of this id, unless it is over.
+    fn remove(&mut self, id: u64) -> Option<Slot> {
+        self.get_mut(id)?;
+        let index = Self::index(id);
+        self.free.push(index);
+        self.slots[index].take().map(|(_, slot)| slot)
+    }
+
+    /// Empties the slots for which `is_over` holds.
+    fn remove_if(&mut self, is_over: impl Fn(&Slot) -> bool) -> Vec<Slot> {
+        let mut removed = Vec::new();
+        for (index, entry) in self.slots.iter_mut().enumerate() {
+            if let Some((_, slot)) = entry.take_if(|(_, slot)| is_over(slot)) {
+                self.free.push(index);
+                removed.push(slot);
+            }
+        }
+        removed
+    }
+
+    /// How many slots are filled.
+    fn filled(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Takes a frame of queued operations on one tag; the others stay in
+    /// their order. Counts in `gone` the operations whose callers went away.
+    fn gather(&mut self, gone: &mut usize) -> Option<v1::SessionRequest> {
+        let mut frame: Option<(Tag, Vec<v1::SessionOperation>)> = None;
+        let mut bytes = 0;
+        // One full turn of the queue keeps the order of what stays.
+        for _ in 0..self.queue.len() {
+            let id = self.queue.pop_front()?;
+            let Some(slot) = self.get_mut(id) else {
+                continue;
+            };
+            if slot.sender.is_closed() {
+                self.remove(id);
+                *gone += 1;
+                continue;
+            }
+            let size = slot.operation.as_ref().map_or(0, size);
+            let fits = frame.as_ref().is_none_or(|(tag, operations)| {
+                *tag == slot.tag
+                    && operations.len() < SESSION_OPERATIONS_MAX
+                    && bytes + size <= FRAME_BYTES_MAX
+            });
+            if !fits {
+                self.queue.push_back(id);
+                continue;
+            }
+            bytes += size;
+            let operation = slot.operation.take();
+            let (_, operations) = frame.get_or_insert_with(|| (slot.tag.clone(), Vec::new()));
+            operations.push(v1::SessionOperation { id, operation });
+        }
+        frame.map(|(tag, operations)| v1::SessionRequest {
+            tag: tag.as_str().to_owned(),
+            operations,
+        })
+    }
+}
+
+/// About how many bytes an operation takes on the wire.
+fn size(operation: &Operation) -> usize {
+    match operation {
+        Operation::Put(put) => put.key.len() + put.value.len(),
+        Operation::Get(get) => get.key.len(),
+        Operation::Delete(delete) => delete.key.len(),
+        Operation::Scan(scan) => scan.start.len() + scan.end.len() + scan.page_token.len(),
+    }
+}
+
+/// The result of an operation as its caller sees it.
+fn answer(outcome: Option<Outcome>, meta: &Arc<Meta>) -> Answer {
+    match outcome {
+        Some(Outcome::Put(put)) => Ok(Reply::Put(put)),
+        Some(Outcome::Get(get)) => {
+            let meta = get
+                .meta
+                .map_or_else(|| meta.clone(), |own| Arc::new(own.into()));
+            Ok(Reply::Get(get.record, meta))
+        }
+        Some(Outcome::Delete(delete)) => Ok(Reply::Delete(delete)),
+        Some(Outcome::Scan(scan)) => Ok(Reply::Scan(scan)),
+        Some(Outcome::Failure(failure)) => Err(Fault::Refused(failure.into())),
+        None => Err(Fault::lost(
+            true,
+            Cause::new("the server sent a result that this version does not know"),
+        )),
+    }
+}
+
+/// The sending half of a stream. It is polled when HTTP/2 can send.
+struct Outbound {
+    shared: Arc<Shared>,
+    /// The number of the stream.
+    stream: u64,
+    /// Whether callers that were about to run have had their chance.
+    waited: bool,
+}
+
+impl Stream for Outbound {
+    type Item = v1::SessionRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut gone = 0;
+        let frame = {
+            let mut state = self.shared.state.lock();
+            if state.stream != self.stream {
+                return Poll::Ready(None);
+            }
+            // The first of many callers that were woken together wakes this
+            // task; going once to the end of the run queue lets the others
+            // join the frame. A lone operation does not wait.
+            let queued = state.queue.len();
+            if queued > 0 && queued < FRAME_EAGER && state.filled() > queued.max(1) && !self.waited
+            {
+                drop(state);
+                self.waited = true;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let frame = state.gather(&mut gone);
+            if frame.is_none() {
+                state.waker = Some(context.waker().clone());
+            }
+            frame
+        };
+        self.waited = false;
+        if gone > 0 {
+            self.shared.permits.add_permits(gone);
+        }
+        match frame {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Opens the stream, reads it to its end, and so on.
+async fn keep_open(shared: Arc<Shared>, kv: KvServiceClient<Channel>) {
+    let mut backoff = Backoff::new();
+    loop {
+        let outbound = Outbound {
+            stream: shared.begin(),
+            shared: shared.clone(),
+            waited: false,
+        };
+        let mut kv = kv.clone();
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, kv.session(outbound)).await;
+        let fault = match opened {
+            Ok(Ok(response)) => {
+                shared.set_open();
+                read(&shared, response.into_inner(), &mut backoff).await
+            }
+            Ok(Err(status)) => Fault::from(status),
+            Err(_) => Fault::late(true),
+        };
+        shared.set_down(&fault.cause());
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+/// Reads results until the stream ends, and returns why it did.
+async fn read(
+    shared: &Shared,
+    mut inbound: tonic::Streaming<v1::SessionResponse>,
+    backoff: &mut Backoff,
+) -> Fault {
+    let mut scratch = Vec::new();
+    loop {
+        match inbound.message().await {
+            Ok(Some(mut frame)) => {
+                *backoff = Backoff::new();
+                let closing = frame.closing.take();
+                shared.complete(frame, &mut scratch);
+                if let Some(failure) = closing {
+                    return Fault::Refused(failure.into());
+                }
+            }
+            Ok(None) => return Fault::lost(true, Cause::new("the node ended the session")),
+            Err(status) => return Fault::from(status),
+        }
+    }
+}
+
+/// Answers operations whose deadline has come. One timer serves them all:
+/// most are answered long before, and a timer each would cost more than the
+/// operation.
+async fn expire(shared: Arc<Shared>) {
+    loop {
+        let earliest = shared.state.lock().earliest;
+        match earliest {
+            None => shared.earlier.notified().await,
+            Some(at) => tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                () = shared.earlier.notified() => {}
+            },
+        }
+        let now = env::now();
+        let slots = {
+            let mut state = shared.state.lock();
+            if state.earliest.is_none_or(|at| at > now) {
+                continue;
+            }
+            let slots = state.remove_if(|slot| slot.deadline <= now);
+            let open = state.slots.iter().flatten();
+            state.earliest = open.map(|(_, slot)| slot.deadline).min();
+            slots
+        };
+        shared.fail(slots, Fault::late);
+    }
+}

@@ -1,0 +1,66 @@
+//! A handle on the records of one tag: where operations start.
+
+use std::fmt;
+use std::sync::Arc;
+
+use domicile_proto::address::Tag;
+
+use crate::batch::Batch;
+use crate::bytes::IntoBytes;
+use crate::client::Client;
+use crate::delete::Delete;
+use crate::get::Get;
+use crate::put::Put;
+use crate::route::TagRoute;
+use crate::scan::Scan;
+
+/// The records of one tag. Cheap to clone.
+#[derive(Clone)]
+pub struct TagHandle {
+    pub(crate) client: Client,
+    pub(crate) route: Arc<TagRoute>,
+}
+
+impl TagHandle {
+    pub(crate) fn new(client: Client, route: Arc<TagRoute>) -> Self {
+        TagHandle { client, route }
+    }
+
+    /// The tag.
+    pub fn tag(&self) -> &Tag {
+        &self.route.tag
+    }
+
+    /// Writes a record. The answer means that a quorum of the home has it on
+    /// disk.
+    pub fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Put {
+        Put::new(self.clone(), key.into_bytes(), value.into_bytes())
+    }
+
+    /// Reads a record.
+    pub fn get(&self, key: impl IntoBytes) -> Get {
+        Get::new(self.clone(), key.into_bytes())
+    }
+
+    /// Deletes a record. Deleting one that does not exist succeeds.
+    pub fn delete(&self, key: impl IntoBytes) -> Delete {
+        Delete::new(self.clone(), key.into_bytes())
+    }
+
+    /// Reads records in key order, in pages.
+    pub fn scan(&self) -> Scan {
+        Scan::new(self.clone())
+    }
+
+    /// Collects operations that are sent together. They are no transaction:
+    /// each succeeds or fails for itself, in no order.
+    pub fn batch(&self) -> Batch {
+        Batch::default()
+    }
+}
+
+impl fmt::Debug for TagHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TagHandle").field(self.tag()).finish()
+    }
+}

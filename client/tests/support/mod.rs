@@ -1,0 +1,549 @@
+//! A server that answers as a test tells it, over a real socket.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use domicile_proto::reason::Reason;
+use domicile_proto::v1;
+use domicile_proto::v1::admin_service_server::{AdminService, AdminServiceServer};
+use domicile_proto::v1::kv_service_server::{KvService, KvServiceServer};
+use domicile_proto::v1::session_operation::Operation;
+use domicile_proto::v1::session_result::Result as Outcome;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// What the server does with an operation.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Does it.
+    Serve,
+    /// Does it, and breaks the stream instead of answering.
+    ServeAndBreak,
+    /// Breaks the stream without doing it.
+    Break,
+    /// Does it and never answers.
+    ServeAndHush,
+    /// Never answers.
+    Hush,
+    /// Fails.
+    Fail(v1::Failure),
+}
+
+type Script = Box<dyn FnMut(usize, &Operation) -> Act + Send>;
+
+/// What the server holds and saw.
+#[derive(Default)]
+pub struct Seen {
+    pub records: BTreeMap<(String, Bytes), (Bytes, u64)>,
+    /// Outcomes by client and sequence.
+    pub outcomes: BTreeMap<(Bytes, u64), Outcome>,
+    pub operations: Vec<(String, Operation)>,
+    pub frames: Vec<usize>,
+    pub sessions: usize,
+    pub applied: usize,
+    pub version: u64,
+}
+
+/// A node for tests.
+#[derive(Clone)]
+pub struct Fake {
+    pub seen: Arc<Mutex<Seen>>,
+    script: Arc<Mutex<Script>>,
+    count: Arc<AtomicUsize>,
+    name: &'static str,
+}
+
+/// A running [`Fake`].
+pub struct Running {
+    pub fake: Fake,
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends it with all its connections.
+    pub async fn stop(mut self) -> (Fake, SocketAddr) {
+        self.stop.take();
+        self.task.abort();
+        (&mut self.task).await.ok();
+        (self.fake.clone(), self.address)
+    }
+}
+
+pub fn failure(reason: Reason, code: Code) -> v1::Failure {
+    v1::Failure {
+        code: code as i32,
+        reason: reason.name().into(),
+        message: reason.next().into(),
+        ..v1::Failure::default()
+    }
+}
+
+fn status(failure: v1::Failure) -> Status {
+    let mut details = ErrorDetails::with_error_info(
+        failure.reason,
+        domicile_proto::ERROR_DOMAIN,
+        failure.metadata,
+    );
+    if failure.retry_after_ms > 0 {
+        details.set_retry_info(Some(std::time::Duration::from_millis(
+            failure.retry_after_ms,
+        )));
+    }
+    Status::with_error_details(Code::from_i32(failure.code), failure.message, details)
+}
+
+impl Fake {
+    /// Serves everything.
+    pub fn new() -> Self {
+        Self::scripted(|_, _| Act::Serve)
+    }
+
+    /// The script is given the number of the operation, from 0.
+    pub fn scripted(script: impl FnMut(usize, &Operation) -> Act + Send + 'static) -> Self {
+        Fake {
+            seen: Arc::default(),
+            script: Arc::new(Mutex::new(Box::new(script))),
+            count: Arc::default(),
+            name: "eu/1",
+        }
+    }
+
+    pub async fn start(self) -> Running {
+        self.start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    pub async fn start_at(self, address: SocketAddr) -> Running {
+        let listener = TcpListener::bind(address).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let kv = KvServiceServer::new(self.clone()).max_decoding_message_size(8 << 20);
+        let admin = AdminServiceServer::new(self.clone());
+        // Its own runtime dies with all connections, as a process would.
+        let (done, ended) = oneshot::channel();
+        std::thread::spawn(move || {
+            let listener = listener.into_std().expect("a socket");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).expect("a socket");
+                let server = tonic::transport::Server::builder()
+                    .add_service(kv)
+                    .add_service(admin)
+                    .serve_with_incoming(TcpListenerStream::new(listener));
+                tokio::select! {
+                    result = server => result.expect("serves"),
+                    _ = stopped => {}
+                }
+            });
+            drop(runtime);
+            done.send(()).ok();
+        });
+        let task = tokio::spawn(async move {
+            ended.await.ok();
+        });
+        Running {
+            fake: self,
+            address,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    fn meta(&self) -> v1::ReadMeta {
+        v1::ReadMeta {
+            level: v1::Level::Strong as i32,
+            served_by: self.name.into(),
+            as_of: self.seen.lock().version,
+            lag_ms: Some(7),
+            token: Bytes::from_static(b"token"),
+        }
+    }
+
+    fn decide(&self, tag: &str, operation: &Operation) -> Act {
+        let number = self.count.fetch_add(1, Ordering::SeqCst);
+        self.seen
+            .lock()
+            .operations
+            .push((tag.to_owned(), operation.clone()));
+        (self.script.lock())(number, operation)
+    }
+
+    fn serve(&self, tag: &str, operation: Operation) -> Outcome {
+        let meta = self.meta();
+        let mut seen = self.seen.lock();
+        let id = match &operation {
+            Operation::Put(put) => put.request_id.clone(),
+            Operation::Delete(delete) => delete.request_id.clone(),
+            _ => None,
+        }
+        .map(|id| (id.client, id.sequence));
+        if let Some(outcome) = id.as_ref().and_then(|id| seen.outcomes.get(id)) {
+            return outcome.clone();
+        }
+        let outcome = seen.apply(tag, operation, meta);
+        if let Some(id) = id {
+            seen.outcomes.insert(id, outcome.clone());
+        }
+        outcome
+    }
+}
+
+impl Seen {
+    fn holds(&self, at: &(String, Bytes), condition: &Option<v1::Condition>) -> bool {
+        use v1::condition::Condition;
+        let version = self.records.get(at).map(|(_, version)| *version);
+        match condition.as_ref().and_then(|c| c.condition) {
+            None => true,
+            Some(Condition::IfAbsent(_)) => version.is_none(),
+            Some(Condition::IfVersion(wanted)) => version == Some(wanted),
+        }
+    }
+
+    fn apply(&mut self, tag: &str, operation: Operation, meta: v1::ReadMeta) -> Outcome {
+        let refused = || Outcome::Failure(failure(Reason::ConditionFailed, Code::Aborted));
+        match operation {
+            Operation::Put(put) => {
+                let at = (tag.to_owned(), put.key);
+                if !self.holds(&at, &put.condition) {
+                    return refused();
+                }
+                self.applied += 1;
+                self.version += 1;
+                self.records.insert(at, (put.value, self.version));
+                Outcome::Put(v1::PutResponse {
+                    version: self.version,
+                    token: Bytes::from_static(b"token"),
+                })
+            }
+            Operation::Delete(delete) => {
+                let at = (tag.to_owned(), delete.key);
+                if !self.holds(&at, &delete.condition) {
+                    return refused();
+                }
+                self.applied += 1;
+                self.version += 1;
+                Outcome::Delete(v1::DeleteResponse {
+                    version: self.version,
+                    existed: self.records.remove(&at).is_some(),
+                    token: Bytes::from_static(b"token"),
+                })
+            }
+            Operation::Get(get) => {
+                let at = (tag.to_owned(), get.key.clone());
+                let record = self.records.get(&at).map(|(value, version)| v1::Record {
+                    key: get.key,
+                    value: value.clone(),
+                    version: *version,
+                });
+                Outcome::Get(v1::GetResponse { record, meta: None })
+            }
+            Operation::Scan(scan) => Outcome::Scan(self.scan(tag, scan, meta)),
+        }
+    }
+
+    fn scan(&self, tag: &str, scan: v1::ScanRequest, meta: v1::ReadMeta) -> v1::ScanResponse {
+        let size = match scan.page_size {
+            0 => 1000,
+            size => size as usize,
+        };
+        let from = scan.start.clone().max(scan.page_token.clone());
+        let mut records: Vec<_> = self
+            .records
+            .iter()
+            .filter(|((held, key), _)| {
+                held == tag && *key >= from && (scan.end.is_empty() || *key < scan.end)
+            })
+            .take(size + 1)
+            .map(|((_, key), (value, version))| v1::Record {
+                key: key.clone(),
+                value: value.clone(),
+                version: *version,
+            })
+            .collect();
+        let next_page_token = match records.len() > size {
+            true => records.pop().expect("one more").key,
+            false => Bytes::new(),
+        };
+        v1::ScanResponse {
+            records,
+            next_page_token,
+            meta: Some(meta),
+        }
+    }
+}
+
+impl Fake {
+    async fn unary<R>(
+        &self,
+        metadata: &tonic::metadata::MetadataMap,
+        operation: Operation,
+        pick: impl FnOnce(Outcome) -> Option<R>,
+    ) -> Result<Response<R>, Status> {
+        let tag = metadata
+            .get(domicile_proto::TAG_METADATA)
+            .and_then(|tag| tag.to_str().ok())
+            .ok_or_else(|| Status::invalid_argument("no tag"))?
+            .to_owned();
+        let outcome = match self.decide(&tag, &operation) {
+            Act::Serve => self.serve(&tag, operation),
+            Act::ServeAndBreak => {
+                self.serve(&tag, operation);
+                return Err(Status::unavailable("broken"));
+            }
+            Act::Break => return Err(Status::unavailable("broken")),
+            Act::ServeAndHush => {
+                self.serve(&tag, operation);
+                futures::future::pending().await
+            }
+            Act::Hush => futures::future::pending().await,
+            Act::Fail(failure) => Outcome::Failure(failure),
+        };
+        match outcome {
+            Outcome::Failure(failure) => Err(status(failure)),
+            outcome => pick(outcome)
+                .map(Response::new)
+                .ok_or_else(|| Status::internal("the wrong outcome")),
+        }
+    }
+
+    /// Answers a frame; `None` breaks the stream.
+    fn frame(&self, frame: v1::SessionRequest) -> Option<v1::SessionResponse> {
+        let mut results = Vec::new();
+        self.seen.lock().frames.push(frame.operations.len());
+        for operation in frame.operations {
+            let id = operation.id;
+            let operation = operation.operation.expect("an operation");
+            let outcome = match self.decide(&frame.tag, &operation) {
+                Act::Serve => self.serve(&frame.tag, operation),
+                Act::ServeAndBreak => {
+                    self.serve(&frame.tag, operation);
+                    return None;
+                }
+                Act::Break => return None,
+                Act::ServeAndHush => {
+                    self.serve(&frame.tag, operation);
+                    continue;
+                }
+                Act::Hush => continue,
+                Act::Fail(failure) => Outcome::Failure(failure),
+            };
+            results.push(v1::SessionResult {
+                id,
+                result: Some(outcome),
+            });
+        }
+        // Any order is allowed.
+        results.reverse();
+        Some(v1::SessionResponse {
+            results,
+            meta: Some(self.meta()),
+            closing: None,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl KvService for Fake {
+    async fn put(&self, r: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        let (metadata, _, body) = r.into_parts();
+        self.unary(&metadata, Operation::Put(body), |outcome| match outcome {
+            Outcome::Put(put) => Some(put),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn get(&self, r: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let (metadata, _, body) = r.into_parts();
+        let meta = self.meta();
+        self.unary(&metadata, Operation::Get(body), |outcome| match outcome {
+            Outcome::Get(get) => Some(v1::GetResponse {
+                meta: Some(meta),
+                ..get
+            }),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn delete(
+        &self,
+        r: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let (metadata, _, body) = r.into_parts();
+        self.unary(
+            &metadata,
+            Operation::Delete(body),
+            |outcome| match outcome {
+                Outcome::Delete(delete) => Some(delete),
+                _ => None,
+            },
+        )
+        .await
+    }
+
+    async fn scan(
+        &self,
+        r: Request<v1::ScanRequest>,
+    ) -> Result<Response<v1::ScanResponse>, Status> {
+        let (metadata, _, body) = r.into_parts();
+        self.unary(&metadata, Operation::Scan(body), |outcome| match outcome {
+            Outcome::Scan(scan) => Some(scan),
+            _ => None,
+        })
+        .await
+    }
+
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        self.seen.lock().sessions += 1;
+        let mut inbound = request.into_inner();
+        let (sender, receiver) = mpsc::channel(8);
+        let fake = self.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(frame)) = inbound.next().await {
+                let answer = match fake.frame(frame) {
+                    Some(response) if response.results.is_empty() => continue,
+                    Some(response) => Ok(response),
+                    None => Err(Status::unavailable("broken")),
+                };
+                let broken = answer.is_err();
+                if sender.send(answer).await.is_err() || broken {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+    }
+}
+
+/// A cluster of three nodes of which one is gone.
+pub fn cluster_status() -> v1::GetClusterStatusResponse {
+    let replica = |node| v1::ReplicaStatus {
+        replica: 10 + node,
+        node,
+        voter: true,
+        matched: (node != 3).then_some(41),
+    };
+    v1::GetClusterStatusResponse {
+        cluster_id: "6f3c1d0a-0000-4000-8000-000000000001".into(),
+        name: "dev".into(),
+        health: v1::Health::Degraded as i32,
+        groups: vec![v1::GroupStatus {
+            group: 2,
+            kind: "data".into(),
+            tag: "eu-only".into(),
+            leader: Some(1),
+            term: 7,
+            last_index: 42,
+            applied_index: 41,
+            replicas: (1..=3).map(replica).collect(),
+            health: v1::Health::Degraded as i32,
+        }],
+        nodes: nodes(),
+        served_by: "eu/1".into(),
+    }
+}
+
+fn nodes() -> Vec<v1::NodeStatus> {
+    (1..=3)
+        .map(|node| v1::NodeStatus {
+            node,
+            region: "eu".into(),
+            address: format!("127.0.0.1:740{node}"),
+            reachable: node != 3,
+            leads: u32::from(node == 1),
+            version: "0.1.0".into(),
+        })
+        .collect()
+}
+
+#[tonic::async_trait]
+impl AdminService for Fake {
+    async fn init_cluster(
+        &self,
+        r: Request<v1::InitClusterRequest>,
+    ) -> Result<Response<v1::InitClusterResponse>, Status> {
+        let request = r.into_inner();
+        if request.name == "again" {
+            return Err(status(failure(
+                Reason::AlreadyFormed,
+                Code::FailedPrecondition,
+            )));
+        }
+        if request.policy.is_empty() || request.nodes.is_empty() {
+            return Err(status(failure(
+                Reason::PolicyInvalid,
+                Code::InvalidArgument,
+            )));
+        }
+        Ok(Response::new(v1::InitClusterResponse {
+            cluster_id: format!("{}-{}", request.nodes[0].region, request.nodes.len()),
+        }))
+    }
+
+    async fn get_cluster_status(
+        &self,
+        _: Request<v1::GetClusterStatusRequest>,
+    ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
+        Ok(Response::new(cluster_status()))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        Ok(Response::new(v1::ListNodesResponse { nodes: nodes() }))
+    }
+
+    async fn replace_node(
+        &self,
+        r: Request<v1::ReplaceNodeRequest>,
+    ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
+        match r.into_inner().node {
+            3 => Ok(Response::new(v1::ReplaceNodeResponse { replicas: 2 })),
+            _ => Err(status(failure(Reason::UnknownNode, Code::NotFound))),
+        }
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        Ok(Response::new(v1::TransferLeaderResponse {}))
+    }
+
+    async fn get_policy(
+        &self,
+        _: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::GetPolicyResponse>, Status> {
+        Ok(Response::new(v1::GetPolicyResponse {
+            version: 1,
+            policy: "schema = \"domicile.policy/v1\"\n".into(),
+            digest: "sha256:9f".into(),
+        }))
+    }
+}
