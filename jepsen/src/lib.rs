@@ -1,1 +1,9 @@
+//! Histories and the checkers that judge them.
+//!
+//! A run of the system, simulated or real, writes one [`history::History`]: every operation from its invocation to its answer, every fault, and what was observed of watches, digests and bytes.
+//! [`check::run`] judges it and [`report`] shows it.
+//! Nothing here links against the product: a checker that shared the product's types would share its mistakes.
 
+pub mod check;
+pub mod history;
+pub mod report;
