@@ -7,6 +7,7 @@
 pub mod address;
 pub mod limits;
 pub mod reason;
+mod redact;
 pub mod version;
 
 /// The public API, `domicile.v1`.
