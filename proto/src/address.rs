@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use crate::version::{Epoch, PolicyVersion, Version};
+pub use crate::version::{Epoch, Index, PolicyVersion, RangeId, Version};
 
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 

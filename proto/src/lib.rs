@@ -8,6 +8,7 @@ pub mod address;
 pub mod limits;
 pub mod reason;
 mod redact;
+pub mod token;
 pub mod version;
 
 /// The public API, `domicile.v1`.

@@ -31,3 +31,13 @@ pub const CLIENT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The largest message between nodes, in bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// The most ranges that a read-position token holds. A client that reads more
+/// ranges in one session begins a new token.
+pub const TOKEN_POSITIONS_MAX: usize = 256;
+
+/// The longest token, in bytes: the positions at their longest, with room.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// The longest policy document, in bytes: it is a control group's log entry.
+pub const POLICY_BYTES_MAX: usize = 1024 * 1024;

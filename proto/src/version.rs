@@ -76,6 +76,16 @@ number! {
     PolicyVersion
 }
 
+number! {
+    /// The index of an entry in the log of a group.
+    Index
+}
+
+number! {
+    /// The id of a range, the same in every region that holds it.
+    RangeId
+}
+
 /// How many bits of a [`Version`] are logical.
 const LOGICAL_BITS: u32 = 16;
 
