@@ -149,6 +149,8 @@ pub struct Refusal(Arc<RefusalParts>);
 struct RefusalParts {
     /// The gRPC code.
     code: Code,
+    /// Whether it was made on this side, before anything was sent.
+    local: bool,
     /// The reason as it stood on the wire.
     reason: String,
     /// What happened and what to do next.
@@ -190,10 +192,16 @@ impl Refusal {
         self.0.retry_after
     }
 
+    /// Whether this library refused the request, before anything was sent.
+    pub fn is_local(&self) -> bool {
+        self.0.local
+    }
+
     /// A refusal made on this side.
     fn of(reason: Reason, message: String) -> Self {
         Refusal(Arc::new(RefusalParts {
             code: Code::InvalidArgument,
+            local: true,
             reason: reason.name().into(),
             message,
             facts: BTreeMap::new(),
@@ -208,6 +216,7 @@ impl From<v1::Failure> for Refusal {
             (failure.retry_after_ms > 0).then(|| Duration::from_millis(failure.retry_after_ms));
         Refusal(Arc::new(RefusalParts {
             code: Code::from_i32(failure.code),
+            local: false,
             reason: failure.reason,
             message: failure.message,
             facts: failure.metadata,
@@ -331,6 +340,7 @@ impl From<Status> for Fault {
         {
             return Fault::Refused(Refusal(Arc::new(RefusalParts {
                 code: status.code(),
+                local: false,
                 reason: info.reason,
                 message: status.message().to_owned(),
                 facts: info.metadata.into_iter().collect(),
@@ -353,6 +363,7 @@ impl From<Status> for Fault {
             _ if made_here => Fault::lost(true, Cause::innermost(&status)),
             code => Fault::Refused(Refusal(Arc::new(RefusalParts {
                 code,
+                local: false,
                 reason: String::new(),
                 message: status.message().to_owned(),
                 facts: BTreeMap::new(),

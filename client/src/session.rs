@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use domicile_proto::address::Tag;
 use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
 use domicile_proto::v1;
@@ -228,6 +229,7 @@ impl Shared {
     /// Hands a frame of results to their callers.
     fn complete(&self, frame: v1::SessionResponse, scratch: &mut Vec<(Slot, Option<Outcome>)>) {
         let meta = Arc::new(Meta::from(frame.meta.unwrap_or_default()));
+        let token = frame.token;
         {
             let mut state = self.state.lock();
             for result in frame.results {
@@ -240,7 +242,7 @@ impl Shared {
         self.permits.add_permits(scratch.len());
         for (slot, outcome) in scratch.drain(..) {
             // A caller that went away needs no answer.
-            slot.sender.send(answer(outcome, &meta)).ok();
+            slot.sender.send(answer(outcome, &meta, &token)).ok();
         }
     }
 
@@ -379,17 +381,28 @@ fn size(operation: &Operation) -> usize {
     }
 }
 
-/// The result of an operation as its caller sees it.
-fn answer(outcome: Option<Outcome>, meta: &Arc<Meta>) -> Answer {
+/// The result of an operation as its caller sees it. What stands once for the
+/// frame holds where the result has none of its own.
+fn answer(outcome: Option<Outcome>, meta: &Arc<Meta>, token: &Bytes) -> Answer {
     match outcome {
-        Some(Outcome::Put(put)) => Ok(Reply::Put(put)),
+        Some(Outcome::Put(mut put)) => {
+            if put.token.is_empty() {
+                put.token = token.clone();
+            }
+            Ok(Reply::Put(put))
+        }
         Some(Outcome::Get(get)) => {
             let meta = get
                 .meta
                 .map_or_else(|| meta.clone(), |own| Arc::new(own.into()));
             Ok(Reply::Get(get.record, meta))
         }
-        Some(Outcome::Delete(delete)) => Ok(Reply::Delete(delete)),
+        Some(Outcome::Delete(mut delete)) => {
+            if delete.token.is_empty() {
+                delete.token = token.clone();
+            }
+            Ok(Reply::Delete(delete))
+        }
         Some(Outcome::Scan(scan)) => Ok(Reply::Scan(scan)),
         Some(Outcome::Failure(failure)) => Err(Fault::Refused(failure.into())),
         None => Err(Fault::lost(

@@ -1,7 +1,7 @@
 //! A server that answers as a test tells it, over a real socket.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 /// What the server does with an operation.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// Does it.
     Serve,
     /// Does it, and breaks the stream instead of answering.
@@ -44,41 +44,41 @@ type Script = Box<dyn FnMut(usize, &Operation) -> Act + Send>;
 
 /// What the server holds and saw.
 #[derive(Default)]
-pub struct Seen {
-    pub records: BTreeMap<(String, Bytes), (Bytes, u64)>,
+pub(crate) struct Seen {
+    pub(crate) records: BTreeMap<(String, Bytes), (Bytes, u64)>,
     /// Outcomes by client and sequence.
-    pub outcomes: BTreeMap<(Bytes, u64), Outcome>,
-    pub operations: Vec<(String, Operation)>,
-    pub frames: Vec<usize>,
-    pub sessions: usize,
-    pub applied: usize,
-    pub version: u64,
+    pub(crate) outcomes: BTreeMap<(Bytes, u64), Outcome>,
+    pub(crate) operations: Vec<(String, Operation)>,
+    pub(crate) frames: Vec<usize>,
+    pub(crate) sessions: usize,
+    pub(crate) applied: usize,
+    pub(crate) version: u64,
 }
 
 /// A node for tests.
 #[derive(Clone)]
-pub struct Fake {
-    pub seen: Arc<Mutex<Seen>>,
+pub(crate) struct Fake {
+    pub(crate) seen: Arc<Mutex<Seen>>,
     script: Arc<Mutex<Script>>,
     count: Arc<AtomicUsize>,
     name: &'static str,
 }
 
 /// A running [`Fake`].
-pub struct Running {
-    pub fake: Fake,
-    pub address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) fake: Fake,
+    pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Ends it with all its connections.
-    pub async fn stop(mut self) -> (Fake, SocketAddr) {
+    pub(crate) async fn stop(mut self) -> (Fake, SocketAddr) {
         self.stop.take();
         self.task.abort();
         (&mut self.task).await.ok();
@@ -86,7 +86,7 @@ impl Running {
     }
 }
 
-pub fn failure(reason: Reason, code: Code) -> v1::Failure {
+pub(crate) fn failure(reason: Reason, code: Code) -> v1::Failure {
     v1::Failure {
         code: code as i32,
         reason: reason.name().into(),
@@ -99,7 +99,7 @@ fn status(failure: v1::Failure) -> Status {
     let mut details = ErrorDetails::with_error_info(
         failure.reason,
         domicile_proto::ERROR_DOMAIN,
-        failure.metadata,
+        failure.metadata.into_iter().collect::<HashMap<_, _>>(),
     );
     if failure.retry_after_ms > 0 {
         details.set_retry_info(Some(std::time::Duration::from_millis(
@@ -111,12 +111,12 @@ fn status(failure: v1::Failure) -> Status {
 
 impl Fake {
     /// Serves everything.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::scripted(|_, _| Act::Serve)
     }
 
     /// The script is given the number of the operation, from 0.
-    pub fn scripted(script: impl FnMut(usize, &Operation) -> Act + Send + 'static) -> Self {
+    pub(crate) fn scripted(script: impl FnMut(usize, &Operation) -> Act + Send + 'static) -> Self {
         Fake {
             seen: Arc::default(),
             script: Arc::new(Mutex::new(Box::new(script))),
@@ -125,11 +125,11 @@ impl Fake {
         }
     }
 
-    pub async fn start(self) -> Running {
+    pub(crate) async fn start(self) -> Running {
         self.start_at(([127, 0, 0, 1], 0).into()).await
     }
 
-    pub async fn start_at(self, address: SocketAddr) -> Running {
+    pub(crate) async fn start_at(self, address: SocketAddr) -> Running {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -231,7 +231,7 @@ impl Seen {
                 self.records.insert(at, (put.value, self.version));
                 Outcome::Put(v1::PutResponse {
                     version: self.version,
-                    token: Bytes::from_static(b"token"),
+                    token: Bytes::new(),
                 })
             }
             Operation::Delete(delete) => {
@@ -357,6 +357,7 @@ impl Fake {
             results,
             meta: Some(self.meta()),
             closing: None,
+            token: Bytes::from_static(b"token"),
         })
     }
 }
@@ -366,7 +367,10 @@ impl KvService for Fake {
     async fn put(&self, r: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
         let (metadata, _, body) = r.into_parts();
         self.unary(&metadata, Operation::Put(body), |outcome| match outcome {
-            Outcome::Put(put) => Some(put),
+            Outcome::Put(put) => Some(v1::PutResponse {
+                token: Bytes::from_static(b"token"),
+                ..put
+            }),
             _ => None,
         })
         .await
@@ -441,7 +445,7 @@ impl KvService for Fake {
 }
 
 /// A cluster of three nodes of which one is gone.
-pub fn cluster_status() -> v1::GetClusterStatusResponse {
+pub(crate) fn cluster_status() -> v1::GetClusterStatusResponse {
     let replica = |node| v1::ReplicaStatus {
         replica: 10 + node,
         node,

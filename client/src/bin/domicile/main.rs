@@ -1,2 +1,234 @@
-//! stub
-fn main() {}
+//! `domicile`: the program for operators, and for records by hand.
+//!
+//! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 failure;
+//! 2 wrong usage; 3 unreachable, or the outcome is unknown; 4 denied; 5 not
+//! found, or the condition did not hold.
+
+mod cluster;
+mod completion;
+mod delete;
+mod explain;
+mod failure;
+mod get;
+mod keys;
+mod node;
+mod output;
+mod policy;
+mod put;
+mod scan;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use domicile_client::{Client, Transport};
+
+use crate::failure::Failure;
+use crate::keys::Encoding;
+use crate::output::{Format, Output};
+
+/// How long an operation may take, when `--timeout` is not given.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// How long a change of the cluster may take, when `--timeout` is not given:
+/// it waits for nodes to be filled.
+const TIMEOUT_CHANGE: Duration = Duration::from_secs(120);
+
+/// Reads and writes records, and operates a Domicile cluster.
+///
+/// Data is written to stdout, messages to stderr.
+///
+/// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 unreachable, or the outcome
+/// of a write is unknown; 4 denied by policy or grants; 5 not found, or the
+/// condition of a write did not hold.
+#[derive(Debug, Parser)]
+#[command(
+    name = "domicile",
+    version,
+    disable_version_flag = true,
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The addresses of nodes, separated by commas. One is enough; with more,
+    /// the command goes on when one does not answer. Example:
+    /// http://127.0.0.1:7400,http://127.0.0.1:7410.
+    #[arg(
+        long,
+        global = true,
+        env = "DOMICILE_ENDPOINTS",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:7400"
+    )]
+    endpoints: Vec<String>,
+
+    /// How data is written: `table` for people, `json` as one document,
+    /// `jsonl` as one document a line, `raw` as the bytes alone.
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    output: Format,
+
+    /// How long all attempts may take together, as a number with `ms`, `s` or
+    /// `m`. Default: 5s; 2m for commands that change the cluster.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+
+    /// How keys are written in arguments and in tables: `utf8` as text, `hex`
+    /// or `base64` for keys that are no text.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "ENCODING"
+    )]
+    key_encoding: Encoding,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Get(get::Arguments),
+    Put(put::Arguments),
+    Delete(delete::Arguments),
+    Scan(scan::Arguments),
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    #[command(subcommand)]
+    Node(node::Command),
+    #[command(subcommand)]
+    Policy(policy::Command),
+    Explain(explain::Arguments),
+    Completion(completion::Arguments),
+    /// Prints the version of this program.
+    Version,
+}
+
+/// What commands work with.
+struct Context {
+    global: Global,
+    output: Output,
+}
+
+impl Context {
+    /// Connects for reads and writes of records.
+    async fn connect(&self) -> Result<Client, Failure> {
+        self.connect_for(TIMEOUT_DEFAULT).await
+    }
+
+    /// Connects for changes of the cluster.
+    async fn connect_for_change(&self) -> Result<Client, Failure> {
+        self.connect_for(TIMEOUT_CHANGE).await
+    }
+
+    async fn connect_for(&self, timeout: Duration) -> Result<Client, Failure> {
+        let client = Client::builder()
+            .endpoints(&self.global.endpoints)
+            // One operation is quicker as a call than in a session.
+            .transport(Transport::Unary)
+            .timeout(self.global.timeout.unwrap_or(timeout))
+            .connect();
+        Ok(client.await?)
+    }
+}
+
+/// Reads `250ms`, `5s`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(split.unwrap_or(text.len()));
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "a duration is a number with ms, s or m, as in 250ms".to_owned())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        _ => return Err("a duration ends with ms, s or m, as in 250ms".to_owned()),
+    };
+    match milliseconds {
+        Some(milliseconds) => Ok(Duration::from_millis(milliseconds)),
+        None => Err("the duration is too long".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    let context = Context {
+        output: Output::new(global.output),
+        global,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(&context, command)),
+        Err(error) => Err(Failure::local(format!("cannot start: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Get(arguments) => get::run(context, arguments).await,
+        Command::Put(arguments) => put::run(context, arguments).await,
+        Command::Delete(arguments) => delete::run(context, arguments).await,
+        Command::Scan(arguments) => scan::run(context, arguments).await,
+        Command::Cluster(command) => cluster::run(context, command).await,
+        Command::Node(command) => node::run(context, command).await,
+        Command::Policy(command) => policy::run(context, command).await,
+        Command::Explain(arguments) => explain::run(context, &arguments),
+        Command::Completion(arguments) => completion::run(context, &arguments),
+        Command::Version => version(context),
+    }
+}
+
+fn version(context: &Context) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    context.output.document(
+        &serde_json::json!({ "version": version }),
+        || format!("domicile {version}\n"),
+        version.as_bytes(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "5", "s", "-1s", "1h", "1.5s", "99999999999999999999s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

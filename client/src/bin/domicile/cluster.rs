@@ -1,0 +1,292 @@
+//! `domicile cluster`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domicile_proto::v1::{
+    GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress, NodeStatus,
+};
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::node;
+use crate::output::{Colour, Output, table};
+
+/// How often `--watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Forms, watches and changes the cluster.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Init(Init),
+    Status(Status),
+    TransferLeader(TransferLeader),
+}
+
+/// Forms a cluster of empty nodes, once.
+///
+/// Asked again with the same arguments it answers as before. Example: domicile
+/// cluster init --name dev --node eu/1=127.0.0.1:7401 --policy policy.toml
+#[derive(Debug, clap::Args)]
+pub(crate) struct Init {
+    /// The name of the cluster: a-z, then a-z, 0-9 and -; at most 63.
+    #[arg(long)]
+    name: String,
+
+    /// A node and the address at which the other nodes reach it. Give it once
+    /// for each node.
+    #[arg(long = "node", value_name = "REGION/N=HOST:PORT", required = true, value_parser = node_address)]
+    nodes: Vec<NodeAddress>,
+
+    /// A file that holds the residency policy, version 1, in TOML.
+    #[arg(long, value_name = "PATH")]
+    policy: PathBuf,
+}
+
+/// Shows how the cluster is, as one node sees it.
+///
+/// Exits with 0 whatever the health is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// Shows it again every 2 seconds until interrupted.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Hands the leadership of a group to another node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TransferLeader {
+    /// The group, as `cluster status` shows it.
+    #[arg(long, value_name = "GROUP")]
+    group: u64,
+
+    /// The number of the node that shall lead.
+    #[arg(long, value_name = "N")]
+    to: u64,
+}
+
+/// Reads `REGION/N=HOST:PORT`.
+fn node_address(text: &str) -> Result<NodeAddress, String> {
+    let wrong = || "a node is REGION/N=HOST:PORT, as in eu/1=127.0.0.1:7401".to_owned();
+    let (name, address) = text.split_once('=').ok_or_else(wrong)?;
+    let (region, node) = name.split_once('/').ok_or_else(wrong)?;
+    let region = domicile_proto::address::RegionName::new(region);
+    let region = region.map_err(|error| error.to_string())?;
+    let node: u64 = node.parse().map_err(|_| wrong())?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    if node == 0 || host.is_empty() || port.parse::<u16>().is_err() {
+        return Err(wrong());
+    }
+    Ok(NodeAddress {
+        node,
+        region: region.to_string(),
+        address: address.to_owned(),
+    })
+}
+
+pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Init(arguments) => init(context, arguments).await,
+        Command::Status(arguments) => status(context, &arguments).await,
+        Command::TransferLeader(arguments) => transfer_leader(context, &arguments).await,
+    }
+}
+
+async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
+    let policy = std::fs::read_to_string(&arguments.policy).map_err(|error| {
+        let path = arguments.policy.display();
+        Failure::local(format!("cannot read {path}: {error}"))
+    })?;
+    let nodes = arguments.nodes.len();
+    let request = InitClusterRequest {
+        name: arguments.name.clone(),
+        nodes: arguments.nodes,
+        policy,
+    };
+    let client = context.connect_for_change().await?;
+    let formed = client.admin().init_cluster(request).await?;
+    let json = json!({ "cluster_id": formed.cluster_id, "name": arguments.name, "nodes": nodes });
+    let text = || {
+        table(
+            ["CLUSTER", "ID", "NODES"],
+            [[
+                arguments.name.clone(),
+                formed.cluster_id.clone(),
+                nodes.to_string(),
+            ]],
+        )
+    };
+    context
+        .output
+        .document(&json, text, formed.cluster_id.as_bytes())
+}
+
+async fn status(context: &Context, arguments: &Status) -> Result<(), Failure> {
+    let client = context.connect().await?;
+    loop {
+        let status = client.admin().cluster_status().await?;
+        let text = || status_text(&context.output, &status);
+        let word = health_word(status.health());
+        context
+            .output
+            .document(&status_json(&status), text, format!("{word}\n").as_bytes())?;
+        if !arguments.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+async fn transfer_leader(context: &Context, arguments: &TransferLeader) -> Result<(), Failure> {
+    let (group, to) = (arguments.group, arguments.to);
+    let client = context.connect_for_change().await?;
+    client.admin().transfer_leader(group, to).await?;
+    let json = json!({ "group": group, "leader": to });
+    let text = || table(["GROUP", "LEADER"], [[group.to_string(), to.to_string()]]);
+    context.output.document(&json, text, b"")
+}
+
+/// The word for a health.
+pub(crate) fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Unspecified => "UNKNOWN",
+        Health::Ok => "HEALTHY",
+        Health::Degraded => "DEGRADED",
+        Health::Down => "DOWN",
+    }
+}
+
+fn painted(output: &Output, health: Health) -> String {
+    let colour = match health {
+        Health::Ok => Colour::Green,
+        Health::Degraded | Health::Unspecified => Colour::Yellow,
+        Health::Down => Colour::Red,
+    };
+    output.paint(colour, health_word(health))
+}
+
+fn status_text(output: &Output, status: &GetClusterStatusResponse) -> String {
+    if status.cluster_id.is_empty() {
+        return format!(
+            "NOT FORMED  as seen by {}\n→ domicile cluster init\n",
+            status.served_by
+        );
+    }
+    let reachable = status.nodes.iter().filter(|node| node.reachable).count();
+    let mut text = format!(
+        "{}  {} · {reachable}/{} nodes · {} groups · as seen by {}\n",
+        painted(output, status.health()),
+        status.name,
+        status.nodes.len(),
+        status.groups.len(),
+        status.served_by,
+    );
+    text += &table(
+        [
+            "GROUP", "KIND", "TAG", "LEADER", "TERM", "APPLIED", "BEHIND", "VOTERS", "HEALTH",
+        ],
+        status.groups.iter().map(|group| group_row(output, group)),
+    );
+    text += &node::nodes_table(&status.nodes);
+    for hint in hints(status) {
+        text += &format!("→ {hint}\n");
+    }
+    text
+}
+
+fn group_row(output: &Output, group: &GroupStatus) -> [String; 9] {
+    let behind = group.replicas.iter().filter_map(|replica| replica.matched);
+    let behind = behind
+        .min()
+        .map(|least| group.last_index.saturating_sub(least));
+    let voters = group
+        .replicas
+        .iter()
+        .filter(|replica| replica.voter)
+        .count();
+    [
+        group.group.to_string(),
+        group.kind.clone(),
+        dash(&group.tag),
+        group
+            .leader
+            .map_or("none".to_owned(), |node| node.to_string()),
+        group.term.to_string(),
+        group.applied_index.to_string(),
+        behind.map_or("–".to_owned(), |entries| entries.to_string()),
+        format!("{voters}/{}", group.replicas.len()),
+        painted(output, group.health()),
+    ]
+}
+
+fn dash(text: &str) -> String {
+    match text {
+        "" => "–".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
+/// What to do next.
+fn hints(status: &GetClusterStatusResponse) -> Vec<String> {
+    let gone = |node: &&NodeStatus| !node.reachable;
+    let mut hints: Vec<_> = status
+        .nodes
+        .iter()
+        .filter(gone)
+        .map(|node| {
+            format!(
+                "node {}/{} is not reachable: start it; if its disk is lost, start it empty and run domicile node replace {}",
+                node.region, node.node, node.node
+            )
+        })
+        .collect();
+    let leaderless = status.groups.iter().filter(|group| group.leader.is_none());
+    hints.extend(leaderless.map(|group| {
+        format!(
+            "group {} has no leader: domicile explain NO_QUORUM",
+            group.group
+        )
+    }));
+    hints
+}
+
+fn status_json(status: &GetClusterStatusResponse) -> Value {
+    let groups: Vec<_> = status.groups.iter().map(group_json).collect();
+    let nodes: Vec<_> = status.nodes.iter().map(node::node_json).collect();
+    json!({
+        "cluster_id": status.cluster_id,
+        "name": status.name,
+        "health": health_word(status.health()),
+        "served_by": status.served_by,
+        "groups": groups,
+        "nodes": nodes,
+        "next": hints(status),
+    })
+}
+
+fn group_json(group: &GroupStatus) -> Value {
+    let replicas: Vec<_> = group
+        .replicas
+        .iter()
+        .map(|replica| {
+            json!({
+                "replica": replica.replica.to_string(),
+                "node": replica.node,
+                "voter": replica.voter,
+                "matched": replica.matched,
+            })
+        })
+        .collect();
+    json!({
+        "group": group.group,
+        "kind": group.kind,
+        "tag": group.tag,
+        "leader": group.leader,
+        "term": group.term,
+        "last_index": group.last_index,
+        "applied_index": group.applied_index,
+        "health": health_word(group.health()),
+        "replicas": replicas,
+    })
+}

@@ -1,0 +1,119 @@
+//! How a command fails: what is said, and the exit code.
+
+use std::process::ExitCode;
+
+use domicile_client::{Error, Reason};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The cluster did not do it.
+    Client(Error),
+    /// There is no such record.
+    NotFound,
+    /// The arguments make no sense together.
+    Usage(String),
+    /// Something on this machine, such as a file.
+    Local(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Client(error)
+    }
+}
+
+impl Failure {
+    /// The arguments make no sense.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Failure::Usage(message.into())
+    }
+
+    /// Something on this machine.
+    pub(crate) fn local(message: impl Into<String>) -> Self {
+        Failure::Local(message.into())
+    }
+
+    /// The stable reason.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Failure::Client(error) => error.reason_name(),
+            Failure::NotFound => "NOT_FOUND",
+            Failure::Usage(_) => Reason::InvalidArgument.name(),
+            Failure::Local(_) => "LOCAL",
+        }
+    }
+
+    /// What happened.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Failure::Client(error) => match error.refusal() {
+                Some(refusal) if !refusal.message().is_empty() => refusal.message().to_owned(),
+                _ => error.to_string(),
+            },
+            Failure::NotFound => "there is no such record".to_owned(),
+            Failure::Usage(message) | Failure::Local(message) => message.clone(),
+        }
+    }
+
+    /// What to do next; empty: nothing to advise.
+    pub(crate) fn next(&self) -> String {
+        let next = match self {
+            Failure::Client(error) => error.reason().map_or("", Reason::next),
+            Failure::NotFound => "Check the address; a tag is case-sensitive, and so is a key.",
+            Failure::Usage(_) => "See `domicile help`.",
+            Failure::Local(_) => "",
+        };
+        match self {
+            Failure::Client(Error::OutcomeUnknown {
+                request_id: Some(id),
+                ..
+            }) => format!("{next} With this program: add --request-id {id}."),
+            _ => next.to_owned(),
+        }
+    }
+
+    /// The facts that the server gave, for programs.
+    pub(crate) fn facts(&self) -> serde_json::Value {
+        match self {
+            Failure::Client(Error::OutcomeUnknown {
+                request_id: Some(id),
+                ..
+            }) => serde_json::json!({ "request_id": id.to_string() }),
+            Failure::Client(error) => error.refusal().map_or_else(
+                || serde_json::json!({}),
+                |refusal| serde_json::json!(refusal.facts()),
+            ),
+            _ => serde_json::json!({}),
+        }
+    }
+
+    /// The exit code.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::Client(error) => client_code(error),
+            Failure::NotFound => 5,
+            Failure::Usage(_) => 2,
+            Failure::Local(_) => 1,
+        })
+    }
+}
+
+fn client_code(error: &Error) -> u8 {
+    match error.reason() {
+        Some(Reason::Compacted | Reason::UnknownNode | Reason::UnknownGroup) => return 5,
+        Some(Reason::WriteOutcomeUnknown) => return 3,
+        _ => {}
+    }
+    match error {
+        Error::Unavailable(_)
+        | Error::Unreachable(_)
+        | Error::Deadline(_)
+        | Error::OutcomeUnknown { .. } => 3,
+        Error::Denied(_) => 4,
+        Error::ConditionFailed(_) => 5,
+        // Made on this side: the server never saw it.
+        Error::Invalid(refusal) if refusal.is_local() => 2,
+        _ => 1,
+    }
+}
