@@ -28,6 +28,10 @@ use crate::records::Records;
 /// How long the machine rests between two cells.
 const REST: Duration = Duration::from_millis(500);
 
+/// How often a cell is measured at most when something else keeps the
+/// processors busy.
+const ATTEMPTS_MAX: usize = 3;
+
 /// The numbers of writers that the disk alone is measured with: one log, and
 /// the three logs of a cluster whose nodes share the disk.
 const DISK_WRITERS: [usize; 2] = [1, 3];
@@ -50,6 +54,9 @@ pub struct Plan {
     pub channels: usize,
     /// Which nodes the connections go to.
     pub spread: Spread,
+    /// A cell during which anything else used more cores than this is measured
+    /// again, and the attempt that was disturbed least counts.
+    pub other_cores_max: f64,
     /// How many keys there are.
     pub keys: u64,
     /// The size of every value.
@@ -196,9 +203,8 @@ async fn turn(plan: &Plan, round: usize, system: &System) -> Result<Vec<Cell>> {
         }
         for workload in &plan.workloads {
             for in_flight in &plan.in_flight {
-                tokio::time::sleep(REST).await;
-                let running = connected.run(*workload, *in_flight, &records, plan.window);
-                let measured = with_usage(&cluster.ids(), running).await?;
+                let run = || connected.run(*workload, *in_flight, &records, plan.window);
+                let measured = undisturbed(plan, &cluster.ids(), run).await?;
                 cluster.require_running()?;
                 let (system, workload) = (adapter.name(), workload.name());
                 cells.push(Cell::new(round, system, workload, *in_flight, measured));
@@ -227,19 +233,17 @@ pub async fn ceilings(plan: &Plan, round: usize, program: &Path) -> Result<Vec<C
     let mut cells = Vec::new();
     for sync in [Sync::Append256, Sync::Overwrite256, Sync::Append64k] {
         for writers in DISK_WRITERS {
-            tokio::time::sleep(REST).await;
-            let running = disk::run(sync, writers, &directory, plan.window);
-            let measured = with_usage(&[], running).await?;
+            let run = || disk::run(sync, writers, &directory, plan.window);
+            let measured = undisturbed(plan, &[], run).await?;
             cells.push(Cell::new(round, sync.name(), "sync", writers, measured));
         }
     }
     let server = EchoServer::start(program, &directory).await?;
     for echo in [Echo::Unary, Echo::Stream, Echo::Frames] {
         for in_flight in &plan.in_flight {
-            tokio::time::sleep(REST).await;
-            let bytes = plan.value_bytes;
-            let running = server.run(echo, *in_flight, plan.channels, bytes, plan.window);
-            let measured = with_usage(&[server.process.id()], running).await?;
+            let (channels, bytes) = (plan.channels, plan.value_bytes);
+            let run = || server.run(echo, *in_flight, channels, bytes, plan.window);
+            let measured = undisturbed(plan, &[server.process.id()], run).await?;
             cells.push(Cell::new(round, echo.name(), "echo", *in_flight, measured));
         }
     }
@@ -247,6 +251,32 @@ pub async fn ceilings(plan: &Plan, round: usize, program: &Path) -> Result<Vec<C
     std::fs::remove_dir_all(&directory)
         .with_context(|| format!("removing {}", directory.display()))?;
     Ok(cells)
+}
+
+/// A run that nothing else disturbed; of as many as may be tried, the one that
+/// was disturbed least. What was measured plays no part in the choice.
+async fn undisturbed<R: Future<Output = Result<Measurement>>>(
+    plan: &Plan,
+    ids: &[u32],
+    run: impl Fn() -> R,
+) -> Result<(Measurement, Cores)> {
+    let mut best: Option<(Measurement, Cores)> = None;
+    for _ in 0..ATTEMPTS_MAX {
+        tokio::time::sleep(REST).await;
+        let (measured, cores) = with_usage(ids, run()).await?;
+        let quiet = cores.others <= plan.other_cores_max;
+        let better = best
+            .as_ref()
+            .is_none_or(|(_, before)| cores.others < before.others);
+        // A wrong answer must show, whatever else was going on.
+        if better || measured.wrong > 0 {
+            best = Some((measured, cores));
+        }
+        if quiet || best.as_ref().is_some_and(|(best, _)| best.wrong > 0) {
+            break;
+        }
+    }
+    Ok(best.expect("at least one attempt is made"))
 }
 
 /// A run, and the cores that were used during it.

@@ -66,6 +66,10 @@ struct Load {
     /// The size of every value, in bytes.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
+    /// Measures again, twice at most, when anything else used more cores than
+    /// this meanwhile. `run` does not.
+    #[arg(long, default_value_t = 0.25)]
+    other_cores_max: f64,
 }
 
 impl Load {
@@ -263,6 +267,7 @@ impl Compare {
             window: self.load.window(),
             in_flight: self.load.in_flight,
             channels: self.load.channels,
+            other_cores_max: self.load.other_cores_max,
             spread: self.spread,
             keys: self.keys,
             value_bytes: self.load.value_bytes,
@@ -284,6 +289,7 @@ impl Ceilings {
             window: self.load.window(),
             in_flight: self.load.in_flight,
             channels: self.load.channels,
+            other_cores_max: self.load.other_cores_max,
             spread: Spread::Leader,
             keys: 1,
             value_bytes: self.load.value_bytes,
