@@ -24,7 +24,11 @@ fn brute(calls: &[Call], done: u32, state: State) -> bool {
 
 fn agree(calls: &[Call]) -> Answer {
     let answer = linearizable(calls, STEPS_MAX);
-    let expected = if brute(calls, 0, ABSENT) { Answer::Yes } else { Answer::No };
+    let expected = if brute(calls, 0, ABSENT) {
+        Answer::Yes
+    } else {
+        Answer::No
+    };
     assert_eq!(answer, expected, "{calls:#?}");
     answer
 }
@@ -32,7 +36,9 @@ fn agree(calls: &[Call]) -> Answer {
 /// Every way to lay out `n` calls in time, the first invocation always of the lowest unused call.
 fn layouts(n: usize) -> Vec<Vec<(u64, u64)>> {
     fn go(n: usize, spans: &mut Vec<(u64, u64)>, clock: u64, out: &mut Vec<Vec<(u64, u64)>>) {
-        let open: Vec<usize> = (0..spans.len()).filter(|i| spans[*i].1 == u64::MAX).collect();
+        let open: Vec<usize> = (0..spans.len())
+            .filter(|i| spans[*i].1 == u64::MAX)
+            .collect();
         if spans.len() == n {
             // What is still open stays so or returns now, in every order that matters: any.
             out.push(spans.clone());
@@ -65,7 +71,12 @@ fn brute_force_agrees_on_every_history_of_three_calls() {
                 let calls: Vec<Call> = (0..n)
                     .map(|i| {
                         let action = actions[choice / actions.len().pow(i as u32) % actions.len()];
-                        Call { action, called: layout[i].0, returned: layout[i].1, id: i }
+                        Call {
+                            action,
+                            called: layout[i].0,
+                            returned: layout[i].1,
+                            id: i,
+                        }
                     })
                     // A read without an answer says nothing and never reaches the checker.
                     .filter(|call| call.returned != u64::MAX || !call.action.is_pure())
@@ -85,7 +96,9 @@ fn random_calls(random: &mut Random, n: usize, states: u32) -> Vec<Call> {
         let mut spans: Vec<(u64, u64)> = Vec::new();
         let (mut clock, mut left) = (0, n);
         while left > 0 || (spans.iter().any(|s| s.1 == u64::MAX) && random.chance(85)) {
-            let open: Vec<usize> = (0..spans.len()).filter(|i| spans[*i].1 == u64::MAX).collect();
+            let open: Vec<usize> = (0..spans.len())
+                .filter(|i| spans[*i].1 == u64::MAX)
+                .collect();
             clock += 1;
             if left > 0 && (open.is_empty() || random.chance(45)) {
                 spans.push((clock, u64::MAX));
@@ -107,7 +120,12 @@ fn random_calls(random: &mut Random, n: usize, states: u32) -> Vec<Call> {
             _ => Action::Mismatch(a),
         };
         if returned != u64::MAX || !action.is_pure() {
-            calls.push(Call { action, called, returned, id });
+            calls.push(Call {
+                action,
+                called,
+                returned,
+                id,
+            });
         }
     }
     calls
@@ -122,18 +140,16 @@ fn brute_force_agrees_on_many_histories_of_six_calls() {
         let calls = random_calls(&mut random, n, states);
         no += u32::from(agree(&calls) == Answer::No);
     }
-    assert!((10_000..50_000).contains(&no), "{no} of 60,000 failed: the mix proves little");
+    assert!(
+        (10_000..50_000).contains(&no),
+        "{no} of 60,000 failed: the mix proves little"
+    );
 }
 
 mod oracle {
     use super::*;
     use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
-    use todc_utils::{
-        Action as Step,
-        History,
-        Specification,
-        WGLChecker,
-    };
+    use todc_utils::{Action as Step, History, Specification, WGLChecker};
 
     #[derive(Clone, Debug)]
     struct Register;
@@ -154,8 +170,9 @@ mod oracle {
 
     /// Pending calls return after everything: for todc-utils they must take effect, so each subset is tried.
     pub(super) fn todc(calls: &[Call]) -> bool {
-        let pending: Vec<usize> =
-            (0..calls.len()).filter(|i| calls[*i].returned == u64::MAX).collect();
+        let pending: Vec<usize> = (0..calls.len())
+            .filter(|i| calls[*i].returned == u64::MAX)
+            .collect();
         (0..1u32 << pending.len()).any(|subset| {
             let mut events = Vec::new();
             for (i, call) in calls.iter().enumerate() {
@@ -229,17 +246,30 @@ fn three_checkers_agree_on_random_histories() {
         let calls = random_calls(&mut random, n, 4);
         let mine = linearizable(&calls, STEPS_MAX) == Answer::Yes;
         assert_eq!(mine, oracle::todc(&calls), "todc-utils differs: {calls:#?}");
-        assert_eq!(mine, oracle::stateright(&calls), "stateright differs: {calls:#?}");
+        assert_eq!(
+            mine,
+            oracle::stateright(&calls),
+            "stateright differs: {calls:#?}"
+        );
         no += u32::from(!mine);
     }
-    assert!((300..2_900).contains(&no), "{no} of 3,000 failed: the mix proves little");
+    assert!(
+        (300..2_900).contains(&no),
+        "{no} of 3,000 failed: the mix proves little"
+    );
 }
 
 #[test]
 fn two_checkers_agree_on_long_good_and_damaged_histories() {
     let mut random = Random(3);
     for seed in 0..60 {
-        let shape = Shape { clients: 5, keys: 1, operations: 80, unknown_percent: 3, local_percent: 0 };
+        let shape = Shape {
+            clients: 5,
+            keys: 1,
+            operations: 80,
+            unknown_percent: 3,
+            local_percent: 0,
+        };
         let mut history = registers(seed, &shape);
         assert_eq!(check(&history).verdict, Verdict::Pass, "seed {seed}");
         // Damage one read and compare: here it is not known who is right, only that both must agree.
@@ -273,7 +303,12 @@ fn calls_of(history: &domicile_jepsen::history::History) -> Vec<Call> {
             _ => continue,
         };
         let (called, returned) = (operation.called(), operation.returned());
-        calls.push(Call { action, called, returned, id: 0 });
+        calls.push(Call {
+            action,
+            called,
+            returned,
+            id: 0,
+        });
     }
     calls
 }
@@ -291,7 +326,12 @@ fn a_stale_read_is_shrunk_to_three_calls() {
     let bars = &report.counterexamples[0].bars;
     let labels: Vec<&str> = bars.iter().map(|bar| bar.label.as_str()).collect();
     // The write of 199, then evidence that 200 is there (its write), then the stale read.
-    assert_eq!(labels, ["write 199", "write 200", "read → 199"].map(String::from).to_vec());
+    assert_eq!(
+        labels,
+        ["write 199", "write 200", "read → 199"]
+            .map(String::from)
+            .to_vec()
+    );
     let page = timeline::html("k <&>", bars);
     assert!(page.contains("k &lt;&amp;&gt;") && page.contains("read → 199"));
 }
@@ -353,13 +393,22 @@ fn a_budget_that_runs_out_is_no_pass() {
         writer.complete(process, Kind::Ok, None);
     }
     writer.run(0, F::Read, "k", Value::Null, int(99), Meta::default());
-    assert!(matches!(check_within(&writer.history, 100).verdict, Verdict::Unknown(_)));
+    assert!(matches!(
+        check_within(&writer.history, 100).verdict,
+        Verdict::Unknown(_)
+    ));
 }
 
 /// Reliability.md §4 asks for well below a second; a debug build gets as long as it takes, and only the answer is judged.
 #[test]
 fn a_hundred_thousand_operations_over_a_hundred_keys_are_judged() {
-    let shape = Shape { clients: 20, keys: 100, operations: 100_000, unknown_percent: 1, local_percent: 0 };
+    let shape = Shape {
+        clients: 20,
+        keys: 100,
+        operations: 100_000,
+        unknown_percent: 1,
+        local_percent: 0,
+    };
     let history = registers(5, &shape);
     let report = check(&history);
     assert_eq!(report.verdict, Verdict::Pass);

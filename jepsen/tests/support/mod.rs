@@ -1,6 +1,11 @@
 //! A seeded random source, a hand writer of histories, and a model store that writes good ones.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "shared by several test binaries")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "shared by several test binaries"
+)]
 
 use std::collections::BTreeMap;
 
@@ -29,7 +34,11 @@ impl Random {
     }
 
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
-        if items.is_empty() { None } else { Some(&items[self.below(items.len())]) }
+        if items.is_empty() {
+            None
+        } else {
+            Some(&items[self.below(items.len())])
+        }
     }
 }
 
@@ -49,11 +58,21 @@ pub fn list(items: &[i64]) -> Value {
 }
 
 pub fn version(n: u64) -> Meta {
-    Meta { version: Some(Version(n)), ..Meta::default() }
+    Meta {
+        version: Some(Version(n)),
+        ..Meta::default()
+    }
 }
 
 impl Writer {
-    pub fn push(&mut self, kind: Kind, process: Process, f: F, key: Option<String>, value: Value) -> &mut Op {
+    pub fn push(
+        &mut self,
+        kind: Kind,
+        process: Process,
+        f: F,
+        key: Option<String>,
+        value: Value,
+    ) -> &mut Op {
         let index = self.history.ops.len() as u64;
         let time_ns = index * 1_000_000;
         self.history.ops.push(Op {
@@ -72,14 +91,21 @@ impl Writer {
 
     pub fn invoke(&mut self, process: u64, f: F, key: &str, value: Value) -> &mut Op {
         let key = (!key.is_empty()).then(|| key.to_owned());
-        self.open.insert(process, (f.clone(), key.clone(), value.clone()));
+        self.open
+            .insert(process, (f.clone(), key.clone(), value.clone()));
         self.push(Kind::Invoke, Process::Client(process), f, key, value)
     }
 
     /// Completes what the process has open; without a value, with the argument.
     pub fn complete(&mut self, process: u64, kind: Kind, value: Option<Value>) -> &mut Op {
         let (f, key, argument) = self.open.remove(&process).expect("nothing is open");
-        self.push(kind, Process::Client(process), f, key, value.unwrap_or(argument))
+        self.push(
+            kind,
+            Process::Client(process),
+            f,
+            key,
+            value.unwrap_or(argument),
+        )
     }
 
     pub fn ok(&mut self, process: u64, value: Value, meta: Meta) -> &mut Op {
@@ -89,13 +115,27 @@ impl Writer {
     }
 
     /// A whole operation with nothing else in between.
-    pub fn run(&mut self, process: u64, f: F, key: &str, argument: Value, answer: Value, meta: Meta) {
+    pub fn run(
+        &mut self,
+        process: u64,
+        f: F,
+        key: &str,
+        argument: Value,
+        answer: Value,
+        meta: Meta,
+    ) {
         self.invoke(process, f, key, argument);
         self.ok(process, answer, meta);
     }
 
     pub fn nemesis(&mut self, name: &str, value: Value) {
-        self.push(Kind::Info, Process::Nemesis, F::Other(name.to_owned()), None, value);
+        self.push(
+            Kind::Info,
+            Process::Nemesis,
+            F::Other(name.to_owned()),
+            None,
+            value,
+        );
     }
 
     pub fn is_open(&self, process: u64) -> bool {
@@ -131,7 +171,8 @@ pub fn registers(seed: u64, shape: &Shape) -> History {
     let mut store: BTreeMap<String, (Value, u64)> = BTreeMap::new();
     let mut mirror = store.clone();
     let mut mirrored_ns = 0;
-    let mut clients: Vec<(u64, Option<Waiting>)> = (0..shape.clients).map(|id| (id, None)).collect();
+    let mut clients: Vec<(u64, Option<Waiting>)> =
+        (0..shape.clients).map(|id| (id, None)).collect();
     let (mut next_process, mut next_value, mut clock) = (shape.clients, 0, 0u64);
     let mut ghosts: Vec<Waiting> = Vec::new();
     let mut started = 0;
@@ -143,7 +184,14 @@ pub fn registers(seed: u64, shape: &Shape) -> History {
         // What timed out may still take effect.
         if random.chance(10) && !ghosts.is_empty() {
             let mut ghost = ghosts.remove(random.below(ghosts.len()));
-            apply(&mut ghost, &mut store, &mirror, mirrored_ns, now_ns, &mut clock);
+            apply(
+                &mut ghost,
+                &mut store,
+                &mirror,
+                mirrored_ns,
+                now_ns,
+                &mut clock,
+            );
         }
         let at = random.below(clients.len());
         let (process, waiting) = &mut clients[at];
@@ -160,18 +208,32 @@ pub fn registers(seed: u64, shape: &Shape) -> History {
                     next_value += 1;
                     int(next_value)
                 };
-                let current = store.get(&key).map_or(Value::Null, |(value, _)| value.clone());
+                let current = store
+                    .get(&key)
+                    .map_or(Value::Null, |(value, _)| value.clone());
                 let (f, argument) = match random.below(10) {
                     0..5 => (F::Read, Value::Null),
                     5..8 => (F::Write, fresh()),
-                    8 => (F::Cas, Value::List(vec![if random.chance(80) { current } else { int(-1) }, fresh()])),
+                    8 => (
+                        F::Cas,
+                        Value::List(vec![
+                            if random.chance(80) { current } else { int(-1) },
+                            fresh(),
+                        ]),
+                    ),
                     _ => (F::Delete, Value::Null),
                 };
                 let local = f == F::Read && random.chance(shape.local_percent);
                 let level = if local { Level::Local } else { Level::Strong };
                 let op = writer.invoke(*process, f.clone(), &key, argument.clone());
                 op.meta.level = (f == F::Read).then_some(level);
-                *waiting = Some(Waiting { f, key, argument, level, answer: None });
+                *waiting = Some(Waiting {
+                    f,
+                    key,
+                    argument,
+                    level,
+                    answer: None,
+                });
             }
             Some(open) if open.answer.is_none() => {
                 if random.chance(shape.unknown_percent) {
@@ -226,7 +288,12 @@ fn apply(
             (Kind::Ok, value, None, meta)
         }
         F::Read => (Kind::Ok, old.0, None, told(old.1)),
-        F::Write => (Kind::Ok, open.argument.clone(), None, put(open.argument.clone())),
+        F::Write => (
+            Kind::Ok,
+            open.argument.clone(),
+            None,
+            put(open.argument.clone()),
+        ),
         F::Delete => (Kind::Ok, Value::Null, None, put(Value::Null)),
         _ => {
             let pair = open.argument.as_list().unwrap().to_vec();
@@ -282,7 +349,10 @@ pub fn appends(seed: u64, clients: u64, operations: usize) -> History {
     writer.history
 }
 
-fn transaction(steps: &[(bool, i64, i64)], mut read: impl FnMut(bool, (i64, i64)) -> Value) -> Value {
+fn transaction(
+    steps: &[(bool, i64, i64)],
+    mut read: impl FnMut(bool, (i64, i64)) -> Value,
+) -> Value {
     let steps = steps.iter().map(|(append, key, value)| {
         let seen = read(*append, (*key, *value));
         match append {
@@ -295,5 +365,9 @@ fn transaction(steps: &[(bool, i64, i64)], mut read: impl FnMut(bool, (i64, i64)
 
 /// A token of one range.
 pub fn token(epoch: u64, index: u64) -> Vec<Seen> {
-    vec![Seen { range: "r".to_owned(), epoch: Epoch(epoch), index: Index(index) }]
+    vec![Seen {
+        range: "r".to_owned(),
+        epoch: Epoch(epoch),
+        index: Index(index),
+    }]
 }
