@@ -1,0 +1,475 @@
+//! The data directory of a node: what lies where, and how it opens.
+//!
+//! | name | what |
+//! |---|---|
+//! | `LOCK` | held by the process that has the directory open |
+//! | `anchor` | the floors, see [`super::anchor`] |
+//! | `ballast` | space to start with on a full disk |
+//! | `log/` | the log instance |
+//! | `state/`, `state.staged/` | the state instance and what is staged for it |
+//! | `snapshots/` | snapshots on their way in or out |
+//! | `aside-<n>/` | a store that was behind its anchor |
+//!
+//! Opening never deletes what it cannot read.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
+use parking_lot::Mutex;
+
+use super::anchor::{self, AnchorFile, FileSlots, MemorySlots};
+use super::engine::{Durability, Engine, Wal, WalEnd, WriteBatch};
+use super::ids::{GroupId, Index};
+use super::log_writer::{Clock, LoadedLog, LogWriter, Parts, Run, Running, load};
+use super::memory::{Memory, Survivors};
+use super::rocks::{Instance, Rocks, sync_directory};
+use super::space::{self, Space};
+use super::{keys, verify, wal};
+use crate::error::{Error, Reason, Result};
+
+/// The format of the data directory.
+pub const FORMAT: u32 = 1;
+
+/// The state instance's block cache unless configured.
+pub const STATE_CACHE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Stores set aside before an operator must look: each is a whole disk's worth.
+const ASIDE_MAX: u32 = 100;
+
+const ANCHOR: &str = "anchor";
+const ANCHOR_DRAFT: &str = "anchor.draft";
+const LOCK: &str = "LOCK";
+const BALLAST: &str = "ballast";
+const SNAPSHOTS: &str = "snapshots";
+const ASIDE: &str = "aside-";
+
+/// Whose directory it is and how it is used.
+#[derive(Clone)]
+pub struct DiskOptions {
+    /// The cluster it must belong to, 16 bytes; `None`: whatever it says.
+    pub cluster: Option<Bytes>,
+    /// The region it must belong to.
+    pub region: String,
+    /// The node it must belong to.
+    pub node: u64,
+    /// How the log writer runs.
+    pub run: Run,
+    /// A monotonic clock.
+    pub clock: Clock,
+    /// Free bytes below which writes are refused.
+    pub reserve_bytes: u64,
+    /// The bytes of the ballast.
+    pub ballast_bytes: u64,
+    /// The bytes of the state instance's block cache.
+    pub state_cache_bytes: usize,
+}
+
+impl DiskOptions {
+    /// The usual options for a node.
+    pub fn new(region: impl Into<String>, node: u64, clock: Clock) -> Self {
+        DiskOptions {
+            cluster: None,
+            region: region.into(),
+            node,
+            run: Run::Thread,
+            clock,
+            reserve_bytes: space::RESERVE_BYTES,
+            ballast_bytes: space::BALLAST_BYTES,
+            state_cache_bytes: STATE_CACHE_BYTES,
+        }
+    }
+}
+
+/// An open data directory.
+pub struct Disk {
+    /// What the store must not be behind.
+    pub anchor: Arc<AnchorFile>,
+    /// The Raft logs of all groups.
+    pub log: LogWriter,
+    /// Records and everything else that apply writes.
+    pub state: Arc<dyn Engine>,
+    /// Where snapshots are staged; `None`: in memory.
+    pub snapshots: Option<PathBuf>,
+    engine: Arc<dyn Engine>,
+    space: Space,
+    running: Mutex<Option<Running>>,
+    /// Held until the directory is closed; the last field, so that it is let
+    /// go after the instances.
+    _lock: Option<File>,
+}
+
+impl Disk {
+    /// Opens a data directory, or creates it in an empty one.
+    pub fn open(directory: &Path, options: DiskOptions) -> Result<Disk> {
+        fs::create_dir_all(directory)
+            .map_err(|e| Error::storage("the data directory could not be created", e))?;
+        let lock = lock(directory)?;
+        let space = space::Directory::prepare(
+            directory,
+            options.reserve_bytes,
+            options.ballast_bytes,
+            options.clock.clone(),
+        )?;
+        let anchor = open_anchor(directory, &options)?;
+        check_identity(&anchor.get(), &options)?;
+        let (log, state) = open_instances(directory, &anchor.get(), &options)
+            .map_err(|error| advise(error, options.node))?;
+        let snapshots = directory.join(SNAPSHOTS);
+        fs::create_dir_all(&snapshots)
+            .map_err(|e| Error::storage("the snapshots could not be created", e))?;
+        sync_directory(directory)?;
+        let instances = Instances {
+            log: log.clone(),
+            wal: log,
+            state,
+        };
+        let mut disk = Disk::start(anchor, instances, Space::Directory(space), &options)?;
+        disk.snapshots = Some(snapshots);
+        disk._lock = Some(lock);
+        Ok(disk)
+    }
+
+    /// Opens a simulated disk, which outlives what is opened on it.
+    pub fn memory(memory: &MemoryDisk, options: DiskOptions) -> Result<Disk> {
+        let slots = Box::new(memory.slots.clone());
+        let anchor = if memory.slots.is_empty() {
+            AnchorFile::create(slots, first_anchor(&options))?
+        } else {
+            AnchorFile::load(slots)?
+        };
+        check_identity(&anchor.get(), &options)?;
+        let instances = Instances {
+            log: Arc::new(memory.log.clone()),
+            wal: Arc::new(memory.log.clone()),
+            state: Arc::new(memory.state.clone()),
+        };
+        Disk::start(
+            anchor,
+            instances,
+            Space::Memory(memory.full.clone()),
+            &options,
+        )
+    }
+
+    fn start(
+        anchor: AnchorFile,
+        instances: Instances,
+        space: Space,
+        options: &DiskOptions,
+    ) -> Result<Disk> {
+        let tails = verify::replicas(&anchor.get(), &*instances.log, &*instances.state)?;
+        // Opening moved what was in the log's files into synced tables, so
+        // everything found is durable and the floors may say so.
+        let end = instances.wal.end()?;
+        anchor.update(|anchor| {
+            anchor.log_wal = end.number;
+            anchor.log_wal_size = end.size;
+            for replica in &mut anchor.replicas {
+                let last = tails
+                    .get(&GroupId(replica.group))
+                    .and_then(|tail| tail.last);
+                replica.log_floor = replica.log_floor.max(last.map_or(0, |last| last.0));
+            }
+        })?;
+        let anchor = Arc::new(anchor);
+        let parts = Parts {
+            engine: instances.log.clone(),
+            wal: instances.wal,
+            anchor: anchor.clone(),
+            clock: options.clock.clone(),
+        };
+        let (log, running) = LogWriter::start(parts, tails, options.run)?;
+        Ok(Disk {
+            anchor,
+            log,
+            state: instances.state,
+            snapshots: None,
+            engine: instances.log,
+            space,
+            running: Mutex::new(Some(running)),
+            _lock: None,
+        })
+    }
+
+    /// Adds a replica to the anchor, before its first vote or entry. What an
+    /// interrupted removal of the group left in the log is removed first, so
+    /// that a new replica never sees entries of an old one.
+    pub fn add_replica(&self, replica: AnchoredReplica) -> Result<()> {
+        let group = GroupId(replica.group);
+        if self.anchor.replica(group).is_some() {
+            return Err(Error::internal("the group has a replica here").fact("group", group));
+        }
+        if load(&*self.engine, group)? != LoadedLog::default() {
+            let mut batch = WriteBatch::new();
+            batch.delete_range(keys::log_everything(group));
+            self.engine.write(batch, Durability::Synced)?;
+        }
+        self.anchor.update(|anchor| anchor.replicas.push(replica))
+    }
+
+    /// Makes the state durable and raises the applied floors: entries up to
+    /// these may be purged afterwards. The caller has applied them.
+    pub fn make_applied_durable(&self, applied: &BTreeMap<GroupId, Index>) -> Result<()> {
+        self.state.flush()?;
+        self.anchor.update(|anchor| {
+            for (group, index) in applied {
+                if let Some(replica) = anchor::find_mut(anchor, *group) {
+                    replica.applied_floor = replica.applied_floor.max(index.0);
+                }
+            }
+        })
+    }
+
+    /// Whether the disk is too full for writes.
+    pub fn disk_full(&self) -> Result<bool> {
+        self.space.full()
+    }
+
+    /// `DISK_FULL` when the disk is too full for writes.
+    pub fn admit_write(&self) -> Result<()> {
+        self.space.admit_write()
+    }
+
+    /// Ends the log writer after what it was given; blocks until it has. The
+    /// state is flushed, so that the next start replays nothing.
+    pub fn close(&self) -> Result<()> {
+        self.stop();
+        self.state.flush()
+    }
+
+    fn stop(&self) {
+        self.log.stop();
+        if let Some(Running::Thread(thread)) = self.running.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log writer's thread panicked");
+        }
+    }
+
+    /// Renames everything in a directory that is not open into `aside-<n>` in
+    /// it, and returns that. Nothing is deleted.
+    pub fn set_aside(directory: &Path) -> Result<PathBuf> {
+        let _lock = lock(directory)?;
+        let failed = |e| Error::storage("the store could not be set aside", e);
+        let aside = (1..=ASIDE_MAX)
+            .map(|number| directory.join(format!("{ASIDE}{number}")))
+            .find(|aside| !aside.exists())
+            .ok_or_else(|| {
+                Error::new(
+                    Reason::Storage,
+                    "too many stores were set aside; remove old ones",
+                )
+            })?;
+        fs::create_dir(&aside).map_err(failed)?;
+        for name in names(directory)? {
+            if name != LOCK && name != BALLAST && !name.starts_with(ASIDE) {
+                fs::rename(directory.join(&name), aside.join(&name)).map_err(failed)?;
+            }
+        }
+        sync_directory(&aside)?;
+        sync_directory(directory)?;
+        Ok(aside)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Instances {
+    log: Arc<dyn Engine>,
+    wal: Arc<dyn Wal>,
+    state: Arc<dyn Engine>,
+}
+
+/// A simulated disk. Clones are the same disk.
+#[derive(Clone)]
+pub struct MemoryDisk {
+    /// The log instance.
+    pub log: Memory,
+    /// The state instance.
+    pub state: Memory,
+    /// The anchor.
+    pub slots: MemorySlots,
+    full: Arc<AtomicBool>,
+}
+
+impl MemoryDisk {
+    /// An empty disk; the seed decides what crashes leave.
+    pub fn new(seed: u64) -> Self {
+        MemoryDisk {
+            log: Memory::new("log", seed),
+            state: Memory::new("state", seed ^ u64::MAX),
+            slots: MemorySlots::default(),
+            full: Arc::default(),
+        }
+    }
+
+    /// Forgets what is not synced. The node on it must be gone.
+    pub fn crash(&self, survivors: Survivors) {
+        self.log.crash(survivors);
+        self.state.crash(survivors);
+    }
+
+    /// Lets the disk be full, or not.
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Lets every operation fail until the next crash.
+    pub fn break_down(&self) {
+        self.log.break_down();
+        self.state.break_down();
+    }
+}
+
+fn lock(directory: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(directory.join(LOCK))
+        .map_err(|e| Error::storage("the data directory could not be locked", e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            Reason::Storage,
+            "another process has the data directory open",
+        )),
+        Err(TryLockError::Error(e)) => {
+            Err(Error::storage("the data directory could not be locked", e))
+        }
+    }
+}
+
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let listed = |e| Error::storage("the data directory could not be listed", e);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(listed)? {
+        names.push(
+            entry
+                .map_err(listed)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned(),
+        );
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn first_anchor(options: &DiskOptions) -> Anchor {
+    Anchor {
+        format: FORMAT,
+        cluster: options.cluster.clone().unwrap_or_default(),
+        region: options.region.clone(),
+        node: options.node,
+        ..Anchor::default()
+    }
+}
+
+fn open_anchor(directory: &Path, options: &DiskOptions) -> Result<AnchorFile> {
+    let path = directory.join(ANCHOR);
+    if path.exists() {
+        return AnchorFile::load(Box::new(FileSlots::open(&path)?));
+    }
+    let empty = |name: &String| {
+        [LOCK, BALLAST, ANCHOR_DRAFT, "lost+found"].contains(&&**name) || name.starts_with(ASIDE)
+    };
+    if let Some(name) = names(directory)?.iter().find(|name| !empty(name)) {
+        return Err(Error::corruption(format!(
+            "the data directory has no anchor, but is not empty; use an empty directory, or \
+             bring the node back with `domicile node replace {}`",
+            options.node
+        ))
+        .fact("found", name));
+    }
+    // The instances are created after the anchor. Until the anchor knows a
+    // write-ahead log file, a missing instance is one not created yet.
+    let draft = directory.join(ANCHOR_DRAFT);
+    let slots = Box::new(FileSlots::create(&draft)?);
+    let anchor = AnchorFile::create(slots, first_anchor(options))?;
+    fs::rename(&draft, &path)
+        .map_err(|e| Error::storage("the anchor could not be put in its place", e))?;
+    sync_directory(directory)?;
+    Ok(anchor)
+}
+
+fn check_identity(anchor: &Anchor, options: &DiskOptions) -> Result<()> {
+    if anchor.format != FORMAT {
+        return Err(Error::new(
+            Reason::Unsupported,
+            format!(
+                "the data directory has format {}, this server reads {FORMAT}",
+                anchor.format
+            ),
+        ));
+    }
+    let other = |what: &str| {
+        Err(Error::new(
+            Reason::WrongCluster,
+            format!("the data directory belongs to another {what}"),
+        )
+        .fact("region", &anchor.region)
+        .fact("node", anchor.node))
+    };
+    match &options.cluster {
+        Some(cluster) if !anchor.cluster.is_empty() && anchor.cluster != *cluster => {
+            return other("cluster");
+        }
+        _ => {}
+    }
+    if anchor.region != options.region {
+        return other("region");
+    }
+    if anchor.node != options.node {
+        return other("node");
+    }
+    Ok(())
+}
+
+fn open_instances(
+    directory: &Path,
+    anchor: &Anchor,
+    options: &DiskOptions,
+) -> Result<(Arc<Rocks>, Arc<dyn Engine>)> {
+    let create = anchor.log_wal == 0;
+    let (log, state) = (directory.join("log"), directory.join("state"));
+    if create {
+        for path in [&log, &state] {
+            fs::create_dir_all(path)
+                .map_err(|e| Error::storage("an instance could not be created", e))?;
+        }
+        sync_directory(directory)?;
+    }
+    let end = WalEnd {
+        number: anchor.log_wal,
+        size: anchor.log_wal_size,
+    };
+    let torn = wal::check(&log, end)?.torn;
+    if torn {
+        tracing::info!("the last batch of the log was torn by a crash; it was never acknowledged");
+    }
+    let log = Arc::new(Rocks::open(&log, Instance::Log { torn }, create)?);
+    let cache_bytes = options.state_cache_bytes;
+    let state = Rocks::open(&state, Instance::State { cache_bytes }, create)?;
+    Ok((log, Arc::new(state)))
+}
+
+/// Adds what to do to an error of a store that does not open.
+fn advise(mut error: Error, node: u64) -> Error {
+    if error.reason == Reason::Corruption {
+        error.message.push_str(&format!(
+            "; set the data directory aside and bring the node back with \
+             `domicile node replace {node}`"
+        ));
+    }
+    error
+}

@@ -1,0 +1,49 @@
+//! The disk of a node: where every durable byte is written and read.
+//!
+//! Two stores of ordered keys lie in a data directory. The *log* holds the
+//! Raft logs and votes of all groups; one writer drains every group's commands
+//! into one synced batch ([`LogWriter`]). The *state* holds what applied
+//! entries made: records, changes, outcomes, audit leaves. It has no
+//! write-ahead log, so after a crash it is a prefix of what was written, and
+//! the log replays the rest. [`keys`] lists every key of both, [`record`]
+//! frames every value.
+//!
+//! The *anchor* remembers outside both what they must not be behind
+//! ([`anchor`]); [`Disk::open`] refuses a store that is.
+//!
+//! ```text
+//! raft ── append, vote, truncate, purge ──▶ LogWriter ──▶ log    (synced, shared fsync)
+//!   │                                          └─floors─▶ anchor (fsynced)
+//!   └─ apply ──▶ Engine::write ──▶ state       (buffered; flushed before a purge)
+//! ```
+//!
+//! Not done here: what an entry means, when to purge or to take a snapshot,
+//! sealing of values, which tag may lie on this disk.
+
+pub mod anchor;
+mod disk;
+mod engine;
+mod ids;
+pub mod keys;
+mod log_tail;
+mod log_writer;
+mod memory;
+pub mod record;
+mod rocks;
+mod rocks_stage;
+mod rocks_view;
+mod space;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod wal;
+
+pub use anchor::AnchorFile;
+pub use disk::{Disk, DiskOptions, FORMAT, MemoryDisk, STATE_CACHE_BYTES};
+pub use engine::{
+    Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
+};
+pub use ids::{GroupId, Index};
+pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, Run, WriterStats};
+pub use memory::{Memory, Survivors};
+pub use space::{BALLAST_BYTES, RESERVE_BYTES};

@@ -1,0 +1,379 @@
+//! The engine of nodes: RocksDB.
+//!
+//! Every instance has one column family. The log instance syncs its
+//! write-ahead log; the state instance has none, so that after a crash it
+//! holds a prefix of its writes, and the Raft log replays the rest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind,
+    FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, WriteOptions,
+};
+
+use super::engine::{
+    Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
+};
+use super::rocks_stage::Staging;
+use super::rocks_view::RocksView;
+use super::wal;
+use crate::error::{Error, Reason, Result};
+
+/// The log instance's memtable. Twice what the log writer lets it take before
+/// it rolls, so that only the writer rolls the write-ahead log.
+const LOG_MEMTABLE_BYTES: usize = 128 * 1024 * 1024;
+
+/// Full memtables of the log instance that may wait for their tables. More
+/// than ever wait: a stop would stop every group of the node.
+const LOG_MEMTABLES_MAX: i32 = 6;
+
+/// The state instance's memtable: large enough that a flush is worth a file.
+const STATE_MEMTABLE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Memtables of the state instance, the one being filled included.
+const STATE_MEMTABLES_MAX: i32 = 4;
+
+/// Bits of the bloom filter per key: one miss in a hundred reads a block.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+/// Background writes are handed to the disk in pieces of this size, so that a
+/// flush does not make the log's next sync wait for all of it.
+const BYTES_PER_SYNC: u64 = 1024 * 1024;
+
+/// Blocks are the unit of reads; 8 KiB holds some twenty records.
+const BLOCK_BYTES: usize = 8 * 1024;
+
+/// Flushes and compactions at once: one per core of a small machine.
+const BACKGROUND_JOBS: i32 = 2;
+
+/// How many of RocksDB's own text logs are kept.
+const INFO_LOGS_MAX: usize = 4;
+
+/// The size of RocksDB's text log.
+const INFO_LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Which instance, and how it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Instance {
+    /// The Raft logs. `torn`: our own check found an incomplete last batch.
+    Log {
+        /// Whether RocksDB has a torn tail to leave behind.
+        torn: bool,
+    },
+    /// Records and everything else that apply writes.
+    State {
+        /// The bytes of the block cache.
+        cache_bytes: usize,
+    },
+}
+
+impl Instance {
+    fn name(self) -> &'static str {
+        match self {
+            Instance::Log { .. } => "log",
+            Instance::State { .. } => "state",
+        }
+    }
+
+    fn has_wal(self) -> bool {
+        matches!(self, Instance::Log { .. })
+    }
+}
+
+/// A RocksDB instance.
+pub(crate) struct Rocks {
+    db: Arc<DB>,
+    path: PathBuf,
+    instance: Instance,
+    staging: Staging,
+}
+
+impl Rocks {
+    /// Opens an instance. `create`: it may not exist yet.
+    pub(crate) fn open(path: &Path, instance: Instance, create: bool) -> Result<Self> {
+        let mut options = match instance {
+            Instance::Log { torn } => log_options(torn),
+            Instance::State { cache_bytes } => state_options(cache_bytes),
+        };
+        options.create_if_missing(create);
+        let db = DB::open(&options, path)
+            .map_err(|e| failed(instance.name(), "could not be opened", &e))?;
+        // RocksDB removed old write-ahead logs by now. Their removal must not
+        // come undone by a power cut after newer ones have been written.
+        sync_directory(path)?;
+        let rocks = Rocks {
+            db: Arc::new(db),
+            path: path.to_owned(),
+            instance,
+            staging: Staging::new(path.with_extension("staged")),
+        };
+        for name in rocks.staging.begun()? {
+            tracing::info!(stage = name, "finishing an interrupted ingest");
+            rocks.ingest_begun(&name)?;
+        }
+        Ok(rocks)
+    }
+
+    fn failed(&self, what: &str, error: &rocksdb::Error) -> Error {
+        failed(self.instance.name(), what, error)
+    }
+
+    fn write_options(&self, durability: Durability) -> WriteOptions {
+        let mut options = WriteOptions::default();
+        if self.instance.has_wal() {
+            options.set_sync(durability == Durability::Synced);
+        } else {
+            options.disable_wal(true);
+        }
+        options
+    }
+
+    /// Does what the stage's order says. Every step may be done twice.
+    fn ingest_begun(&self, name: &str) -> Result<()> {
+        let order = self.staging.order(name)?;
+        // What came before is durable first, so that a crash in the middle
+        // leaves no rows older than the ingested ones to be lost.
+        self.flush()?;
+        let mut clear = WriteBatch::new();
+        for range in order.replaced {
+            clear.delete_range(range);
+        }
+        self.write(clear, Durability::Buffered)?;
+        let files = self.staging.files(name)?;
+        if !files.is_empty() {
+            self.db
+                .ingest_external_file(files)
+                .map_err(|e| self.failed("could not ingest staged rows", &e))?;
+        }
+        self.write(order.then, Durability::Buffered)?;
+        self.flush()?;
+        self.staging.discard(name)
+    }
+}
+
+impl Engine for Rocks {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.db
+            .get(key)
+            .map(|value| value.map(Bytes::from))
+            .map_err(|e| self.failed("could not be read", &e))
+    }
+
+    fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
+        let rows = self.db.iterator_opt(
+            IteratorMode::From(&range.start, Direction::Forward),
+            read_options(range),
+        );
+        collect(self.instance.name(), range, limit, rows)
+    }
+
+    fn last(&self, range: &KeyRange) -> Result<Option<Row>> {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let mut rows = self.db.iterator_opt(IteratorMode::End, read_options(range));
+        match rows.next() {
+            None => Ok(None),
+            Some(Ok((key, value))) => Ok(Some(Row {
+                key: key.into(),
+                value: value.into(),
+            })),
+            Some(Err(e)) => Err(self.failed("could not be read", &e)),
+        }
+    }
+
+    fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        let mut writes = rocksdb::WriteBatch::with_capacity_bytes(batch.bytes());
+        for write in &batch.writes {
+            match write {
+                Write::Put(key, value) => writes.put(key, value),
+                Write::Delete(key) => writes.delete(key),
+                Write::DeleteRange(KeyRange {
+                    start,
+                    end: Some(end),
+                }) => {
+                    writes.delete_range(start, end);
+                }
+                Write::DeleteRange(KeyRange { end: None, .. }) => {
+                    return Err(Error::internal("a range delete needs an end"));
+                }
+            }
+        }
+        self.db
+            .write_opt(writes, &self.write_options(durability))
+            .map_err(|e| self.failed("could not be written", &e))?;
+        if durability == Durability::Synced && !self.instance.has_wal() {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        if self.instance.has_wal() {
+            return self
+                .db
+                .flush_wal(true)
+                .map_err(|e| self.failed("could not be synced", &e));
+        }
+        self.db
+            .flush()
+            .map_err(|e| self.failed("could not be flushed", &e))
+    }
+
+    fn view(&self) -> Result<Arc<dyn View>> {
+        RocksView::start(self.db.clone(), self.instance.name())
+            .map(|view| Arc::new(view) as Arc<dyn View>)
+    }
+
+    fn stage(&self, name: &str) -> Result<Box<dyn Stage>> {
+        self.staging.begin(name)
+    }
+
+    fn staged(&self) -> Result<Vec<String>> {
+        self.staging.names()
+    }
+
+    fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()> {
+        self.staging.commit(name, replaced, &then)?;
+        self.ingest_begun(name)
+    }
+
+    fn discard(&self, name: &str) -> Result<()> {
+        self.staging.discard(name)
+    }
+}
+
+impl Wal for Rocks {
+    fn end(&self) -> Result<WalEnd> {
+        Ok(wal::files(&self.path)?
+            .last()
+            .map(|file| WalEnd {
+                number: file.number,
+                size: file.size,
+            })
+            .unwrap_or_default())
+    }
+
+    fn roll(&self) -> Result<WalEnd> {
+        // The old file must be whole before the new one begins: only the last
+        // file may end in the middle of a batch.
+        self.flush()?;
+        let mut options = FlushOptions::default();
+        // The new file exists when this returns; the tables follow.
+        options.set_wait(false);
+        self.db
+            .flush_opt(&options)
+            .map_err(|e| self.failed("could not roll its write-ahead log", &e))?;
+        sync_directory(&self.path)?;
+        self.end()
+    }
+}
+
+/// Reads rows until the limit or the end of the range.
+pub(crate) fn collect<R: AsRef<[u8]> + Into<Bytes>>(
+    name: &str,
+    range: &KeyRange,
+    limit: Limit,
+    rows: impl Iterator<Item = Result<(R, R), rocksdb::Error>>,
+) -> Result<Vec<Row>> {
+    let mut found = Vec::new();
+    if range.is_empty() || limit.rows_max == 0 {
+        return Ok(found);
+    }
+    let mut total = 0;
+    for next in rows {
+        let (key, value) = next.map_err(|e| failed(name, "could not be read", &e))?;
+        let bytes = key.as_ref().len() + value.as_ref().len();
+        if !limit.admits(found.len(), total, bytes) {
+            break;
+        }
+        total += bytes;
+        found.push(Row {
+            key: key.into(),
+            value: value.into(),
+        });
+        if found.len() == limit.rows_max {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Keeps an iterator inside a range.
+pub(crate) fn read_options(range: &KeyRange) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(&range.start[..]);
+    if let Some(end) = &range.end {
+        options.set_iterate_upper_bound(&end[..]);
+    }
+    options
+}
+
+/// RocksDB's error as ours.
+pub(crate) fn failed(name: &str, what: &str, error: &rocksdb::Error) -> Error {
+    let reason = match error.kind() {
+        ErrorKind::Corruption => Reason::Corruption,
+        _ => Reason::Storage,
+    };
+    // RocksDB may quote the key it stumbled over, always behind this word.
+    let text = error.to_string();
+    let text = match text.find("key") {
+        Some(at) => format!("{}key …", &text[..at]),
+        None => text,
+    };
+    Error::new(reason, format!("the {name} instance {what}")).caused_by(text)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+    std::fs::File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|e| Error::storage("a directory could not be synced", e))
+}
+
+fn common_options() -> Options {
+    let mut options = Options::default();
+    options.set_paranoid_checks(true);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_recycle_log_file_num(0);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(INFO_LOGS_MAX);
+    options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn log_options(torn: bool) -> Options {
+    let mut options = common_options();
+    options.set_write_buffer_size(LOG_MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(LOG_MEMTABLES_MAX);
+    // `wal::check` has read every file by now. It accepted nothing but whole
+    // batches and perhaps a torn last one: RocksDB must find the same.
+    options.set_wal_recovery_mode(if torn {
+        DBRecoveryMode::PointInTime
+    } else {
+        DBRecoveryMode::AbsoluteConsistency
+    });
+    options
+}
+
+fn state_options(cache_bytes: usize) -> Options {
+    let mut options = common_options();
+    options.set_write_buffer_size(STATE_MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(STATE_MEMTABLES_MAX);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK_BYTES);
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table.set_whole_key_filtering(true);
+    table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_cache_index_and_filter_blocks_with_high_priority(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    options.set_block_based_table_factory(&table);
+    options
+}
