@@ -1,0 +1,461 @@
+//! What a node is told at its start, and where each word of it came from.
+//!
+//! Four layers, the earlier one wins: flags ([`Flags`]), the environment
+//! (`DOMICILE_` and the setting in capitals, `.` as `_`), the file, the
+//! defaults. All of them read the same catalogue ([`settings`]), so a setting
+//! has one name, one unit, one default and one set of limits everywhere.
+//! [`layers`] reads them and finds every mistake before it gives up;
+//! [`sample`] writes the catalogue as a file to start from.
+//!
+//! Not done here: acting on a setting. Each room takes what it needs from its
+//! own part of [`Config`].
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use domicile_proto::address::RegionName;
+
+use crate::error::{Error, Result};
+
+mod flags;
+mod layers;
+mod sample;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use flags::Flags;
+pub use sample::sample;
+pub use settings::{CONNECTIONS_MAX, STREAMS_PER_CONNECTION_MAX};
+
+use layers::Values;
+
+/// Everything a node is told. Names, units, defaults and limits are those of
+/// the settings of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The number of the node, unique in its region, from 1. No default.
+    pub node: u64,
+    /// The region of the node. No default.
+    pub region: RegionName,
+    /// Where clients and other nodes reach it. Default `127.0.0.1:7400`.
+    pub listen: SocketAddr,
+    /// What clients and other nodes are told to use, host and port. Default:
+    /// `listen`.
+    pub advertise: String,
+    /// The directory of everything the node stores. No default.
+    pub data_dir: PathBuf,
+    /// Whether the node may serve without TLS, on loopback only. Default no.
+    pub insecure_dev: bool,
+    /// Where `/metrics` and `/healthz` are served. Default: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How long a shutdown may take, in milliseconds, 100 to 3,600,000; then
+    /// the process ends as it is. Default 10,000.
+    pub shutdown_deadline_ms: u64,
+    /// The node's log of messages.
+    pub log: Log,
+    /// The timing of agreement within a region.
+    pub raft: Raft,
+    /// Memory and reserves of the store.
+    pub storage: Storage,
+    /// What one node takes on at most.
+    pub limits: Limits,
+}
+
+/// The section `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written. Default `info`.
+    pub level: LogLevel,
+    /// The form of a line. Default `text`.
+    pub format: LogFormat,
+}
+
+/// How important a message is. Libraries that Domicile is built on never log
+/// below `warn`, at any setting: their messages may repeat what clients sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something may fail soon, or failed and was made good.
+    Warn,
+    /// What an operator follows.
+    Info,
+    /// What a developer follows.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of a line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+/// The section `[raft]`: timing of the groups of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raft {
+    /// How often a leader says that it lives, in milliseconds, 10 to 10,000.
+    /// Default 150.
+    pub heartbeat_ms: u64,
+    /// How long a follower trusts a silent leader at least, in milliseconds,
+    /// 20 to 60,000. Default 400.
+    pub election_min_ms: u64,
+    /// How long a follower trusts a silent leader at most, in milliseconds,
+    /// 30 to 120,000. Default 700.
+    pub election_max_ms: u64,
+    /// After how many applied entries the state is made durable and the log
+    /// is purged behind it, 100 to 10,000,000. Default 5000.
+    pub snapshot_entries: u64,
+    /// How many applied entries the log keeps for followers that are behind,
+    /// 0 to 10,000,000. Default 2000.
+    pub kept_entries: u64,
+}
+
+/// The section `[storage]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Memory for blocks read from disk, in MiB, 8 to 1,048,576. Default 256.
+    pub block_cache_mib: u64,
+    /// Free disk space below which writes are refused, in MiB, 64 to
+    /// 1,048,576. Default 512.
+    pub reserve_mib: u64,
+    /// Memory that gathers changes before they become one file, in MiB, 4 to
+    /// 4096. Default 64.
+    pub write_buffer_mib: u64,
+}
+
+/// The section `[limits]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many connections are open at once, 1 to 1,000,000. Default 10,000.
+    pub connections_max: u64,
+    /// How many calls and sessions one connection carries at once, 1 to
+    /// 100,000. Default 1000.
+    pub streams_per_connection_max: u64,
+}
+
+/// A [`Config`] and where each of its settings came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration; it passed [`Config::validate`].
+    pub config: Config,
+    /// Every setting that has a value, in the order of the catalogue.
+    pub settings: Vec<Effective>,
+}
+
+/// A setting as it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Its name, such as `raft.heartbeat_ms`.
+    pub key: &'static str,
+    /// Its value as it would stand in the file.
+    pub value: String,
+    /// Who set it.
+    pub source: Source,
+}
+
+/// Who set a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody.
+    Default,
+    /// A line of the file.
+    File {
+        /// The path as it was given.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+    },
+    /// A variable of the environment.
+    Environment(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => f.write_str("default"),
+            Source::File { path, line, column } => write!(f, "{path}:{line}:{column}"),
+            Source::Environment(name) => write!(f, "environment variable {name}"),
+            Source::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+impl Loaded {
+    /// Reads the file that the flags or `DOMICILE_CONFIG` name, this process's
+    /// environment, and the flags. The error lists every mistake, one a line.
+    pub fn read(flags: &Flags) -> Result<Self> {
+        let variables = layers::domicile_variables(std::env::vars_os())?;
+        let file = layers::read_file(flags, &variables)?;
+        Self::from_layers(file, &variables, flags)
+    }
+
+    /// The same from a file's path and text and from variables; reads nothing
+    /// itself.
+    pub fn from_layers(
+        file: Option<(String, String)>,
+        variables: &[(String, String)],
+        flags: &Flags,
+    ) -> Result<Self> {
+        let values = Values::read(file, variables, flags)?;
+        let config = Config::from_values(&values);
+        let broken = config.broken_rules();
+        if !broken.is_empty() {
+            return Err(refusal(broken.iter().map(|rule| values.explain(rule))));
+        }
+        let settings = values.effective();
+        Ok(Loaded { config, settings })
+    }
+}
+
+impl fmt::Display for Loaded {
+    /// The effective configuration as a file, each line with its source.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        sample::write_effective(f, &self.settings)
+    }
+}
+
+impl Config {
+    /// A node without TLS and with defaults for the rest, for development and
+    /// tests.
+    pub fn insecure_dev(
+        node: u64,
+        region: RegionName,
+        listen: SocketAddr,
+        data_dir: PathBuf,
+    ) -> Self {
+        let defaults = Values::defaults();
+        Config {
+            node,
+            region,
+            listen,
+            advertise: listen.to_string(),
+            data_dir,
+            insecure_dev: true,
+            metrics_listen: None,
+            shutdown_deadline_ms: defaults.count("shutdown_deadline_ms"),
+            log: Log::from_values(&defaults),
+            raft: Raft::from_values(&defaults),
+            storage: Storage::from_values(&defaults),
+            limits: Limits::from_values(&defaults),
+        }
+    }
+
+    /// Values that passed the limits of their settings, required ones present.
+    fn from_values(values: &Values) -> Self {
+        let region = values.text("region");
+        Config {
+            node: values.count("node"),
+            region: RegionName::new(region).expect("the setting's kind checked the name"),
+            listen: values.socket("listen").expect("it has a default"),
+            advertise: values.text("advertise").to_owned(),
+            data_dir: PathBuf::from(values.text("data_dir")),
+            insecure_dev: values.switch("insecure_dev"),
+            metrics_listen: values.socket("metrics_listen"),
+            shutdown_deadline_ms: values.count("shutdown_deadline_ms"),
+            log: Log::from_values(values),
+            raft: Raft::from_values(values),
+            storage: Storage::from_values(values),
+            limits: Limits::from_values(values),
+        }
+    }
+
+    /// Checks what no setting can check alone. The error lists every rule
+    /// that is broken, one a line.
+    pub fn validate(&self) -> Result<()> {
+        let broken = self.broken_rules();
+        if broken.is_empty() {
+            return Ok(());
+        }
+        Err(refusal(broken.into_iter().map(|rule| rule.message)))
+    }
+
+    fn broken_rules(&self) -> Vec<Broken> {
+        let mut broken = Vec::new();
+        self.check_exposure(&mut broken);
+        self.check_addresses(&mut broken);
+        self.raft.check(&mut broken);
+        broken
+    }
+
+    /// Without TLS, nothing may be reached from outside the machine.
+    fn check_exposure(&self, broken: &mut Vec<Broken>) {
+        if !self.insecure_dev {
+            broken.push(Broken::new(
+                &["insecure_dev"],
+                "this version has no TLS, so it serves for development only; set \
+                 `insecure_dev = true` (or --insecure-dev) to say that this is meant",
+            ));
+        }
+        let sockets = [
+            ("listen", Some(self.listen)),
+            ("metrics_listen", self.metrics_listen),
+        ];
+        for (key, socket) in sockets {
+            let Some(socket) = socket.filter(|socket| !socket.ip().is_loopback()) else {
+                continue;
+            };
+            let message = format!(
+                "`{key}` is {socket}, which other machines may reach; without TLS only a \
+                 loopback address is served, such as 127.0.0.1:{}",
+                socket.port()
+            );
+            broken.push(Broken::new(&[key], message));
+        }
+        if !is_loopback_name(&self.advertise) {
+            let message = format!(
+                "`advertise` is {}, which is not on this machine; without TLS nodes talk over \
+                 loopback only",
+                self.advertise
+            );
+            broken.push(Broken::new(&["advertise"], message));
+        }
+    }
+
+    fn check_addresses(&self, broken: &mut Vec<Broken>) {
+        if self.metrics_listen == Some(self.listen) {
+            broken.push(Broken::new(
+                &["listen", "metrics_listen"],
+                "`metrics_listen` is the address of `listen`; it needs a port of its own",
+            ));
+        }
+    }
+}
+
+/// Whether an advertised address stays on this machine.
+fn is_loopback_name(advertise: &str) -> bool {
+    let named = advertise
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| host == "localhost");
+    let numbered = advertise
+        .parse::<SocketAddr>()
+        .is_ok_and(|socket| socket.ip().is_loopback());
+    named || numbered
+}
+
+impl Raft {
+    fn check(&self, broken: &mut Vec<Broken>) {
+        if self.election_min_ms < 2 * self.heartbeat_ms {
+            let message = format!(
+                "`raft.election_min_ms` is {} and `raft.heartbeat_ms` is {}; it must be at least \
+                 twice as much, or one lost heartbeat makes an election",
+                self.election_min_ms, self.heartbeat_ms
+            );
+            let keys = &["raft.election_min_ms", "raft.heartbeat_ms"];
+            broken.push(Broken::new(keys, message));
+        }
+        if self.election_max_ms <= self.election_min_ms {
+            let message = format!(
+                "`raft.election_max_ms` is {} and `raft.election_min_ms` is {}; it must be more, \
+                 or followers stand for election together",
+                self.election_max_ms, self.election_min_ms
+            );
+            let keys = &["raft.election_max_ms", "raft.election_min_ms"];
+            broken.push(Broken::new(keys, message));
+        }
+    }
+
+    fn from_values(values: &Values) -> Self {
+        Raft {
+            heartbeat_ms: values.count("raft.heartbeat_ms"),
+            election_min_ms: values.count("raft.election_min_ms"),
+            election_max_ms: values.count("raft.election_max_ms"),
+            snapshot_entries: values.count("raft.snapshot_entries"),
+            kept_entries: values.count("raft.kept_entries"),
+        }
+    }
+}
+
+impl Log {
+    fn from_values(values: &Values) -> Self {
+        let level = match values.text("log.level") {
+            "error" => LogLevel::Error,
+            "warn" => LogLevel::Warn,
+            "info" => LogLevel::Info,
+            "debug" => LogLevel::Debug,
+            _ => LogLevel::Trace,
+        };
+        let format = match values.text("log.format") {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        };
+        Log { level, format }
+    }
+}
+
+impl Storage {
+    fn from_values(values: &Values) -> Self {
+        Storage {
+            block_cache_mib: values.count("storage.block_cache_mib"),
+            reserve_mib: values.count("storage.reserve_mib"),
+            write_buffer_mib: values.count("storage.write_buffer_mib"),
+        }
+    }
+}
+
+impl Limits {
+    fn from_values(values: &Values) -> Self {
+        Limits {
+            connections_max: values.count("limits.connections_max"),
+            streams_per_connection_max: values.count("limits.streams_per_connection_max"),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log::from_values(&Values::defaults())
+    }
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        Raft::from_values(&Values::defaults())
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Storage::from_values(&Values::defaults())
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::from_values(&Values::defaults())
+    }
+}
+
+/// A rule over several settings that does not hold.
+struct Broken {
+    /// The settings it speaks of.
+    keys: Vec<&'static str>,
+    /// What is wrong and what to do.
+    message: String,
+}
+
+impl Broken {
+    fn new(keys: &[&'static str], message: impl Into<String>) -> Self {
+        Broken {
+            keys: keys.to_vec(),
+            message: message.into(),
+        }
+    }
+}
+
+/// The error of a configuration: all its mistakes, one a line.
+fn refusal(mistakes: impl Iterator<Item = String>) -> Error {
+    let mistakes: Vec<_> = mistakes.collect();
+    debug_assert!(!mistakes.is_empty());
+    Error::invalid(mistakes.join("\n"))
+}
