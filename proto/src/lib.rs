@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod limits;
+pub mod policy;
 pub mod reason;
 mod redact;
 pub mod token;
