@@ -46,7 +46,7 @@ impl Random {
 #[derive(Default)]
 pub struct Writer {
     pub history: History,
-    open: BTreeMap<u64, (F, Option<String>, Value)>,
+    pub open: BTreeMap<u64, (F, Option<String>, Value)>,
 }
 
 pub fn int(n: i64) -> Value {
