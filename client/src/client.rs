@@ -150,11 +150,17 @@ impl Client {
     }
 }
 
-/// A server answered with the result of another operation.
+/// A server answered a read with the result of another operation.
 pub(crate) fn wrong_reply() -> Error {
-    Error::Unreachable(Cause::new(
-        "a node answered with the result of another operation",
-    ))
+    Error::wrong_answer("a node answered with the result of another operation")
+}
+
+/// The same for a write: nobody knows what came of it.
+pub(crate) fn wrong_reply_to_write() -> Error {
+    Error::OutcomeUnknown {
+        request_id: None,
+        cause: Cause::new("a node answered with the result of another operation"),
+    }
 }
 
 impl fmt::Debug for Client {

@@ -107,7 +107,17 @@ impl Error {
 
     /// A request that is not worth sending.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Error::Invalid(Refusal::of(Reason::InvalidArgument, message.into()))
+        let reason = Reason::InvalidArgument;
+        Error::Invalid(Refusal::of(reason, Code::InvalidArgument, message.into()))
+    }
+
+    /// A server answered a read with something that cannot be.
+    pub(crate) fn wrong_answer(message: impl Into<String>) -> Self {
+        Error::Server(Refusal::of(
+            Reason::Internal,
+            Code::Internal,
+            message.into(),
+        ))
     }
 }
 
@@ -149,7 +159,7 @@ pub struct Refusal(Arc<RefusalParts>);
 struct RefusalParts {
     /// The gRPC code.
     code: Code,
-    /// Whether it was made on this side, before anything was sent.
+    /// Whether it was made on this side.
     local: bool,
     /// The reason as it stood on the wire.
     reason: String,
@@ -192,15 +202,15 @@ impl Refusal {
         self.0.retry_after
     }
 
-    /// Whether this library refused the request, before anything was sent.
+    /// Whether this library says so, rather than a server.
     pub fn is_local(&self) -> bool {
         self.0.local
     }
 
     /// A refusal made on this side.
-    fn of(reason: Reason, message: String) -> Self {
+    fn of(reason: Reason, code: Code, message: String) -> Self {
         Refusal(Arc::new(RefusalParts {
-            code: Code::InvalidArgument,
+            code,
             local: true,
             reason: reason.name().into(),
             message,

@@ -5,7 +5,7 @@ use domicile_proto::address::{Key, Value, Version};
 use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
-use crate::client::wrong_reply;
+use crate::client::wrong_reply_to_write;
 use crate::connection::Reply;
 use crate::error::Error;
 use crate::read::Token;
@@ -66,7 +66,7 @@ impl Put {
                 version: Version(put.version),
                 token: put.token.into(),
             }),
-            _ => Err(wrong_reply()),
+            _ => Err(wrong_reply_to_write()),
         }
     }
 }

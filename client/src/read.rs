@@ -7,7 +7,7 @@ use bytes::Bytes;
 use domicile_proto::address::{Key, Value, Version};
 use domicile_proto::v1;
 
-use crate::error::{Cause, Error};
+use crate::error::Error;
 
 /// How fresh a read is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,7 +122,8 @@ impl TryFrom<v1::Record> for Record {
     type Error = Error;
 
     fn try_from(record: v1::Record) -> Result<Self, Error> {
-        let wrong = |error| Error::Unreachable(Cause::new(&format!("wrong answer: {error}")));
+        let wrong =
+            |error| Error::wrong_answer(format!("a node answered with a wrong record: {error}"));
         Ok(Record {
             key: Key::new(record.key).map_err(wrong)?,
             value: Value::new(record.value).map_err(wrong)?,

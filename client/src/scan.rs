@@ -170,11 +170,19 @@ impl std::fmt::Debug for Scan {
 }
 
 /// The pages of a scan, one after the other.
-#[derive(Debug)]
 pub struct Pages {
     scan: Scan,
     /// The token of the next page; `None` after the last.
     next: Option<Bytes>,
+}
+
+/// Shows no token, since it may hold a key.
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pages")
+            .field("scan", &self.scan)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Pages {

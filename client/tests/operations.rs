@@ -424,8 +424,12 @@ async fn nothing_shows_a_key_or_a_value() {
     shown += &format!("{:?}", eu.batch().put(eu.put("sesame", "opened")));
     shown += &format!("{:?}", put.await);
     shown += &format!("{:?}", eu.get("sesame").await);
+    eu.put("sesame2", "opened").await.expect("put");
     let page = eu.scan().page_size(1).await.expect("a page");
     shown += &format!("{page:?}");
+    let mut pages = eu.scan().page_size(1).pages();
+    pages.next().await.expect("a page");
+    shown += &format!("{pages:?}");
     let wrong = eu.put("sesame".repeat(400), "opened").await;
     shown += &format!("{wrong:?} {}", wrong.as_ref().expect_err("too long"));
     shown += &format!("{db:?} {eu:?}");

@@ -9,7 +9,7 @@ use domicile_client::{Client, Transport};
 use domicile_proto::v1;
 use domicile_proto::v1::kv_service_server::{KvService, KvServiceServer};
 use futures::{Stream, StreamExt, stream};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Answers reads with 100 bytes without looking anything up.
@@ -102,7 +102,7 @@ fn gets_per_second() {
                 .initial_stream_window_size(4 << 20)
                 .add_service(KvServiceServer::new(Echo));
             server
-                .serve_with_incoming(TcpListenerStream::new(listener))
+                .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
                 .await
                 .expect("serves");
         });

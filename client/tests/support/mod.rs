@@ -19,7 +19,8 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -95,6 +96,18 @@ pub(crate) fn failure(reason: Reason, code: Code) -> v1::Failure {
     }
 }
 
+/// A port of before may be the source port of somebody's connection for a
+/// moment, even of a client's attempt to reach it.
+async fn bind(address: SocketAddr) -> TcpListener {
+    for _ in 0..100 {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    }
+    panic!("{address} stays in use");
+}
+
 fn status(failure: v1::Failure) -> Status {
     let mut details = ErrorDetails::with_error_info(
         failure.reason,
@@ -130,7 +143,7 @@ impl Fake {
     }
 
     pub(crate) async fn start_at(self, address: SocketAddr) -> Running {
-        let listener = TcpListener::bind(address).await.expect("a free port");
+        let listener = bind(address).await;
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
         let kv = KvServiceServer::new(self.clone()).max_decoding_message_size(8 << 20);
@@ -148,7 +161,7 @@ impl Fake {
                 let server = tonic::transport::Server::builder()
                     .add_service(kv)
                     .add_service(admin)
-                    .serve_with_incoming(TcpListenerStream::new(listener));
+                    .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
                 tokio::select! {
                     result = server => result.expect("serves"),
                     _ = stopped => {}
