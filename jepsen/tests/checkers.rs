@@ -1,5 +1,10 @@
 //! Every other checker against small histories: what is right passes, what is wrong is named.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -886,16 +891,16 @@ mod lag {
         let judged = |lag_ms: Option<u64>| {
             let mut writer = Writer::default();
             writer.run(0, F::Write, "k", int(1), int(1), version(1));
-            let region = Some(RegionId::from("us"));
+            let us = RegionId::from("us");
             let meta = Meta {
                 lag_ms,
                 level: Some(Level::Local),
-                region: region.clone(),
+                region: Some(us.clone()),
                 ..version(1)
             };
             writer.run(0, F::Read, "k", Value::Null, int(1), meta);
             let isolation = Isolation {
-                region: region.unwrap(),
+                region: us,
                 from_ns: 500_000,
                 to_ns: u64::MAX,
             };

@@ -1,5 +1,10 @@
 //! `jepsen check` and `jepsen report` as a person or CI runs them.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 mod support;
 
 use std::fs;

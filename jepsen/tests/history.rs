@@ -1,5 +1,10 @@
 //! The rules of writing, the file format and the exports.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 mod support;
 
 use domicile_jepsen::history::{

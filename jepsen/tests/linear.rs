@@ -1,5 +1,10 @@
 //! The linearizability checker against three others: brute force, todc-utils, stateright.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 mod support;
 
 use domicile_jepsen::check::linear::{

@@ -77,13 +77,13 @@ pub fn check(history: &History) -> Coverage {
     let mut coverage = count(history);
     coverage.missing = coverage.against(&requirements);
     for note in &history.notes {
-        if let Note::Control(control) = note {
-            if control.planted == 0 || control.found * 100 < control.planted * CONTROL_MIN_PERCENT {
-                coverage.missing.push(format!(
-                    "the scan of region {} found {} of {} canaries",
-                    control.region, control.found, control.planted
-                ));
-            }
+        if let Note::Control(control) = note
+            && (control.planted == 0 || control.found * 100 < control.planted * CONTROL_MIN_PERCENT)
+        {
+            coverage.missing.push(format!(
+                "the scan of region {} found {} of {} canaries",
+                control.region, control.found, control.planted
+            ));
         }
     }
     let sightings = history

@@ -406,10 +406,10 @@ impl<'a, 't> Book<'a, 't> {
         graph: &mut Graph<'a>,
     ) {
         let Outside { reader, key, seen } = *read;
-        if let Some(value) = seen.last() {
-            if let Some(writer) = self.committed(key, value) {
-                graph.add(writer, reader, Reason::Wr { key, value });
-            }
+        if let Some(value) = seen.last()
+            && let Some(writer) = self.committed(key, value)
+        {
+            graph.add(writer, reader, Reason::Wr { key, value });
         }
         let order = self.orders[key];
         if !order.starts_with(seen) {

@@ -384,7 +384,7 @@ impl Search {
     /// Why this is sound: such a read may come first and changes nothing, so any linearization of the rest in which it comes later stays one when it is moved to the front. For the same reason [`Search::undo`] never tries what follows from leaving it.
     fn settle(&mut self) -> usize {
         let mut at = self.next[self.head];
-        while at != self.head && at % 2 == 0 {
+        while at != self.head && at.is_multiple_of(2) {
             let (call, action) = (at / 2, self.calls[at / 2].action);
             let following = self.next[at];
             if action.is_pure() && action.apply(self.state).is_some() {

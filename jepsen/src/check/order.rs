@@ -81,21 +81,22 @@ fn unique(operations: &[Operation<'_>]) -> Vec<Finding> {
         let value = content(operation);
         let before = writers.get(&at).or_else(|| readers.get(&at)).copied();
         let absent = |v: Option<&Value>| v.is_none_or(Value::is_null);
-        if let Some(before) = before {
-            if content(before) != value && !(absent(value) && absent(content(before))) {
-                let what = format!(
-                    "version {at} is {} in one place and {} in another",
-                    content(before).unwrap_or(&Value::Null),
-                    value.unwrap_or(&Value::Null)
-                );
-                findings.push(Finding::new("version-value-mismatch", what).pair(before, operation));
-            }
+        if let Some(before) = before
+            && content(before) != value
+            && !(absent(value) && absent(content(before)))
+        {
+            let what = format!(
+                "version {at} is {} in one place and {} in another",
+                content(before).unwrap_or(&Value::Null),
+                value.unwrap_or(&Value::Null)
+            );
+            findings.push(Finding::new("version-value-mismatch", what).pair(before, operation));
         }
-        if let Some(writer) = writers.get(&at) {
-            if operation.returned() < writer.called() {
-                let what = format!("version {at} was read before its write was invoked");
-                findings.push(Finding::new("read-from-future", what).pair(operation, writer));
-            }
+        if let Some(writer) = writers.get(&at)
+            && operation.returned() < writer.called()
+        {
+            let what = format!("version {at} was read before its write was invoked");
+            findings.push(Finding::new("read-from-future", what).pair(operation, writer));
         }
         readers.entry(at).or_insert(operation);
     }
@@ -127,10 +128,10 @@ fn ordered(operations: &[Operation<'_>]) -> Vec<Finding> {
         if let Some((bound, other)) = floor[at] {
             findings.extend(late(operation, own, bound, &operations[other], operations));
         }
-        if let Some(own) = own {
-            if newest.is_none_or(|(bound, _)| own > bound) {
-                newest = Some((own, at));
-            }
+        if let Some(own) = own
+            && newest.is_none_or(|(bound, _)| own > bound)
+        {
+            newest = Some((own, at));
         }
     }
     findings

@@ -133,10 +133,10 @@ pub fn run(history: &History) -> Summary {
     }
     for property in &mut properties {
         // A checker that met malformed input says so; that is the harness's fault, not the product's.
-        if let Verdict::Unknown(reason) = &property.verdict {
-            if reason.starts_with("harness: ") {
-                harness.push(format!("{}: {reason}", property.name));
-            }
+        if let Verdict::Unknown(reason) = &property.verdict
+            && reason.starts_with("harness: ")
+        {
+            harness.push(format!("{}: {reason}", property.name));
         }
     }
     Summary {

@@ -307,19 +307,22 @@ fn apply(
     });
 }
 
+/// One step of a transaction: whether it appends, the key, the value to append.
+type Step = (bool, i64, i64);
+
 /// Serializable list-append transactions over few keys, with concurrent clients.
 pub fn appends(seed: u64, clients: u64, operations: usize) -> History {
     let mut random = Random(seed);
     let mut writer = Writer::default();
     let mut lists: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-    let mut waiting: BTreeMap<u64, (Vec<(bool, i64, i64)>, Option<Value>)> = BTreeMap::new();
+    let mut waiting: BTreeMap<u64, (Vec<Step>, Option<Value>)> = BTreeMap::new();
     let (mut started, mut next) = (0, 0);
     while started < operations || !waiting.is_empty() {
         let process = random.next() % clients;
         match waiting.get_mut(&process) {
             None if started < operations => {
                 started += 1;
-                let steps: Vec<(bool, i64, i64)> = (0..1 + random.below(4))
+                let steps: Vec<Step> = (0..1 + random.below(4))
                     .map(|_| {
                         next += 1;
                         (random.chance(50), random.below(4) as i64, next)
@@ -349,10 +352,7 @@ pub fn appends(seed: u64, clients: u64, operations: usize) -> History {
     writer.history
 }
 
-fn transaction(
-    steps: &[(bool, i64, i64)],
-    mut read: impl FnMut(bool, (i64, i64)) -> Value,
-) -> Value {
+fn transaction(steps: &[Step], mut read: impl FnMut(bool, (i64, i64)) -> Value) -> Value {
     let steps = steps.iter().map(|(append, key, value)| {
         let seen = read(*append, (*key, *value));
         match append {
