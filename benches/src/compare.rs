@@ -25,12 +25,16 @@ use crate::measurement::Measurement;
 use crate::procfs::{Cores, Machine, Usage};
 use crate::records::Records;
 
-/// How long the machine rests between two cells.
+/// How long the machine rests between two cells, and is looked at meanwhile.
 const REST: Duration = Duration::from_millis(500);
 
 /// How often a cell is measured at most when something else keeps the
 /// processors busy.
 const ATTEMPTS_MAX: usize = 3;
+
+/// How long a cell waits at most for the machine to be quiet before it is
+/// measured all the same.
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The numbers of writers that the disk alone is measured with: one log, and
 /// the three logs of a cluster whose nodes share the disk.
@@ -105,7 +109,8 @@ impl Cell {
             workload: workload.to_owned(),
             in_flight,
             measured,
-            server_cores: cores.processes.iter().sum(),
+            // A sum of nothing is -0.
+            server_cores: cores.processes.iter().sum::<f64>().max(0.0),
             load_cores: cores.own,
             other_cores: cores.others,
         };
@@ -262,7 +267,7 @@ async fn undisturbed<R: Future<Output = Result<Measurement>>>(
 ) -> Result<(Measurement, Cores)> {
     let mut best: Option<(Measurement, Cores)> = None;
     for _ in 0..ATTEMPTS_MAX {
-        tokio::time::sleep(REST).await;
+        quiet(plan.other_cores_max, ids).await?;
         let (measured, cores) = with_usage(ids, run()).await?;
         let quiet = cores.others <= plan.other_cores_max;
         let better = best
@@ -277,6 +282,19 @@ async fn undisturbed<R: Future<Output = Result<Measurement>>>(
         }
     }
     Ok(best.expect("at least one attempt is made"))
+}
+
+/// Rests until nothing else uses more cores than this, for so long at most.
+async fn quiet(other_cores_max: f64, ids: &[u32]) -> Result<()> {
+    let deadline = clock::now() + QUIET_WAIT_MAX;
+    loop {
+        let before = Usage::now(ids)?;
+        tokio::time::sleep(REST).await;
+        let others = before.until(&Usage::now(ids)?).others;
+        if others <= other_cores_max || clock::now() > deadline {
+            return Ok(());
+        }
+    }
 }
 
 /// A run, and the cores that were used during it.

@@ -66,8 +66,9 @@ struct Load {
     /// The size of every value, in bytes.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
-    /// Measures again, twice at most, when anything else used more cores than
-    /// this meanwhile. `run` does not.
+    /// Waits a while for anything else to use fewer cores than this, and
+    /// measures again, twice at most, if it used more meanwhile. `run` does
+    /// neither.
     #[arg(long, default_value_t = 0.25)]
     other_cores_max: f64,
 }

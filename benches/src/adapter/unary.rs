@@ -92,8 +92,7 @@ impl Target for Unary {
         let request = self.request(PutRequest {
             key,
             value,
-            condition: None,
-            request_id: None,
+            ..PutRequest::default()
         });
         self.kv.put(request).await?;
         Ok(())
@@ -105,9 +104,8 @@ impl Target for Unary {
             key,
             options: Some(ReadOptions {
                 level: level.into(),
-                bound_ms: 0,
-                token: Bytes::new(),
                 on_unmet: OnUnmet::Fail.into(),
+                ..ReadOptions::default()
             }),
         });
         let response = self.kv.get(request).await?.into_inner();
