@@ -62,6 +62,18 @@ impl Error {
         Error::new(Reason::Internal, message)
     }
 
+    /// The same error for another receiver, without its cause.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Error {
+            reason: self.reason,
+            message: self.message.clone(),
+            facts: self.facts.clone(),
+            retry_after: self.retry_after,
+            source: None,
+        }
+    }
+
     /// Adds a fact for programs.
     #[must_use]
     pub fn fact(mut self, name: &'static str, value: impl fmt::Display) -> Self {

@@ -1,5 +1,19 @@
 //! The Domicile server: a node of a multi-region store in which every record
 //! stays where its residency tag allows.
+//!
+//! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
+//! `error` `env` `config` `telemetry` · `storage` · `raft` · `net` · `kv` ·
+//! `placement` · `api` · `node`.
+//!
+//! In by [`api`], agreed by [`raft`], on disk by [`storage`], out by [`net`].
 
+pub mod api;
+pub mod config;
+pub mod env;
 pub mod error;
+pub mod kv;
+pub mod net;
+pub mod node;
+pub mod placement;
+pub mod raft;
 pub mod storage;

@@ -1,1 +1,184 @@
-fn main() {}
+//! `domiciled`: a node of Domicile.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use domicile_server::config::{self, Config, Flags, Loaded, LogFormat};
+use domicile_server::env::Env;
+use domicile_server::error::Reason;
+use domicile_server::net::TcpDial;
+use domicile_server::node::{Limits, Node, Wiring, tcp_incoming};
+use domicile_server::raft::{NodeId, Timing};
+use domicile_server::storage::{Disk, DiskOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A node of Domicile, a replicated key-value store in which every record
+/// stays where its residency tag allows.
+#[derive(Parser)]
+#[command(name = "domiciled", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node until it is told to stop (SIGTERM or SIGINT).
+    Run(Flags),
+    /// Print a configuration file with every setting explained.
+    SampleConfig,
+    /// Check a configuration and print what is in effect, with the source of
+    /// each value. Starts nothing.
+    CheckConfig(Flags),
+    /// Rename the store in a data directory aside, so that the node can start
+    /// empty and be brought back with `domicile node replace`. Deletes nothing.
+    SetAside {
+        /// The data directory of a node that does not run.
+        data_dir: std::path::PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("domiciled: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.command {
+        Command::Run(flags) => {
+            let loaded = Loaded::read(&flags)?;
+            start_log(&loaded.config);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("the runtime did not start")?;
+            runtime.block_on(serve(loaded.config))
+        }
+        Command::SampleConfig => {
+            print!("{}", config::sample());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::CheckConfig(flags) => {
+            print!("{}", Loaded::read(&flags)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::SetAside { data_dir } => {
+            let aside = Disk::set_aside(&data_dir)?;
+            println!("the store is now in {}", aside.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<ExitCode> {
+    let env = Env::real();
+    let limits = Limits {
+        connections_max: config.limits.connections_max as usize,
+        streams_per_connection_max: u32::try_from(config.limits.streams_per_connection_max)
+            .unwrap_or(u32::MAX),
+    };
+    // The port first: a second process for the same node ends here, before it
+    // touches the disk.
+    let incoming = tcp_incoming(config.listen, &limits).await?;
+    let disk = Arc::new(open(&env, &config)?);
+    let node = Node::start(
+        Wiring {
+            env,
+            region: config.region.to_string(),
+            node: NodeId(config.node),
+            address: config.advertise.clone(),
+            disk,
+            dial: Arc::new(TcpDial),
+            timing: timing(&config),
+            limits,
+        },
+        incoming,
+    )
+    .await?;
+    tracing::info!(
+        node = config.node,
+        region = %config.region,
+        listen = %config.listen,
+        "serving"
+    );
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        why = node.halted() => {
+            // Fail-stop: what is in memory must not be trusted to reach the
+            // disk, and a failed fsync must not be tried again.
+            eprintln!("domiciled: stopped for an error: {why}");
+            std::process::exit(1);
+        }
+    }
+    tracing::info!("stopping");
+    let deadline = Duration::from_millis(config.shutdown_deadline_ms);
+    let stopped = tokio::time::timeout(deadline + Duration::from_secs(1), node.shutdown(deadline));
+    match stopped.await {
+        Ok(Ok(())) => tracing::info!("stopped"),
+        Ok(Err(error)) => tracing::warn!(%error, "stopped"),
+        Err(_) => tracing::warn!("stopped at the deadline"),
+    }
+    // Whatever still runs has had its time.
+    std::process::exit(0);
+}
+
+fn open(env: &Env, config: &Config) -> Result<Disk> {
+    let start = env.now();
+    let clock_env = env.clone();
+    let clock = Arc::new(move || clock_env.now().duration_since(start));
+    let mut options = DiskOptions::new(config.region.to_string(), config.node, clock);
+    options.reserve_bytes = config.storage.reserve_mib << 20;
+    options.state_cache_bytes = (config.storage.block_cache_mib as usize) << 20;
+    Disk::open(&config.data_dir, options).map_err(|error| {
+        let advice = match error.reason {
+            Reason::Corruption => advice(&config.data_dir, config.node),
+            _ => String::new(),
+        };
+        anyhow::anyhow!("{}: {error}{advice}", config.data_dir.display())
+    })
+}
+
+/// What to do with a store that must not be used.
+fn advice(data_dir: &Path, node: u64) -> String {
+    format!(
+        "\nThis store does not hold everything this node has acknowledged, so it neither serves \
+         nor votes. To bring the node back:\n  1. domiciled set-aside {}\n  2. start it again\n  \
+         3. domicile node replace {node}",
+        data_dir.display()
+    )
+}
+
+fn timing(config: &Config) -> Timing {
+    Timing {
+        heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
+        election_min: Duration::from_millis(config.raft.election_min_ms),
+        election_max: Duration::from_millis(config.raft.election_max_ms),
+        snapshot_entries: config.raft.snapshot_entries,
+        kept_entries: config.raft.kept_entries,
+    }
+}
+
+fn start_log(config: &Config) {
+    let level = format!("{:?}", config.log.level).to_lowercase();
+    let filter = format!("warn,domicile_server={level},domiciled={level}");
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    match config.log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -10,7 +10,7 @@
 //! | `02` tag `00` key | `StoredRecord`, the newest version | until deleted and forgotten | apply |
 //! | `03` tag `00` escaped key `00 00` !version | `StoredRecord`, an older version | the tag's history window | apply, on overwrite |
 //! | `04` group index sub | `StoredChange` | the change index's window | apply, every operation |
-//! | `05` group client | `StoredClient` | until the client expires | apply, writes with an id |
+//! | `05` group index | `StoredOutcomes` | until its clients have their answers | apply, writes with an id |
 //! | `06` group index | `AuditLeaf` | until sequenced by the region group | apply, every entry |
 //! | `07` group | `Catalog` | as long as the region group's replica | apply in the region group |
 //!
@@ -36,7 +36,7 @@ const STATE_GROUP: u8 = 0x01;
 const STATE_RECORD: u8 = 0x02;
 const STATE_HISTORY: u8 = 0x03;
 const STATE_CHANGE: u8 = 0x04;
-const STATE_CLIENT: u8 = 0x05;
+const STATE_OUTCOMES: u8 = 0x05;
 const STATE_AUDIT: u8 = 0x06;
 const STATE_CATALOG: u8 = 0x07;
 
@@ -44,9 +44,6 @@ const LOG_VOTE: u8 = 0x01;
 const LOG_ENTRY: u8 = 0x02;
 const LOG_PURGED: u8 = 0x03;
 const LOG_COMMITTED: u8 = 0x04;
-
-/// The bytes of a client id.
-pub const CLIENT_ID_BYTES: usize = 16;
 
 const GROUP_BYTES: usize = 8;
 
@@ -78,24 +75,25 @@ pub fn parse_catalog(key: &[u8]) -> Result<GroupId> {
     Ok(group)
 }
 
-/// What a client's writes came to.
-pub fn client(group: GroupId, client: &[u8; CLIENT_ID_BYTES]) -> Bytes {
-    let mut key = under_group(STATE_CLIENT, group, CLIENT_ID_BYTES);
-    key.put_slice(client);
+/// What the identified writes of a log entry came to.
+pub fn outcomes(group: GroupId, index: Index) -> Bytes {
+    let mut key = under_group(STATE_OUTCOMES, group, 8);
+    key.put_u64(index.0);
     key.freeze()
 }
 
-/// The group and the client id of a client's key.
-pub fn parse_client(key: &[u8]) -> Result<(GroupId, [u8; CLIENT_ID_BYTES])> {
-    let rest = after_prefix(key, STATE_CLIENT, "client")?;
-    let (group, rest) = take_group(rest, "client")?;
-    let client = rest.try_into().map_err(|_| not_a("client"))?;
-    Ok((group, client))
+/// The group and the index of an outcomes row's key.
+pub fn parse_outcomes(key: &[u8]) -> Result<(GroupId, Index)> {
+    let rest = after_prefix(key, STATE_OUTCOMES, "outcomes")?;
+    let (group, rest) = take_group(rest, "outcomes")?;
+    let (index, rest) = take_u64(rest, "outcomes")?;
+    ended(rest, "outcomes")?;
+    Ok((group, Index(index)))
 }
 
-/// The clients of a group.
-pub fn clients(group: GroupId) -> KeyRange {
-    KeyRange::prefix(under_group(STATE_CLIENT, group, 0).freeze())
+/// The outcomes of a group, in log order.
+pub fn outcomes_of(group: GroupId) -> KeyRange {
+    KeyRange::prefix(under_group(STATE_OUTCOMES, group, 0).freeze())
 }
 
 /// The audit leaf of a log entry.
@@ -223,7 +221,7 @@ pub fn everything(group: GroupId, tag: &str) -> Vec<KeyRange> {
         ranges.push(histories(tag, &[], None));
     }
     ranges.push(changes(group, Index(0), 0));
-    ranges.push(clients(group));
+    ranges.push(outcomes_of(group));
     ranges.push(audit_leaves(group, Index(0)));
     ranges.push(KeyRange::one(catalog(group)));
     ranges

@@ -1,0 +1,208 @@
+//! The unary calls of the data API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::v1::kv_service_server::KvService;
+use domicile_proto::{TAG_METADATA, v1};
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::api::session::{self, Replies};
+use crate::api::status::status;
+use crate::env::Env;
+use crate::error::{Error, Reason, Result};
+use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
+use crate::storage::Index;
+use tokio_util::sync::CancellationToken;
+
+/// How long a call may take when its caller names no deadline.
+const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// The longest deadline that is honoured.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// Serves the data API.
+#[derive(Clone)]
+pub struct KvApi {
+    env: Env,
+    store: Arc<Store>,
+    closing: CancellationToken,
+}
+
+impl KvApi {
+    /// Serves a store until `closing`.
+    pub fn new(env: Env, store: Arc<Store>, closing: CancellationToken) -> Self {
+        KvApi {
+            env,
+            store,
+            closing,
+        }
+    }
+
+    /// Admits a unary call from its metadata.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(Route, Duration)> {
+        let tag = request
+            .metadata()
+            .get(TAG_METADATA)
+            .and_then(|tag| tag.to_str().ok())
+            .unwrap_or_default();
+        Ok((self.store.admit(tag)?, deadline(request)))
+    }
+
+    async fn write(
+        &self,
+        route: Route,
+        deadline: Duration,
+        request: WriteRequest,
+    ) -> Result<Written> {
+        let (tx, rx) = oneshot::channel();
+        // The caller may have gone; then nobody wants the answer.
+        let write = reply_to(request, move |answer| drop(tx.send(answer)));
+        if let Some(write) = write {
+            self.store.write(&route, vec![write]);
+        }
+        let answer = match tokio::time::timeout(deadline, rx).await {
+            Ok(Ok(answer)) => answer?,
+            Ok(Err(_)) | Err(_) => return Err(outcome_unknown()),
+        };
+        Ok(self.with_token(&route, answer))
+    }
+
+    fn with_token(&self, route: &Route, (written, index): (Written, Index)) -> Written {
+        let Route::Here(group) = route else {
+            return written;
+        };
+        let token = self.store.token(group, index);
+        match written {
+            Written::Put(response) => Written::Put(v1::PutResponse { token, ..response }),
+            Written::Delete(response) => Written::Delete(v1::DeleteResponse { token, ..response }),
+        }
+    }
+}
+
+fn outcome_unknown() -> Error {
+    Error::new(
+        Reason::WriteOutcomeUnknown,
+        "the deadline passed; the write may or may not have been applied; send it again with the \
+         same request id",
+    )
+}
+
+/// How long a call may take: what its caller says, within limits.
+fn deadline<T>(request: &Request<T>) -> Duration {
+    request
+        .metadata()
+        .get("grpc-timeout")
+        .and_then(|value| parse_timeout(value.to_str().ok()?))
+        .unwrap_or(DEADLINE_DEFAULT)
+        .min(DEADLINE_MAX)
+}
+
+/// Reads a `grpc-timeout`: digits and a unit (gRPC over HTTP/2, "Timeout").
+fn parse_timeout(value: &str) -> Option<Duration> {
+    let unit = value.chars().last()?;
+    let number: u64 = value.strip_suffix(unit)?.parse().ok()?;
+    Some(match unit {
+        'H' => Duration::from_secs(number.checked_mul(3600)?),
+        'M' => Duration::from_secs(number.checked_mul(60)?),
+        'S' => Duration::from_secs(number),
+        'm' => Duration::from_millis(number),
+        'u' => Duration::from_micros(number),
+        'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// Bounds a read by its deadline.
+async fn within<T>(deadline: Duration, read: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(deadline, read).await.map_err(|_| {
+        Error::new(
+            Reason::Deadline,
+            "the deadline passed before the read was served; try again with a longer one",
+        )
+    })?
+}
+
+#[tonic::async_trait]
+impl KvService for KvApi {
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::PutResponse>, Status> {
+        let (route, deadline) = self.admit(&request).map_err(status)?;
+        let put = WriteRequest::Put(request.into_inner());
+        match self.write(route, deadline, put).await.map_err(status)? {
+            Written::Put(response) => Ok(Response::new(response)),
+            Written::Delete(_) => Err(status(Error::internal("a put was answered as a delete"))),
+        }
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        let (route, deadline) = self.admit(&request).map_err(status)?;
+        let request = request.into_inner();
+        let options = ReadOptions::from_wire(request.options.as_ref()).map_err(status)?;
+        let keys = [request.key];
+        let read = self.store.get(&route, &keys, &options);
+        let (records, meta) = within(deadline, read).await.map_err(status)?;
+        Ok(Response::new(v1::GetResponse {
+            record: records.into_iter().next().flatten(),
+            meta: Some(meta),
+        }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let (route, deadline) = self.admit(&request).map_err(status)?;
+        let delete = WriteRequest::Delete(request.into_inner());
+        match self.write(route, deadline, delete).await.map_err(status)? {
+            Written::Delete(response) => Ok(Response::new(response)),
+            Written::Put(_) => Err(status(Error::internal("a delete was answered as a put"))),
+        }
+    }
+
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<v1::ScanResponse>, Status> {
+        let (route, deadline) = self.admit(&request).map_err(status)?;
+        let page = within(deadline, self.store.scan(&route, request.into_inner()))
+            .await
+            .map_err(status)?;
+        Ok(Response::new(page))
+    }
+
+    type SessionStream = Replies;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Replies>, Status> {
+        Ok(Response::new(session::serve(
+            &self.env,
+            self.store.clone(),
+            request.into_inner(),
+            self.closing.clone(),
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_parse_in_every_unit() {
+        assert_eq!(parse_timeout("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(parse_timeout("1500m"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse_timeout("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(parse_timeout("7"), None);
+        assert_eq!(parse_timeout("xS"), None);
+        assert_eq!(parse_timeout(""), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! Inbound gRPC: what clients, operators and other nodes ask of this node.
+//!
+//! [`kv`] serves unary calls and [`session`] the stream that carries many
+//! operations; [`admin`] serves operators; [`peer`] serves the other nodes.
+//! Each only translates: requests into calls of the rooms below, errors into
+//! statuses ([`status`], the one place that assigns gRPC codes).
+//!
+//! Not done here: deciding (`kv`, `placement`), sockets (`node`).
+
+mod admin;
+mod kv;
+mod peer;
+mod session;
+mod status;
+
+pub use admin::AdminApi;
+pub use kv::KvApi;
+pub use peer::PeerApi;

@@ -1,0 +1,349 @@
+//! The session stream: many operations with ids, several in a frame, answered
+//! in any order.
+//!
+//! Local gets of a frame are answered in one frame at once. Strong gets of a
+//! frame wait for one read barrier together. Writes go to the group in one
+//! piece; each is answered when its log entry is applied, gathered with
+//! whatever else is ready. A session with too many operations unanswered is
+//! not read from until answers have gone out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
+use domicile_proto::v1;
+use futures::Stream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use v1::session_operation::Operation;
+use v1::session_result::Result as Answer;
+
+use crate::api::status::failure;
+use crate::env::{Env, Task};
+use crate::error::{Error, Reason, Result};
+use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
+
+/// The results that are gathered into one frame.
+const FRAME_RESULTS_MAX: usize = 512;
+
+/// The bytes of results that are gathered into one frame.
+const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a session has to say.
+enum Reply {
+    /// A finished frame.
+    Frame(v1::SessionResponse),
+    /// One result, to be gathered with others.
+    One(v1::SessionResult),
+    /// The last word.
+    Closing(Error),
+}
+
+/// The answering half of a session. Dropping it ends the session.
+pub struct Replies {
+    replies: mpsc::UnboundedReceiver<Reply>,
+    gathered: Vec<Reply>,
+    slots: Arc<Semaphore>,
+    closed: bool,
+    _reader: Task,
+}
+
+/// Begins to serve a session.
+pub(super) fn serve(
+    env: &Env,
+    store: Arc<Store>,
+    requests: Streaming<v1::SessionRequest>,
+    closing: CancellationToken,
+) -> Replies {
+    // Unbounded, because each reply answers an operation that holds a slot.
+    let (tx, rx) = mpsc::unbounded_channel();
+    let slots = Arc::new(Semaphore::new(SESSION_IN_FLIGHT_MAX));
+    let session = Session {
+        env: env.clone(),
+        store,
+        replies: tx,
+        slots: slots.clone(),
+    };
+    Replies {
+        replies: rx,
+        gathered: Vec::new(),
+        slots,
+        closed: false,
+        _reader: env.spawn("session", session.run(requests, closing)),
+    }
+}
+
+impl Stream for Replies {
+    type Item = Result<v1::SessionResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.closed {
+            return Poll::Ready(None);
+        }
+        let this = &mut *self;
+        if this.gathered.is_empty() {
+            let received = this
+                .replies
+                .poll_recv_many(cx, &mut this.gathered, FRAME_RESULTS_MAX);
+            match received {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(0) => {
+                    this.closed = true;
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(_) => {}
+            }
+        }
+        Poll::Ready(Some(Ok(this.frame())))
+    }
+}
+
+impl Replies {
+    /// The next frame of what is gathered.
+    fn frame(&mut self) -> v1::SessionResponse {
+        let mut frame = v1::SessionResponse::default();
+        let mut bytes = 0;
+        let mut taken = 0;
+        let mut answered = 0;
+        for reply in &mut self.gathered {
+            match reply {
+                Reply::One(result) => {
+                    let result = std::mem::take(result);
+                    bytes += result_bytes(&result);
+                    frame.results.push(result);
+                    answered += 1;
+                    taken += 1;
+                    if bytes >= FRAME_BYTES_MAX {
+                        break;
+                    }
+                }
+                // A frame has its own meta, so it goes alone.
+                Reply::Frame(_) | Reply::Closing(_) if taken > 0 => break,
+                Reply::Frame(ready) => {
+                    frame = std::mem::take(ready);
+                    answered += frame.results.len();
+                    taken += 1;
+                    break;
+                }
+                Reply::Closing(error) => {
+                    let last = Error::new(error.reason, std::mem::take(&mut error.message));
+                    frame.closing = Some(failure(last));
+                    self.closed = true;
+                    taken += 1;
+                    break;
+                }
+            }
+        }
+        self.gathered.drain(..taken);
+        self.slots.add_permits(answered);
+        frame
+    }
+}
+
+fn result_bytes(result: &v1::SessionResult) -> usize {
+    match &result.result {
+        Some(Answer::Get(get)) => get.record.as_ref().map_or(0, |r| r.value.len()),
+        Some(Answer::Scan(scan)) => scan.records.iter().map(|r| r.value.len()).sum(),
+        _ => 0,
+    }
+}
+
+struct Session {
+    env: Env,
+    store: Arc<Store>,
+    replies: mpsc::UnboundedSender<Reply>,
+    slots: Arc<Semaphore>,
+}
+
+impl Session {
+    async fn run(self, mut requests: Streaming<v1::SessionRequest>, closing: CancellationToken) {
+        loop {
+            let frame = tokio::select! {
+                frame = requests.message() => frame,
+                () = closing.cancelled() => {
+                    let error = Error::new(
+                        Reason::ShuttingDown,
+                        "the node is shutting down; go on at another node",
+                    );
+                    self.send(Reply::Closing(error));
+                    return;
+                }
+            };
+            let frame = match frame {
+                Ok(Some(frame)) => frame,
+                Ok(None) | Err(_) => return,
+            };
+            if frame.operations.len() > SESSION_OPERATIONS_MAX {
+                let error = Error::invalid(format!(
+                    "a frame holds at most {SESSION_OPERATIONS_MAX} operations"
+                ));
+                self.send(Reply::Closing(error));
+                return;
+            }
+            let Ok(slots) = self.slots.acquire_many(frame.operations.len() as u32).await else {
+                return;
+            };
+            // Given back when the answers go out.
+            slots.forget();
+            self.serve(frame);
+        }
+    }
+
+    fn send(&self, reply: Reply) {
+        // The client may have gone; then nobody listens.
+        drop(self.replies.send(reply));
+    }
+
+    fn serve(&self, frame: v1::SessionRequest) {
+        let route = match self.store.admit(&frame.tag) {
+            Ok(route) => route,
+            Err(error) => {
+                for operation in frame.operations {
+                    let error = error.again();
+                    self.send(fail(operation.id, error));
+                }
+                return;
+            }
+        };
+        let mut local = Vec::new();
+        let mut strong = Vec::new();
+        let mut writes = Vec::new();
+        for v1::SessionOperation { id, operation } in frame.operations {
+            match operation {
+                Some(Operation::Get(get)) => match ReadOptions::from_wire(get.options.as_ref()) {
+                    Ok(options) if options.is_local() => local.push((id, get.key)),
+                    Ok(options) if options == ReadOptions::default() => {
+                        strong.push((id, get.key));
+                    }
+                    Ok(options) => self.get(route.clone(), vec![(id, get.key)], options),
+                    Err(error) => self.send(fail(id, error)),
+                },
+                Some(Operation::Put(put)) => {
+                    writes.extend(self.write(id, WriteRequest::Put(put)));
+                }
+                Some(Operation::Delete(delete)) => {
+                    writes.extend(self.write(id, WriteRequest::Delete(delete)));
+                }
+                Some(Operation::Scan(scan)) => self.scan(id, route.clone(), scan),
+                None => self.send(fail(
+                    id,
+                    Error::new(Reason::Unsupported, "the operation is not known here"),
+                )),
+            }
+        }
+        if !writes.is_empty() {
+            self.store.write(&route, writes);
+        }
+        if !local.is_empty() {
+            self.get_local(&route, local);
+        }
+        if !strong.is_empty() {
+            self.get(route, strong, ReadOptions::default());
+        }
+    }
+
+    /// A write whose answer goes into the session.
+    fn write(&self, id: u64, request: WriteRequest) -> Option<crate::raft::Write> {
+        let replies = self.replies.clone();
+        reply_to(request, move |answer| {
+            let result = match answer {
+                Ok((Written::Put(put), _)) => Answer::Put(put),
+                Ok((Written::Delete(delete), _)) => Answer::Delete(delete),
+                Err(error) => Answer::Failure(failure(error)),
+            };
+            // The client may have gone; then nobody listens.
+            drop(replies.send(one(id, result)));
+        })
+    }
+
+    /// Answers gets from what this node has, in one frame.
+    fn get_local(&self, route: &Route, gets: Vec<(u64, Bytes)>) {
+        let mut results = Vec::with_capacity(gets.len());
+        let ids: Vec<u64> = gets.iter().map(|(id, _)| *id).collect();
+        let mut next = ids.iter();
+        let meta = self
+            .store
+            .get_local(route, gets.into_iter().map(|(_, key)| key), |record| {
+                let id = *next.next().expect("one answer for each key");
+                let result = match record {
+                    Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
+                    Err(error) => Answer::Failure(failure(error)),
+                };
+                results.push(v1::SessionResult {
+                    id,
+                    result: Some(result),
+                });
+            });
+        match meta {
+            Ok(meta) => self.send(Reply::Frame(v1::SessionResponse {
+                results,
+                meta: Some(meta),
+                ..v1::SessionResponse::default()
+            })),
+            Err(error) => {
+                for id in ids {
+                    self.send(fail(id, error.again()));
+                }
+            }
+        }
+    }
+
+    /// Answers gets once their level is met, in one frame.
+    fn get(&self, route: Route, gets: Vec<(u64, Bytes)>, options: ReadOptions) {
+        let store = self.store.clone();
+        let replies = self.replies.clone();
+        self.env.spawn_brief(async move {
+            let (ids, keys): (Vec<u64>, Vec<Bytes>) = gets.into_iter().unzip();
+            match store.get(&route, &keys, &options).await {
+                Ok((records, meta)) => {
+                    let results = ids
+                        .into_iter()
+                        .zip(records)
+                        .map(|(id, record)| v1::SessionResult {
+                            id,
+                            result: Some(Answer::Get(v1::GetResponse { record, meta: None })),
+                        })
+                        .collect();
+                    // The client may have gone; then nobody listens.
+                    drop(replies.send(Reply::Frame(v1::SessionResponse {
+                        results,
+                        meta: Some(meta),
+                        ..v1::SessionResponse::default()
+                    })));
+                }
+                Err(error) => {
+                    for id in ids {
+                        drop(replies.send(fail(id, error.again())));
+                    }
+                }
+            }
+        });
+    }
+
+    fn scan(&self, id: u64, route: Route, scan: v1::ScanRequest) {
+        let store = self.store.clone();
+        let replies = self.replies.clone();
+        self.env.spawn_brief(async move {
+            let result = match store.scan(&route, scan).await {
+                Ok(page) => Answer::Scan(page),
+                Err(error) => Answer::Failure(failure(error)),
+            };
+            // The client may have gone; then nobody listens.
+            drop(replies.send(one(id, result)));
+        });
+    }
+}
+
+fn one(id: u64, result: Answer) -> Reply {
+    Reply::One(v1::SessionResult {
+        id,
+        result: Some(result),
+    })
+}
+
+fn fail(id: u64, error: Error) -> Reply {
+    one(id, Answer::Failure(failure(error)))
+}

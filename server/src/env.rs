@@ -1,0 +1,163 @@
+//! Time, randomness, ids and tasks: the only source of each.
+//!
+//! Everything in the server that reads a clock, draws a number or starts a
+//! task asks an [`Env`]. In production it is the machine's; in simulation a
+//! seed decides everything, so that one seed gives one run.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft_seed::scope;
+use parking_lot::Mutex;
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinHandle;
+
+pub use tokio::time::Instant;
+
+/// The seeds that openraft's runtime draws from are task-local; this is the
+/// one place that enters their scope.
+mod openraft_seed {
+    use openraft_rt::deterministic_rng::DeterministicRng;
+    use openraft_rt_tokio::TokioRuntime;
+    use std::future::Future;
+
+    pub(super) fn scope<F: Future>(
+        seed: u64,
+        future: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        DeterministicRng::<TokioRuntime>::scope(seed, future)
+    }
+}
+
+/// A wall clock: milliseconds since 1970, as this machine believes.
+pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The source of time, randomness, ids and tasks. Cheap to clone.
+#[derive(Clone)]
+pub struct Env {
+    wall: WallClock,
+    rng: Arc<Mutex<ChaCha8Rng>>,
+    simulated: bool,
+}
+
+impl Env {
+    /// The machine's own clock and entropy.
+    pub fn real() -> Self {
+        #[allow(clippy::disallowed_methods)]
+        let wall: WallClock = Arc::new(|| {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |d| d.as_millis() as u64)
+        });
+        Env {
+            wall,
+            rng: Arc::new(Mutex::new(rand::make_rng())),
+            simulated: false,
+        }
+    }
+
+    /// A seeded source with the given wall clock; monotonic time is tokio's,
+    /// which the simulation drives.
+    pub fn simulated(seed: u64, wall: WallClock) -> Self {
+        Env {
+            wall,
+            rng: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))),
+            simulated: true,
+        }
+    }
+
+    /// Whether a simulation drives this process: then no threads are started.
+    pub fn is_simulated(&self) -> bool {
+        self.simulated
+    }
+
+    /// Monotonic time.
+    #[allow(clippy::disallowed_methods)]
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Milliseconds since 1970, as this machine believes. Never used to order
+    /// events of two machines.
+    pub fn wall_ms(&self) -> u64 {
+        (self.wall)()
+    }
+
+    /// A random number.
+    pub fn random(&self) -> u64 {
+        self.rng.lock().next_u64()
+    }
+
+    /// Random bytes, for ids and keys.
+    pub fn random_bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.rng.lock().fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// A duration drawn evenly between half of `most` and `most`, so that
+    /// many waiters do not wake at once.
+    pub fn jitter(&self, most: Duration) -> Duration {
+        let half = most / 2;
+        let span_us = half.as_micros().max(1) as u64;
+        half + Duration::from_micros(self.random() % span_us)
+    }
+
+    /// Runs a future in the scope that Raft draws its random numbers from.
+    /// Whatever calls into Raft from a task that [`Env::spawn`] did not start
+    /// goes through here.
+    pub fn scoped<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        scope(self.random(), future)
+    }
+
+    /// Starts a task. It ends when the handle is dropped.
+    pub fn spawn<F>(&self, name: &'static str, future: F) -> Task
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Task {
+            name,
+            handle: tokio::spawn(self.scoped(future)),
+        }
+    }
+
+    /// Starts a task that ends by itself within a bounded time, such as one
+    /// answer to one request.
+    pub fn spawn_brief<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        drop(tokio::spawn(self.scoped(future)));
+    }
+}
+
+/// A running task. Dropping it ends the task.
+#[derive(Debug)]
+pub struct Task {
+    name: &'static str,
+    handle: JoinHandle<()>,
+}
+
+impl Task {
+    /// Waits for the task to end by itself.
+    pub async fn join(mut self) {
+        if let Err(error) = (&mut self.handle).await
+            && error.is_panic()
+        {
+            tracing::error!(task = self.name, "task panicked");
+        }
+    }
+
+    /// Whether the task has ended.
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}

@@ -1,0 +1,96 @@
+//! How old a local read may be, without comparing the clocks of two machines.
+//!
+//! A node that does not lead a group asks the leader at its own monotonic time
+//! m0 for a quorum-confirmed position. Once it has applied that position, what
+//! it serves is not older than m0. So the lag may be overstated, never
+//! understated; before the first answer it is unknown.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::env::{Env, Instant, Task};
+use crate::raft::{Group, Groups};
+use crate::storage::GroupId;
+
+/// How often the leader is asked while local reads are served.
+const PROBE_BUSY: Duration = Duration::from_millis(200);
+
+/// How often it is asked while none are, so that the first has an answer.
+const PROBE_IDLE: Duration = Duration::from_secs(2);
+
+/// How long an answer and its apply may take.
+const PROBE_WAIT: Duration = Duration::from_secs(2);
+
+/// Knows how fresh the replicas of this node are.
+pub struct Freshness {
+    env: Env,
+    fresh_at: Mutex<BTreeMap<GroupId, Instant>>,
+    asked: AtomicBool,
+}
+
+impl Freshness {
+    /// Knows nothing yet.
+    pub fn new(env: Env) -> Arc<Self> {
+        Arc::new(Freshness {
+            env,
+            fresh_at: Mutex::default(),
+            asked: AtomicBool::new(false),
+        })
+    }
+
+    /// Begins to probe for every replica that does not lead.
+    pub fn start(self: &Arc<Self>, groups: Arc<Groups>) -> Task {
+        let this = self.clone();
+        self.env.spawn("freshness", async move {
+            loop {
+                for group in groups.all() {
+                    if !group.leads() {
+                        let (this, group) = (this.clone(), group.clone());
+                        this.env.clone().spawn_brief(async move {
+                            this.probe(&group).await;
+                        });
+                    }
+                }
+                this.pause().await;
+            }
+        })
+    }
+
+    /// An upper bound of how far behind a replica is; `None`: unknown.
+    pub fn lag(&self, group: &Group) -> Option<Duration> {
+        self.asked.store(true, Ordering::Relaxed);
+        group.quorum_age().or_else(|| {
+            let fresh_at = *self.fresh_at.lock().get(&group.identity().group)?;
+            Some(self.env.now().saturating_duration_since(fresh_at))
+        })
+    }
+
+    async fn probe(&self, group: &Group) {
+        let asked_at = self.env.now();
+        let probe = async {
+            group.read_barrier().await.ok()?;
+            Some(())
+        };
+        if let Ok(Some(())) = tokio::time::timeout(PROBE_WAIT, probe).await {
+            let mut fresh_at = self.fresh_at.lock();
+            let at = fresh_at.entry(group.identity().group).or_insert(asked_at);
+            *at = (*at).max(asked_at);
+        }
+    }
+
+    /// Waits for the next probe; a local read cuts an idle wait short.
+    async fn pause(&self) {
+        let mut waited = Duration::ZERO;
+        while waited < PROBE_IDLE {
+            tokio::time::sleep(PROBE_BUSY).await;
+            waited += PROBE_BUSY;
+            if self.asked.swap(false, Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}

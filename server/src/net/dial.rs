@@ -1,0 +1,154 @@
+//! How a socket is opened, and the gRPC channel over it.
+
+use std::any::Any;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::error::{Error, Reason, Result};
+
+/// How long a connection may take to open.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
+
+/// How often a connection is asked whether it lives, and how long it may take
+/// to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// The bytes that may be under way on one stream and on one connection: more
+/// than a snapshot chunk and a full append together, at WAN latency too.
+const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+/// A connected socket.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// A connected socket of any kind.
+pub struct BoxedIo(
+    Box<dyn Io>,
+    /// Only held, never read.
+    #[allow(dead_code)]
+    Option<Box<dyn Any + Send + Sync>>,
+);
+
+impl BoxedIo {
+    /// Wraps a socket.
+    pub fn new(io: impl Io) -> Self {
+        BoxedIo(Box::new(io), None)
+    }
+
+    /// Wraps a socket and something that is let go with it.
+    pub fn holding(io: impl Io, held: impl Any + Send + Sync) -> Self {
+        BoxedIo(Box::new(io), Some(Box::new(held)))
+    }
+}
+
+impl AsyncRead for BoxedIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for BoxedIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
+
+impl tonic::transport::server::Connected for BoxedIo {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+/// Opens sockets.
+pub trait Dial: Send + Sync + 'static {
+    /// Opens a socket to `host:port`.
+    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>>;
+}
+
+/// Opens TCP sockets.
+pub struct TcpDial;
+
+impl Dial for TcpDial {
+    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
+        Box::pin(async move {
+            let socket = tokio::net::TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
+            Ok(BoxedIo::new(socket))
+        })
+    }
+}
+
+/// Connects a gRPC channel to `host:port`.
+pub async fn channel(dial: Arc<dyn Dial>, address: &str) -> Result<Channel> {
+    let unreachable = |source: Box<dyn std::error::Error + Send + Sync>| {
+        Error::new(
+            Reason::Unreachable,
+            format!("no connection to {address}; check that the node runs there"),
+        )
+        .caused_by(source)
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|e| unreachable(e.into()))?
+        .connect_timeout(CONNECT_WAIT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let connector = tower::service_fn(move |uri: Uri| {
+        let dial = dial.clone();
+        async move {
+            let address = uri
+                .authority()
+                .map(|a| a.as_str().to_owned())
+                .unwrap_or_default();
+            tokio::time::timeout(CONNECT_WAIT, dial.dial(address))
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+                .map(TokioIo::new)
+        }
+    });
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| unreachable(e.into()))
+}

@@ -1,0 +1,336 @@
+//! The connection to one other node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
+use domicile_proto::limits::PEER_MESSAGE_BYTES_MAX;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::env::{Env, Instant};
+use crate::error::{Error, Reason, Result};
+use crate::net::dial::{Dial, channel};
+use crate::net::peers::Speaker;
+use crate::raft::{Chunks, NodeId};
+
+/// The bytes of requests that are gathered into one frame.
+const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// The requests that are gathered into one frame.
+const FRAME_REQUESTS_MAX: usize = 512;
+
+/// The frames that may wait for the socket; behind them requests gather.
+const FRAMES_WAITING_MAX: usize = 4;
+
+/// How long the other node may take to answer the hello.
+const HELLO_WAIT: Duration = Duration::from_secs(2);
+
+/// A connection on which requests wait and nothing comes back for this long is
+/// given up: packets may vanish without an error.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// How often silence is looked for.
+const SILENCE_CHECK: Duration = Duration::from_millis(500);
+
+/// The longest wait between two attempts to connect.
+const RECONNECT_WAIT: Duration = Duration::from_millis(500);
+
+/// A request and who waits for its answer.
+pub(super) type Call = (wire::PeerRequest, oneshot::Sender<wire::PeerResponse>);
+
+/// What others may see of a connection.
+#[derive(Default)]
+pub(super) struct Link {
+    connected: AtomicBool,
+    version: Mutex<String>,
+    channel: Mutex<Option<Channel>>,
+}
+
+impl Link {
+    /// Whether the other node answers now.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// The version of the other node's program; empty: not known.
+    pub(super) fn version(&self) -> String {
+        self.version.lock().clone()
+    }
+}
+
+/// Requests whose answer is awaited.
+struct Pending {
+    calls: HashMap<u64, oneshot::Sender<wire::PeerResponse>>,
+    next: u64,
+    heard: Instant,
+}
+
+/// Keeps the connection to one node up and carries requests over it.
+pub(super) struct Peer {
+    pub(super) env: Env,
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) speaker: Speaker,
+    pub(super) node: NodeId,
+    pub(super) address: watch::Receiver<String>,
+    pub(super) link: Arc<Link>,
+}
+
+impl Peer {
+    /// Runs until the handle's queue is closed.
+    pub(super) async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
+        loop {
+            let address = self.address.borrow_and_update().clone();
+            let connected = {
+                let connecting = self.connect(&address);
+                tokio::pin!(connecting);
+                loop {
+                    tokio::select! {
+                        connected = &mut connecting => break connected,
+                        // Nobody waits for a node that is not there: dropping
+                        // the call fails it.
+                        call = calls.recv() => if call.is_none() { return },
+                    }
+                }
+            };
+            match connected {
+                Ok((frames, answers)) => {
+                    self.link.connected.store(true, Ordering::Relaxed);
+                    tracing::info!(node = %self.node, "connected");
+                    let ended = self.exchange(&mut calls, frames, answers).await;
+                    self.link.connected.store(false, Ordering::Relaxed);
+                    *self.link.channel.lock() = None;
+                    match ended {
+                        Ended::Closed => return,
+                        Ended::Broken(why) => {
+                            tracing::info!(node = %self.node, why, "disconnected");
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(node = %self.node, %error, "not connected"),
+            }
+            let pause = tokio::time::sleep(self.env.jitter(RECONNECT_WAIT));
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    call = calls.recv() => if call.is_none() { return },
+                }
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        address: &str,
+    ) -> Result<(
+        mpsc::Sender<wire::ExchangeRequest>,
+        tonic::Streaming<wire::ExchangeResponse>,
+    )> {
+        let hello = self.speaker.hello(self.node)?;
+        let channel = channel(self.dial.clone(), address).await?;
+        *self.link.channel.lock() = Some(channel.clone());
+        let mut client = client(channel);
+        let (frames, rx) = mpsc::channel(FRAMES_WAITING_MAX);
+        let first = wire::ExchangeRequest {
+            hello: Some(hello),
+            requests: Vec::new(),
+        };
+        if frames.send(first).await.is_err() {
+            return Err(Error::internal("the frame queue is closed"));
+        }
+        let lost = |what: &str| Error::new(Reason::Unreachable, what.to_owned());
+        let exchange = async {
+            let mut answers = client
+                .exchange(ReceiverStream::new(rx))
+                .await
+                .map_err(|status| lost(status.message()))?
+                .into_inner();
+            let first = answers
+                .message()
+                .await
+                .map_err(|status| lost(status.message()))?
+                .ok_or_else(|| lost("the stream ended"))?;
+            *self.link.version.lock() = first.version;
+            Ok((frames, answers))
+        };
+        tokio::time::timeout(HELLO_WAIT, exchange)
+            .await
+            .map_err(|_| lost("no answer to the hello"))?
+    }
+
+    async fn exchange(
+        &self,
+        calls: &mut mpsc::UnboundedReceiver<Call>,
+        frames: mpsc::Sender<wire::ExchangeRequest>,
+        mut answers: tonic::Streaming<wire::ExchangeResponse>,
+    ) -> Ended {
+        let pending = Mutex::new(Pending {
+            calls: HashMap::new(),
+            next: 1,
+            heard: self.env.now(),
+        });
+        let write = async {
+            let mut gathered = Vec::new();
+            loop {
+                if calls.recv_many(&mut gathered, FRAME_REQUESTS_MAX).await == 0 {
+                    return Ended::Closed;
+                }
+                let mut gathered = gathered.drain(..).peekable();
+                while gathered.peek().is_some() {
+                    let frame = self.frame(&pending, &mut gathered);
+                    if frames.send(frame).await.is_err() {
+                        return Ended::Broken("the stream ended");
+                    }
+                }
+            }
+        };
+        let read = async {
+            loop {
+                match answers.message().await {
+                    Ok(Some(frame)) => {
+                        let mut pending = pending.lock();
+                        pending.heard = self.env.now();
+                        for answer in frame.responses {
+                            if let Some(call) = pending.calls.remove(&answer.sequence) {
+                                // The caller may have given up.
+                                drop(call.send(answer));
+                            }
+                        }
+                    }
+                    Ok(None) => return Ended::Broken("the stream ended"),
+                    Err(_) => return Ended::Broken("the connection broke"),
+                }
+            }
+        };
+        let listen = async {
+            loop {
+                tokio::time::sleep(SILENCE_CHECK).await;
+                let pending = pending.lock();
+                if !pending.calls.is_empty()
+                    && self.env.now().duration_since(pending.heard) > SILENCE_MAX
+                {
+                    return Ended::Broken("nothing came back for a while");
+                }
+            }
+        };
+        let mut address = self.address.clone();
+        let moved = async {
+            // An error means that the handle has gone; the queue closes then.
+            if address.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            Ended::Broken("the node has moved")
+        };
+        tokio::select! {
+            ended = write => ended,
+            ended = read => ended,
+            ended = listen => ended,
+            ended = moved => ended,
+        }
+    }
+
+    /// Takes as many calls as fit into one frame.
+    fn frame(
+        &self,
+        pending: &Mutex<Pending>,
+        gathered: &mut std::iter::Peekable<impl Iterator<Item = Call>>,
+    ) -> wire::ExchangeRequest {
+        let mut pending = pending.lock();
+        if pending.calls.is_empty() {
+            // Silence counts from the first request that waits.
+            pending.heard = self.env.now();
+        }
+        let mut requests = Vec::new();
+        let mut bytes = 0;
+        while let Some((request, _)) = gathered.peek() {
+            bytes += request.encoded_len();
+            if !requests.is_empty() && bytes > FRAME_BYTES_MAX {
+                break;
+            }
+            let Some((mut request, call)) = gathered.next() else {
+                break;
+            };
+            request.sequence = pending.next;
+            pending.next += 1;
+            pending.calls.insert(request.sequence, call);
+            requests.push(request);
+        }
+        wire::ExchangeRequest {
+            hello: None,
+            requests,
+        }
+    }
+}
+
+/// Why an exchange ended.
+enum Ended {
+    /// The handle was dropped.
+    Closed,
+    /// The connection is to be made again.
+    Broken(&'static str),
+}
+
+fn client(channel: Channel) -> PeerServiceClient<Channel> {
+    PeerServiceClient::new(channel)
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+}
+
+/// Sends a snapshot over the node's connection.
+pub(super) async fn send_snapshot(
+    link: Arc<Link>,
+    start: wire::SnapshotStart,
+    mut chunks: Chunks,
+    env: Env,
+) -> Result<wire::Vote> {
+    use futures::StreamExt;
+    use wire::send_snapshot_request::Part;
+    let channel = link
+        .channel
+        .lock()
+        .clone()
+        .ok_or_else(|| Error::new(Reason::Unreachable, "the node is not connected"))?;
+    let (parts, rx) = mpsc::channel(2);
+    let part = |part| wire::SendSnapshotRequest { part: Some(part) };
+    let feeding = env.spawn("snapshot-feed", async move {
+        let mut end = wire::SnapshotEnd::default();
+        if parts.send(part(Part::Start(start))).await.is_err() {
+            return;
+        }
+        while let Some(chunk) = chunks.next().await {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    // Ending without the end part makes the receiver refuse.
+                    tracing::error!(%error, "snapshot not read");
+                    return;
+                }
+            };
+            end.chunks += 1;
+            end.rows += (chunk.rows.len() / 2) as u64;
+            if parts.send(part(Part::Chunk(chunk))).await.is_err() {
+                return;
+            }
+        }
+        // The receiver may have gone; its answer says so.
+        drop(parts.send(part(Part::End(end))).await);
+    });
+    let answer = client(channel)
+        .send_snapshot(ReceiverStream::new(rx))
+        .await
+        .map_err(|status| {
+            Error::new(Reason::Unreachable, "the snapshot was not taken").caused_by(status)
+        })?
+        .into_inner();
+    drop(feeding);
+    answer
+        .vote
+        .ok_or_else(|| Error::internal("the answer to a snapshot has no vote"))
+}

@@ -1,0 +1,248 @@
+//! The connections to all other nodes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use domicile_proto::internal::v1 as wire;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Reason, Result};
+use crate::net::dial::Dial;
+use crate::net::peer::{Call, Link, Peer, send_snapshot};
+use crate::raft::{Chunks, NodeId, Transport};
+
+/// As whom this node speaks. Set once, when the node learns its cluster.
+#[derive(Clone)]
+pub struct Speaker {
+    region: Arc<str>,
+    node: NodeId,
+    cluster: Arc<OnceLock<Bytes>>,
+}
+
+impl Speaker {
+    /// A node that may not know its cluster yet.
+    pub fn new(region: &str, node: NodeId) -> Self {
+        Speaker {
+            region: region.into(),
+            node,
+            cluster: Arc::new(OnceLock::new()),
+        }
+    }
+
+    /// Sets the cluster. A node never changes its cluster.
+    pub fn join(&self, cluster: Bytes) -> Result<()> {
+        if *self.cluster.get_or_init(|| cluster.clone()) == cluster {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::AlreadyFormed,
+            "this node belongs to another cluster; start it with an empty data directory",
+        ))
+    }
+
+    /// The cluster; `None`: not known yet.
+    pub fn cluster(&self) -> Option<&Bytes> {
+        self.cluster.get()
+    }
+
+    /// The region.
+    pub fn region(&self) -> &Arc<str> {
+        &self.region
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The node as `region/node`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.region, self.node)
+    }
+
+    /// What this node says of itself to another.
+    pub fn hello(&self, to: NodeId) -> Result<wire::Hello> {
+        let cluster = self
+            .cluster
+            .get()
+            .ok_or_else(|| Error::new(Reason::NotFormed, "this node has no cluster yet"))?;
+        Ok(wire::Hello {
+            cluster: cluster.clone(),
+            region: self.region.to_string(),
+            node: self.node.0,
+            to: to.0,
+            version: env!("CARGO_PKG_VERSION").into(),
+        })
+    }
+
+    /// Checks that a caller means this node of this cluster.
+    pub fn check(&self, hello: Option<&wire::Hello>) -> Result<NodeId> {
+        let Some(hello) = hello else {
+            return Err(Error::invalid("a connection of a node begins with a hello"));
+        };
+        if self.cluster.get() != Some(&hello.cluster) {
+            return Err(Error::new(
+                Reason::WrongCluster,
+                format!(
+                    "node {}/{} belongs to another cluster than {}; check its addresses",
+                    hello.region,
+                    hello.node,
+                    self.name()
+                ),
+            ));
+        }
+        if *hello.region != *self.region || hello.to != self.node.0 {
+            return Err(Error::new(
+                Reason::UnknownNode,
+                format!(
+                    "this is node {}, not {}/{}; check the addresses",
+                    self.name(),
+                    hello.region,
+                    hello.to
+                ),
+            ));
+        }
+        Ok(NodeId(hello.node))
+    }
+}
+
+/// The connections to the other nodes.
+pub struct Peers {
+    env: Env,
+    dial: Arc<dyn Dial>,
+    speaker: Speaker,
+    links: RwLock<BTreeMap<NodeId, Handle>>,
+}
+
+struct Handle {
+    calls: mpsc::UnboundedSender<Call>,
+    address: watch::Sender<String>,
+    link: Arc<Link>,
+    _task: Task,
+}
+
+impl Peers {
+    /// No connections yet.
+    pub fn new(env: Env, dial: Arc<dyn Dial>, speaker: Speaker) -> Self {
+        Peers {
+            env,
+            dial,
+            speaker,
+            links: RwLock::default(),
+        }
+    }
+
+    /// Learns where nodes are. Nodes not named stay as they are.
+    pub fn learn(&self, nodes: &[wire::Node]) {
+        for node in nodes {
+            let id = NodeId(node.node);
+            if id == self.speaker.node() || node.address.is_empty() {
+                continue;
+            }
+            let mut links = self.links.write();
+            match links.get(&id) {
+                Some(handle) => {
+                    handle.address.send_if_modified(|address| {
+                        let moved = *address != node.address;
+                        if moved {
+                            address.clone_from(&node.address);
+                        }
+                        moved
+                    });
+                }
+                None => {
+                    links.insert(id, self.connect(id, node.address.clone()));
+                }
+            }
+        }
+    }
+
+    fn connect(&self, node: NodeId, address: String) -> Handle {
+        let (calls, rx) = mpsc::unbounded_channel();
+        let (address, address_rx) = watch::channel(address);
+        let link = Arc::new(Link::default());
+        let peer = Peer {
+            env: self.env.clone(),
+            dial: self.dial.clone(),
+            speaker: self.speaker.clone(),
+            node,
+            address: address_rx,
+            link: link.clone(),
+        };
+        Handle {
+            calls,
+            address,
+            link,
+            _task: self.env.spawn("peer", peer.run(rx)),
+        }
+    }
+
+    /// Where a node is, if it is known.
+    pub fn address(&self, node: NodeId) -> Option<String> {
+        self.links
+            .read()
+            .get(&node)
+            .map(|h| h.address.borrow().clone())
+    }
+
+    /// Whether a node answers now.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.links
+            .read()
+            .get(&node)
+            .is_some_and(|h| h.link.is_connected())
+    }
+
+    /// The version of a node's program; empty: not known.
+    pub fn version(&self, node: NodeId) -> String {
+        self.links
+            .read()
+            .get(&node)
+            .map(|h| h.link.version())
+            .unwrap_or_default()
+    }
+
+    /// How sockets are opened, for calls besides the stream.
+    pub fn dial(&self) -> Arc<dyn Dial> {
+        self.dial.clone()
+    }
+}
+
+impl Transport for Peers {
+    fn send(
+        &self,
+        node: NodeId,
+        request: wire::PeerRequest,
+    ) -> oneshot::Receiver<wire::PeerResponse> {
+        let (tx, rx) = oneshot::channel();
+        if let Some(handle) = self.links.read().get(&node) {
+            // A closed queue drops the call, which fails it.
+            drop(handle.calls.send((request, tx)));
+        }
+        rx
+    }
+
+    fn send_snapshot(
+        &self,
+        node: NodeId,
+        start: wire::SnapshotStart,
+        chunks: Chunks,
+    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        let link = self.links.read().get(&node).map(|h| h.link.clone());
+        let hello = self.speaker.hello(node);
+        let env = self.env.clone();
+        Box::pin(async move {
+            let link =
+                link.ok_or_else(|| Error::new(Reason::UnknownNode, "the node is not known"))?;
+            let start = wire::SnapshotStart {
+                hello: Some(hello?),
+                ..start
+            };
+            send_snapshot(link, start, chunks, env).await
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! One node: the rooms put together, started and stopped in order.
+//!
+//! Start: disk, replicas, then the port. Stop: no new requests, leadership
+//! handed over, streams ended, replicas stopped, state flushed; all under one
+//! deadline, behind which the process ends as it is. Nothing acknowledged
+//! depends on an orderly stop.
+//!
+//! Not done here: anything a room does itself.
+
+mod serve;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::v1::kv_service_server::KvServiceServer;
+use futures::Stream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{AdminApi, KvApi, PeerApi};
+use crate::env::{Env, Task};
+use crate::error::{Error, Result};
+use crate::kv::{Directory, Freshness, Store};
+use crate::net::{BoxedIo, Dial, Peers, Speaker};
+use crate::placement::{Parts, Placement, REGION_GROUP};
+use crate::raft::{Group, Groups, NodeId, Timing};
+use crate::storage::Disk;
+
+pub use serve::{Limits, tcp_incoming};
+
+/// How often readiness is looked at.
+const READINESS_STEP: Duration = Duration::from_millis(250);
+
+/// How long another replica may take to take a leadership over.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(1);
+
+/// What a node is made of.
+pub struct Wiring {
+    /// Time, randomness and tasks.
+    pub env: Env,
+    /// Its region.
+    pub region: String,
+    /// Its number.
+    pub node: NodeId,
+    /// Where others reach it.
+    pub address: String,
+    /// Its disk.
+    pub disk: Arc<Disk>,
+    /// How it opens connections.
+    pub dial: Arc<dyn Dial>,
+    /// The timing of its groups.
+    pub timing: Timing,
+    /// The limits of its port.
+    pub limits: Limits,
+}
+
+/// A running node.
+pub struct Node {
+    env: Env,
+    disk: Arc<Disk>,
+    groups: Arc<Groups>,
+    peers: Arc<Peers>,
+    placement: Arc<Placement>,
+    closing: CancellationToken,
+    halted: watch::Receiver<Option<String>>,
+    server: Option<Task>,
+    health: tonic_health::server::HealthReporter,
+    _tasks: Vec<Task>,
+}
+
+impl Node {
+    /// Starts a node that serves the sockets of `incoming`.
+    pub async fn start<I>(wiring: Wiring, incoming: I) -> Result<Self>
+    where
+        I: Stream<Item = std::io::Result<BoxedIo>> + Send + 'static,
+    {
+        let Wiring {
+            env,
+            region,
+            node,
+            address,
+            disk,
+            dial,
+            timing,
+            limits,
+        } = wiring;
+        let speaker = Speaker::new(&region, node);
+        let groups = Arc::new(Groups::default());
+        let peers = Arc::new(Peers::new(env.clone(), dial, speaker.clone()));
+        let directory = Arc::new(Directory::new(groups.clone()));
+        let closing = CancellationToken::new();
+        let (halt, halted) = watch::channel(None);
+        let halt = Arc::new(move |why: String| {
+            tracing::error!(why, "this node must stop");
+            halt.send_if_modified(|halted| {
+                let first = halted.is_none();
+                if first {
+                    *halted = Some(why);
+                }
+                first
+            });
+        });
+        let mut failed = disk.log.failed();
+        let stop = halt.clone();
+        let watch_disk = env.spawn("disk-watch", async move {
+            if let Ok(failed) = failed.wait_for(Option::is_some).await {
+                let why = failed.as_ref().map_or_else(String::new, |e| e.to_string());
+                drop(failed);
+                stop(why);
+            }
+        });
+        let placement = Placement::new(Parts {
+            env: env.clone(),
+            disk: disk.clone(),
+            groups: groups.clone(),
+            peers: peers.clone(),
+            speaker: speaker.clone(),
+            directory: directory.clone(),
+            timing,
+            halt,
+            address,
+        });
+        let following = placement.start().await?;
+        let freshness = Freshness::new(env.clone());
+        let probing = freshness.start(groups.clone());
+        let store = Arc::new(Store::new(
+            env.clone(),
+            directory.clone(),
+            freshness,
+            peers.clone(),
+            speaker.clone(),
+            disk.clone(),
+        ));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_not_serving::<KvServiceServer<KvApi>>().await;
+        let readiness = env.spawn(
+            "readiness",
+            follow_readiness(health.clone(), groups.clone(), directory.clone()),
+        );
+        let services = serve::Services {
+            kv: KvApi::new(env.clone(), store, closing.clone()),
+            admin: AdminApi::new(
+                env.clone(),
+                speaker.clone(),
+                groups.clone(),
+                peers.clone(),
+                directory,
+                placement.clone(),
+            ),
+            peer: PeerApi::new(
+                env.clone(),
+                speaker,
+                groups.clone(),
+                placement.clone(),
+                closing.clone(),
+            ),
+        };
+        let server = serve::start(&env, services, health_service, incoming, limits, &closing);
+        Ok(Node {
+            env,
+            disk,
+            groups,
+            peers,
+            placement,
+            closing,
+            halted,
+            server: Some(server),
+            health,
+            _tasks: vec![following, probing, readiness, watch_disk],
+        })
+    }
+
+    /// Waits until the node must stop for an error, and says why.
+    pub async fn halted(&self) -> String {
+        let mut halted = self.halted.clone();
+        match halted.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The replicas of this node.
+    pub fn groups(&self) -> &Arc<Groups> {
+        &self.groups
+    }
+
+    /// Stops the node. What is not done by the deadline is left.
+    pub async fn shutdown(mut self, deadline: Duration) -> Result<()> {
+        self.health
+            .set_not_serving::<KvServiceServer<KvApi>>()
+            .await;
+        let server = self.server.take();
+        let orderly = async {
+            for group in self.groups.all() {
+                self.hand_over(&group).await;
+            }
+            self.closing.cancel();
+            if let Some(server) = server {
+                server.join().await;
+            }
+            self.placement.shutdown().await;
+        };
+        let done = tokio::time::timeout(deadline, orderly).await;
+        self.closing.cancel();
+        self.disk.close()?;
+        done.map_err(|_| Error::internal("the shutdown took too long and was cut short"))
+    }
+
+    /// Hands a leadership to the replica that is nearest to taking it.
+    async fn hand_over(&self, group: &Group) {
+        if !group.leads() {
+            return;
+        }
+        let target = group
+            .status()
+            .members
+            .into_iter()
+            .filter(|m| m.voter && m.replica != group.replica())
+            .filter(|m| self.peers.is_connected(m.node))
+            .max_by_key(|m| m.matched);
+        let Some(target) = target else { return };
+        if let Err(error) = group.transfer_leader(target.replica).await {
+            tracing::debug!(%error, "leadership not handed over");
+            return;
+        }
+        let until = self.env.now() + HAND_OVER_WAIT;
+        while group.leads() && self.env.now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Reports the data API as serving while the cluster is formed and the region
+/// group has a leader.
+async fn follow_readiness(
+    health: tonic_health::server::HealthReporter,
+    groups: Arc<Groups>,
+    directory: Arc<Directory>,
+) {
+    let mut serving = false;
+    loop {
+        let formed = !directory.placed().catalog.cluster.is_empty();
+        let led = groups
+            .get(REGION_GROUP)
+            .is_some_and(|group| group.leader().is_some());
+        if serving != (formed && led) {
+            serving = formed && led;
+            if serving {
+                health.set_serving::<KvServiceServer<KvApi>>().await;
+            } else {
+                health.set_not_serving::<KvServiceServer<KvApi>>().await;
+            }
+        }
+        tokio::time::sleep(READINESS_STEP).await;
+    }
+}

@@ -1,0 +1,239 @@
+//! Where replicas are, and bringing them there.
+//!
+//! A cluster is formed once ([`Placement::init`]): the catalog with its group
+//! ids, incarnations, replica ids and first members goes to every node and is
+//! anchored there before any group is initialised; then the region group
+//! agrees on it. From then on each node follows the catalog ([`reconcile`]):
+//! it opens the replicas that are meant to be here, and one node initialises
+//! each group that is not formed yet. A node that lost its disk gets new
+//! replica ids ([`replace`]) and joins as a learner first; a group that is
+//! formed is never initialised again.
+//!
+//! Not done here: agreement (`raft`), routing (`kv`).
+
+mod form;
+mod reconcile;
+mod replace;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Reason, Result};
+use crate::kv::Directory;
+use crate::net::{Peers, Speaker, channel};
+use crate::raft::{Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
+use crate::storage::{Disk, GroupId, Index};
+
+/// The region group of every region.
+pub const REGION_GROUP: GroupId = GroupId(1);
+
+/// How many replicas a group has where there are enough nodes.
+const REPLICAS: usize = 3;
+
+/// How long a call to another node may take.
+const CALL_WAIT: Duration = Duration::from_secs(10);
+
+/// Called when a replica has stopped for an error; the node must stop too.
+pub type Halt = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Opens and moves the replicas of this node.
+pub struct Placement {
+    env: Env,
+    disk: Arc<Disk>,
+    groups: Arc<Groups>,
+    peers: Arc<Peers>,
+    speaker: Speaker,
+    directory: Arc<Directory>,
+    timing: Timing,
+    fence: watch::Sender<wire::Fence>,
+    halt: Halt,
+    /// Held while replicas are opened, so that none is opened twice.
+    opening: tokio::sync::Mutex<()>,
+    address: String,
+}
+
+/// What a placement works with.
+pub struct Parts {
+    /// Time, randomness and tasks.
+    pub env: Env,
+    /// Where replicas are stored.
+    pub disk: Arc<Disk>,
+    /// The replicas of this node.
+    pub groups: Arc<Groups>,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
+    /// As whom this node speaks.
+    pub speaker: Speaker,
+    /// What requests are routed by.
+    pub directory: Arc<Directory>,
+    /// The timing of groups.
+    pub timing: Timing,
+    /// Called when a replica has stopped for an error.
+    pub halt: Halt,
+    /// Where the other nodes reach this one.
+    pub address: String,
+}
+
+impl Placement {
+    /// Nothing is open yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let (fence, _) = watch::channel(wire::Fence::default());
+        Arc::new(Placement {
+            env: parts.env,
+            disk: parts.disk,
+            groups: parts.groups,
+            peers: parts.peers,
+            speaker: parts.speaker,
+            directory: parts.directory,
+            timing: parts.timing,
+            fence,
+            halt: parts.halt,
+            opening: tokio::sync::Mutex::new(()),
+            address: parts.address,
+        })
+    }
+
+    /// Opens every replica that the anchor names, then follows the catalog.
+    pub async fn start(self: &Arc<Self>) -> Result<Task> {
+        let anchor = self.disk.anchor.get();
+        if !anchor.cluster.is_empty() {
+            self.speaker.join(anchor.cluster.clone())?;
+            for replica in &anchor.replicas {
+                self.peers.learn(&replica.peers);
+            }
+            for replica in anchor.replicas {
+                self.open(&replica).await?;
+            }
+            self.adopt()?;
+        }
+        let this = self.clone();
+        Ok(self
+            .env
+            .spawn("placement", async move { this.follow().await }))
+    }
+
+    /// Opens a replica of this node, unless it is open.
+    async fn open(&self, replica: &wire::AnchoredReplica) -> Result<Arc<Group>> {
+        let _opening = self.opening.lock().await;
+        let id = GroupId(replica.group);
+        if let Some(group) = self.groups.get(id) {
+            if group.replica() == ReplicaId(replica.replica) {
+                return Ok(group);
+            }
+            return Err(Error::internal(format!(
+                "group {id} is open as replica {}, not {}",
+                group.replica(),
+                replica.replica
+            )));
+        }
+        let halt = self.halt.clone();
+        let group = Group::open(
+            Opening {
+                env: self.env.clone(),
+                identity: Identity {
+                    group: id,
+                    incarnation: replica.incarnation,
+                    tag: replica.tag.as_str().into(),
+                    region: self.speaker.region().clone(),
+                },
+                replica: ReplicaId(replica.replica),
+                disk: self.disk.clone(),
+                transport: self.peers.clone() as Arc<dyn Transport>,
+                timing: self.timing.clone(),
+                fence: self.fence.subscribe(),
+            },
+            move |why| halt(format!("a replica of group {id} stopped: {why}")),
+        )
+        .await?;
+        self.groups.add(group.clone());
+        tracing::info!(group = %id, replica = replica.replica, tag = replica.tag, "replica open");
+        Ok(group)
+    }
+
+    /// Anchors a replica before it opens: from then on this store must not be
+    /// behind what it says.
+    fn anchor(&self, cluster: &bytes::Bytes, replica: wire::AnchoredReplica) -> Result<()> {
+        self.disk
+            .anchor
+            .update(|anchor| anchor.cluster = cluster.clone())?;
+        self.disk.add_replica(replica)
+    }
+
+    /// Every replica of this node, stopped.
+    pub async fn shutdown(&self) {
+        for group in self.groups.all() {
+            group.shutdown().await;
+        }
+        let applied: BTreeMap<GroupId, Index> = self
+            .groups
+            .all()
+            .iter()
+            .map(|g| (g.identity().group, g.progress().index))
+            .collect();
+        if let Err(error) = self.disk.make_applied_durable(&applied) {
+            tracing::error!(%error, "state not flushed");
+        }
+    }
+
+    /// A client for calls to another node besides the stream.
+    async fn peer(&self, address: &str) -> Result<PeerServiceClient<Channel>> {
+        let channel = channel(self.peers.dial(), address).await?;
+        Ok(PeerServiceClient::new(channel))
+    }
+
+    /// Where a node of the region is.
+    fn address_of(&self, node: NodeId) -> Result<String> {
+        if node == self.speaker.node() {
+            return Ok(self.address.clone());
+        }
+        self.peers.address(node).ok_or_else(|| {
+            Error::new(
+                Reason::UnknownNode,
+                format!("node {node} is not known; see `domicile node list`"),
+            )
+        })
+    }
+
+    /// The region group's replica here.
+    fn region_group(&self) -> Result<Arc<Group>> {
+        self.groups.get(REGION_GROUP).ok_or_else(|| {
+            Error::new(
+                Reason::NotFormed,
+                "this node belongs to no cluster yet; run `domicile cluster init`",
+            )
+        })
+    }
+
+    /// Says who speaks, in calls besides the stream.
+    fn hello(&self, to: NodeId) -> Result<wire::Hello> {
+        self.speaker.hello(to)
+    }
+}
+
+/// Bounds a call to another node, and reads its refusal.
+async fn call<T>(
+    address: &str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T> {
+    use tonic_types::StatusExt;
+    let answer = tokio::time::timeout(CALL_WAIT, call).await.map_err(|_| {
+        Error::new(
+            Reason::Unreachable,
+            format!("{address} did not answer in time; check that the node runs there"),
+        )
+    })?;
+    answer.map(tonic::Response::into_inner).map_err(|status| {
+        let reason = status
+            .get_details_error_info()
+            .and_then(|info| info.reason.parse().ok())
+            .unwrap_or(Reason::Unreachable);
+        Error::new(reason, format!("{address}: {}", status.message()))
+    })
+}

@@ -1,0 +1,65 @@
+//! Changes of the region group's catalog.
+
+use domicile_proto::internal::v1 as wire;
+use wire::catalog_change::Change;
+
+use super::Applier;
+use crate::error::{Error, Result};
+use crate::storage::{Engine, GroupId, keys, record};
+
+/// The catalog of a region group on disk; `None` before the first entry.
+pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Option<wire::Catalog>> {
+    match engine.get(&keys::catalog(group))? {
+        None => Ok(None),
+        Some(row) => record::open(&row).map(Some),
+    }
+}
+
+impl Applier<'_> {
+    /// Applies one change. A change that no longer fits is a no-op: its
+    /// proposer looks at the catalog afterwards.
+    pub(super) fn catalog(&mut self, change: wire::CatalogChange) -> Result<()> {
+        let mut current = match self.catalog.take() {
+            Some(catalog) => Some(catalog),
+            None => load(self.engine, self.identity.group)?,
+        };
+        match (change.change, &mut current) {
+            (Some(Change::Formed(formed)), None) => current = formed.catalog,
+            (Some(Change::Formed(_)), Some(_)) | (Some(_), None) => {}
+            (Some(Change::GroupFormed(group)), Some(catalog)) => {
+                for known in &mut catalog.groups {
+                    if known.group == group {
+                        known.formed = true;
+                    }
+                }
+            }
+            (Some(Change::NodeReplaced(replaced)), Some(catalog)) => {
+                replace(catalog, &replaced);
+            }
+            (None, _) => return Err(Error::corruption("a catalog change is empty")),
+        }
+        if let Some(catalog) = &current {
+            self.batch
+                .put(keys::catalog(self.identity.group), record::seal(catalog));
+        }
+        self.catalog = current;
+        Ok(())
+    }
+}
+
+/// Gives every replica of a node a new id, in every group.
+fn replace(catalog: &mut wire::Catalog, replaced: &wire::NodeReplaced) {
+    for node in &mut catalog.nodes {
+        if node.node == replaced.node && !replaced.address.is_empty() {
+            node.address.clone_from(&replaced.address);
+        }
+    }
+    for group in &mut catalog.groups {
+        for member in &mut group.replicas {
+            if member.node == replaced.node {
+                member.replica = catalog.next_replica;
+                catalog.next_replica += 1;
+            }
+        }
+    }
+}

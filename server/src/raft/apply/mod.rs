@@ -1,0 +1,231 @@
+//! What committed log entries do to a group's state.
+//!
+//! Apply uses only the entry and the group's own state: it opens no value,
+//! reads no clock and asks no other group, so that every replica of a group
+//! comes to the same rows. [`Applier`] turns entries into one write batch:
+//! [`records`] for client writes, [`catalog`] for the region group,
+//! [`outcomes`] for retries. Every entry that carries a command leaves one
+//! audit leaf.
+//!
+//! Not done here: deciding what may be written (`residency`), stamping
+//! versions (`raft::proposer`), reading (`kv`).
+
+pub mod catalog;
+mod outcomes;
+mod records;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domicile_proto::internal::v1 as wire;
+use openraft::EntryPayload;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::raft::types::{
+    RaftEntryOf, RaftLogId, RaftStoredMembership, log_id_from_wire, log_id_to_wire,
+    stored_membership_from_wire, stored_membership_to_wire,
+};
+use crate::storage::{Engine, GroupId, Index, WriteBatch, keys, record};
+
+pub use outcomes::Outcomes;
+pub use records::Outcome;
+
+/// What applying one entry answers its proposer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Applied {
+    /// The entry carried nothing to answer.
+    #[default]
+    Nothing,
+    /// One outcome for each operation of the batch, in order.
+    Writes(Vec<Outcome>),
+    /// The entry was below the group's fence; nothing was applied.
+    Fenced,
+}
+
+impl std::fmt::Display for Applied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Applied::Nothing => f.write_str("nothing"),
+            Applied::Writes(outcomes) => write!(f, "{} writes", outcomes.len()),
+            Applied::Fenced => f.write_str("fenced"),
+        }
+    }
+}
+
+/// The state of a group that is written with every applied entry.
+#[derive(Clone, Debug, Default)]
+pub struct GroupState {
+    /// The last applied entry.
+    pub applied: Option<RaftLogId>,
+    /// The last applied membership.
+    pub membership: RaftStoredMembership,
+    /// The version of the last applied operation.
+    pub last_version: u64,
+    /// Commands below are refused.
+    pub fence: wire::Fence,
+    /// The head of the audit chain.
+    pub audit_chain: Bytes,
+}
+
+impl GroupState {
+    /// The state of a group on disk; the empty one if there is none.
+    pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Self> {
+        let Some(row) = engine.get(&keys::group_state(group))? else {
+            return Ok(GroupState::default());
+        };
+        let stored: wire::GroupState = record::open(&row)?;
+        Ok(GroupState {
+            applied: stored.applied.as_ref().map(log_id_from_wire),
+            membership: stored_membership_from_wire(stored.membership.as_ref())?,
+            last_version: stored.last_version,
+            fence: stored.fence.unwrap_or_default(),
+            audit_chain: stored.audit_chain,
+        })
+    }
+
+    fn row(&self) -> Bytes {
+        record::seal(&wire::GroupState {
+            applied: self.applied.as_ref().map(log_id_to_wire),
+            membership: Some(stored_membership_to_wire(&self.membership)),
+            last_version: self.last_version,
+            fence: Some(self.fence),
+            audit_chain: self.audit_chain.clone(),
+        })
+    }
+}
+
+/// Which group it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The group.
+    pub group: GroupId,
+    /// The number of its creation.
+    pub incarnation: u64,
+    /// The residency tag; empty: the region group.
+    pub tag: Arc<str>,
+    /// The region.
+    pub region: Arc<str>,
+}
+
+/// Collects the effect of consecutive entries into one write batch.
+pub struct Applier<'a> {
+    engine: &'a dyn Engine,
+    identity: &'a Identity,
+    state: GroupState,
+    outcomes: &'a mut Outcomes,
+    records: records::Overlay,
+    catalog: Option<wire::Catalog>,
+    batch: WriteBatch,
+}
+
+impl<'a> Applier<'a> {
+    /// Starts from the state after the last applied entry.
+    pub fn new(
+        engine: &'a dyn Engine,
+        identity: &'a Identity,
+        state: GroupState,
+        outcomes: &'a mut Outcomes,
+    ) -> Self {
+        Applier {
+            engine,
+            identity,
+            state,
+            outcomes,
+            records: records::Overlay::default(),
+            catalog: None,
+            batch: WriteBatch::default(),
+        }
+    }
+
+    /// Applies the next entry. An error halts the replica.
+    pub fn apply(&mut self, entry: &RaftEntryOf) -> Result<Applied> {
+        let log_id = entry.log_id;
+        if let Some(applied) = self.state.applied {
+            assert_eq!(
+                log_id.index(),
+                applied.index() + 1,
+                "entries are applied in order"
+            );
+        }
+        let applied = match &entry.payload {
+            EntryPayload::Blank => Applied::Nothing,
+            EntryPayload::Membership(membership) => {
+                self.state.membership = RaftStoredMembership::new(Some(log_id), membership.clone());
+                Applied::Nothing
+            }
+            EntryPayload::Normal(proposal) => self.command(Index(log_id.index()), &proposal.0)?,
+        };
+        self.state.applied = Some(log_id);
+        Ok(applied)
+    }
+
+    /// Writes everything in one batch and answers the state after it.
+    pub fn finish(mut self) -> Result<GroupState> {
+        self.batch
+            .put(keys::group_state(self.identity.group), self.state.row());
+        // Not synced: the log replays it after a crash. The batch is atomic,
+        // so a crash leaves rows and applied index in step.
+        self.engine
+            .write(self.batch, crate::storage::Durability::Buffered)?;
+        Ok(self.state)
+    }
+
+    /// How many bytes the batch has so far.
+    pub fn bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+
+    fn command(&mut self, index: Index, bytes: &Bytes) -> Result<Applied> {
+        let command = wire::Command::decode(bytes.clone())
+            .map_err(|e| Error::corruption("a command does not decode").caused_by(e))?;
+        let fence = command.fence.unwrap_or_default();
+        if is_below(&fence, &self.state.fence) {
+            self.leaf(index, bytes, 0);
+            return Ok(Applied::Fenced);
+        }
+        self.state.fence = fence;
+        match command.command {
+            None => Err(Error::corruption("a command is empty")),
+            Some(wire::command::Command::Batch(batch)) => {
+                let operations = batch.operations.len() as u32;
+                let outcomes = self.batch(index, batch, &fence)?;
+                self.leaf(index, bytes, operations);
+                Ok(Applied::Writes(outcomes))
+            }
+            Some(wire::command::Command::Catalog(change)) => {
+                self.catalog(change)?;
+                self.leaf(index, bytes, 1);
+                Ok(Applied::Nothing)
+            }
+        }
+    }
+
+    /// Adds the entry's audit leaf, chained to the one before.
+    fn leaf(&mut self, index: Index, command: &[u8], operations: u32) {
+        let entry = Sha256::digest(command);
+        let mut chain = Sha256::new();
+        chain.update(&self.state.audit_chain);
+        chain.update(entry);
+        let chain = Bytes::copy_from_slice(&chain.finalize());
+        let leaf = wire::AuditLeaf {
+            chain: chain.clone(),
+            entry: Bytes::copy_from_slice(&entry),
+            operations,
+        };
+        self.batch.put(
+            keys::audit_leaf(self.identity.group, index),
+            record::seal(&leaf),
+        );
+        self.state.audit_chain = chain;
+    }
+}
+
+/// Whether a command was made under an older state of the cluster than the
+/// group has seen.
+fn is_below(fence: &wire::Fence, floor: &wire::Fence) -> bool {
+    fence.policy_version < floor.policy_version
+        || fence.auth_revision < floor.auth_revision
+        || fence.home_epoch < floor.home_epoch
+}

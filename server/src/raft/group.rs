@@ -1,0 +1,444 @@
+//! One replica of one group, and what the rest of the server asks of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::internal::v1 as wire;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{ChangeMembers, Raft, SnapshotPolicy};
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Reason, Result};
+use crate::raft::apply::Identity;
+use crate::raft::log_store::LogStore;
+use crate::raft::network::Network;
+use crate::raft::proposer::{Proposer, Write};
+use crate::raft::reads::{self, Reads};
+use crate::raft::snapshot;
+use crate::raft::state_machine::{Progress, StateMachine};
+use crate::raft::transport::SharedTransport;
+use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
+use crate::storage::{Disk, Index};
+
+/// How long a change of the membership may take, the catching up of a learner
+/// included.
+const MEMBERSHIP_WAIT: Duration = Duration::from_secs(120);
+
+/// The timing of a group and the size of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often a leader says that it lives.
+    pub heartbeat: Duration,
+    /// How long a follower trusts a silent leader at least.
+    pub election_min: Duration,
+    /// How long a follower trusts a silent leader at most.
+    pub election_max: Duration,
+    /// How many entries are applied before the state is made durable and the
+    /// log is purged behind it.
+    pub snapshot_entries: u64,
+    /// How many applied entries the log keeps for followers that are behind.
+    pub kept_entries: u64,
+}
+
+impl Default for Timing {
+    /// Within a region: a failed leader is replaced within 1.4 s.
+    fn default() -> Self {
+        Timing {
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(700),
+            snapshot_entries: 5000,
+            kept_entries: 2000,
+        }
+    }
+}
+
+impl Timing {
+    fn config(&self, name: String) -> Result<openraft::Config> {
+        let millis = |d: Duration| d.as_millis() as u64;
+        openraft::Config {
+            cluster_name: name,
+            heartbeat_interval: millis(self.heartbeat),
+            heartbeat_min_interval: None,
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            enable_pre_vote: Some(true),
+            // Without it, a leader whose followers hear it but cannot answer
+            // keeps them from electing another.
+            quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.kept_entries,
+            replication_lag_threshold: self.snapshot_entries + self.kept_entries,
+            // Entries are batches already.
+            max_payload_entries: 64,
+            install_snapshot_timeout: 60_000,
+            ..openraft::Config::default()
+        }
+        .validate()
+        .map_err(|e| Error::invalid("the timing of Raft does not fit together").caused_by(e))
+    }
+}
+
+/// What a replica needs to open.
+pub struct Opening {
+    /// Time, randomness and tasks.
+    pub env: Env,
+    /// Which group it is.
+    pub identity: Identity,
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// Where it is stored.
+    pub disk: Arc<Disk>,
+    /// How it reaches the other replicas.
+    pub transport: SharedTransport,
+    /// Its timing.
+    pub timing: Timing,
+    /// What its commands are made under.
+    pub fence: watch::Receiver<wire::Fence>,
+}
+
+/// Who leads a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Its node.
+    pub node: NodeId,
+}
+
+/// A member of a group, as its leader or a follower sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Its node.
+    pub node: NodeId,
+    /// Whether it votes.
+    pub voter: bool,
+    /// How far its log is known to match; only the leader knows.
+    pub matched: Option<Index>,
+}
+
+/// A group, as one replica sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The term.
+    pub term: u64,
+    /// The leader.
+    pub leader: Option<Leader>,
+    /// The last entry in the log.
+    pub last: Index,
+    /// The last applied entry.
+    pub applied: Index,
+    /// The members.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One replica of one group.
+pub struct Group {
+    identity: Identity,
+    replica: ReplicaId,
+    disk: Arc<Disk>,
+    raft: Raft<Types, StateMachine>,
+    progress: watch::Receiver<Progress>,
+    proposer: Proposer,
+    reads: Reads,
+    fence: watch::Receiver<wire::Fence>,
+    _watch: Task,
+}
+
+impl Group {
+    /// Opens a replica from its disk. `halted` is called once if it stops for
+    /// an error; the node must then stop too.
+    pub async fn open(
+        opening: Opening,
+        halted: impl FnOnce(String) + Send + 'static,
+    ) -> Result<Arc<Self>> {
+        let Opening {
+            env,
+            identity,
+            replica,
+            disk,
+            transport,
+            timing,
+            fence,
+        } = opening;
+        let log = LogStore::open(identity.group, disk.clone())?;
+        let machine = StateMachine::open(identity.clone(), disk.clone())?;
+        let progress = machine.progress();
+        let config = Arc::new(timing.config(identity.group.to_string())?);
+        let network = Network::new(identity.clone(), replica, transport.clone());
+        let raft = Raft::new(replica, config, network, log, machine)
+            .await
+            .map_err(|e| Error::storage("the replica did not open", e))?;
+        let mut metrics = raft.metrics();
+        let watch = env.spawn("halt-watch", async move {
+            loop {
+                match &metrics.borrow_watched().running_state {
+                    Ok(()) => {}
+                    Err(openraft::errors::Fatal::Stopped) => return,
+                    Err(fatal) => return halted(fatal.to_string()),
+                }
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Arc::new(Group {
+            proposer: Proposer::start(&env, raft.clone(), progress.clone(), fence.clone()),
+            reads: Reads::start(
+                &env,
+                identity.clone(),
+                raft.clone(),
+                progress.clone(),
+                transport,
+            ),
+            identity,
+            replica,
+            disk,
+            raft,
+            progress,
+            fence,
+            _watch: watch,
+        }))
+    }
+
+    /// Which group it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Which replica it is.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    /// Where it is stored.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    pub(in crate::raft) fn raft(&self) -> &Raft<Types, StateMachine> {
+        &self.raft
+    }
+
+    /// Forms the group. Only for a group that never had a commit; a group that
+    /// has been initialised stays as it is.
+    pub async fn initialize(&self, members: &[wire::Member]) -> Result<()> {
+        let members: BTreeMap<_, _> = members
+            .iter()
+            .map(|m| {
+                let seat = Seat {
+                    node: NodeId(m.node),
+                };
+                (ReplicaId(m.replica), seat)
+            })
+            .collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(Error::internal("the group could not be formed").caused_by(error)),
+        }
+    }
+
+    /// Queues client writes. Each is answered through its own reply.
+    pub fn propose(&self, writes: Vec<Write>) {
+        self.proposer.propose(writes);
+    }
+
+    /// Proposes a change of the catalog and waits until it is applied here.
+    pub async fn propose_catalog(&self, change: wire::catalog_change::Change) -> Result<()> {
+        let command = wire::Command {
+            fence: Some(*self.fence.borrow()),
+            command: Some(wire::command::Command::Catalog(wire::CatalogChange {
+                change: Some(change),
+            })),
+        };
+        let written = self
+            .raft
+            .client_write(Proposal(command.encode_to_vec().into()))
+            .await;
+        match written {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::new(
+                Reason::NoQuorum,
+                "the catalog could not be changed here; try again at the group's leader",
+            )
+            .caused_by(error)),
+        }
+    }
+
+    /// Waits until this replica has applied everything that was committed when
+    /// the call was made: after it, a read here is linearizable.
+    pub async fn read_barrier(&self) -> Result<Progress> {
+        self.reads.barrier().await
+    }
+
+    /// Asks a quorum whether this replica leads, and answers the index a read
+    /// must have applied.
+    pub(in crate::raft) async fn confirmed_index(&self) -> Result<RaftLogId> {
+        reads::confirm(&self.raft).await
+    }
+
+    /// How far this replica has applied.
+    pub fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Follows how far this replica has applied.
+    pub fn watch_progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Waits until this replica has applied an index.
+    pub async fn wait_applied(&self, index: Index, wait: Duration) -> Result<Progress> {
+        reads::wait_applied(&mut self.progress.clone(), index, wait).await
+    }
+
+    /// Who leads the group, as far as this replica knows.
+    pub fn leader(&self) -> Option<Leader> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replica = metrics.current_leader?;
+        let node = metrics.membership_config.get_node(&replica)?.node;
+        Some(Leader { replica, node })
+    }
+
+    /// Whether this replica leads the group, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.raft.as_leader().is_ok()
+    }
+
+    /// How long ago a quorum last confirmed that this replica leads, if it does
+    /// and has applied everything from before its term: what it serves is not
+    /// older.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let leader = self.raft.as_leader().ok()?;
+        if self.progress().term != leader.leader_id().term {
+            return None;
+        }
+        leader.last_quorum_acked().map(|at| at.elapsed())
+    }
+
+    /// The group, as this replica sees it.
+    pub fn status(&self) -> Status {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<_> = metrics.membership_config.voter_ids().collect();
+        let members = metrics
+            .membership_config
+            .nodes()
+            .map(|(replica, seat)| MemberStatus {
+                replica: *replica,
+                node: seat.node,
+                voter: voters.contains(replica),
+                matched: metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|r| r.get(replica))
+                    .and_then(|id| id.as_ref())
+                    .map(|id| Index(id.index())),
+            })
+            .collect();
+        Status {
+            term: metrics.current_term,
+            leader: metrics.current_leader.and_then(|replica| {
+                let node = metrics.membership_config.get_node(&replica)?.node;
+                Some(Leader { replica, node })
+            }),
+            last: Index(metrics.last_log_index.unwrap_or(0)),
+            applied: self.progress().index,
+            members,
+        }
+    }
+
+    /// Puts a new replica in the place of an old one: first as a learner,
+    /// then, once it has caught up, as a voter.
+    pub async fn replace_member(
+        &self,
+        old: Option<ReplicaId>,
+        new: ReplicaId,
+        node: NodeId,
+    ) -> Result<()> {
+        let change = async {
+            self.raft
+                .add_learner(new, Seat { node }, true)
+                .await
+                .map_err(membership_error)?;
+            let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([new]))];
+            if let Some(old) = old {
+                changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
+            }
+            self.raft
+                .change_membership(ChangeMembers::Batch(changes), false)
+                .await
+                .map_err(membership_error)?;
+            Ok(())
+        };
+        tokio::time::timeout(MEMBERSHIP_WAIT, change)
+            .await
+            .map_err(|_| {
+                Error::new(
+                    Reason::Deadline,
+                    "the new replica has not caught up in time; run the command again to go on",
+                )
+            })?
+    }
+
+    /// Hands the leadership to another replica.
+    pub async fn transfer_leader(&self, to: ReplicaId) -> Result<()> {
+        self.raft
+            .trigger()
+            .transfer_leader(to)
+            .await
+            .map_err(|e| Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e))
+    }
+
+    /// Makes the state durable now, so that the log can be purged behind it.
+    pub async fn snapshot(&self) -> Result<()> {
+        self.raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|e| Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e))
+    }
+
+    /// A digest over the group's rows at some applied entry: replicas at the
+    /// same entry have the same one.
+    pub async fn digest(&self) -> Result<wire::DigestResult> {
+        let identity = self.identity.clone();
+        let taken = self
+            .raft
+            .with_state_machine(|machine| Box::pin(std::future::ready(machine.position())))
+            .await
+            .map_err(|e| {
+                Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e)
+            })?;
+        let (applied, view) = taken?;
+        let (digest, rows) = snapshot::digest(view.as_ref(), &identity)?;
+        Ok(wire::DigestResult {
+            applied: applied.as_ref().map(log_id_to_wire),
+            digest,
+            rows,
+        })
+    }
+
+    /// Stops the replica.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.identity.group, %error, "replica did not stop cleanly");
+        }
+    }
+}
+
+fn membership_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        "the membership could not be changed; see `domicile cluster status` and try again",
+    )
+    .caused_by(error)
+}

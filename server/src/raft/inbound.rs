@@ -1,0 +1,394 @@
+//! Requests of other nodes to the replicas of this one.
+//!
+//! One [`Inbound`] serves one connection, so that nothing of a broken
+//! connection outlives it. Appends of one pipeline are taken in order;
+//! everything else is answered as it is done. A request for a group or a
+//! replica that is not here is refused, and never makes one.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use domicile_proto::internal::v1 as wire;
+use futures::StreamExt;
+use openraft::Snapshot;
+use openraft::errors::Fatal;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use openraft::{SnapshotMeta, type_config::alias::LogIdOf};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use wire::peer_request::Request;
+use wire::peer_response::Response;
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Result};
+use crate::raft::group::Group;
+use crate::raft::groups::Groups;
+use crate::raft::snapshot::{SnapshotData, Staging};
+use crate::raft::types::{
+    ReplicaId, Types, entry_from_bytes, log_id_from_wire, log_id_to_wire,
+    stored_membership_from_wire, vote_from_wire, vote_to_wire,
+};
+use crate::storage::{Disk, GroupId};
+
+/// Where answers go. Unbounded because each answers one request, and the
+/// sender bounds its requests.
+pub type Answers = mpsc::UnboundedSender<wire::PeerResponse>;
+
+/// Serves the requests of one connection.
+pub struct Inbound {
+    env: Env,
+    groups: Arc<Groups>,
+    answers: Answers,
+    pipelines: BTreeMap<(GroupId, ReplicaId), Pipeline>,
+}
+
+/// Appends that are taken in order.
+struct Pipeline {
+    number: u64,
+    appends: mpsc::UnboundedSender<(u64, AppendEntriesRequest<Types>)>,
+    _task: Task,
+}
+
+impl Inbound {
+    /// Begins to serve a connection.
+    pub fn new(env: Env, groups: Arc<Groups>, answers: Answers) -> Self {
+        Inbound {
+            env,
+            groups,
+            answers,
+            pipelines: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one request. Answers go out when they are ready.
+    pub fn handle(&mut self, request: wire::PeerRequest) {
+        let sequence = request.sequence;
+        let group = GroupId(request.group);
+        let replica = ReplicaId(request.to_replica);
+        let Some(target) = self.groups.replica(group, replica) else {
+            self.refuse(sequence, "the replica is not here");
+            return;
+        };
+        let Some(request) = request.request else {
+            self.refuse(sequence, "the request is not known here");
+            return;
+        };
+        match request {
+            Request::Append(append) => self.append(sequence, target, append),
+            Request::Vote(vote) => self.answer(sequence, vote_of(target, vote, false)),
+            Request::PreVote(vote) => self.answer(sequence, vote_of(target, vote, true)),
+            Request::Transfer(transfer) => self.answer(sequence, take_over(target, transfer)),
+            Request::ReadIndex(_) => self.answer(sequence, read_index(target)),
+            Request::Digest(_) => self.answer(sequence, digest(target)),
+            Request::Forward(_) => self.refuse(sequence, "writes are not served here"),
+        }
+    }
+
+    /// Sends the answer once it is ready.
+    pub fn answer<F>(&self, sequence: u64, response: F)
+    where
+        F: Future<Output = Result<Response, String>> + Send + 'static,
+    {
+        let answers = self.answers.clone();
+        self.env.spawn_brief(async move {
+            let response = response
+                .await
+                .unwrap_or_else(|why| Response::Refusal(wire::Refusal { why }));
+            send(&answers, sequence, response);
+        });
+    }
+
+    /// Refuses a request.
+    pub fn refuse(&self, sequence: u64, why: &str) {
+        let refusal = wire::Refusal { why: why.into() };
+        send(&self.answers, sequence, Response::Refusal(refusal));
+    }
+
+    fn append(&mut self, sequence: u64, target: Arc<Group>, append: wire::Append) {
+        let pipeline = append.pipeline;
+        let rpc = match append_from_wire(append) {
+            Ok(rpc) => rpc,
+            Err(error) => {
+                self.refuse(sequence, &error.message);
+                return;
+            }
+        };
+        if pipeline == 0 {
+            let answers = self.answers.clone();
+            self.env.spawn_brief(async move {
+                let prev = rpc.prev_log_id;
+                let last = rpc.entries.last().map(|e| e.log_id).or(prev);
+                let response = match target.raft().append_entries(rpc).await {
+                    Ok(response) => append_response(response, prev, last),
+                    Err(error) => Response::Refusal(wire::Refusal {
+                        why: error.to_string(),
+                    }),
+                };
+                send(&answers, sequence, response);
+            });
+            return;
+        }
+        let key = (target.identity().group, target.replica());
+        if self
+            .pipelines
+            .get(&key)
+            .is_none_or(|p| p.number != pipeline)
+        {
+            let (appends, task) = self.start_pipeline(target);
+            self.pipelines.insert(
+                key,
+                Pipeline {
+                    number: pipeline,
+                    appends,
+                    _task: task,
+                },
+            );
+        }
+        let pipeline = &self.pipelines[&key];
+        if pipeline.appends.send((sequence, rpc)).is_err() {
+            self.refuse(sequence, "the pipeline has ended");
+        }
+    }
+
+    fn start_pipeline(
+        &self,
+        target: Arc<Group>,
+    ) -> (
+        mpsc::UnboundedSender<(u64, AppendEntriesRequest<Types>)>,
+        Task,
+    ) {
+        let (tx, rx) = mpsc::unbounded_channel();
+        let answers = self.answers.clone();
+        let task = self.env.spawn("append-pipeline", async move {
+            let waiting = Arc::new(Mutex::new(VecDeque::new()));
+            let queue = waiting.clone();
+            let appends = UnboundedReceiverStream::new(rx).map(move |(sequence, rpc)| {
+                queue.lock().push_back(sequence);
+                rpc
+            });
+            let results = target.raft().stream_append(appends);
+            futures::pin_mut!(results);
+            while let Some(result) = results.next().await {
+                let Some(sequence) = waiting.lock().pop_front() else {
+                    break;
+                };
+                send(&answers, sequence, stream_response(result));
+            }
+            // Whatever stands behind a failed append is not taken; saying so
+            // spares the leader its deadline.
+            let refused = std::mem::take(&mut *waiting.lock());
+            for sequence in refused {
+                let refusal = wire::Refusal {
+                    why: "the pipeline has ended".into(),
+                };
+                send(&answers, sequence, Response::Refusal(refusal));
+            }
+        });
+        (tx, task)
+    }
+}
+
+fn send(answers: &Answers, sequence: u64, response: Response) {
+    // The connection may have gone; then nobody waits.
+    drop(answers.send(wire::PeerResponse {
+        sequence,
+        response: Some(response),
+    }));
+}
+
+fn append_from_wire(append: wire::Append) -> Result<AppendEntriesRequest<Types>> {
+    let vote = append
+        .vote
+        .ok_or_else(|| Error::invalid("an append has no vote"))?;
+    Ok(AppendEntriesRequest {
+        vote: vote_from_wire(&vote),
+        prev_log_id: append.prev.as_ref().map(log_id_from_wire),
+        entries: append
+            .entries
+            .into_iter()
+            .map(entry_from_bytes)
+            .collect::<Result<_>>()?,
+        leader_commit: append.commit.as_ref().map(log_id_from_wire),
+    })
+}
+
+fn append_response(
+    response: AppendEntriesResponse<Types>,
+    prev: Option<LogIdOf<Types>>,
+    last: Option<LogIdOf<Types>>,
+) -> Response {
+    if response.is_conflict() && prev.is_none() {
+        return Response::Refusal(wire::Refusal {
+            why: "an append from the first entry conflicts".into(),
+        });
+    }
+    matched(response.into_stream_result(prev, last))
+}
+
+fn stream_response(result: Result<StreamAppendResult<Types>, Fatal<Types>>) -> Response {
+    match result {
+        Ok(result) => matched(result),
+        Err(fatal) => Response::Refusal(wire::Refusal {
+            why: fatal.to_string(),
+        }),
+    }
+}
+
+fn matched(result: StreamAppendResult<Types>) -> Response {
+    use wire::append_result::Result as Wire;
+    let result = match result {
+        Ok(None) => Wire::Matched(wire::LogId::default()),
+        Ok(Some(id)) => Wire::Matched(log_id_to_wire(&id)),
+        Err(StreamAppendError::Conflict(id)) => Wire::Conflict(log_id_to_wire(&id)),
+        Err(StreamAppendError::HigherVote(vote)) => Wire::Higher(vote_to_wire(&vote)),
+    };
+    Response::Append(wire::AppendResult {
+        result: Some(result),
+    })
+}
+
+async fn vote_of(
+    target: Arc<Group>,
+    request: wire::RequestVote,
+    pre: bool,
+) -> Result<Response, String> {
+    let vote = request.vote.ok_or("a vote request has no vote")?;
+    let rpc = VoteRequest {
+        vote: vote_from_wire(&vote),
+        last_log_id: request.last.as_ref().map(log_id_from_wire),
+        leadership_transfer: request.transfer,
+    };
+    let answer = if pre {
+        target.raft().pre_vote(rpc).await
+    } else {
+        target.raft().vote(rpc).await
+    };
+    let VoteResponse {
+        vote,
+        vote_granted,
+        last_log_id,
+    } = answer.map_err(|e| e.to_string())?;
+    Ok(Response::Vote(wire::VoteResult {
+        vote: Some(vote_to_wire(&vote)),
+        granted: vote_granted,
+        last: last_log_id.as_ref().map(log_id_to_wire),
+    }))
+}
+
+async fn take_over(target: Arc<Group>, transfer: wire::TransferLeader) -> Result<Response, String> {
+    let vote = transfer.vote.ok_or("a hand-over has no vote")?;
+    let request = TransferLeaderRequest::new(
+        vote_from_wire(&vote),
+        ReplicaId(transfer.to),
+        transfer.last.as_ref().map(log_id_from_wire),
+    );
+    let answer = target
+        .raft()
+        .handle_transfer_leader(request)
+        .await
+        .map_err(|e| e.to_string())?;
+    let refused = answer.err().map(|e| e.to_string()).unwrap_or_default();
+    Ok(Response::Transfer(wire::TransferResult { refused }))
+}
+
+async fn read_index(target: Arc<Group>) -> Result<Response, String> {
+    let index = target.confirmed_index().await.ok();
+    Ok(Response::ReadIndex(wire::ReadIndexResult {
+        index: index.as_ref().map(log_id_to_wire),
+        leader: target.leader().map(|l| l.replica.0),
+    }))
+}
+
+async fn digest(target: Arc<Group>) -> Result<Response, String> {
+    let digest = target.digest().await.map_err(|e| e.to_string())?;
+    Ok(Response::Digest(digest))
+}
+
+/// Takes in a snapshot chunk by chunk and installs it.
+pub struct SnapshotReceiver {
+    target: Arc<Group>,
+    disk: Arc<Disk>,
+    vote: wire::Vote,
+    head: wire::SnapshotHead,
+    name: String,
+    staging: Option<Staging>,
+}
+
+impl SnapshotReceiver {
+    /// Begins to take a snapshot in.
+    pub fn begin(env: &Env, groups: &Groups, start: wire::SnapshotStart) -> Result<Self> {
+        let (Some(vote), Some(head)) = (start.vote, start.head) else {
+            return Err(Error::invalid("a snapshot has no head"));
+        };
+        let target = groups
+            .replica(GroupId(head.group), ReplicaId(start.to_replica))
+            .ok_or_else(|| {
+                Error::new(
+                    crate::error::Reason::UnknownGroup,
+                    "the replica is not here",
+                )
+            })?;
+        let identity = target.identity();
+        if identity.incarnation != head.incarnation || *identity.tag != *head.tag {
+            return Err(Error::invalid("the snapshot is of another incarnation"));
+        }
+        let name = format!("snapshot-{}-{:016x}", identity.group, env.random());
+        let disk = target.disk().clone();
+        let staging = Some(Staging::begin(&disk, identity, &name)?);
+        Ok(SnapshotReceiver {
+            target,
+            disk,
+            vote,
+            head,
+            name,
+            staging,
+        })
+    }
+
+    /// Takes one chunk in.
+    pub fn chunk(&mut self, chunk: &wire::SnapshotChunk) -> Result<()> {
+        self.staging
+            .as_mut()
+            .ok_or_else(|| Error::invalid("a snapshot goes on after its end"))?
+            .chunk(chunk)
+    }
+
+    /// Installs the snapshot and answers this replica's vote.
+    pub async fn finish(mut self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
+        self.staging
+            .take()
+            .ok_or_else(|| Error::invalid("a snapshot ends twice"))?
+            .finish(end)?;
+        let meta = SnapshotMeta {
+            last_log_id: self.head.last.as_ref().map(log_id_from_wire),
+            last_membership: stored_membership_from_wire(self.head.membership.as_ref())?,
+        };
+        let answer = self
+            .target
+            .raft()
+            .install_full_snapshot(
+                vote_from_wire(&self.vote),
+                Snapshot {
+                    meta,
+                    snapshot: SnapshotData::Staged(self.name.clone()),
+                },
+            )
+            .await
+            .map_err(|e| Error::internal("the replica has stopped").caused_by(e))?;
+        Ok(vote_to_wire(&answer.vote))
+    }
+}
+
+impl Drop for SnapshotReceiver {
+    fn drop(&mut self) {
+        // Installed or not, nothing of it is needed any more. A failure here
+        // costs disk space until the next start, which discards leftovers.
+        if let Err(error) = self.disk.state.discard(&self.name) {
+            tracing::warn!(%error, "staged snapshot not discarded");
+        }
+    }
+}

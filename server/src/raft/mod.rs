@@ -1,0 +1,40 @@
+//! Agreement: the replicas of a group and the order of their changes.
+//!
+//! A write comes in at [`Group::propose`], is gathered with others into one
+//! log entry ([`proposer`]), is appended and synced ([`log_store`]), sent to
+//! the other replicas ([`network`], [`inbound`]) and, once a quorum has it,
+//! applied ([`state_machine`], [`apply`]). A strong read waits at
+//! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
+//! a snapshot ([`snapshot`]).
+//!
+//! Everything of openraft stays behind this room: what leaves it is our own
+//! types ([`types`]), what reaches a disk or a wire our own messages.
+//!
+//! Not done here: connections (`net` implements [`Transport`]), deciding who
+//! may write what (`residency`, `kv`), deciding where replicas are
+//! (`placement`).
+
+pub mod apply;
+mod group;
+mod groups;
+mod inbound;
+mod log_store;
+mod network;
+mod proposer;
+mod reads;
+mod snapshot;
+mod state_machine;
+mod transport;
+mod types;
+
+pub use apply::{Identity, Outcome};
+pub use group::{Group, Leader, MemberStatus, Opening, Status, Timing};
+pub use groups::Groups;
+pub use inbound::{Answers, Inbound, SnapshotReceiver};
+pub use proposer::{Answer, Reply, Write};
+pub use state_machine::Progress;
+pub use transport::{Chunks, SharedTransport, Transport};
+pub use types::{NodeId, ReplicaId};
+
+#[cfg(test)]
+mod tests;

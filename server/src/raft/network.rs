@@ -1,0 +1,335 @@
+//! openraft's network over a [`Transport`].
+//!
+//! Appends of one replication stream are pipelined: each goes out as openraft
+//! makes it, and answers come back in the same order. Every request has a
+//! deadline.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use domicile_proto::internal::v1 as wire;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend, RPCTypes, Snapshot};
+use wire::peer_request::Request;
+use wire::peer_response::Response;
+
+use crate::raft::apply::Identity;
+use crate::raft::snapshot::{self, SnapshotData};
+use crate::raft::transport::SharedTransport;
+use crate::raft::types::{
+    LeaderId, NodeId, RaftVote, ReplicaId, Seat, Types, entry_to_bytes, log_id_from_wire,
+    log_id_to_wire, stored_membership_to_wire, vote_from_wire, vote_to_wire,
+};
+
+/// The appends of one stream that may be on their way at once. Enough to keep
+/// a follower's log writer busy over a round trip; more only queue there.
+const PIPELINE_DEPTH: usize = 32;
+
+/// The first and the longest wait before an unreachable follower is tried
+/// again.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_LONGEST: Duration = Duration::from_millis(500);
+
+/// Makes clients for the replicas of one group.
+pub(super) struct Network {
+    identity: Identity,
+    replica: ReplicaId,
+    transport: SharedTransport,
+    pipelines: Arc<AtomicU64>,
+}
+
+impl Network {
+    /// The network of one replica.
+    pub(super) fn new(identity: Identity, replica: ReplicaId, transport: SharedTransport) -> Self {
+        Network {
+            identity,
+            replica,
+            transport,
+            // 0 marks single appends.
+            pipelines: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
+    fn client(&self, target: ReplicaId, seat: &Seat, heartbeats: bool) -> Client {
+        Client {
+            identity: self.identity.clone(),
+            replica: self.replica,
+            target,
+            node: seat.node,
+            transport: self.transport.clone(),
+            pipelines: self.pipelines.clone(),
+            heartbeats,
+        }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: ReplicaId, seat: &Seat) -> Client {
+        self.client(target, seat, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: ReplicaId, seat: &Seat) -> Client {
+        self.client(target, seat, true)
+    }
+}
+
+/// Sends requests to one replica.
+pub(super) struct Client {
+    identity: Identity,
+    replica: ReplicaId,
+    target: ReplicaId,
+    node: NodeId,
+    transport: SharedTransport,
+    pipelines: Arc<AtomicU64>,
+    heartbeats: bool,
+}
+
+impl Client {
+    /// Sends a request and waits for its answer until the deadline.
+    fn call(
+        &self,
+        request: Request,
+        kind: RPCTypes,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<Response, RPCError<Types>>> + Send + use<> {
+        let answer = self.transport.send(
+            self.node,
+            wire::PeerRequest {
+                sequence: 0,
+                group: self.identity.group.0,
+                to_replica: self.target.0,
+                request: Some(request),
+            },
+        );
+        let (id, target) = (self.replica, self.target);
+        async move {
+            match tokio::time::timeout(deadline, answer).await {
+                Err(_) => Err(RPCError::Timeout(Timeout {
+                    action: kind,
+                    id,
+                    target,
+                    timeout: deadline,
+                })),
+                Ok(Err(_)) => Err(unreachable("the node is not connected")),
+                Ok(Ok(wire::PeerResponse { response, .. })) => match response {
+                    Some(Response::Refusal(refusal)) => Err(unreachable(&refusal.why)),
+                    Some(response) => Ok(response),
+                    None => Err(unexpected()),
+                },
+            }
+        }
+    }
+
+    async fn call_vote(
+        &self,
+        rpc: VoteRequest<Types>,
+        pre: bool,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let request = wire::RequestVote {
+            vote: Some(vote_to_wire(&rpc.vote)),
+            last: rpc.last_log_id.as_ref().map(log_id_to_wire),
+            transfer: rpc.leadership_transfer,
+        };
+        let request = if pre {
+            Request::PreVote(request)
+        } else {
+            Request::Vote(request)
+        };
+        match self
+            .call(request, RPCTypes::Vote, option.soft_ttl())
+            .await?
+        {
+            Response::Vote(wire::VoteResult {
+                vote: Some(vote),
+                granted,
+                last,
+            }) => Ok(VoteResponse {
+                vote: vote_from_wire(&vote),
+                vote_granted: granted,
+                last_log_id: last.as_ref().map(log_id_from_wire),
+            }),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn unreachable(why: &str) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::new(&AnyError::error(why)))
+}
+
+fn unexpected() -> RPCError<Types> {
+    RPCError::Network(NetworkError::new(&AnyError::error(
+        "the answer does not fit the request",
+    )))
+}
+
+/// What an append came to, in openraft's words.
+fn append_result(response: Response) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+    use wire::append_result::Result as Wire;
+    let Response::Append(wire::AppendResult {
+        result: Some(result),
+    }) = response
+    else {
+        return Err(unexpected());
+    };
+    Ok(match result {
+        Wire::Matched(id) if id.term == 0 && id.index == 0 => Ok(None),
+        Wire::Matched(id) => Ok(Some(log_id_from_wire(&id))),
+        Wire::Conflict(id) => Err(StreamAppendError::Conflict(log_id_from_wire(&id))),
+        Wire::Higher(vote) => Err(StreamAppendError::HigherVote(vote_from_wire(&vote))),
+    })
+}
+
+impl NetStreamAppend<Types> for Client {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> openraft::base::BoxFuture<
+        's,
+        Result<
+            openraft::base::BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>,
+            RPCError<Types>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let pipeline = if self.heartbeats {
+            0
+        } else {
+            self.pipelines.fetch_add(1, Ordering::Relaxed)
+        };
+        let deadline = option.soft_ttl();
+        let this: &'s Client = self;
+        let answers = input
+            .map(move |rpc| {
+                let request = Request::Append(wire::Append {
+                    vote: Some(vote_to_wire(&rpc.vote)),
+                    prev: rpc.prev_log_id.as_ref().map(log_id_to_wire),
+                    entries: rpc.entries.iter().map(entry_to_bytes).collect(),
+                    commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
+                    pipeline,
+                });
+                // Sent here, in the order openraft made them; only the answer
+                // is waited for later.
+                let answer = this.call(request, RPCTypes::AppendEntries, deadline);
+                async move { append_result(answer.await?) }
+            })
+            .buffered(PIPELINE_DEPTH);
+        let answers: BoxStream<'s, _> = Box::pin(answers);
+        let ready: BoxFuture<'s, _> = Box::pin(std::future::ready(Ok(answers)));
+        ready
+    }
+}
+
+impl NetVote<Types> for Client {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call_vote(rpc, false, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call_vote(rpc, true, &option).await
+    }
+}
+
+impl NetSnapshot<Types> for Client {
+    type SnapshotData = SnapshotData;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: RaftVote,
+        snapshot: Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let SnapshotData::View(view) = snapshot.snapshot else {
+            return Err(StreamingError::Network(NetworkError::new(
+                &AnyError::error("a staged snapshot is not sent on"),
+            )));
+        };
+        let start = wire::SnapshotStart {
+            hello: None,
+            to_replica: self.target.0,
+            vote: Some(vote_to_wire(&vote)),
+            head: Some(wire::SnapshotHead {
+                group: self.identity.group.0,
+                incarnation: self.identity.incarnation,
+                tag: self.identity.tag.to_string(),
+                last: snapshot.meta.last_log_id.as_ref().map(log_id_to_wire),
+                membership: Some(stored_membership_to_wire(&snapshot.meta.last_membership)),
+            }),
+        };
+        let chunks = Box::pin(snapshot::chunks(view, &self.identity));
+        let sent = self.transport.send_snapshot(self.node, start, chunks);
+        let deadline = option.hard_ttl();
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = tokio::time::timeout(deadline, sent) => match sent {
+                Ok(Ok(vote)) => Ok(SnapshotResponse::new(vote_from_wire(&vote))),
+                Ok(Err(error)) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+                Err(_) => Err(StreamingError::Timeout(Timeout {
+                    action: RPCTypes::InstallSnapshot,
+                    id: self.replica,
+                    target: self.target,
+                    timeout: deadline,
+                })),
+            },
+        }
+    }
+}
+
+impl NetTransferLeader<Types> for Client {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let request = Request::Transfer(wire::TransferLeader {
+            vote: Some(vote_to_wire(req.from_leader())),
+            to: req.to_node_id().0,
+            last: req.last_log_id().map(log_id_to_wire),
+        });
+        let answer = self.call(request, RPCTypes::TransferLeader, option.soft_ttl());
+        match answer.await? {
+            Response::Transfer(result) if result.refused.is_empty() => Ok(Ok(())),
+            Response::Transfer(result) => Err(unreachable(&result.refused)),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+impl NetBackoff<Types> for Client {
+    fn backoff(&self) -> Option<Backoff> {
+        let waits = std::iter::successors(Some(BACKOFF_FIRST), |wait| {
+            Some((*wait * 2).min(BACKOFF_LONGEST))
+        });
+        Some(Backoff::new(waits))
+    }
+}

@@ -1,0 +1,373 @@
+//! Client writes on their way into the log.
+//!
+//! One task per group gathers what waits, stamps versions in log order,
+//! encodes one entry and proposes it bound to the term it was stamped in. So
+//! versions ascend with the log: a new leader begins above everything that it
+//! has applied, which is everything before its own term.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::limits::BATCH_BYTES_MAX;
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use openraft::{Raft, impls::ProgressResponder};
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Reason, Result};
+use crate::raft::apply::{Applied, Outcome};
+use crate::raft::reads;
+use crate::raft::state_machine::{Progress, StateMachine};
+use crate::raft::types::{LeaderId, Proposal, Types};
+use crate::storage::Index;
+
+/// The entries of one group that may be on their way at once. While one is
+/// being synced the next gathers; more entries would only be smaller ones.
+const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+
+/// The operations of one entry, so that one entry's apply stays short.
+const OPERATIONS_PER_ENTRY_MAX: usize = 2048;
+
+/// The writes of one group that may wait; above, callers are told to slow
+/// down.
+const WAITING_MAX: usize = 65_536;
+
+/// How long writes wait for an entry in flight before they are refused: longer
+/// than a healthy disk and quorum ever take.
+const SLOT_WAIT: Duration = Duration::from_secs(3);
+
+/// How long an entry's outcome is waited for before its writers are told that
+/// it is unknown.
+const OUTCOME_WAIT: Duration = Duration::from_secs(10);
+
+/// What a caller is advised to wait when there is no leader.
+const RETRY_NO_LEADER: Duration = Duration::from_millis(100);
+
+/// One client write on its way.
+pub struct Write {
+    /// Makes it apply once.
+    pub id: Option<wire::WriteId>,
+    /// The key.
+    pub key: Bytes,
+    /// What to do.
+    pub change: wire::operation::Change,
+    /// What must hold.
+    pub condition: Option<wire::operation::Condition>,
+    /// Who wants to know.
+    pub reply: Reply,
+}
+
+impl Write {
+    fn bytes(&self) -> usize {
+        let value = match &self.change {
+            wire::operation::Change::Put(value) => value.bytes.len(),
+            wire::operation::Change::Delete(_) => 0,
+        };
+        // Versions, ids and lengths take less than this.
+        self.key.len() + value + 96
+    }
+}
+
+/// What came of a write that was applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The log entry that carried it.
+    pub index: Index,
+}
+
+/// Who wants to know what came of a write. Dropped without an answer, it says
+/// that the outcome is unknown: silence never means failure.
+pub struct Reply(Option<Box<dyn FnOnce(Result<Answer>) + Send>>);
+
+impl Reply {
+    /// Calls back with the answer.
+    pub fn new(call: impl FnOnce(Result<Answer>) + Send + 'static) -> Self {
+        Reply(Some(Box::new(call)))
+    }
+
+    /// Gives the answer.
+    pub fn send(mut self, answer: Result<Answer>) {
+        if let Some(call) = self.0.take() {
+            call(answer);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call(Err(unknown()));
+        }
+    }
+}
+
+/// Takes the writes of one group.
+pub(super) struct Proposer {
+    writes: mpsc::UnboundedSender<Vec<Write>>,
+    waiting: Arc<AtomicUsize>,
+    _task: Task,
+}
+
+impl Proposer {
+    /// Starts the group's proposer.
+    pub(super) fn start(
+        env: &Env,
+        raft: Raft<Types, StateMachine>,
+        progress: watch::Receiver<Progress>,
+        fence: watch::Receiver<wire::Fence>,
+    ) -> Self {
+        let (tx, rx) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let worker = Worker {
+            env: env.clone(),
+            raft,
+            progress,
+            fence,
+            waiting: waiting.clone(),
+            queue: VecDeque::new(),
+            slots: Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX)),
+            reign: None,
+        };
+        Proposer {
+            writes: tx,
+            waiting,
+            _task: env.spawn("proposer", worker.run(rx)),
+        }
+    }
+
+    /// Queues writes; each is answered through its own reply.
+    pub(super) fn propose(&self, writes: Vec<Write>) {
+        let waiting = self.waiting.fetch_add(writes.len(), Ordering::Relaxed);
+        if waiting > WAITING_MAX {
+            self.waiting.fetch_sub(writes.len(), Ordering::Relaxed);
+            for write in writes {
+                write.reply.send(Err(Error::new(
+                    Reason::Overloaded,
+                    "too many writes wait for this group; try again after the delay",
+                )
+                .retry_after(Duration::from_millis(50))));
+            }
+            return;
+        }
+        if let Err(refused) = self.writes.send(writes) {
+            for write in refused.0 {
+                write.reply.send(Err(Error::new(
+                    Reason::ShuttingDown,
+                    "the group is closing; go to another node",
+                )));
+            }
+        }
+    }
+}
+
+/// The time in which this replica leads, and the last version it stamped.
+#[derive(Clone, Copy)]
+struct Reign {
+    leader: LeaderId,
+    last_version: u64,
+}
+
+struct Worker {
+    env: Env,
+    raft: Raft<Types, StateMachine>,
+    progress: watch::Receiver<Progress>,
+    fence: watch::Receiver<wire::Fence>,
+    waiting: Arc<AtomicUsize>,
+    queue: VecDeque<Write>,
+    slots: Arc<Semaphore>,
+    reign: Option<Reign>,
+}
+
+impl Worker {
+    async fn run(mut self, mut writes: mpsc::UnboundedReceiver<Vec<Write>>) {
+        loop {
+            if self.queue.is_empty() {
+                match writes.recv().await {
+                    Some(more) => self.queue.extend(more),
+                    None => return,
+                }
+            }
+            let slot = tokio::time::timeout(SLOT_WAIT, self.slots.clone().acquire_owned()).await;
+            while let Ok(more) = writes.try_recv() {
+                self.queue.extend(more);
+            }
+            let Ok(Ok(slot)) = slot else {
+                self.refuse_all(|| no_quorum("no quorum has answered for a while"));
+                continue;
+            };
+            let mut reign = match self.reign().await {
+                Ok(reign) => reign,
+                Err(error) => {
+                    let (reason, message) = (error.reason, error.message);
+                    self.refuse_all(|| {
+                        Error::new(reason, message.clone()).retry_after(RETRY_NO_LEADER)
+                    });
+                    continue;
+                }
+            };
+            let (entry, replies) = self.gather(&mut reign);
+            self.reign = Some(reign);
+            let (responder, outcome) = ProgressResponder::complete_only();
+            let proposed = self
+                .raft
+                .write(Proposal(entry))
+                .with_leader(reign.leader)
+                .responder(responder)
+                .await;
+            let stopped = proposed.is_err();
+            self.env.spawn_brief(async move {
+                answer(replies, outcome).await;
+                drop(slot);
+            });
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    /// Makes sure that this replica leads, and that everything before its term
+    /// is applied, so that the last version is known.
+    async fn reign(&mut self) -> Result<Reign> {
+        let leader = match self.raft.as_leader() {
+            Ok(leader) => *leader.leader_id(),
+            Err(_) => {
+                self.reign = None;
+                return Err(no_quorum("this replica does not lead the group"));
+            }
+        };
+        if let Some(reign) = self.reign
+            && reign.leader == leader
+        {
+            return Ok(reign);
+        }
+        let index = reads::confirm(&self.raft).await?;
+        let progress =
+            reads::wait_applied(&mut self.progress, Index(index.index()), SLOT_WAIT).await?;
+        Ok(Reign {
+            leader,
+            last_version: progress.last_version,
+        })
+    }
+
+    /// Stamps and encodes as many waiting writes as one entry takes.
+    fn gather(&mut self, reign: &mut Reign) -> (Bytes, Vec<Reply>) {
+        let mut operations = Vec::with_capacity(self.queue.len().min(OPERATIONS_PER_ENTRY_MAX));
+        let mut replies = Vec::with_capacity(operations.capacity());
+        let mut bytes = 0;
+        let now = self.env.wall_ms() << 16;
+        while let Some(write) = self.queue.front() {
+            bytes += write.bytes();
+            if !operations.is_empty()
+                && (bytes > BATCH_BYTES_MAX || operations.len() == OPERATIONS_PER_ENTRY_MAX)
+            {
+                break;
+            }
+            let Some(write) = self.queue.pop_front() else {
+                break;
+            };
+            // A hybrid logical clock (Kulkarni et al. 2014): never below the
+            // wall clock, always above the version before.
+            let version = now.max(reign.last_version + 1);
+            reign.last_version = version;
+            operations.push(wire::Operation {
+                version,
+                id: write.id,
+                key: write.key,
+                change: Some(write.change),
+                condition: write.condition,
+            });
+            replies.push(write.reply);
+        }
+        self.waiting.fetch_sub(replies.len(), Ordering::Relaxed);
+        let command = wire::Command {
+            fence: Some(*self.fence.borrow()),
+            command: Some(wire::command::Command::Batch(wire::Batch { operations })),
+        };
+        (command.encode_to_vec().into(), replies)
+    }
+
+    fn refuse_all(&mut self, error: impl Fn() -> Error) {
+        self.waiting.fetch_sub(self.queue.len(), Ordering::Relaxed);
+        for write in self.queue.drain(..) {
+            write.reply.send(Err(error()));
+        }
+    }
+}
+
+/// Waits for an entry's outcome and hands it to its writers.
+async fn answer(replies: Vec<Reply>, outcome: oneshot::Receiver<ClientWriteResult<Types>>) {
+    // Dropping the replies on the way out answers "unknown".
+    let Ok(Ok(result)) = tokio::time::timeout(OUTCOME_WAIT, outcome).await else {
+        return;
+    };
+    match result {
+        Ok(response) => {
+            let index = Index(response.log_id.index());
+            match response.data {
+                Applied::Writes(outcomes) => {
+                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                        reply.send(answer_of(outcome, index));
+                    }
+                }
+                Applied::Fenced => {
+                    for reply in replies {
+                        reply.send(Err(no_quorum("the policy has changed meanwhile")));
+                    }
+                }
+                Applied::Nothing => {}
+            }
+        }
+        // Rejected before it was appended: certainly not applied.
+        Err(ClientWriteError::ForwardToLeader(_)) => {
+            for reply in replies {
+                reply.send(Err(no_quorum("the leader has changed")));
+            }
+        }
+        // May have been committed by another leader.
+        Err(_) => {}
+    }
+}
+
+fn answer_of(outcome: Outcome, index: Index) -> Result<Answer> {
+    match outcome {
+        Outcome::Written { .. } => Ok(Answer { outcome, index }),
+        Outcome::ConditionFailed { current } => {
+            let error = Error::new(
+                Reason::ConditionFailed,
+                "the condition did not hold; read the record again and decide",
+            );
+            Err(match current {
+                Some(version) => error.fact("current_version", version),
+                None => error,
+            })
+        }
+        Outcome::Forgotten => Err(Error::new(
+            Reason::RequestForgotten,
+            "the request id is too old to know what came of it; read the record first",
+        )),
+        Outcome::Stale => Err(no_quorum("the leader has changed")),
+    }
+}
+
+fn no_quorum(why: &str) -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        format!("{why}; nothing was written, try again"),
+    )
+    .retry_after(RETRY_NO_LEADER)
+}
+
+fn unknown() -> Error {
+    Error::new(
+        Reason::WriteOutcomeUnknown,
+        "the write may or may not have been applied; send it again with the same request id",
+    )
+}

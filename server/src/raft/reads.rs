@@ -1,0 +1,188 @@
+//! Linearizable reads by read index, batched.
+//!
+//! One confirmation is in flight per group, and one group of readers gathers
+//! behind it: a reader never joins a confirmation that has already begun, for
+//! that one may be older than a write the reader has seen (Raft dissertation,
+//! section 6.4). A follower asks its leader for the index, then waits until it
+//! has applied that far itself.
+
+use std::time::Duration;
+
+use domicile_proto::internal::v1 as wire;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{Raft, ReadPolicy};
+use tokio::sync::{mpsc, oneshot, watch};
+use wire::peer_request::Request;
+use wire::peer_response::Response;
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Reason, Result};
+use crate::raft::apply::Identity;
+use crate::raft::state_machine::{Progress, StateMachine};
+use crate::raft::transport::SharedTransport;
+use crate::raft::types::{RaftLogId, Types};
+use crate::storage::Index;
+
+/// How long one confirmation may take: a few elections.
+const CONFIRM_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a confirmed index is waited for.
+const APPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// What a reader is advised to wait when there is no leader.
+const RETRY_NO_LEADER: Duration = Duration::from_millis(100);
+
+/// A position that a read may be served at.
+pub(super) type Barrier = Result<Progress, (Reason, String)>;
+
+/// Confirms read positions for one group.
+pub(super) struct Reads {
+    waiting: mpsc::UnboundedSender<oneshot::Sender<Barrier>>,
+    _task: Task,
+}
+
+impl Reads {
+    /// Starts the group's read batcher.
+    pub(super) fn start(
+        env: &Env,
+        identity: Identity,
+        raft: Raft<Types, StateMachine>,
+        progress: watch::Receiver<Progress>,
+        transport: SharedTransport,
+    ) -> Self {
+        let (waiting, rx) = mpsc::unbounded_channel();
+        let worker = Worker {
+            identity,
+            raft,
+            progress,
+            transport,
+        };
+        Reads {
+            waiting,
+            _task: env.spawn("reads", worker.run(rx)),
+        }
+    }
+
+    /// Waits until this replica has applied everything that was committed when
+    /// the call was made.
+    pub(super) async fn barrier(&self) -> Result<Progress> {
+        let (tx, rx) = oneshot::channel();
+        let closed = || Error::new(Reason::ShuttingDown, "the group is closing");
+        self.waiting.send(tx).map_err(|_| closed())?;
+        rx.await
+            .map_err(|_| closed())?
+            .map_err(|(reason, message)| Error::new(reason, message).retry_after(RETRY_NO_LEADER))
+    }
+}
+
+struct Worker {
+    identity: Identity,
+    raft: Raft<Types, StateMachine>,
+    progress: watch::Receiver<Progress>,
+    transport: SharedTransport,
+}
+
+impl Worker {
+    async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<oneshot::Sender<Barrier>>) {
+        while let Some(first) = waiting.recv().await {
+            let mut readers = vec![first];
+            while let Ok(reader) = waiting.try_recv() {
+                readers.push(reader);
+            }
+            let barrier = self
+                .barrier()
+                .await
+                .map_err(|error| (error.reason, error.message));
+            for reader in readers {
+                // The reader may have given up.
+                drop(reader.send(barrier.clone()));
+            }
+        }
+    }
+
+    async fn barrier(&mut self) -> Result<Progress> {
+        let index = tokio::time::timeout(CONFIRM_WAIT, self.index())
+            .await
+            .map_err(|_| no_quorum("no quorum confirmed the read in time"))??;
+        wait_applied(&mut self.progress, index, APPLY_WAIT).await
+    }
+
+    async fn index(&self) -> Result<Index> {
+        match confirm(&self.raft).await {
+            Ok(id) => Ok(Index(id.index())),
+            Err(error) => match self.ask_leader().await {
+                Some(asked) => asked,
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Asks the leader for the index; `None` if this replica knows of none
+    /// besides itself.
+    async fn ask_leader(&self) -> Option<Result<Index>> {
+        let (leader, node) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let leader = metrics.current_leader.filter(|l| *l != metrics.id)?;
+            (leader, metrics.membership_config.get_node(&leader)?.node)
+        };
+        let answer = self.transport.send(
+            node,
+            wire::PeerRequest {
+                sequence: 0,
+                group: self.identity.group.0,
+                to_replica: leader.0,
+                request: Some(Request::ReadIndex(wire::ReadIndex {})),
+            },
+        );
+        Some(match answer.await {
+            Ok(wire::PeerResponse {
+                response:
+                    Some(Response::ReadIndex(wire::ReadIndexResult {
+                        index: Some(id), ..
+                    })),
+                ..
+            }) => Ok(Index(id.index)),
+            _ => Err(no_quorum("the leader did not confirm the read")),
+        })
+    }
+}
+
+/// Asks a quorum whether this replica still leads, and answers the index that
+/// a read must have applied.
+pub(super) async fn confirm(raft: &Raft<Types, StateMachine>) -> Result<RaftLogId> {
+    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
+            Err(no_quorum("this replica does not lead the group"))
+        }
+        Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+            Err(no_quorum("no quorum confirmed the read"))
+        }
+        Err(RaftError::Fatal(error)) => {
+            Err(Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(error))
+        }
+    }
+}
+
+/// Waits until the replica has applied an index.
+pub(super) async fn wait_applied(
+    progress: &mut watch::Receiver<Progress>,
+    index: Index,
+    wait: Duration,
+) -> Result<Progress> {
+    match tokio::time::timeout(wait, progress.wait_for(|p| p.index >= index)).await {
+        Ok(Ok(progress)) => Ok(*progress),
+        Ok(Err(_)) => Err(Error::new(Reason::ShuttingDown, "the replica has stopped")),
+        Err(_) => Err(Error::new(
+            Reason::Deadline,
+            "this replica is too far behind to answer in time; try another node",
+        )
+        .retry_after(RETRY_NO_LEADER)),
+    }
+}
+
+fn no_quorum(why: &str) -> Error {
+    Error::new(Reason::NoQuorum, format!("{why}; try again")).retry_after(RETRY_NO_LEADER)
+}

@@ -1,0 +1,235 @@
+//! openraft's state machine over the state instance.
+//!
+//! `apply` collects consecutive entries into one write batch, writes it
+//! without a sync, and answers their proposers. The log replays what a crash
+//! loses; the log is purged only behind what a flush has made durable.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
+use tokio::sync::watch;
+
+use crate::error::Result;
+use crate::raft::apply::{Applied, Applier, GroupState, Identity, Outcomes};
+use crate::raft::snapshot::{self, SnapshotData};
+use crate::raft::types::{LeaderId, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types};
+use crate::storage::{Disk, Index, View};
+
+/// The bytes of rows that are collected into one write batch.
+const APPLY_BYTES_MAX: usize = 1024 * 1024;
+
+/// How far a replica has applied its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last applied entry.
+    pub index: Index,
+    /// Its term.
+    pub term: u64,
+    /// The version of the last applied operation.
+    pub last_version: u64,
+}
+
+/// The state machine of one replica.
+pub(super) struct StateMachine {
+    identity: Identity,
+    disk: Arc<Disk>,
+    state: GroupState,
+    outcomes: Outcomes,
+    progress: watch::Sender<Progress>,
+}
+
+impl StateMachine {
+    /// The state machine as it stands on disk. An interrupted install of a
+    /// snapshot is done again first.
+    pub(super) fn open(identity: Identity, disk: Arc<Disk>) -> Result<Self> {
+        let state = GroupState::load(disk.state.as_ref(), identity.group)?;
+        let outcomes = Outcomes::load(disk.state.as_ref(), identity.group)?;
+        let (progress, _) = watch::channel(progress_of(&state));
+        Ok(StateMachine {
+            identity,
+            disk,
+            state,
+            outcomes,
+            progress,
+        })
+    }
+
+    /// Follows how far the replica has applied.
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    fn apply_batch(&mut self, entries: &[crate::raft::types::RaftEntryOf]) -> Result<Vec<Applied>> {
+        let mut applier = Applier::new(
+            self.disk.state.as_ref(),
+            &self.identity,
+            self.state.clone(),
+            &mut self.outcomes,
+        );
+        let answers = entries
+            .iter()
+            .map(|entry| applier.apply(entry))
+            .collect::<Result<Vec<_>>>()?;
+        self.state = applier.finish()?;
+        Ok(answers)
+    }
+
+    /// Applies what was collected, then answers: a reader that saw the answer
+    /// must see the rows.
+    fn flush(&mut self, collected: &mut Collected) -> Result<(), io::Error> {
+        if collected.entries.is_empty() {
+            return Ok(());
+        }
+        let answers = self
+            .apply_batch(&collected.entries)
+            .map_err(io::Error::other)?;
+        self.progress.send_replace(progress_of(&self.state));
+        for (answer, responder) in answers.into_iter().zip(collected.responders.drain(..)) {
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        collected.entries.clear();
+        collected.bytes = 0;
+        Ok(())
+    }
+
+    /// The last applied entry and a view of the rows at it.
+    pub(super) fn position(&self) -> Result<(Option<RaftLogId>, Arc<dyn View>)> {
+        Ok((self.state.applied, self.disk.state.view()?))
+    }
+
+    fn meta(&self) -> SnapshotMeta<LeaderId, ReplicaId, Seat> {
+        SnapshotMeta {
+            last_log_id: self.state.applied,
+            last_membership: self.state.membership.clone(),
+        }
+    }
+
+    fn snapshot(&self) -> Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>> {
+        Ok(Snapshot {
+            meta: self.meta(),
+            snapshot: SnapshotData::View(self.disk.state.view()?),
+        })
+    }
+}
+
+/// Entries that wait to be applied together.
+#[derive(Default)]
+struct Collected {
+    entries: Vec<crate::raft::types::RaftEntryOf>,
+    responders: Vec<Option<ApplyResponder<Types>>>,
+    bytes: usize,
+}
+
+fn progress_of(state: &GroupState) -> Progress {
+    Progress {
+        index: Index(state.applied.map_or(0, |a| a.index())),
+        term: state.applied.map_or(0, |a| a.committed_leader_id().term),
+        last_version: state.last_version,
+    }
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<RaftLogId>, RaftStoredMembership), io::Error> {
+        Ok((self.state.applied, self.state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut collected = Collected::default();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            if let openraft::EntryPayload::Normal(proposal) = &entry.payload {
+                collected.bytes += proposal.0.len();
+            }
+            collected.entries.push(entry);
+            collected.responders.push(responder);
+            if collected.bytes >= APPLY_BYTES_MAX {
+                self.flush(&mut collected)?;
+            }
+        }
+        self.flush(&mut collected)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            disk: self.disk.clone(),
+            identity: self.identity.clone(),
+            snapshot: Some(self.snapshot()),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<LeaderId, ReplicaId, Seat>,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        snapshot::install(&self.disk, &self.identity, snapshot).map_err(io::Error::other)?;
+        self.state = GroupState::load(self.disk.state.as_ref(), self.identity.group)
+            .map_err(io::Error::other)?;
+        self.outcomes = Outcomes::load(self.disk.state.as_ref(), self.identity.group)
+            .map_err(io::Error::other)?;
+        if self.state.applied != meta.last_log_id {
+            return Err(io::Error::other(format!(
+                "{}: the installed snapshot ends at {:?}, its head says {:?}",
+                self.identity.group, self.state.applied, meta.last_log_id
+            )));
+        }
+        self.progress.send_replace(progress_of(&self.state));
+        Ok(())
+    }
+
+    /// The state is on disk at all times, so there always is a snapshot: the
+    /// state as it is now.
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>>, io::Error> {
+        if self.state.applied.is_none() {
+            return Ok(None);
+        }
+        self.snapshot().map(Some).map_err(io::Error::other)
+    }
+}
+
+/// Makes the state durable, which is all a snapshot takes here: openraft then
+/// purges the log behind it.
+pub(super) struct SnapshotBuilder {
+    disk: Arc<Disk>,
+    identity: Identity,
+    snapshot: Option<Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>>>,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(
+        &mut self,
+    ) -> Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>, io::Error> {
+        let snapshot = self
+            .snapshot
+            .take()
+            .ok_or_else(|| io::Error::other("a snapshot builder builds once"))?
+            .map_err(io::Error::other)?;
+        if let Some(last) = snapshot.meta.last_log_id {
+            self.disk
+                .make_applied_durable(&BTreeMap::from([(
+                    self.identity.group,
+                    Index(last.index()),
+                )]))
+                .map_err(io::Error::other)?;
+        }
+        Ok(snapshot)
+    }
+}

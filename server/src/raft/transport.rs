@@ -1,0 +1,40 @@
+//! What Raft needs of the network: requests to nodes, answered or lost.
+//!
+//! `net` implements it over one stream for each pair of nodes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use domicile_proto::internal::v1 as wire;
+use futures::Stream;
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::error::Result;
+use crate::raft::types::NodeId;
+
+/// The chunks of a snapshot on their way out.
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<wire::SnapshotChunk>> + Send>>;
+
+/// Carries requests to other nodes.
+pub trait Transport: Send + Sync + 'static {
+    /// Queues a request. Requests to one node arrive in the order they were
+    /// queued, or not at all. The receiver fails when the request or its
+    /// answer is lost; the caller sets its own deadline.
+    fn send(
+        &self,
+        node: NodeId,
+        request: wire::PeerRequest,
+    ) -> oneshot::Receiver<wire::PeerResponse>;
+
+    /// Sends a snapshot and answers the receiver's vote.
+    fn send_snapshot(
+        &self,
+        node: NodeId,
+        start: wire::SnapshotStart,
+        chunks: Chunks,
+    ) -> BoxFuture<'static, Result<wire::Vote>>;
+}
+
+/// A shared [`Transport`].
+pub type SharedTransport = Arc<dyn Transport>;
