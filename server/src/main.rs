@@ -16,6 +16,11 @@ use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Disk, DiskOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Threads of the runtime and of RocksDB free what others allocated; this
+/// allocator is made for that.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A node of Domicile, a replicated key-value store in which every record
 /// stays where its residency tag allows.
 #[derive(Parser)]

@@ -1,10 +1,10 @@
 //! openraft's log storage over the node's one log writer.
 //!
-//! `append` makes entries readable at once, from a tail in memory, and calls
-//! back once the writer has synced them. Votes and log writes of a group reach
+//! `append` hands entries to the writer, which has them readable at once, and
+//! calls back once they are synced. Votes and log writes of a group reach
 //! the disk in the order they were made, because the writer keeps it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -22,10 +22,6 @@ use crate::raft::types::{
     log_id_to_wire, vote_from_wire, vote_to_wire,
 };
 use crate::storage::{Disk, GroupId, Index, LogWriter};
-
-/// The bytes of entries that a group keeps in memory, for followers that are
-/// a little behind and for apply. Entries not on disk yet always stay.
-const TAIL_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The most bytes of entries in one AppendEntries request, so that a request
 /// fits a message between nodes and no heartbeat waits long behind it.
@@ -54,18 +50,6 @@ struct State {
     committed: Option<RaftLogId>,
     purged: Option<RaftLogId>,
     last: Option<RaftLogId>,
-    tail: VecDeque<Tailed>,
-    tail_bytes: usize,
-    /// Counts appends; an entry is on disk when its append is.
-    appends: u64,
-    appends_synced: u64,
-}
-
-/// An entry in memory.
-struct Tailed {
-    entry: RaftEntryOf,
-    bytes: usize,
-    append: u64,
 }
 
 impl LogStore {
@@ -95,74 +79,49 @@ impl LogStore {
                     committed: loaded.committed.as_ref().map(log_id_from_wire),
                     purged,
                     last,
-                    tail: VecDeque::new(),
-                    tail_bytes: 0,
-                    appends: 0,
-                    appends_synced: 0,
                 }),
             }),
         })
     }
 
+    /// The first index of the log, and the one behind its last.
+    fn bounds(&self) -> (u64, u64) {
+        let state = self.inner.state.lock();
+        let first = state.purged.map_or(0, |p| p.index() + 1);
+        let behind = state.last.map_or(0, |l| l.index() + 1);
+        (first, behind)
+    }
+
     /// Reads `[start, end)` as far as the log has it; stops early only past
     /// `bytes_max`, and never before the first entry.
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<RaftEntryOf>> {
+        let (first, behind) = self.bounds();
+        let (mut next, end) = (start.max(first), end.min(behind));
         let mut entries = Vec::new();
         let mut bytes = 0;
-        let (disk_from, disk_end, tail) = {
-            let state = self.inner.state.lock();
-            let first = state.purged.map_or(0, |p| p.index() + 1);
-            let end = end.min(state.last.map_or(0, |l| l.index() + 1));
-            let start = start.max(first);
-            let tail_first = state.tail.front().map_or(end, |t| t.entry.log_id.index());
-            let mut tail = Vec::new();
-            let mut tail_bytes = 0;
-            for tailed in state
-                .tail
-                .iter()
-                .skip(start.saturating_sub(tail_first) as usize)
-            {
-                let index = tailed.entry.log_id.index();
-                if index >= end || tail_bytes >= bytes_max {
-                    break;
-                }
-                tail_bytes += tailed.bytes;
-                tail.push((tailed.entry.clone(), tailed.bytes));
-            }
-            (start, end.min(tail_first), tail)
-        };
-        let mut next = disk_from;
-        while next < disk_end && bytes < bytes_max {
+        while next < end && bytes < bytes_max {
             let rows = self.inner.writer.read(
                 self.inner.group,
                 Index(next),
-                Index(disk_end),
+                Index(end),
                 READ_BYTES_MAX.min(bytes_max),
             )?;
-            if rows.is_empty() {
+            if rows.first().map(|(index, _)| index.0) != Some(next) {
+                let (first, behind) = self.bounds();
+                if next < first || next >= behind {
+                    // Purged or truncated meanwhile: the log no longer has it.
+                    break;
+                }
+                let group = self.inner.group;
                 return Err(Error::corruption(format!(
-                    "{}: the log has a hole at index {next}",
-                    self.inner.group
+                    "the log of group {group} has a hole at index {next}"
                 )));
             }
-            for (index, row) in rows {
-                if index.0 != next {
-                    return Err(Error::corruption(format!(
-                        "{}: the log has a hole at index {next}",
-                        self.inner.group
-                    )));
-                }
+            for (_, row) in rows {
                 bytes += row.len();
                 entries.push(entry_from_bytes(row)?);
                 next += 1;
             }
-        }
-        for (entry, size) in tail {
-            if bytes >= bytes_max && !entries.is_empty() {
-                break;
-            }
-            bytes += size;
-            entries.push(entry);
         }
         Ok(entries)
     }
@@ -184,19 +143,6 @@ fn completion() -> (
     let (tx, rx) = oneshot::channel();
     // The receiver may have gone with its task; then nobody wants to know.
     (Box::new(move |result| drop(tx.send(result))), rx)
-}
-
-impl State {
-    /// Lets go of the oldest entries that are on disk, down to the limit.
-    fn trim(&mut self) {
-        while self.tail_bytes > TAIL_BYTES_MAX
-            && let Some(front) = self.tail.front()
-            && front.append <= self.appends_synced
-        {
-            self.tail_bytes -= front.bytes;
-            self.tail.pop_front();
-        }
-    }
 }
 
 impl RaftLogReader<Types> for LogStore {
@@ -278,39 +224,21 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut rows = Vec::new();
-        let append = {
+        {
             let mut state = self.inner.state.lock();
-            state.appends += 1;
-            let append = state.appends;
             for entry in entries {
                 let index = entry.log_id.index();
                 if let Some(last) = state.last {
                     assert_eq!(index, last.index() + 1, "the log must have no hole");
                 }
-                let bytes = entry_to_bytes(&entry);
                 state.last = Some(entry.log_id());
-                state.tail_bytes += bytes.len();
-                state.tail.push_back(Tailed {
-                    entry,
-                    bytes: bytes.len(),
-                    append,
-                });
-                rows.push((Index(index), bytes));
+                rows.push((Index(index), entry_to_bytes(&entry)));
             }
-            state.trim();
-            append
-        };
-        let inner = self.inner.clone();
+        }
         self.inner.writer.append(
             self.inner.group,
             rows,
-            Box::new(move |result| {
-                if result.is_ok() {
-                    let mut state = inner.state.lock();
-                    state.appends_synced = state.appends_synced.max(append);
-                }
-                callback.io_completed(result.map_err(io::Error::other));
-            }),
+            Box::new(move |result| callback.io_completed(result.map_err(io::Error::other))),
         );
         Ok(())
     }
@@ -319,13 +247,6 @@ impl RaftLogStorage<Types> for LogStore {
         let (done, finished) = completion();
         {
             let mut state = self.inner.state.lock();
-            let keep = last_log_id.map_or(0, |l| l.index() + 1);
-            while let Some(back) = state.tail.back()
-                && back.entry.log_id.index() >= keep
-            {
-                state.tail_bytes -= back.bytes;
-                state.tail.pop_back();
-            }
             state.last = last_log_id;
             self.inner.writer.truncate_after(
                 self.inner.group,
@@ -345,12 +266,6 @@ impl RaftLogStorage<Types> for LogStore {
         let (done, finished) = completion();
         {
             let mut state = self.inner.state.lock();
-            while let Some(front) = state.tail.front()
-                && front.entry.log_id.index() <= log_id.index()
-            {
-                state.tail_bytes -= front.bytes;
-                state.tail.pop_front();
-            }
             state.purged = Some(log_id);
             if state.last < Some(log_id) {
                 state.last = Some(log_id);

@@ -14,7 +14,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 use tokio::sync::watch;
 
 use crate::error::Result;
-use crate::raft::apply::{Applied, Applier, GroupState, Identity, Outcomes};
+use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes};
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::types::{LeaderId, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types};
 use crate::storage::{Disk, Index, View};
@@ -39,6 +39,7 @@ pub(super) struct StateMachine {
     disk: Arc<Disk>,
     state: GroupState,
     outcomes: Outcomes,
+    lately: Lately,
     progress: watch::Sender<Progress>,
 }
 
@@ -54,6 +55,7 @@ impl StateMachine {
             disk,
             state,
             outcomes,
+            lately: Lately::default(),
             progress,
         })
     }
@@ -69,6 +71,7 @@ impl StateMachine {
             &self.identity,
             self.state.clone(),
             &mut self.outcomes,
+            &mut self.lately,
         );
         let answers = entries
             .iter()
@@ -181,6 +184,7 @@ impl RaftStateMachine<Types> for StateMachine {
             .map_err(io::Error::other)?;
         self.outcomes = Outcomes::load(self.disk.state.as_ref(), self.identity.group)
             .map_err(io::Error::other)?;
+        self.lately = Lately::default();
         if self.state.applied != meta.last_log_id {
             return Err(io::Error::other(format!(
                 "{}: the installed snapshot ends at {:?}, its head says {:?}",

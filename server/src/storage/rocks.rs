@@ -29,8 +29,9 @@ const LOG_MEMTABLE_BYTES: usize = 128 * 1024 * 1024;
 /// than ever wait: a stop would stop every group of the node.
 const LOG_MEMTABLES_MAX: i32 = 6;
 
-/// The state instance's memtable: large enough that a flush is worth a file.
-const STATE_MEMTABLE_BYTES: usize = 64 * 1024 * 1024;
+/// The state instance's memtable: large enough that a flush is worth a file,
+/// small enough that its upper levels stay in the processor's cache.
+const STATE_MEMTABLE_BYTES: usize = 32 * 1024 * 1024;
 
 /// Memtables of the state instance, the one being filled included.
 const STATE_MEMTABLES_MAX: i32 = 4;
@@ -350,6 +351,8 @@ fn common_options() -> Options {
 
 fn log_options(torn: bool) -> Options {
     let mut options = common_options();
+    // Entries are purged soon, and most before they reach a lower level.
+    options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(LOG_MEMTABLE_BYTES);
     options.set_max_write_buffer_number(LOG_MEMTABLES_MAX);
     // `wal::check` has read every file by now. It accepted nothing but whole
@@ -364,6 +367,19 @@ fn log_options(torn: bool) -> Options {
 
 fn state_options(cache_bytes: usize) -> Options {
     let mut options = common_options();
+    // Tables of the first two levels are soon merged into the next; below,
+    // bytes stay for long and are worth the time to compress them.
+    options.set_compression_per_level(&[
+        DBCompressionType::None,
+        DBCompressionType::None,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+    ]);
+    // Groups take turns at the memtable; each insert is cheaper for it.
+    options.set_allow_concurrent_memtable_write(false);
     options.set_write_buffer_size(STATE_MEMTABLE_BYTES);
     options.set_max_write_buffer_number(STATE_MEMTABLES_MAX);
     let mut table = BlockBasedOptions::default();

@@ -4,13 +4,14 @@
 //! reads no clock and asks no other group, so that every replica of a group
 //! comes to the same rows. [`Applier`] turns entries into one write batch:
 //! [`records`] for client writes, [`catalog`] for the region group,
-//! [`outcomes`] for retries. Every entry that carries a command leaves one
+//! [`outcomes`] for retries; [`newest`] saves it most reads. Every entry that carries a command leaves one
 //! audit leaf.
 //!
 //! Not done here: deciding what may be written (`residency`), stamping
 //! versions (`raft::proposer`), reading (`kv`).
 
 pub mod catalog;
+mod newest;
 mod outcomes;
 mod records;
 
@@ -29,6 +30,7 @@ use crate::raft::types::{
 };
 use crate::storage::{Engine, GroupId, Index, WriteBatch, keys, record};
 
+pub use newest::Lately;
 pub use outcomes::Outcomes;
 pub use records::Outcome;
 
@@ -115,7 +117,7 @@ pub struct Applier<'a> {
     identity: &'a Identity,
     state: GroupState,
     outcomes: &'a mut Outcomes,
-    records: records::Overlay,
+    newest: &'a mut Lately,
     catalog: Option<wire::Catalog>,
     batch: WriteBatch,
 }
@@ -127,13 +129,14 @@ impl<'a> Applier<'a> {
         identity: &'a Identity,
         state: GroupState,
         outcomes: &'a mut Outcomes,
+        newest: &'a mut Lately,
     ) -> Self {
         Applier {
             engine,
             identity,
             state,
             outcomes,
-            records: records::Overlay::default(),
+            newest,
             catalog: None,
             batch: WriteBatch::default(),
         }

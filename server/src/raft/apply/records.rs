@@ -1,13 +1,12 @@
 //! Client writes: one record row, one change row, and for an overwrite one
 //! history row per operation.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use wire::operation::{Change, Condition};
 
 use super::Applier;
+use super::newest::Newest;
 use super::outcomes::Known;
 use crate::error::{Error, Result};
 use crate::storage::{Index, keys, record};
@@ -34,19 +33,6 @@ pub enum Outcome {
     Stale,
 }
 
-/// Records written by the batch that is being collected.
-#[derive(Default)]
-pub(super) struct Overlay {
-    rows: HashMap<Bytes, Newest>,
-}
-
-/// The newest version of a key.
-#[derive(Clone)]
-struct Newest {
-    version: u64,
-    deleted: bool,
-    row: Bytes,
-}
 
 impl Applier<'_> {
     /// Applies the operations of one entry in order.
@@ -139,8 +125,8 @@ impl Applier<'_> {
                 deleted,
             }),
         );
-        self.records.rows.insert(
-            operation.key,
+        self.newest.insert(
+            &operation.key,
             Newest {
                 version: operation.version,
                 deleted,
@@ -154,9 +140,9 @@ impl Applier<'_> {
     }
 
     /// The newest version of a key, this batch included.
-    fn newest(&self, key: &Bytes) -> Result<Option<Newest>> {
-        if let Some(newest) = self.records.rows.get(key) {
-            return Ok(Some(newest.clone()));
+    fn newest(&mut self, key: &Bytes) -> Result<Option<Newest>> {
+        if let Some(newest) = self.newest.get(key) {
+            return Ok(Some(newest));
         }
         let Some(row) = self.engine.get(&keys::record(&self.identity.tag, key))? else {
             return Ok(None);
