@@ -17,3 +17,4 @@ pub mod node;
 pub mod placement;
 pub mod raft;
 pub mod storage;
+pub mod telemetry;

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use domicile_server::config::{self, Config, Flags, Loaded, LogFormat};
-use domicile_server::env::Env;
+use domicile_server::config::{self, Config, Flags, Loaded};
+use domicile_server::env::{Env, Task};
 use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
 use domicile_server::node::{Limits, Node, Wiring, tcp_incoming};
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Disk, DiskOptions};
+use domicile_server::telemetry::{self, Logging, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the runtime and of RocksDB free what others allocated; this
@@ -61,7 +62,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Run(flags) => {
             let loaded = Loaded::read(&flags)?;
-            start_log(&loaded.config);
+            Logging::start(&loaded.config.log)?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
@@ -94,7 +95,9 @@ async fn serve(config: Config) -> Result<ExitCode> {
     // The port first: a second process for the same node ends here, before it
     // touches the disk.
     let incoming = tcp_incoming(config.listen, &limits).await?;
-    let disk = Arc::new(open(&env, &config)?);
+    let metrics = Metrics::new();
+    let _metrics_port = serve_metrics(&env, &config, &metrics).await?;
+    let disk = Arc::new(open(&env, &config, &metrics)?);
     let node = Node::start(
         Wiring {
             env,
@@ -105,6 +108,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
             dial: Arc::new(TcpDial),
             timing: timing(&config),
             limits,
+            metrics,
         },
         incoming,
     )
@@ -139,11 +143,34 @@ async fn serve(config: Config) -> Result<ExitCode> {
     std::process::exit(0);
 }
 
-fn open(env: &Env, config: &Config) -> Result<Disk> {
+/// Serves `/metrics` and `/healthz` where the configuration says.
+async fn serve_metrics(env: &Env, config: &Config, metrics: &Metrics) -> Result<Option<Task>> {
+    let Some(address) = config.metrics_listen else {
+        return Ok(None);
+    };
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| {
+            format!("metrics cannot be served on {address}; set `metrics_listen` to a free port")
+        })?;
+    let router = telemetry::router(metrics.clone());
+    Ok(Some(env.spawn("metrics", async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::warn!(%error, "metrics are not served any more");
+        }
+    })))
+}
+
+fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
     let start = env.now();
     let clock_env = env.clone();
     let clock = Arc::new(move || clock_env.now().duration_since(start));
     let mut options = DiskOptions::new(config.region.to_string(), config.node, clock);
+    let heard = metrics.clone();
+    options.on_sync = Some(Arc::new(move |took, entries| {
+        heard.observe_log_fsync(took);
+        heard.observe_log_batch(entries);
+    }));
     options.reserve_bytes = config.storage.reserve_mib << 20;
     options.state_cache_bytes = (config.storage.block_cache_mib as usize) << 20;
     Disk::open(&config.data_dir, options).map_err(|error| {
@@ -172,18 +199,5 @@ fn timing(config: &Config) -> Timing {
         election_max: Duration::from_millis(config.raft.election_max_ms),
         snapshot_entries: config.raft.snapshot_entries,
         kept_entries: config.raft.kept_entries,
-    }
-}
-
-fn start_log(config: &Config) {
-    let level = format!("{:?}", config.log.level).to_lowercase();
-    let filter = format!("warn,domicile_server={level},domiciled={level}");
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
-    match config.log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
     }
 }

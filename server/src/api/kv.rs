@@ -6,14 +6,15 @@ use std::time::Duration;
 use domicile_proto::v1::kv_service_server::KvService;
 use domicile_proto::{TAG_METADATA, v1};
 use tokio::sync::oneshot;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::api::session::{self, Replies};
-use crate::api::status::status;
+use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
 use crate::storage::Index;
+use crate::telemetry::{Metrics, Operation};
 use tokio_util::sync::CancellationToken;
 
 /// How long a call may take when its caller names no deadline.
@@ -27,15 +28,17 @@ const DEADLINE_MAX: Duration = Duration::from_secs(60);
 pub struct KvApi {
     env: Env,
     store: Arc<Store>,
+    metrics: Metrics,
     closing: CancellationToken,
 }
 
 impl KvApi {
     /// Serves a store until `closing`.
-    pub fn new(env: Env, store: Arc<Store>, closing: CancellationToken) -> Self {
+    pub fn new(env: Env, store: Arc<Store>, metrics: Metrics, closing: CancellationToken) -> Self {
         KvApi {
             env,
             store,
+            metrics,
             closing,
         }
     }
@@ -48,6 +51,23 @@ impl KvApi {
             .and_then(|tag| tag.to_str().ok())
             .unwrap_or_default();
         Ok((self.store.admit(tag)?, deadline(request)))
+    }
+
+    /// Serves a unary call, and counts and times it.
+    async fn observe<T>(
+        &self,
+        method: &'static str,
+        kind: Operation,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<Response<T>, Status> {
+        let began = self.env.now();
+        let answer = call.await;
+        let failed = answer.as_ref().err().map(|error| error.reason);
+        self.metrics.observe_operation(kind, failed);
+        let code = failed.map_or(Code::Ok, code);
+        self.metrics
+            .observe_rpc(method, code_name(code), self.env.now() - began);
+        answer.map(Response::new).map_err(status)
     }
 
     async fn write(
@@ -130,51 +150,60 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
-        let (route, deadline) = self.admit(&request).map_err(status)?;
-        let put = WriteRequest::Put(request.into_inner());
-        match self.write(route, deadline, put).await.map_err(status)? {
-            Written::Put(response) => Ok(Response::new(response)),
-            Written::Delete(_) => Err(status(Error::internal("a put was answered as a delete"))),
-        }
+        let put = async {
+            let (route, deadline) = self.admit(&request)?;
+            let put = WriteRequest::Put(request.into_inner());
+            match self.write(route, deadline, put).await? {
+                Written::Put(response) => Ok(response),
+                Written::Delete(_) => Err(Error::internal("a put was answered as a delete")),
+            }
+        };
+        self.observe("Put", Operation::Put, put).await
     }
 
     async fn get(
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        let (route, deadline) = self.admit(&request).map_err(status)?;
-        let request = request.into_inner();
-        let options = ReadOptions::from_wire(request.options.as_ref()).map_err(status)?;
-        let keys = [request.key];
-        let read = self.store.get(&route, &keys, &options);
-        let (records, meta) = within(deadline, read).await.map_err(status)?;
-        Ok(Response::new(v1::GetResponse {
-            record: records.into_iter().next().flatten(),
-            meta: Some(meta),
-        }))
+        let get = async {
+            let (route, deadline) = self.admit(&request)?;
+            let request = request.into_inner();
+            let options = ReadOptions::from_wire(request.options.as_ref())?;
+            let keys = [request.key];
+            let read = self.store.get(&route, &keys, &options);
+            let (records, meta) = within(deadline, read).await?;
+            Ok(v1::GetResponse {
+                record: records.into_iter().next().flatten(),
+                meta: Some(meta),
+            })
+        };
+        self.observe("Get", Operation::Get, get).await
     }
 
     async fn delete(
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let (route, deadline) = self.admit(&request).map_err(status)?;
-        let delete = WriteRequest::Delete(request.into_inner());
-        match self.write(route, deadline, delete).await.map_err(status)? {
-            Written::Delete(response) => Ok(Response::new(response)),
-            Written::Put(_) => Err(status(Error::internal("a delete was answered as a put"))),
-        }
+        let delete = async {
+            let (route, deadline) = self.admit(&request)?;
+            let delete = WriteRequest::Delete(request.into_inner());
+            match self.write(route, deadline, delete).await? {
+                Written::Delete(response) => Ok(response),
+                Written::Put(_) => Err(Error::internal("a delete was answered as a put")),
+            }
+        };
+        self.observe("Delete", Operation::Delete, delete).await
     }
 
     async fn scan(
         &self,
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<v1::ScanResponse>, Status> {
-        let (route, deadline) = self.admit(&request).map_err(status)?;
-        let page = within(deadline, self.store.scan(&route, request.into_inner()))
-            .await
-            .map_err(status)?;
-        Ok(Response::new(page))
+        let scan = async {
+            let (route, deadline) = self.admit(&request)?;
+            within(deadline, self.store.scan(&route, request.into_inner())).await
+        };
+        self.observe("Scan", Operation::Scan, scan).await
     }
 
     type SessionStream = Replies;
@@ -186,6 +215,7 @@ impl KvService for KvApi {
         Ok(Response::new(session::serve(
             &self.env,
             self.store.clone(),
+            self.metrics.clone(),
             request.into_inner(),
             self.closing.clone(),
         )))

@@ -10,6 +10,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
@@ -25,6 +26,7 @@ use crate::api::status::failure;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
+use crate::telemetry::{Metrics, Operation as Kind};
 
 /// The results that are gathered into one frame.
 const FRAME_RESULTS_MAX: usize = 512;
@@ -55,6 +57,7 @@ pub struct Replies {
 pub(super) fn serve(
     env: &Env,
     store: Arc<Store>,
+    metrics: Metrics,
     requests: Streaming<v1::SessionRequest>,
     closing: CancellationToken,
 ) -> Replies {
@@ -64,6 +67,7 @@ pub(super) fn serve(
     let session = Session {
         env: env.clone(),
         store,
+        metrics,
         replies: tx,
         slots: slots.clone(),
     };
@@ -154,6 +158,7 @@ fn result_bytes(result: &v1::SessionResult) -> usize {
 struct Session {
     env: Env,
     store: Arc<Store>,
+    metrics: Metrics,
     replies: mpsc::UnboundedSender<Reply>,
     slots: Arc<Semaphore>,
 }
@@ -248,7 +253,13 @@ impl Session {
     /// A write whose answer goes into the session.
     fn write(&self, id: u64, request: WriteRequest) -> Option<crate::raft::Write> {
         let replies = self.replies.clone();
+        let metrics = self.metrics.clone();
+        let kind = match request {
+            WriteRequest::Put(_) => Kind::Put,
+            WriteRequest::Delete(_) => Kind::Delete,
+        };
         reply_to(request, move |answer| {
+            metrics.observe_operation(kind, answer.as_ref().err().map(|e| e.reason));
             let result = match answer {
                 Ok((Written::Put(put), _)) => Answer::Put(put),
                 Ok((Written::Delete(delete), _)) => Answer::Delete(delete),
@@ -268,6 +279,8 @@ impl Session {
             .store
             .get_local(route, gets.into_iter().map(|(_, key)| key), |record| {
                 let id = *next.next().expect("one answer for each key");
+                let failed = record.as_ref().err().map(|e| e.reason);
+                self.metrics.observe_operation(Kind::Get, failed);
                 let result = match record {
                     Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
                     Err(error) => Answer::Failure(failure(error)),
@@ -278,11 +291,17 @@ impl Session {
                 });
             });
         match meta {
-            Ok(meta) => self.send(Reply::Frame(v1::SessionResponse {
-                results,
-                meta: Some(meta),
-                ..v1::SessionResponse::default()
-            })),
+            Ok(meta) => {
+                if let Some(lag_ms) = meta.lag_ms {
+                    self.metrics
+                        .observe_staleness(Duration::from_millis(lag_ms));
+                }
+                self.send(Reply::Frame(v1::SessionResponse {
+                    results,
+                    meta: Some(meta),
+                    ..v1::SessionResponse::default()
+                }));
+            }
             Err(error) => {
                 for id in ids {
                     self.send(fail(id, error.again()));
@@ -294,10 +313,16 @@ impl Session {
     /// Answers gets once their level is met, in one frame.
     fn get(&self, route: Route, gets: Vec<(u64, Bytes)>, options: ReadOptions) {
         let store = self.store.clone();
+        let metrics = self.metrics.clone();
         let replies = self.replies.clone();
         self.env.spawn_brief(async move {
             let (ids, keys): (Vec<u64>, Vec<Bytes>) = gets.into_iter().unzip();
-            match store.get(&route, &keys, &options).await {
+            let answer = store.get(&route, &keys, &options).await;
+            let failed = answer.as_ref().err().map(|e| e.reason);
+            for _ in &ids {
+                metrics.observe_operation(Kind::Get, failed);
+            }
+            match answer {
                 Ok((records, meta)) => {
                     let results = ids
                         .into_iter()
@@ -325,9 +350,12 @@ impl Session {
 
     fn scan(&self, id: u64, route: Route, scan: v1::ScanRequest) {
         let store = self.store.clone();
+        let metrics = self.metrics.clone();
         let replies = self.replies.clone();
         self.env.spawn_brief(async move {
-            let result = match store.scan(&route, scan).await {
+            let answer = store.scan(&route, scan).await;
+            metrics.observe_operation(Kind::Scan, answer.as_ref().err().map(|e| e.reason));
+            let result = match answer {
                 Ok(page) => Answer::Scan(page),
                 Err(error) => Answer::Failure(failure(error)),
             };

@@ -7,6 +7,7 @@
 //!
 //! Not done here: anything a room does itself.
 
+mod observe;
 mod serve;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::net::{BoxedIo, Dial, Peers, Speaker};
 use crate::placement::{Parts, Placement, REGION_GROUP};
 use crate::raft::{Group, Groups, NodeId, Timing};
 use crate::storage::Disk;
+use crate::telemetry::Metrics;
 
 pub use serve::{Limits, tcp_incoming};
 
@@ -52,6 +54,8 @@ pub struct Wiring {
     pub timing: Timing,
     /// The limits of its port.
     pub limits: Limits,
+    /// Its metrics.
+    pub metrics: Metrics,
 }
 
 /// A running node.
@@ -83,6 +87,7 @@ impl Node {
             dial,
             timing,
             limits,
+            metrics,
         } = wiring;
         let speaker = Speaker::new(&region, node);
         let groups = Arc::new(Groups::default());
@@ -137,8 +142,17 @@ impl Node {
             "readiness",
             follow_readiness(health.clone(), groups.clone(), directory.clone()),
         );
+        let observing = env.spawn(
+            "observe",
+            observe::follow(
+                metrics.clone(),
+                groups.clone(),
+                peers.clone(),
+                directory.clone(),
+            ),
+        );
         let services = serve::Services {
-            kv: KvApi::new(env.clone(), store, closing.clone()),
+            kv: KvApi::new(env.clone(), store, metrics, closing.clone()),
             admin: AdminApi::new(
                 env.clone(),
                 speaker.clone(),
@@ -166,7 +180,7 @@ impl Node {
             halted,
             server: Some(server),
             health,
-            _tasks: vec![following, probing, readiness, watch_disk],
+            _tasks: vec![following, probing, readiness, observing, watch_disk],
         })
     }
 

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use super::anchor::{self, AnchorFile, FileSlots, MemorySlots};
 use super::engine::{Durability, Engine, Wal, WalEnd, WriteBatch};
 use super::ids::{GroupId, Index};
-use super::log_writer::{Clock, LoadedLog, LogWriter, Parts, Run, Running, load};
+use super::log_writer::{Clock, LoadedLog, LogWriter, OnSync, Parts, Run, Running, load};
 use super::memory::{Memory, Survivors};
 use super::rocks::{Instance, Rocks, sync_directory};
 use super::space::{self, Space};
@@ -61,6 +61,8 @@ pub struct DiskOptions {
     pub run: Run,
     /// A monotonic clock.
     pub clock: Clock,
+    /// Hears of each synced batch of the log; `None`: nobody does.
+    pub on_sync: Option<OnSync>,
     /// Free bytes below which writes are refused.
     pub reserve_bytes: u64,
     /// The bytes of the ballast.
@@ -78,6 +80,7 @@ impl DiskOptions {
             node,
             run: Run::Thread,
             clock,
+            on_sync: None,
             reserve_bytes: space::RESERVE_BYTES,
             ballast_bytes: space::BALLAST_BYTES,
             state_cache_bytes: STATE_CACHE_BYTES,
@@ -182,6 +185,7 @@ impl Disk {
             wal: instances.wal,
             anchor: anchor.clone(),
             clock: options.clock.clone(),
+            on_sync: options.on_sync.clone(),
         };
         let (log, running) = LogWriter::start(parts, tails, options.run)?;
         Ok(Disk {

@@ -59,6 +59,10 @@ pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 /// A monotonic clock.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
+/// Called with the time a synced batch took and the entries in it, on the
+/// writer's thread: it must be quick and must not block.
+pub type OnSync = Arc<dyn Fn(Duration, usize) + Send + Sync>;
+
 /// How the writer runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run {
@@ -160,6 +164,8 @@ pub(crate) struct Parts {
     pub(crate) anchor: Arc<AnchorFile>,
     /// Measures fsyncs.
     pub(crate) clock: Clock,
+    /// Hears of each synced batch.
+    pub(crate) on_sync: Option<OnSync>,
 }
 
 impl LogWriter {
@@ -583,10 +589,14 @@ impl Worker {
         stats
             .commands
             .fetch_add(drained.len() as u64, Ordering::Relaxed);
-        stats.entries.fetch_add(entries.sum(), Ordering::Relaxed);
+        let entries: u64 = entries.sum();
+        stats.entries.fetch_add(entries, Ordering::Relaxed);
         stats.bytes.fetch_add(bytes, Ordering::Relaxed);
         stats.sync_us.fetch_add(took_us, Ordering::Relaxed);
         stats.sync_us_max.fetch_max(took_us, Ordering::Relaxed);
+        if let Some(on_sync) = &self.parts.on_sync {
+            on_sync(took, usize::try_from(entries).unwrap_or(usize::MAX));
+        }
         Ok(())
     }
 

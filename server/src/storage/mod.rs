@@ -44,6 +44,6 @@ pub use engine::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
 };
 pub use ids::{GroupId, Index};
-pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, Run, WriterStats};
+pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, Run, WriterStats};
 pub use memory::{Memory, Survivors};
 pub use space::{BALLAST_BYTES, RESERVE_BYTES};

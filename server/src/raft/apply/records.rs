@@ -33,7 +33,6 @@ pub enum Outcome {
     Stale,
 }
 
-
 impl Applier<'_> {
     /// Applies the operations of one entry in order.
     pub(super) fn batch(

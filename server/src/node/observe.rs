@@ -1,0 +1,55 @@
+//! Gauges that are looked at from time to time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kv::Directory;
+use crate::net::Peers;
+use crate::raft::{Groups, NodeId, ReplicaId};
+use crate::storage::GroupId;
+use crate::telemetry::{self, Metrics};
+
+/// How often they are looked at: more often than anyone scrapes them.
+const STEP: Duration = Duration::from_secs(2);
+
+/// A replica's gauges and who led it when it was last looked at.
+struct Seen {
+    gauges: telemetry::Group,
+    leader: Option<ReplicaId>,
+}
+
+/// Keeps the gauges of replicas and connections. Runs for as long as the node.
+pub(super) async fn follow(
+    metrics: Metrics,
+    groups: Arc<Groups>,
+    peers: Arc<Peers>,
+    directory: Arc<Directory>,
+) {
+    let mut seen: BTreeMap<GroupId, Seen> = BTreeMap::new();
+    loop {
+        let open = groups.all();
+        seen.retain(|id, _| open.iter().any(|g| g.identity().group == *id));
+        for group in open {
+            let identity = group.identity();
+            let seen = seen.entry(identity.group).or_insert_with(|| Seen {
+                gauges: metrics.group(identity.group.0, &identity.tag),
+                leader: None,
+            });
+            let status = group.status();
+            let leader = status.leader.map(|l| l.replica);
+            seen.gauges.set_has_leader(leader.is_some());
+            seen.gauges.set_indexes(status.applied.0, status.last.0);
+            if leader.is_some() && leader != seen.leader {
+                seen.gauges.observe_leader_change();
+                seen.leader = leader;
+            }
+        }
+        for node in &directory.placed().catalog.nodes {
+            if peers.address(NodeId(node.node)).is_some() {
+                metrics.set_peer_connected(node.node, peers.is_connected(NodeId(node.node)));
+            }
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}
