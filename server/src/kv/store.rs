@@ -158,7 +158,7 @@ impl Store {
         let Route::Here(group) = route else {
             return Err(elsewhere());
         };
-        keys.iter().try_for_each(|key| check_key(key))?;
+        keys.iter().try_for_each(check_key)?;
         let (level, lag, progress) = self.reach(group, options).await?;
         let tag = &group.identity().tag;
         let records = keys

@@ -21,7 +21,7 @@ use crate::raft::types::{
     RaftEntryOf, RaftLogId, RaftVote, Types, entry_from_bytes, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, vote_from_wire, vote_to_wire,
 };
-use crate::storage::{Disk, GroupId, Index, LogWriter};
+use crate::storage::{Disk, Done, GroupId, Index, LogWriter};
 
 /// The most bytes of entries in one AppendEntries request, so that a request
 /// fits a message between nodes and no heartbeat waits long behind it.
@@ -136,10 +136,7 @@ impl LogStore {
 }
 
 /// A callback for the writer and its other end.
-fn completion() -> (
-    Box<dyn FnOnce(Result<()>) + Send>,
-    oneshot::Receiver<Result<()>>,
-) {
+fn completion() -> (Done, oneshot::Receiver<Result<()>>) {
     let (tx, rx) = oneshot::channel();
     // The receiver may have gone with its task; then nobody wants to know.
     (Box::new(move |result| drop(tx.send(result))), rx)

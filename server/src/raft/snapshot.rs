@@ -136,7 +136,7 @@ impl Staging {
     pub(super) fn chunk(&mut self, chunk: &wire::SnapshotChunk) -> Result<()> {
         if chunk.number != self.chunks
             || chunk.crc != chunk_crc(chunk.number, &chunk.rows)
-            || chunk.rows.len() % 2 != 0
+            || !chunk.rows.len().is_multiple_of(2)
         {
             return Err(Error::invalid("a chunk of a snapshot is damaged"));
         }
