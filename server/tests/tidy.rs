@@ -978,11 +978,7 @@ fn blanking_keeps_every_byte_in_its_place() {
         ("'ü' \"ü\" x", "          x"),
     ];
     for (text, code) in cases {
-        assert_eq!(
-            blanked(text).replace("    'static", "    'static"),
-            code,
-            "{text}"
-        );
+        assert_eq!(blanked(text), code, "{text}");
         assert_eq!(blanked(text).len(), text.len());
     }
 }

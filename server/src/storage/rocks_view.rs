@@ -24,7 +24,10 @@ enum Question {
 
 /// A view of a RocksDB instance. The thread ends with it.
 pub(crate) struct RocksView {
-    questions: mpsc::SyncSender<Question>,
+    /// Taken when the view ends: the thread ends when it is gone.
+    questions: Option<mpsc::SyncSender<Question>>,
+    /// The thread; `None` once it has been waited for.
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl RocksView {
@@ -32,17 +35,21 @@ impl RocksView {
     pub(crate) fn start(db: Arc<DB>, name: &'static str) -> Result<Self> {
         let (questions, asked) = mpsc::sync_channel(QUESTIONS_MAX);
         let (ready, taken) = mpsc::sync_channel(1);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("view-{name}"))
             .spawn(move || serve(&db, name, &ready, &asked))
             .map_err(|e| Error::storage("no thread for a view", e))?;
         taken.recv().map_err(|_| gone())?;
-        Ok(RocksView { questions })
+        Ok(RocksView {
+            questions: Some(questions),
+            thread: Some(thread),
+        })
     }
 
     fn ask<T>(&self, question: impl FnOnce(mpsc::SyncSender<Result<T>>) -> Question) -> Result<T> {
         let (answer, answered) = mpsc::sync_channel(1);
-        self.questions.send(question(answer)).map_err(|_| gone())?;
+        let questions = self.questions.as_ref().ok_or_else(gone)?;
+        questions.send(question(answer)).map_err(|_| gone())?;
         answered.recv().map_err(|_| gone())?
     }
 }
@@ -54,6 +61,18 @@ impl View for RocksView {
 
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
         self.ask(|answer| Question::Scan(range.clone(), limit, answer))
+    }
+}
+
+/// Waits for the thread, for it keeps the instance open.
+impl Drop for RocksView {
+    fn drop(&mut self) {
+        self.questions = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of a view panicked");
+        }
     }
 }
 

@@ -1,0 +1,101 @@
+//! Every key parses back to its parts, and keys sort as their parts do.
+
+use proptest::prelude::*;
+
+use crate::storage::keys::*;
+use crate::storage::{GroupId, Index};
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    // Zeros and 0xff are where escaping goes wrong.
+    prop::collection::vec(
+        prop_oneof![Just(0u8), Just(0xff), Just(1), any::<u8>()],
+        0..8,
+    )
+}
+
+fn tag() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("a".to_owned()),
+        Just("a-b".to_owned()),
+        Just("ab".to_owned())
+    ]
+}
+
+proptest! {
+    #[test]
+    fn keys_parse_back(
+        group: u64, index: u64, sub: u32, version: u64, client_id: [u8; 16],
+        key in bytes(), tag in tag(),
+    ) {
+        let (group, index) = (GroupId(group), Index(index));
+        prop_assert_eq!(parse_group_state(&group_state(group)).unwrap(), group);
+        prop_assert_eq!(parse_catalog(&catalog(group)).unwrap(), group);
+        prop_assert_eq!(parse_outcomes(&outcomes(group, index)).unwrap(), (group, index));
+        prop_assert_eq!(parse_audit_leaf(&audit_leaf(group, index)).unwrap(), (group, index));
+        prop_assert_eq!(parse_change(&change(group, index, sub)).unwrap(), (group, index, sub));
+        let row = record(&tag, &key);
+        prop_assert_eq!(parse_record(&row).unwrap(), (&*tag, &*key));
+        let row = history(&tag, &key, version);
+        prop_assert_eq!(parse_history(&row).unwrap(), (&*tag, key, version));
+        prop_assert_eq!(parse_log_entry(&log_entry(group, index)).unwrap(), (group, index));
+    }
+
+    #[test]
+    fn keys_sort_as_their_parts(
+        a in (tag(), bytes(), any::<u64>()), b in (tag(), bytes(), any::<u64>()),
+    ) {
+        // Between tags only "apart" is promised; within one, keys ascend and
+        // versions descend.
+        if a.0 == b.0 {
+            prop_assert_eq!(record(&a.0, &a.1).cmp(&record(&b.0, &b.1)), a.1.cmp(&b.1));
+            let parts = a.1.cmp(&b.1).then(b.2.cmp(&a.2));
+            prop_assert_eq!(history(&a.0, &a.1, a.2).cmp(&history(&b.0, &b.1, b.2)), parts);
+        }
+        prop_assert_eq!(records(&a.0, &[], None).contains(&record(&b.0, &b.1)), a.0 == b.0);
+        prop_assert_eq!(
+            histories(&a.0, &[], None).contains(&history(&b.0, &b.1, b.2)), a.0 == b.0
+        );
+        prop_assert_eq!(
+            versions(&a.0, &a.1, a.2).contains(&history(&b.0, &b.1, b.2)),
+            a.0 == b.0 && a.1 == b.1 && b.2 <= a.2
+        );
+        let end = Some(&b.1[..]);
+        if a.0 == b.0 {
+            prop_assert_eq!(records(&a.0, &[], end).contains(&record(&a.0, &a.1)), a.1 < b.1);
+            prop_assert_eq!(
+                histories(&a.0, &[], end).contains(&history(&a.0, &a.1, a.2)), a.1 < b.1
+            );
+        }
+    }
+
+    /// A group's ranges hold all its keys and none of another group or tag.
+    #[test]
+    fn everything_is_the_groups_own(group in 0u64..4, other in 0u64..4, index: u64, key in bytes()) {
+        let (own, group, other) = (group == other, GroupId(group), GroupId(other));
+        let ranges = everything(group, "a");
+        let holds = |row: &[u8]| ranges.iter().any(|range| range.contains(row));
+        for row in [
+            group_state(other), catalog(other), outcomes(other, Index(index)),
+            audit_leaf(other, Index(index)), change(other, Index(index), 3),
+        ] {
+            prop_assert_eq!(holds(&row), own);
+        }
+        prop_assert!(holds(&record("a", &key)) && holds(&history("a", &key, index)));
+        prop_assert!(!holds(&record("ab", &key)) && !holds(&history("a-", &key, index)));
+        prop_assert_eq!(log_everything(group).contains(&log_entry(other, Index(index))), own);
+        prop_assert!(ranges.is_sorted());
+    }
+
+    /// Truncated and foreign keys are errors, never another key or a panic.
+    #[test]
+    fn other_bytes_are_no_keys(row in prop::collection::vec(any::<u8>(), 0..24)) {
+        let parsed = [
+            parse_group_state(&row).is_ok_and(|group| group_state(group) != row),
+            parse_change(&row).is_ok_and(|(group, index, sub)| change(group, index, sub) != row),
+            parse_record(&row).is_ok_and(|(tag, key)| record(tag, key) != row),
+            parse_history(&row).is_ok_and(|(tag, key, at)| history(tag, &key, at) != row),
+            parse_log_entry(&row).is_ok_and(|(group, index)| log_entry(group, index) != row),
+        ];
+        prop_assert_eq!(parsed, [false; 5]);
+    }
+}
