@@ -971,7 +971,7 @@ fn blanking_keeps_every_byte_in_its_place() {
         ),
         (
             "r#\"a\"b\"# c br\"\\\" d b'x' e",
-            "          c       d      e",
+            "         c       d      e",
         ),
         ("/* a /* b */ c */ d // e\nf", "                  d     \nf"),
         ("bar \"\n\" rbc r#type", "bar  \n  rbc r#type"),

@@ -9,6 +9,7 @@
 //! Not done here: serving inbound connections (`api`), deciding what is sent
 //! (`raft`, `kv`).
 
+mod calls;
 mod dial;
 mod peer;
 mod peers;

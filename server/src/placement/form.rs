@@ -10,7 +10,7 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use wire::catalog_change::Change;
 
-use super::{Placement, REGION_GROUP, REPLICAS, call};
+use super::{Placement, REGION_GROUP, REPLICAS};
 use crate::error::{Error, Reason, Result};
 use crate::placement::reconcile::read_policy;
 use crate::raft::apply::catalog;
@@ -129,8 +129,7 @@ impl Placement {
         if node == self.speaker.node().0 {
             return self.form(request).await;
         }
-        let mut peer = self.peer(address).await?;
-        call(address, peer.form(request)).await.map(|_| ())
+        self.peers.form(address, request).await
     }
 
     /// The catalog that a request asks for.

@@ -17,17 +17,14 @@ mod replace;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
 use tokio::sync::watch;
-use tonic::transport::Channel;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
-use crate::net::{Peers, Speaker, channel};
+use crate::net::{Peers, Speaker};
 use crate::raft::{Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
 use crate::storage::{Disk, GroupId, Index};
 
@@ -36,9 +33,6 @@ pub const REGION_GROUP: GroupId = GroupId(1);
 
 /// How many replicas a group has where there are enough nodes.
 const REPLICAS: usize = 3;
-
-/// How long a call to another node may take.
-const CALL_WAIT: Duration = Duration::from_secs(10);
 
 /// Called when a replica has stopped for an error; the node must stop too.
 pub type Halt = Arc<dyn Fn(String) + Send + Sync>;
@@ -182,12 +176,6 @@ impl Placement {
         }
     }
 
-    /// A client for calls to another node besides the stream.
-    async fn peer(&self, address: &str) -> Result<PeerServiceClient<Channel>> {
-        let channel = channel(self.peers.dial(), address).await?;
-        Ok(PeerServiceClient::new(channel))
-    }
-
     /// Where a node of the region is.
     fn address_of(&self, node: NodeId) -> Result<String> {
         if node == self.speaker.node() {
@@ -215,25 +203,4 @@ impl Placement {
     fn hello(&self, to: NodeId) -> Result<wire::Hello> {
         self.speaker.hello(to)
     }
-}
-
-/// Bounds a call to another node, and reads its refusal.
-async fn call<T>(
-    address: &str,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T> {
-    use tonic_types::StatusExt;
-    let answer = tokio::time::timeout(CALL_WAIT, call).await.map_err(|_| {
-        Error::new(
-            Reason::Unreachable,
-            format!("{address} did not answer in time; check that the node runs there"),
-        )
-    })?;
-    answer.map(tonic::Response::into_inner).map_err(|status| {
-        let reason = status
-            .get_details_error_info()
-            .and_then(|info| info.reason.parse().ok())
-            .unwrap_or(Reason::Unreachable);
-        Error::new(reason, format!("{address}: {}", status.message()))
-    })
 }

@@ -9,7 +9,7 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use wire::catalog_change::Change;
 
-use super::{Placement, REGION_GROUP, call};
+use super::{Placement, REGION_GROUP};
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::storage::GroupId;
@@ -151,7 +151,6 @@ impl Placement {
         group: &wire::Group,
         new: &wire::Member,
     ) -> Result<()> {
-        let mut peer = self.peer(address).await?;
         let request = wire::PlaceRequest {
             cluster: catalog.cluster.clone(),
             region: catalog.region.clone(),
@@ -160,7 +159,7 @@ impl Placement {
             nodes: catalog.nodes.clone(),
             replica: new.replica,
         };
-        call(address, peer.place(request)).await.map(|_| ())
+        self.peers.place(address, request).await
     }
 
     /// Has the group's leader exchange the node's old replica for the new.
@@ -197,7 +196,6 @@ impl Placement {
             return open.replace_member(old, ReplicaId(new.replica), node).await;
         }
         let address = self.address_of(leader.node)?;
-        let mut peer = self.peer(&address).await?;
         let request = wire::ReplaceMemberRequest {
             hello: Some(self.hello(leader.node)?),
             group: group.group,
@@ -205,12 +203,6 @@ impl Placement {
             new_replica: new.replica,
             new_node: new.node,
         };
-        // Bounded by the leader's own wait for the learner to catch up.
-        peer.replace_member(request)
-            .await
-            .map(|_| ())
-            .map_err(|status| {
-                Error::new(Reason::NoQuorum, format!("{address}: {}", status.message()))
-            })
+        self.peers.replace_member(&address, request).await
     }
 }

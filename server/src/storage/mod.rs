@@ -26,6 +26,7 @@ mod engine;
 mod ids;
 pub mod keys;
 mod log_tail;
+mod log_worker;
 mod log_writer;
 mod memory;
 pub mod record;
