@@ -1,7 +1,8 @@
 //! The subcommands of `jepsen`, one file each.
 //!
-//! Each is a clap struct with a `run` that returns the exit status. `sim`, `meta` and `chaos` are added beside these two in the same way: a file, a line in [`Command`], a line in [`Cli::run`].
+//! Each is a clap struct with a `run` that returns the exit status. `sim` and `meta` are added beside these in the same way: a file, a line in [`Command`], a line in [`Cli::run`].
 
+pub(crate) mod chaos;
 pub(crate) mod check;
 pub(crate) mod report;
 
@@ -32,6 +33,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Break real processes on purpose and judge what clients were told.
+    Chaos(chaos::Chaos),
     /// Judge history files and print a verdict per property.
     Check(check::Check),
     /// Draw a history file as one self-contained HTML page.
@@ -42,6 +45,7 @@ impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Chaos(chaos) => chaos.run(),
             Command::Check(check) => check.run(),
             Command::Report(report) => report.run(),
         }

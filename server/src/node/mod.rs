@@ -125,7 +125,7 @@ impl Node {
             halt,
             address,
         });
-        let following = placement.start().await?;
+        let following = env.scoped(placement.start()).await?;
         let freshness = Freshness::new(env.clone());
         let probing = freshness.start(groups.clone());
         let store = Arc::new(Store::new(
@@ -214,7 +214,7 @@ impl Node {
             }
             self.placement.shutdown().await;
         };
-        let done = tokio::time::timeout(deadline, orderly).await;
+        let done = tokio::time::timeout(deadline, self.env.scoped(orderly)).await;
         self.closing.cancel();
         self.disk.close()?;
         done.map_err(|_| Error::internal("the shutdown took too long and was cut short"))

@@ -1,0 +1,24 @@
+# Domicile's commands. `make help` lists them.
+
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+
+.PHONY: help setup test verify fix
+
+help: ## Say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## Install what is missing on Debian 12
+	@.ci/setup
+
+test: setup ## Build and run every test, the set-up included
+	$(CARGO) test --workspace --no-fail-fast
+
+verify: setup ## Check format, lints and the fast tests; writes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) test --workspace --lib --bins
+
+fix: ## Repair format and what clippy can repair
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged

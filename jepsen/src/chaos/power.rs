@@ -1,0 +1,97 @@
+//! Disks that lose power: ext4 in a file in memory, cut off with everything
+//! that was not synced.
+//!
+//! `shutdown` of a mounted file system drops exactly what no fsync has made
+//! durable, as a machine without power does.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The size of a disk: room for the logs of a short run.
+const DISK_BYTES: u64 = 1 << 30;
+
+/// Where the files of the disks lie: memory, so that a sync costs little.
+const MEMORY: &str = "/dev/shm";
+
+/// A file system that can lose power. Unmounted and removed when dropped.
+pub struct Disk {
+    image: PathBuf,
+    mount: PathBuf,
+    mounted: bool,
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("{program} does not run"))?;
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+impl Disk {
+    /// Makes and mounts a disk at `mount`. An error says what this machine
+    /// lacks: root, loop devices, or the programs.
+    pub fn new(name: &str, mount: &Path) -> Result<Disk> {
+        let image = Path::new(MEMORY).join(format!("{name}-{}.img", std::process::id()));
+        std::fs::create_dir_all(mount)?;
+        let file = std::fs::File::create(&image).context("no file in memory")?;
+        file.set_len(DISK_BYTES)?;
+        let mut disk = Disk {
+            image,
+            mount: mount.to_owned(),
+            mounted: false,
+        };
+        run("mkfs.ext4", &["-q", "-F", &disk.image.to_string_lossy()])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Mounts it, after the journal was replayed as after any power loss.
+    pub fn mount(&mut self) -> Result<()> {
+        run(
+            "mount",
+            &[
+                "-o",
+                "loop",
+                &self.image.to_string_lossy(),
+                &self.mount.to_string_lossy(),
+            ],
+        )?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    /// Cuts it off: nothing that is not on disk now ever gets there.
+    pub fn cut(&self) -> Result<()> {
+        run(
+            "xfs_io",
+            &["-x", "-c", "shutdown", &self.mount.to_string_lossy()],
+        )
+    }
+
+    /// Unmounts it. Nothing may use it any more.
+    pub fn unmount(&mut self) -> Result<()> {
+        if self.mounted {
+            run("umount", &[&self.mount.to_string_lossy()])?;
+            self.mounted = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount() {
+            eprintln!("jepsen: {error:#}");
+        }
+        drop(std::fs::remove_file(&self.image));
+    }
+}

@@ -1,0 +1,362 @@
+//! Three real `domiciled` processes on loopback.
+//!
+//! Each process is ended by its own id, also when a test fails: dropping a
+//! [`Node`] kills its process and waits for it.
+//!
+//! Not done here: load and judgement (`chaos`).
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// How many nodes a cluster has: the fewest that survive one failure.
+pub const NODES: usize = 3;
+
+/// How long a node may take to answer after it was started.
+const START_WAIT: Duration = Duration::from_secs(20);
+
+/// How long a cluster may take to be whole after it was formed or healed.
+const HEALTHY_WAIT: Duration = Duration::from_secs(60);
+
+/// How often something awaited is looked at.
+const STEP: Duration = Duration::from_millis(100);
+
+/// The policy that the clusters of this harness are formed with.
+const POLICY: &str = include_str!("../../proto/policies/single-region.toml");
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The folder with `domiciled` and `domicile`.
+    pub folder: PathBuf,
+}
+
+impl Programs {
+    /// The programs beside this one, or above the folder of a test.
+    pub fn beside() -> Result<Programs> {
+        let here = std::env::current_exe().context("this program has no path")?;
+        for folder in here.ancestors().skip(1).take(2) {
+            if folder.join("domiciled").exists() && folder.join("domicile").exists() {
+                return Ok(Programs {
+                    folder: folder.to_owned(),
+                });
+            }
+        }
+        bail!("domiciled and domicile are not built; run `cargo build --workspace --bins` first")
+    }
+
+    /// Runs the command line `domicile` against an endpoint.
+    pub fn domicile(&self, endpoint: &str, arguments: &[&str]) -> Result<Output> {
+        Command::new(self.folder.join("domicile"))
+            .arg("--endpoints")
+            .arg(endpoint)
+            .args(arguments)
+            .env_remove("DOMICILE_ENDPOINTS")
+            .output()
+            .context("domicile does not run")
+    }
+}
+
+/// One node: its configuration, its data, and its process if it runs.
+pub struct Node {
+    programs: Programs,
+    /// The number of the node.
+    pub number: usize,
+    /// `host:port`.
+    pub address: String,
+    /// Where it stores everything.
+    pub data: PathBuf,
+    folder: PathBuf,
+    settings: Vec<String>,
+    environment: Vec<(String, String)>,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// The URL that clients use.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where its messages go.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join(format!("node-{}.log", self.number))
+    }
+
+    /// Adds a setting for the next start, as `key=value`.
+    pub fn set(&mut self, setting: &str) {
+        self.settings.push(setting.to_owned());
+    }
+
+    /// Sets an environment variable for the next start.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Starts the process. It may still refuse; see [`Node::wait_exit`].
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "node {} runs already", self.number);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .context("the log of a node cannot be written")?;
+        let mut command = Command::new(self.programs.folder.join("domiciled"));
+        command
+            .args(["run", "--node", &self.number.to_string(), "--region", "eu"])
+            .args(["--listen", &self.address])
+            .arg("--data-dir")
+            .arg(&self.data)
+            .args(["--set", "insecure_dev=true"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .envs(self.environment.iter().map(|(n, v)| (n, v)));
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        self.process = Some(command.spawn().context("domiciled does not start")?);
+        Ok(())
+    }
+
+    /// The process id; `None`: it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Ends the process at once, as `kill -9` does, and waits for it.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself; then there is nothing to kill.
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+
+    /// Sends the process a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.pid().context("the node does not run")?;
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(pid.to_string())
+            .status()
+            .context("kill does not run")?;
+        ensure!(status.success(), "signal {name} was not taken");
+        Ok(())
+    }
+
+    /// Waits for the process to end by itself; `None`: it still runs.
+    pub fn wait_exit(&mut self, wait: Duration) -> Result<Option<i32>> {
+        let mut waited = Duration::ZERO;
+        loop {
+            if let Some(process) = &mut self.process
+                && let Some(status) = process.try_wait()?
+            {
+                self.process = None;
+                return Ok(Some(status.code().unwrap_or(-1)));
+            }
+            if waited >= wait {
+                return Ok(None);
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+    }
+
+    /// Waits until the node answers, in whatever state.
+    pub fn wait_up(&mut self) -> Result<()> {
+        let mut waited = Duration::ZERO;
+        while waited < START_WAIT {
+            if let Some(code) = self.wait_exit(Duration::ZERO)? {
+                bail!(
+                    "node {} ended with {code}: {}",
+                    self.number,
+                    last_lines(&self.log())
+                );
+            }
+            let answer = self
+                .programs
+                .domicile(&self.endpoint(), &["-o", "json", "cluster", "status"])?;
+            if answer.status.success() {
+                return Ok(());
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+        bail!("node {} does not answer", self.number)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The end of a log, for messages.
+pub fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(6).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+/// Three nodes of one region.
+pub struct Cluster {
+    /// The nodes, in order of their numbers from 1.
+    pub nodes: Vec<Node>,
+    /// The programs they run.
+    pub programs: Programs,
+}
+
+impl Cluster {
+    /// Three nodes in `folder`, not started. `data` says where each one's data
+    /// directory is.
+    pub fn new(
+        programs: &Programs,
+        folder: &Path,
+        data: impl Fn(usize) -> PathBuf,
+    ) -> Result<Cluster> {
+        fs::create_dir_all(folder)?;
+        let mut nodes = Vec::new();
+        // Held together, so that the three ports differ.
+        let mut held = Vec::new();
+        for number in 1..=NODES {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            nodes.push(Node {
+                programs: programs.clone(),
+                number,
+                address: listener.local_addr()?.to_string(),
+                data: data(number),
+                folder: folder.to_owned(),
+                settings: Vec::new(),
+                environment: Vec::new(),
+                process: None,
+            });
+            held.push(listener);
+        }
+        Ok(Cluster {
+            nodes,
+            programs: programs.clone(),
+        })
+    }
+
+    /// Starts and forms a cluster in `folder`.
+    pub fn formed(programs: &Programs, folder: &Path) -> Result<Cluster> {
+        let mut cluster = Cluster::new(programs, folder, |n| folder.join(format!("node-{n}")))?;
+        cluster.form(folder)?;
+        Ok(cluster)
+    }
+
+    /// Starts every node and forms the cluster.
+    pub fn form(&mut self, folder: &Path) -> Result<()> {
+        self.start_all()?;
+        let policy = folder.join("policy.toml");
+        fs::write(&policy, POLICY)?;
+        let policy = policy.to_string_lossy().into_owned();
+        let mut arguments = vec!["cluster", "init", "--name", "chaos", "--policy", &policy];
+        let places: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|n| format!("eu/{}={}", n.number, n.address))
+            .collect();
+        for place in &places {
+            arguments.extend(["--node", place]);
+        }
+        let formed = self
+            .programs
+            .domicile(&self.nodes[0].endpoint(), &arguments)?;
+        ensure!(
+            formed.status.success(),
+            "the cluster was not formed: {}",
+            String::from_utf8_lossy(&formed.stderr)
+        );
+        self.wait_healthy()
+    }
+
+    /// Starts every node that does not run and waits until all answer.
+    pub fn start_all(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if node.pid().is_none() {
+                node.start()?;
+            }
+        }
+        self.nodes.iter_mut().try_for_each(Node::wait_up)
+    }
+
+    /// Kills every node, all before any is waited for.
+    pub fn kill_all(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                // It may have ended by itself.
+                drop(process.kill());
+            }
+        }
+        for node in &mut self.nodes {
+            node.kill();
+        }
+    }
+
+    /// The URLs of all nodes.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(Node::endpoint).collect()
+    }
+
+    /// The status as a node sees it.
+    pub fn status(&self, node: usize) -> Result<serde_json::Value> {
+        let answer = self.programs.domicile(
+            &self.nodes[node].endpoint(),
+            &["-o", "json", "cluster", "status"],
+        )?;
+        ensure!(answer.status.success(), "no status");
+        serde_json::from_slice(&answer.stdout).context("the status is no JSON")
+    }
+
+    /// Waits until some running node says that everything works.
+    pub fn wait_healthy(&self) -> Result<()> {
+        let mut waited = Duration::ZERO;
+        let mut last = String::new();
+        while waited < HEALTHY_WAIT {
+            for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].pid().is_some()) {
+                if let Ok(status) = self.status(node) {
+                    let health = status["health"].as_str().unwrap_or_default();
+                    if health.eq_ignore_ascii_case("healthy") || health.eq_ignore_ascii_case("ok") {
+                        return Ok(());
+                    }
+                    last = status.to_string();
+                }
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+        bail!("the cluster is not healthy after {HEALTHY_WAIT:?}: {last}")
+    }
+
+    /// The index of the node that leads a tag's group.
+    pub fn leader(&self, tag: &str) -> Result<usize> {
+        let mut waited = Duration::ZERO;
+        while waited < HEALTHY_WAIT {
+            for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].pid().is_some()) {
+                let Ok(status) = self.status(node) else {
+                    continue;
+                };
+                let groups = status["groups"].as_array().cloned().unwrap_or_default();
+                let leader = groups
+                    .iter()
+                    .find(|g| g["tag"].as_str() == Some(tag))
+                    .and_then(|g| g["leader"].as_u64());
+                if let Some(leader) = leader
+                    && self.nodes[leader as usize - 1].pid().is_some()
+                {
+                    return Ok(leader as usize - 1);
+                }
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+        bail!("no leader of {tag} is known")
+    }
+}
