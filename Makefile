@@ -1,6 +1,8 @@
 # Domicile's commands. `make help` lists them.
 
 CARGO ?= cargo
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 .PHONY: help setup test verify fix
@@ -12,12 +14,13 @@ setup: ## Install what is missing on Debian 12
 	@.ci/setup
 
 test: setup ## Build and run every test, the set-up included
-	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace --no-fail-fast 2>&1 | .ci/count
 
 verify: setup ## Check format, lints and the fast tests; writes nothing
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) test --workspace --lib --bins
+	$(CARGO) test --workspace --lib --bins 2>&1 | .ci/count
 
 fix: ## Repair format and what clippy can repair
 	$(CARGO) fmt --all

@@ -20,7 +20,7 @@ pub enum Figure {
     P99,
 }
 
-/// A goal of `DESIGN.md` section 9, as a ratio of two systems.
+/// A goal, as a ratio of two systems.
 #[derive(Clone, Debug, Serialize)]
 pub struct Goal {
     /// The adapter that has the goal.
@@ -253,7 +253,7 @@ fn median(mut figures: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// The goals of `DESIGN.md` section 9 that one run can show.
+/// The goals that one run can show.
 fn goals(cells: &[Cell]) -> Vec<Goal> {
     use Figure::{P50, P99, Throughput};
     let (session, unary) = ("domicile-session", "domicile-unary");

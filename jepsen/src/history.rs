@@ -45,7 +45,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The error of a `cas` whose compare was answered "no": a failure that is also an observation.
 pub const CONDITION_FAILED: &str = "CONDITION_FAILED";
 
-/// The error of an operation whose token lies beyond what its epoch ended with (DESIGN.md §5).
+/// The error of an operation whose token lies beyond what its epoch ended with.
 pub const SESSION_LOST: &str = "SESSION_LOST";
 
 macro_rules! number {
@@ -80,7 +80,7 @@ number!(
     PolicyVersion
 );
 number!(
-    /// A record version (hybrid logical clock, DESIGN.md §4). Tombstones have one too.
+    /// A record version (hybrid logical clock). Tombstones have one too.
     Version
 );
 
@@ -256,7 +256,7 @@ impl F {
     }
 }
 
-/// The read level a client asked for (DESIGN.md §5).
+/// The read level a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -436,7 +436,7 @@ impl History {
         Ok(())
     }
 
-    /// Checks the rules every harness must keep (reliability.md §2 "Recording").
+    /// Checks the rules every harness must keep.
     ///
     /// Indices strictly increase and times never decrease; a process has one outstanding operation; a completion names what it completes; and a process is never heard of again after `info`.
     pub fn validate(&self) -> Result<(), Vec<Malformed>> {

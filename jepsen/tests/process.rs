@@ -3,12 +3,19 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::sync::{Mutex, PoisonError};
+
 use domicile_jepsen::chaos::{Outcome, Run, Scenario};
 use domicile_jepsen::check::RunOutcome;
 use domicile_jepsen::cluster::Programs;
 
+/// One scenario at a time: each is three processes under load, and failover is
+/// timed.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Runs a scenario in a folder of its own. What a failing run leaves stays.
 fn run(scenario: Scenario, rounds: u32) -> Outcome {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::Builder::new()
         .prefix("domicile-process-")
         .tempdir()
@@ -39,7 +46,9 @@ fn must_pass(scenario: Scenario, rounds: u32) {
 
 #[test]
 fn acknowledged_writes_survive_the_death_of_all_nodes() {
-    must_pass(Scenario::KillAll, 2);
+    // A leader that answers reads too early after a restart is caught in about
+    // every third round.
+    must_pass(Scenario::KillAll, 6);
 }
 
 #[test]

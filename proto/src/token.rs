@@ -1,4 +1,4 @@
-//! Read-position tokens (DESIGN §5): what a client has seen, so that a later
+//! Read-position tokens: what a client has seen, so that a later
 //! read anywhere is not older.
 //!
 //! Flow: a node makes [`Positions`] and seals them into a [`Token`]; a client

@@ -60,7 +60,7 @@ macro_rules! number {
 number! {
     /// The version of a record: a hybrid logical clock of 48 bits of
     /// milliseconds since 1970 and 16 logical bits. The proposer stamps it
-    /// above every version in its log (DESIGN §4), so it orders the writes of
+    /// above every version in its log, so it orders the writes of
     /// a group even where clocks go backwards.
     Version
 }

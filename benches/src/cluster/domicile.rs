@@ -88,6 +88,8 @@ async fn form(
         arguments.push("--node".to_owned());
         arguments.push(format!("{REGION}/{node}={address}"));
     }
+    arguments.push("--endpoints".to_owned());
+    arguments.push(format!("http://{}", addresses[0]));
     arguments.push("--policy".to_owned());
     arguments.push(policy.display().to_string());
     let deadline = clock::now() + FORM_TIMEOUT;
@@ -118,4 +120,18 @@ async fn form(
 
 fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TAG, policy_text};
+    use domicile_proto::address::Tag;
+    use domicile_proto::policy::Policy;
+
+    #[test]
+    fn the_policy_is_valid_and_enforced_in_full() {
+        let policy = Policy::parse(&policy_text()).expect("a valid policy");
+        assert!(policy.unenforced().is_empty(), "{:?}", policy.unenforced());
+        assert!(policy.tag(&Tag::new(TAG).expect("a valid tag")).is_some());
+    }
 }

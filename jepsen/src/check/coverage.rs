@@ -1,6 +1,6 @@
 //! Whether a run exercised enough to mean anything.
 //!
-//! Too little is a failure of the run, not of the product (reliability.md §2 "Recording"; openraft's Jepsen suite keeps the same three apart). The positive control of the residency scan is judged here too: a scanner that misses what is there proves nothing.
+//! Too little is a failure of the run, not of the product (openraft's Jepsen suite keeps the same three apart). The positive control of the residency scan is judged here too: a scanner that misses what is there proves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::{F, History, Note, Outcome, Value};
 
-/// The share of planted canaries a scan must find where they lawfully are, in percent (reliability.md §2).
+/// The share of planted canaries a scan must find where they lawfully are, in percent.
 const CONTROL_MIN_PERCENT: u64 = 99;
 
 /// What a run must have exercised.

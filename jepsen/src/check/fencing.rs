@@ -1,6 +1,6 @@
 //! Fencing: no write is acknowledged under an epoch, or a term, that had been left behind before it was invoked.
 //!
-//! The rule is that of reliability.md §2 "Fencing": once an acknowledgement under epoch *e + 1* has completed, nothing invoked afterwards may be acknowledged under *e*. The same holds for Raft terms within one group and epoch (Ongaro and Ousterhout 2014, §5.2: at most one leader per term, terms only grow).
+//! Once an acknowledgement under epoch *e + 1* has completed, nothing invoked afterwards may be acknowledged under *e*. The same holds for Raft terms within one group and epoch (Ongaro and Ousterhout 2014, §5.2: at most one leader per term, terms only grow).
 //! Also: one epoch of a tag has one home.
 
 use std::collections::BTreeMap;

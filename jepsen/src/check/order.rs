@@ -1,6 +1,6 @@
 //! The order of versions against the order of real time, in O(n log n).
 //!
-//! Every reply names the version (or the log position) of what it wrote or read, so most violations of linearizability show without a search. kvnemesis of CockroachDB does the same with unique versions, tombstones included (reliability.md §2).
+//! Every reply names the version (or the log position) of what it wrote or read, so most violations of linearizability show without a search. kvnemesis of CockroachDB does the same with unique versions, tombstones included.
 //! The check is independent of [`super::linear`]: it needs no values to be unique, and the search needs no versions to be honest.
 //!
 //! Not done here: reads below `strong`, see [`super::session`] and [`super::staleness`].

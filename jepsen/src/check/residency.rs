@@ -51,7 +51,7 @@ impl<'a> Policy<'a> {
         if self.is_empty() {
             return None;
         }
-        // A tag no policy names is denied, as in DESIGN.md §3 "default deny".
+        // A tag no policy names is denied.
         let Some(at) = self.at(tag, time_ns) else {
             return Some(false);
         };

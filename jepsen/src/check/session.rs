@@ -2,7 +2,7 @@
 //!
 //! Definitions are those of Terry and others, "Session Guarantees for Weakly Consistent Replicated Data" (PDIS 1994, §3); versions make each of them a comparison.
 //! Only operations that name a session are held to it: those carry its token. Within a session, order is that of answers before invocations.
-//! Tokens themselves are held to DESIGN.md §5: they only grow, and one beyond the end of its epoch is refused.
+//! Tokens themselves must only grow, and one beyond the end of its epoch is refused.
 
 use std::collections::BTreeMap;
 

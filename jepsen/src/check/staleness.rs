@@ -1,4 +1,4 @@
-//! Truthfulness of reported staleness (DESIGN.md §5, reliability.md §2 "Staleness truth").
+//! Truthfulness of reported staleness.
 //!
 //! A read invoked at *t* that reports lag *s* must reflect every write acknowledged by *t − s*. "Unknown" promises nothing. A region cut off for *d* must report at least *d* or unknown, and a bounded read never more than its bound.
 //! All times are the harness's own monotonic ones, so no skew of the product's clocks can hide a lie.

@@ -1,4 +1,4 @@
-//! Export as EDN, the notation that Knossos and Elle read (reliability.md §4 "EDN").
+//! Export as EDN, the notation that Knossos and Elle read.
 //!
 //! Knossos gets one file per key, because Jepsen's independent tuples are not plain vectors.
 //! Elle gets the transactions of the whole history in one file.

@@ -1,4 +1,4 @@
-//! The residency policy (DESIGN §3): which regions may hold a tag, serve it,
+//! The residency policy: which regions may hold a tag, serve it,
 //! and call for it.
 //!
 //! Flow: [`Policy::parse`] reads the TOML source and checks it as a whole

@@ -68,6 +68,10 @@ impl Timing {
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
             enable_pre_vote: Some(true),
+            // A leader that goes on after a restart without an election would
+            // answer reads at the commit index it had saved, which is older
+            // than what it had acknowledged (decision 0003).
+            enable_leader_restore: Some(false),
             // Without it, a leader whose followers hear it but cannot answer
             // keeps them from electing another.
             quorum_loss_probe_interval: Some(2 * millis(self.election_max)),

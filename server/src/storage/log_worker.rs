@@ -2,8 +2,8 @@
 //! other, and the anchor's floors with them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use domicile_proto::internal::v1::{Anchor, LogId, Vote};
 use tokio::sync::mpsc;
