@@ -887,6 +887,22 @@ mod lag {
     }
 
     #[test]
+    fn an_older_write_acknowledged_later_hides_nothing() {
+        let mut writer = Writer::default();
+        writer.invoke(0, F::Write, "k", int(1));
+        writer.invoke(1, F::Write, "k", int(2));
+        writer.ok(1, int(2), version(2));
+        writer.ok(0, int(1), version(1));
+        let meta = Meta {
+            lag_ms: Some(0),
+            level: Some(Level::Local),
+            ..version(1)
+        };
+        writer.run(0, F::Read, "k", Value::Null, int(1), meta);
+        finds(staleness::check(&writer.history), &["understated-lag"]);
+    }
+
+    #[test]
     fn the_isolated_know_it() {
         let judged = |lag_ms: Option<u64>| {
             let mut writer = Writer::default();

@@ -183,6 +183,22 @@ fn real_time_edges_reach_over_many_transactions() {
 }
 
 #[test]
+fn real_time_edges_leave_from_every_transaction_that_none_followed() {
+    // The first two overlap, so the third comes after both, not only after the one that returned last.
+    let mut writer = Writer::default();
+    writer.invoke(0, F::Txn, "", steps("a x 1").0);
+    writer.invoke(1, F::Txn, "", steps("a y 1").0);
+    writer.ok(0, steps("a x 1").1, Meta::default());
+    writer.ok(1, steps("a y 1").1, Meta::default());
+    for text in ["r x", "r x 1"] {
+        let (asked, answered) = steps(text);
+        writer.run(2, F::Txn, "", asked, answered, Meta::default());
+    }
+    finds(&writer.history, Model::StrongSession, &[]);
+    finds(&writer.history, Model::Strict, &["G-single-realtime"]);
+}
+
+#[test]
 fn incompatible_order() {
     let history = concurrent(&["a x 1", "a x 2", "r x 1,2", "r x 2"]);
     finds(&history, Model::Serializable, &["incompatible-order"]);

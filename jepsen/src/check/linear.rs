@@ -558,17 +558,11 @@ fn without(calls: &[Call], from: usize, to: usize) -> Vec<Call> {
     let refusals = calls
         .iter()
         .any(|call| matches!(call.action, Action::Mismatch(_)));
-    let outside = calls[..from].iter().chain(&calls[to..]);
-    let seen: BTreeSet<State> = outside.filter_map(|call| call.action.seen()).collect();
-    // A compare-and-set inside may stay because its own write is seen; what it saw is then needed too.
     let mut keep = vec![true; calls.len()];
     for at in from..to {
-        let action = calls[at].action;
-        let needed = action
-            .made()
-            .is_some_and(|made| refusals || seen.contains(&made));
-        keep[at] = needed;
+        keep[at] = refusals && calls[at].action.made().is_some();
     }
+    // What stays may have seen a write inside, which then stays too, with what that one saw in turn.
     loop {
         let seen: BTreeSet<State> = (0..calls.len())
             .filter(|at| keep[*at])
