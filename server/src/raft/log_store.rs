@@ -49,6 +49,8 @@ struct State {
     vote: Option<RaftVote>,
     committed: Option<RaftLogId>,
     purged: Option<RaftLogId>,
+    /// The first entry there is; `None`: there is none.
+    first: Option<u64>,
     last: Option<RaftLogId>,
 }
 
@@ -78,6 +80,7 @@ impl LogStore {
                     vote: loaded.vote.as_ref().map(vote_from_wire),
                     committed: loaded.committed.as_ref().map(log_id_from_wire),
                     purged,
+                    first: loaded.first.map(|first| first.0),
                     last,
                 }),
             }),
@@ -87,9 +90,8 @@ impl LogStore {
     /// The first index of the log, and the one behind its last.
     fn bounds(&self) -> (u64, u64) {
         let state = self.inner.state.lock();
-        let first = state.purged.map_or(0, |p| p.index() + 1);
         let behind = state.last.map_or(0, |l| l.index() + 1);
-        (first, behind)
+        (state.first.unwrap_or(behind), behind)
     }
 
     /// Reads `[start, end)` as far as the log has it; stops early only past
@@ -220,17 +222,18 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = RaftEntryOf> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        // Held until the writer has the entries: who sees them in the state
+        // must find them there.
+        let mut state = self.inner.state.lock();
         let mut rows = Vec::new();
-        {
-            let mut state = self.inner.state.lock();
-            for entry in entries {
-                let index = entry.log_id.index();
-                if let Some(last) = state.last {
-                    assert_eq!(index, last.index() + 1, "the log must have no hole");
-                }
-                state.last = Some(entry.log_id());
-                rows.push((Index(index), entry_to_bytes(&entry)));
+        for entry in entries {
+            let index = entry.log_id.index();
+            if let Some(last) = state.last {
+                assert_eq!(index, last.index() + 1, "the log must have no hole");
             }
+            state.first.get_or_insert(index);
+            state.last = Some(entry.log_id());
+            rows.push((Index(index), entry_to_bytes(&entry)));
         }
         self.inner.writer.append(
             self.inner.group,
@@ -244,7 +247,9 @@ impl RaftLogStorage<Types> for LogStore {
         let (done, finished) = completion();
         {
             let mut state = self.inner.state.lock();
-            state.last = last_log_id;
+            state.last = state.last.min(last_log_id);
+            let kept = last_log_id.map(|last| last.index());
+            state.first = state.first.filter(|first| Some(*first) <= kept);
             self.inner.writer.truncate_after(
                 self.inner.group,
                 last_log_id.map(|l| Index(l.index())),
@@ -264,6 +269,12 @@ impl RaftLogStorage<Types> for LogStore {
         {
             let mut state = self.inner.state.lock();
             state.purged = Some(log_id);
+            let behind = log_id.index() + 1;
+            let last = state.last.map(|last| last.index());
+            state.first = state
+                .first
+                .map(|first| first.max(behind))
+                .filter(|first| Some(*first) <= last);
             if state.last < Some(log_id) {
                 state.last = Some(log_id);
             }

@@ -45,6 +45,12 @@ pub(super) type RaftStoredMembership = StoredMembership<LeaderId, ReplicaId, Sea
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u64);
 
+impl From<u64> for ReplicaId {
+    fn from(number: u64) -> Self {
+        ReplicaId(number)
+    }
+}
+
 impl fmt::Display for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

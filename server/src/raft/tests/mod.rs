@@ -1,1 +1,96 @@
+//! The Raft library's own suite for storage, against ours.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::internal::v1::AnchoredReplica;
+use openraft::StorageError;
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
+use openraft::testing::log::{StoreBuilder, Suite};
+
+use crate::env::Env;
+use crate::raft::apply::Identity;
+use crate::raft::log_store::LogStore;
+use crate::raft::state_machine::StateMachine;
+use crate::raft::types::Types;
+use crate::storage::{Disk, DiskOptions, GroupId, MemoryDisk, Run};
+
+/// The group that the suite works on.
+const GROUP: GroupId = GroupId(7);
+
+fn options() -> DiskOptions {
+    DiskOptions::new("eu", 1, Arc::new(|| Duration::ZERO))
+}
+
+/// The store of one group on a disk.
+fn open(disk: Disk) -> (LogStore, StateMachine) {
+    disk.add_replica(AnchoredReplica {
+        group: GROUP.0,
+        tag: "orders".into(),
+        incarnation: 1,
+        replica: 1,
+        ..AnchoredReplica::default()
+    })
+    .unwrap();
+    let disk = Arc::new(disk);
+    let identity = Identity {
+        group: GROUP,
+        incarnation: 1,
+        tag: "orders".into(),
+        region: "eu".into(),
+    };
+    (
+        LogStore::open(GROUP, disk.clone()).unwrap(),
+        StateMachine::open(identity, disk).unwrap(),
+    )
+}
+
+struct OnRocks;
+
+impl StoreBuilder<Types, LogStore, StateMachine, tempfile::TempDir> for OnRocks {
+    async fn build(
+        &self,
+    ) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<Types>> {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, machine) = open(Disk::open(folder.path(), options()).unwrap());
+        Ok((folder, log, machine))
+    }
+}
+
+struct InMemory;
+
+impl StoreBuilder<Types, LogStore, StateMachine, MemoryDisk> for InMemory {
+    async fn build(&self) -> Result<(MemoryDisk, LogStore, StateMachine), StorageError<Types>> {
+        let memory = MemoryDisk::new(1);
+        let mut options = options();
+        options.run = Run::Task;
+        let (log, machine) = open(Disk::memory(&memory, options).unwrap());
+        Ok((memory, log, machine))
+    }
+}
+
+fn run<B, G>(builder: B)
+where
+    B: StoreBuilder<Types, LogStore, StateMachine, G>,
+    G: Send + Sync,
+    LogStore: RaftLogStorage<Types>,
+    StateMachine: RaftStateMachine<Types>,
+{
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(Env::real().scoped(Suite::test_all(builder)))
+        .unwrap();
+}
+
+#[test]
+fn the_suite_passes_on_rocksdb() {
+    run(OnRocks);
+}
+
+#[test]
+fn the_suite_passes_in_memory() {
+    run(InMemory);
+}
