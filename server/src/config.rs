@@ -5,7 +5,7 @@
 //! defaults. All of them read the same catalogue ([`settings`]), so a setting
 //! has one name, one unit, one default and one set of limits everywhere.
 //! [`layers`] reads them and finds every mistake before it gives up;
-//! [`sample`] writes the catalogue as a file to start from.
+//! [`mod@sample`] writes the catalogue as a file to start from.
 //!
 //! Not done here: acting on a setting. Each room takes what it needs from its
 //! own part of [`Config`].

@@ -639,3 +639,39 @@ fn finding(example: &Counterexample) -> Finding {
     .key(&example.key)
     .ops(example.ops.iter().copied())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(actions: &[Action]) -> Vec<Call> {
+        let call = |(id, action): (usize, &Action)| Call {
+            action: *action,
+            called: 2 * id as u64,
+            returned: 2 * id as u64 + 1,
+            id,
+        };
+        actions.iter().enumerate().map(call).collect()
+    }
+
+    /// What the shrinker may leave out of good calls, whatever it tries, leaves good calls.
+    #[test]
+    fn leaving_calls_out_never_makes_good_ones_bad() {
+        let (read, write, cas) = (Action::Read, Action::Write, Action::Cas);
+        let good = [
+            // Without the second write, the refused compare could not have been refused.
+            sequence(&[write(1), write(2), Action::Mismatch(1), write(3)]),
+            // Without the first compare-and-set, the second could not have happened.
+            sequence(&[write(1), cas(1, 2), cas(2, 3), read(3), write(4)]),
+        ];
+        for calls in good {
+            assert_eq!(linearizable(&calls, STEPS_MAX), Answer::Yes);
+            for from in 0..calls.len() {
+                for to in from + 1..=calls.len() {
+                    let left = without(&calls, from, to);
+                    assert_eq!(linearizable(&left, STEPS_MAX), Answer::Yes, "{left:#?}");
+                }
+            }
+        }
+    }
+}

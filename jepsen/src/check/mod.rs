@@ -1,6 +1,6 @@
 //! Checkers: each takes a history and says whether one promise was kept.
 //!
-//! Flow: [`run`] first asks [`History::validate`], because a malformed history judges nobody; then every checker whose operations occur; then [`coverage`], which says whether the run was worth anything. The [`Summary`] keeps the three apart: the product failed, the run covered too little, the harness broke.
+//! Flow: [`run`] first asks [`crate::history::History::validate`], because a malformed history judges nobody; then every checker whose operations occur; then [`coverage`], which says whether the run was worth anything. The [`Summary`] keeps the three apart: the product failed, the run covered too little, the harness broke.
 //!
 //! A checker never guesses in the product's favour: what it cannot decide is [`Verdict::Unknown`], which counts as a failure.
 //!

@@ -1,4 +1,4 @@
-//! openraft's network over a [`Transport`].
+//! openraft's network over a `Transport`.
 //!
 //! Appends of one replication stream are pipelined: each goes out as openraft
 //! makes it, and answers come back in the same order. Every request has a
