@@ -21,9 +21,12 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// The variable that names the file.
 const FILE_VARIABLE: &str = "DOMICILE_CONFIG";
 
-/// What begins the variables of other programs of Domicile: the client and the
-/// test runner. The server leaves them alone.
-const OTHER_PROGRAMS: [&str; 2] = ["DOMICILE_CLIENT_", "DOMICILE_CI_"];
+/// The variables of the other programs of Domicile, which the server leaves
+/// alone: the command line is often used where a node is started.
+const OTHER_PROGRAMS: [&str; 1] = ["DOMICILE_ENDPOINTS"];
+
+/// What begins the variables of the gate, which are no settings either.
+const GATE: &str = "DOMICILE_CI_";
 
 /// Values by setting, with who set them.
 pub(super) struct Values(BTreeMap<&'static str, (Value, Source)>);
@@ -334,7 +337,7 @@ pub(super) fn domicile_variables(
             continue;
         }
         let shown = text.to_string_lossy();
-        let foreign = OTHER_PROGRAMS.iter().any(|start| name.starts_with(start));
+        let foreign = OTHER_PROGRAMS.contains(&name.as_str()) || name.starts_with(GATE);
         if foreign || is_service_link(&name, &shown) {
             continue;
         }

@@ -372,7 +372,7 @@ fn settings_that_do_not_fit_together_are_refused() {
 fn variables_of_others_are_left_alone() {
     let all = [
         ("DOMICILE_LISTEN", "127.0.0.1:1"),
-        ("DOMICILE_CLIENT_ENDPOINTS", "x"),
+        ("DOMICILE_ENDPOINTS", "x"),
         ("DOMICILE_CI_CACHE", "x"),
         ("DOMICILE_SERVICE_HOST", "10.0.0.1"),
         ("DOMICILE_SERVICE_PORT_GRPC", "7400"),
