@@ -153,6 +153,30 @@ fn every_setting_can_be_set_in_every_layer() {
 }
 
 #[test]
+fn every_word_and_every_way_to_write_a_number_is_understood() {
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    for (word, level) in levels {
+        let loaded = load(GOOD, &[("DOMICILE_LOG_LEVEL", word)], &[]).expect(word);
+        assert_eq!(loaded.config.log.level, level);
+    }
+    for (word, format) in [("text", LogFormat::Text), ("json", LogFormat::Json)] {
+        let loaded = load(GOOD, &[("DOMICILE_LOG_FORMAT", word)], &[]).expect(word);
+        assert_eq!(loaded.config.log.format, format);
+    }
+    for number in ["1000", "1_000", "0x3e8", "0o1750", "0b1111101000", "+1000"] {
+        let file = format!("{GOOD}shutdown_deadline_ms = {number}\n");
+        let config = load(&file, &[], &[]).expect(number).config;
+        assert_eq!(config.shutdown_deadline_ms, 1000, "{number}");
+    }
+}
+
+#[test]
 fn an_unknown_name_is_refused_with_the_one_that_is_meant() {
     assert_eq!(
         refused("  listn = \"127.0.0.1:1\"\n", &[], &[]),

@@ -72,6 +72,8 @@ fn the_samples_are_what_was_observed() {
     group.set_has_leader(true);
     group.observe_leader_change();
     group.set_indexes(41, 42);
+    metrics.set_peer_connected(3, true);
+    metrics.set_peer_connected(3, false);
     let text = metrics.encode();
     for line in [
         concat!(
@@ -86,6 +88,7 @@ fn the_samples_are_what_was_observed() {
         "domicile_raft_applied_index{group=\"7\",tag=\"eu-only\"} 41",
         "domicile_raft_last_index{group=\"7\",tag=\"eu-only\"} 42",
         "domicile_peer_connected{node=\"2\"} 1",
+        "domicile_peer_connected{node=\"3\"} 0",
         "domicile_disk_free_bytes 18446744073709551615",
         "domicile_log_fsync_duration_seconds_sum 0.0007",
         "domicile_log_fsync_duration_seconds_bucket{le=\"0.0005\"} 0",
@@ -303,7 +306,12 @@ fn text_is_colored_on_request_only_and_json_is_one_object_a_line() {
         for part in ["\"level\":\"INFO\"", "\"message\":\"ready\"", "\"group\":7"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(text.starts_with('{') && text.ends_with("}\n") && !text.contains('\x1b'));
+        assert!(
+            text.starts_with('{')
+                && text.ends_with("}\n")
+                && !text.contains('\x1b')
+                && !text.contains("fields")
+        );
     }
 }
 
