@@ -52,7 +52,8 @@ struct All {
     log_fsync_duration: Histogram,
     log_batch_entries: Histogram,
     peer_connected: Family<Peer, Gauge>,
-    disk_free: Count,
+    /// Without labels; a family, so that nothing is exported before it is set.
+    disk_free: Family<[(&'static str, &'static str); 0], Count>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -212,7 +213,7 @@ impl Metrics {
             log_fsync_duration: Histogram::seconds(names::FSYNC_BUCKETS),
             log_batch_entries: Histogram::counts(names::BATCH_BUCKETS),
             peer_connected: Family::default(),
-            disk_free: Count::default(),
+            disk_free: Family::default(),
             registry: Registry::default(),
         };
         let to = &mut registry;
@@ -274,7 +275,7 @@ impl Metrics {
 
     /// Sets the free space of the disk of the data directory.
     pub fn set_disk_free(&self, bytes: u64) {
-        self.0.disk_free.set(bytes);
+        self.0.disk_free.get_or_create(&[]).set(bytes);
     }
 
     /// The metrics of a replica of a group; `tag` is empty for a group that

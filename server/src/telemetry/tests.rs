@@ -89,7 +89,7 @@ fn the_samples_are_what_was_observed() {
         "domicile_raft_last_index{group=\"7\",tag=\"eu-only\"} 42",
         "domicile_peer_connected{node=\"2\"} 1",
         "domicile_peer_connected{node=\"3\"} 0",
-        "domicile_disk_free_bytes 18446744073709551615",
+        "domicile_disk_free_bytes{} 18446744073709551615",
         "domicile_log_fsync_duration_seconds_sum 0.0007",
         "domicile_log_fsync_duration_seconds_bucket{le=\"0.0005\"} 0",
         "domicile_log_fsync_duration_seconds_bucket{le=\"0.001\"} 1",
@@ -102,6 +102,15 @@ fn the_samples_are_what_was_observed() {
     let method = "method=\"/domicile.v1.KvService/Put\",code=\"OK\"";
     let count = format!("domicile_rpc_duration_seconds_count{{{method}}} 1");
     assert!(text.contains(&count), "{text}");
+}
+
+#[test]
+fn what_nobody_measured_is_not_exported_as_zero() {
+    let text = Metrics::new().encode();
+    assert!(
+        lines(&text, "domicile_disk_free_bytes").is_empty(),
+        "{text}"
+    );
 }
 
 #[test]
