@@ -126,7 +126,9 @@ impl Store {
         let mut write = WriteOptions::default();
         write.disable_wal(!wal);
         Store {
-            db: DB::open(&options(layout), path).unwrap(),
+            // Writes with timestamps name their column family.
+            db: DB::open_cf_with_opts(&options(layout), path, [("default", options(layout))])
+                .unwrap(),
             layout,
             write,
         }
