@@ -105,6 +105,35 @@ impl Admin {
         .await
     }
 
+    /// Which region holds, serves and may call for each tag.
+    pub async fn placement(&self) -> Result<v1::GetPlacementResponse, Error> {
+        let request = v1::GetPlacementRequest {};
+        self.call(Safety::Read, request, async |mut admin, request| {
+            admin.get_placement(request).await
+        })
+        .await
+    }
+
+    /// How far the mirrors are that a node ships to or holds.
+    pub async fn replication(&self) -> Result<v1::GetReplicationResponse, Error> {
+        let request = v1::GetReplicationRequest {};
+        self.call(Safety::Read, request, async |mut admin, request| {
+            admin.get_replication(request).await
+        })
+        .await
+    }
+
+    /// The regions, as a node sees them.
+    pub async fn regions(&self) -> Result<Vec<v1::RegionStatus>, Error> {
+        let request = v1::ListRegionsRequest {};
+        let listed = self
+            .call(Safety::Read, request, async |mut admin, request| {
+                admin.list_regions(request).await
+            })
+            .await?;
+        Ok(listed.regions)
+    }
+
     async fn call<T: Clone, R>(
         &self,
         safety: Safety,

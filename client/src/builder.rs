@@ -106,6 +106,7 @@ impl Builder {
             routes,
             region,
             self.timeout,
+            options,
         ))))
     }
 }

@@ -7,22 +7,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::reason::Reason;
 use domicile_proto::v1::session_operation::Operation;
 use parking_lot::Mutex;
 
 use crate::admin::Admin;
 use crate::builder::Builder;
-use crate::connection::Reply;
+use crate::connection::{Endpoint, Options, Reply};
 use crate::env;
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, Fault};
 use crate::request::Requests;
 use crate::retry::{Attempts, Safety};
-use crate::route::{Routes, TagRoute, Tried};
+use crate::route::{ENDPOINTS_MAX, Routes, TagRoute, Tried};
 use crate::tag::TagHandle;
 
 /// The part of the time that one attempt may take: after it, a node that does
 /// not answer is left for another.
 pub(crate) const ATTEMPTS_IN_TIMEOUT: u32 = 3;
+
+/// The fact of a refusal that names the nodes of the tag's home.
+const ENDPOINTS_FACT: &str = "endpoints";
+
+/// The most sets of endpoints that a client is redirected to.
+const HOMES_MAX: usize = 64;
 
 /// A connection to a cluster. Cheap to clone; all clones share sessions.
 #[derive(Clone)]
@@ -34,6 +41,10 @@ pub(crate) struct Inner {
     region: Option<RegionName>,
     timeout: Duration,
     requests: Requests,
+    options: Options,
+    /// The routes to homes that operations were redirected to, by the
+    /// endpoints that were named.
+    homes: Mutex<BTreeMap<String, Arc<Routes>>>,
     tags: Mutex<BTreeMap<Tag, Arc<TagRoute>>>,
 }
 
@@ -51,14 +62,51 @@ pub(crate) struct Plan {
 
 impl Inner {
     /// Over these endpoints.
-    pub(crate) fn new(routes: Routes, region: Option<RegionName>, timeout: Duration) -> Self {
+    pub(crate) fn new(
+        routes: Routes,
+        region: Option<RegionName>,
+        timeout: Duration,
+        options: Options,
+    ) -> Self {
         Inner {
+            options,
+            homes: Mutex::new(BTreeMap::new()),
             routes,
             region,
             timeout,
             requests: Requests::new(),
             tags: Mutex::new(BTreeMap::new()),
         }
+    }
+}
+
+impl Inner {
+    /// The nodes of the home that a refusal names.
+    fn home_of(&self, fault: &Fault) -> Option<Arc<Routes>> {
+        let Fault::Refused(refusal) = fault else {
+            return None;
+        };
+        if refusal.reason() != Some(Reason::NotHeldHere) {
+            return None;
+        }
+        let named = refusal.facts().get(ENDPOINTS_FACT)?;
+        let mut homes = self.homes.lock();
+        if let Some(known) = homes.get(named) {
+            return Some(known.clone());
+        }
+        if homes.len() >= HOMES_MAX {
+            return None;
+        }
+        let endpoints = named
+            .split(',')
+            .map(|name| Endpoint::new(name, &self.options));
+        let endpoints: Vec<_> = endpoints.collect::<Result<_, _>>().ok()?;
+        if endpoints.is_empty() || endpoints.len() > ENDPOINTS_MAX {
+            return None;
+        }
+        let routes = Arc::new(Routes::new(endpoints));
+        homes.insert(named.clone(), routes.clone());
+        Some(routes)
     }
 }
 
@@ -127,17 +175,27 @@ impl Client {
         };
         let mut tried = Tried::default();
         let mut attempts: Option<Attempts> = None;
+        let mut away = tag.away();
+        let mut redirected = false;
         loop {
+            let routes = away.as_deref().unwrap_or(&inner.routes);
             let attempt_end = deadline.min(env::now() + attempt_timeout);
-            let index = inner.routes.choose(tag, plan.wants_leader, tried);
-            let endpoint = &inner.routes.endpoints()[index];
+            let index = routes.choose(tag, plan.wants_leader, tried);
+            let endpoint = &routes.endpoints()[index];
             let answer = endpoint.call(tag, operation.clone(), attempt_end).await;
             let fault = match answer {
                 Ok(reply) => return Ok(reply),
                 Err(fault) => fault,
             };
-            inner.routes.failed(tag, index, &fault, &mut tried);
-            let others = inner.routes.has_untried(tried);
+            if !redirected && let Some(home) = inner.home_of(&fault) {
+                redirected = true;
+                tag.redirect(home.clone());
+                away = Some(home);
+                tried.clear();
+                continue;
+            }
+            routes.failed(tag, index, &fault, &mut tried);
+            let others = routes.has_untried(tried);
             let attempts = attempts.get_or_insert_with(|| Attempts::new(plan.safety, deadline));
             let pause = attempts.failed(fault, others)?;
             if !others {

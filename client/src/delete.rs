@@ -48,11 +48,13 @@ impl Delete {
     pub async fn send(self) -> Result<Deleted, Error> {
         let key = self.key?;
         let condition = self.options.condition();
+        let acknowledgement = self.options.acknowledgement();
         let delete = |request_id| {
             Operation::Delete(v1::DeleteRequest {
                 key: key.into_bytes(),
                 condition,
                 request_id,
+                acknowledgement,
             })
         };
         match self.options.send(&self.handle, delete).await? {

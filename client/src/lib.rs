@@ -27,7 +27,10 @@
 //! id, so that the server applies it once. A write without an answer is
 //! [`Error::OutcomeUnknown`], never "failed".
 //!
-//! Not done here yet: TLS and other regions than the endpoints' own.
+//! A tag that the caller's own region may not serve is read and written at its
+//! home: the first refusal names the home's nodes, and the client goes there.
+//!
+//! Not done here yet: TLS.
 
 mod admin;
 mod batch;
@@ -63,5 +66,6 @@ pub use crate::read::{Level, Meta, Record, Token};
 pub use crate::request::{RequestId, RequestIdError};
 pub use crate::scan::{Page, Pages, Scan};
 pub use crate::tag::TagHandle;
+pub use crate::write::Acknowledge;
 pub use domicile_proto::address::{Address, AddressError, Key, Tag, Value, Version};
 pub use domicile_proto::reason::Reason;

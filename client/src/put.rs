@@ -53,12 +53,14 @@ impl Put {
     pub async fn send(self) -> Result<Written, Error> {
         let (key, value) = self.record?;
         let condition = self.options.condition();
+        let acknowledgement = self.options.acknowledgement();
         let put = |request_id| {
             Operation::Put(v1::PutRequest {
                 key: key.into_bytes(),
                 value: value.into_bytes(),
                 condition,
                 request_id,
+                acknowledgement,
             })
         };
         match self.options.send(&self.handle, put).await? {

@@ -6,8 +6,8 @@
 //! write without one is sent again only while it has reached no server. One
 //! deadline covers all attempts.
 //!
-//! Not done here: choosing the endpoint (`route`), and redirects to other
-//! regions.
+//! Not done here: choosing the endpoint (`route`), and the one redirect to the
+//! tag's home (`client`).
 
 use std::time::Duration;
 

@@ -6,11 +6,13 @@
 //! server may name the leader of a tag in the fact `leader`; from then on
 //! writes and strong reads of the tag go there.
 //!
-//! Not done here: endpoints that the caller did not list. A key or a value
-//! goes nowhere else, whatever an answer says.
+//! A node that may not serve a tag names the nodes of the tag's home; from then
+//! on the tag's operations go there and nowhere else ([`TagRoute::away`]).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc_swap::ArcSwapOption;
 use domicile_proto::address::Tag;
 use tonic::metadata::{Ascii, MetadataValue};
 
@@ -43,6 +45,9 @@ pub(crate) struct TagRoute {
     pub(crate) metadata: MetadataValue<Ascii>,
     /// The endpoint of the leader, or [`NONE`].
     leader: AtomicUsize,
+    /// The nodes of the tag's home, if those that the caller listed may not
+    /// serve it.
+    away: ArcSwapOption<Routes>,
 }
 
 impl TagRoute {
@@ -54,7 +59,21 @@ impl TagRoute {
             tag,
             metadata,
             leader: AtomicUsize::new(NONE),
+            away: ArcSwapOption::empty(),
         })
+    }
+}
+
+impl TagRoute {
+    /// The nodes of the tag's home, if it was redirected there.
+    pub(crate) fn away(&self) -> Option<Arc<Routes>> {
+        self.away.load_full()
+    }
+
+    /// Redirects the tag's operations.
+    pub(crate) fn redirect(&self, routes: Arc<Routes>) {
+        self.leader.store(NONE, Ordering::Relaxed);
+        self.away.store(Some(routes));
     }
 }
 
@@ -93,7 +112,8 @@ impl Routes {
     pub(crate) fn choose(&self, tag: &TagRoute, wants_leader: bool, tried: Tried) -> usize {
         if wants_leader {
             let leader = tag.leader.load(Ordering::Relaxed);
-            if leader != NONE && !tried.contains(leader) && self.endpoints[leader].is_up() {
+            let is_up = self.endpoints.get(leader).is_some_and(Endpoint::is_up);
+            if is_up && !tried.contains(leader) {
                 return leader;
             }
         }

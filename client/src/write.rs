@@ -19,7 +19,21 @@ use crate::tag::TagHandle;
 pub(crate) struct Options {
     condition: Option<Condition>,
     identity: Identity,
+    acknowledge: Acknowledge,
     pub(crate) timeout: Option<Duration>,
+}
+
+/// When a write counts as done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Acknowledge {
+    /// When a quorum of the tag's home has it on disk.
+    #[default]
+    Home,
+    /// When this many mirror regions have it, too.
+    Mirrors(u32),
+    /// When these regions have it, too.
+    Regions(Vec<String>),
 }
 
 /// Which request id a write carries.
@@ -49,6 +63,25 @@ impl Options {
 
     pub(crate) fn set_at_most_once(&mut self) {
         self.identity = Identity::AtMostOnce;
+    }
+
+    pub(crate) fn set_acknowledge(&mut self, acknowledge: Acknowledge) {
+        self.acknowledge = acknowledge;
+    }
+
+    /// When it counts as done, for the wire.
+    pub(crate) fn acknowledgement(&self) -> Option<v1::Acknowledgement> {
+        use v1::acknowledgement::Acknowledgement as Wire;
+        let acknowledgement = match &self.acknowledge {
+            Acknowledge::Home => return None,
+            Acknowledge::Mirrors(count) => Wire::Mirrors(*count),
+            Acknowledge::Regions(regions) => Wire::Regions(v1::RegionSet {
+                regions: regions.clone(),
+            }),
+        };
+        Some(v1::Acknowledgement {
+            acknowledgement: Some(acknowledgement),
+        })
     }
 
     /// The condition for the wire.
@@ -112,6 +145,13 @@ macro_rules! writing {
         /// The time for all attempts, instead of the client's.
         pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
             self.options.timeout = Some(timeout);
+            self
+        }
+
+        /// When the write counts as done. Default: when a quorum of the tag's
+        /// home has it on disk.
+        pub fn acknowledge(mut self, acknowledge: crate::write::Acknowledge) -> Self {
+            self.options.set_acknowledge(acknowledge);
             self
         }
 

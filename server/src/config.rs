@@ -44,6 +44,9 @@ pub struct Config {
     /// What clients and other nodes are told to use, host and port. Default:
     /// `listen`.
     pub advertise: String,
+    /// Without TLS: further sockets, each for callers of one region. Default:
+    /// none.
+    pub callers: Vec<(RegionName, SocketAddr)>,
     /// The directory of everything the node stores. No default.
     pub data_dir: PathBuf,
     /// Whether the node may serve without TLS, on loopback only. Default no.
@@ -240,6 +243,7 @@ impl Config {
             region,
             listen,
             advertise: listen.to_string(),
+            callers: Vec::new(),
             data_dir,
             insecure_dev: true,
             metrics_listen: None,
@@ -259,6 +263,7 @@ impl Config {
             region: RegionName::new(region).expect("the setting's kind checked the name"),
             listen: values.socket("listen").expect("it has a default"),
             advertise: values.text("advertise").to_owned(),
+            callers: values.callers("callers"),
             data_dir: PathBuf::from(values.text("data_dir")),
             insecure_dev: values.switch("insecure_dev"),
             metrics_listen: values.socket("metrics_listen"),
@@ -301,6 +306,10 @@ impl Config {
             ("listen", Some(self.listen)),
             ("metrics_listen", self.metrics_listen),
         ];
+        let callers = self.callers.iter();
+        let sockets = sockets
+            .into_iter()
+            .chain(callers.map(|(_, socket)| ("callers", Some(*socket))));
         for (key, socket) in sockets {
             let Some(socket) = socket.filter(|socket| !socket.ip().is_loopback()) else {
                 continue;
@@ -323,6 +332,16 @@ impl Config {
     }
 
     fn check_addresses(&self, broken: &mut Vec<Broken>) {
+        if self
+            .callers
+            .iter()
+            .any(|(_, socket)| *socket == self.listen)
+        {
+            broken.push(Broken::new(
+                &["listen", "callers"],
+                "`callers` names the address of `listen`; each region needs a port of its own",
+            ));
+        }
         if self.metrics_listen == Some(self.listen) {
             broken.push(Broken::new(
                 &["listen", "metrics_listen"],

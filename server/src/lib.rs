@@ -2,10 +2,11 @@
 //! stays where its residency tag allows.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `env` `config` `telemetry` · `storage` · `raft` · `net` · `kv` ·
-//! `placement` · `api` · `node`.
+//! `error` `env` `config` `telemetry` · `storage` · `residency` · `raft` · `net` ·
+//! `replicate` · `kv` · `placement` · `api` · `node`.
 //!
-//! In by [`api`], agreed by [`raft`], on disk by [`storage`], out by [`net`].
+//! In by [`api`], agreed by [`raft`], on disk by [`storage`], allowed by
+//! [`residency`], out by [`net`], to other regions by [`replicate`].
 
 pub mod api;
 pub mod config;
@@ -16,5 +17,7 @@ pub mod net;
 pub mod node;
 pub mod placement;
 pub mod raft;
+pub mod replicate;
+pub mod residency;
 pub mod storage;
 pub mod telemetry;

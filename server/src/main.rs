@@ -15,6 +15,7 @@ use domicile_server::node::{Limits, Node, Wiring, tcp_incoming};
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Disk, DiskOptions};
 use domicile_server::telemetry::{self, Logging, Metrics};
+use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the runtime and of RocksDB free what others allocated; this
@@ -94,14 +95,19 @@ async fn serve(config: Config) -> Result<ExitCode> {
     };
     // The port first: a second process for the same node ends here, before it
     // touches the disk.
-    let incoming = tcp_incoming(config.listen, &limits).await?;
+    let mut listeners = vec![tcp_incoming(config.listen, &limits, None).await?.boxed()];
+    for (region, socket) in &config.callers {
+        let callers = tcp_incoming(*socket, &limits, Some(region.clone())).await?;
+        listeners.push(callers.boxed());
+    }
+    let incoming = futures::stream::select_all(listeners);
     let metrics = Metrics::new();
     let _metrics_port = serve_metrics(&env, &config, &metrics).await?;
     let disk = Arc::new(open(&env, &config, &metrics)?);
     let node = Node::start(
         Wiring {
             env,
-            region: config.region.to_string(),
+            region: config.region.clone(),
             node: NodeId(config.node),
             address: config.advertise.clone(),
             disk,

@@ -464,6 +464,7 @@ pub(crate) fn cluster_status() -> v1::GetClusterStatusResponse {
         node,
         voter: true,
         matched: (node != 3).then_some(41),
+        region: "eu".into(),
     };
     v1::GetClusterStatusResponse {
         cluster_id: "6f3c1d0a-0000-4000-8000-000000000001".into(),
@@ -479,6 +480,7 @@ pub(crate) fn cluster_status() -> v1::GetClusterStatusResponse {
             applied_index: 41,
             replicas: (1..=3).map(replica).collect(),
             health: v1::Health::Degraded as i32,
+            role: "home".into(),
         }],
         nodes: nodes(),
         served_by: "eu/1".into(),
@@ -551,6 +553,69 @@ impl AdminService for Fake {
         _: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         Ok(Response::new(v1::TransferLeaderResponse {}))
+    }
+
+    async fn get_placement(
+        &self,
+        _: Request<v1::GetPlacementRequest>,
+    ) -> Result<Response<v1::GetPlacementResponse>, Status> {
+        let region = |region: &str, role: &str, may_call| v1::TagRegion {
+            region: region.into(),
+            may_store: !role.is_empty(),
+            may_serve: !role.is_empty(),
+            may_call,
+            role: role.into(),
+        };
+        Ok(Response::new(v1::GetPlacementResponse {
+            policy_version: 1,
+            tags: vec![v1::TagPlacement {
+                tag: "eu-shared".into(),
+                home: "eu".into(),
+                epoch: 1,
+                regions: vec![
+                    region("ap", "", false),
+                    region("eu", "home", true),
+                    region("us", "", true),
+                ],
+            }],
+        }))
+    }
+
+    async fn get_replication(
+        &self,
+        _: Request<v1::GetReplicationRequest>,
+    ) -> Result<Response<v1::GetReplicationResponse>, Status> {
+        Ok(Response::new(v1::GetReplicationResponse {
+            outbound: vec![v1::OutboundReplication {
+                tag: "global".into(),
+                region: "us".into(),
+                home_index: 42,
+                mirror_index: 40,
+                behind_ms: Some(120),
+                state: "streaming".into(),
+                why: String::new(),
+                records: 40,
+            }],
+            inbound: Vec::new(),
+            lease_ms: 29_000,
+            served_by: "eu/1".into(),
+        }))
+    }
+
+    async fn list_regions(
+        &self,
+        _: Request<v1::ListRegionsRequest>,
+    ) -> Result<Response<v1::ListRegionsResponse>, Status> {
+        Ok(Response::new(v1::ListRegionsResponse {
+            regions: vec![v1::RegionStatus {
+                region: "eu".into(),
+                jurisdiction: "DE".into(),
+                nodes: 3,
+                reachable: 2,
+                homes: vec!["eu-only".into()],
+                mirrors: Vec::new(),
+            }],
+        }))
     }
 
     async fn get_policy(

@@ -385,7 +385,6 @@ fn what_is_not_enforced_is_named_with_its_line() {
         found,
         [
             (4, "effective_at"),
-            (21, "tags.eu-personal.replicate_to"),
             (25, "tags.eu-personal.failover"),
             (26, "tags.eu-personal.key_names"),
             (28, "tags.eu-personal.retention"),

@@ -41,11 +41,6 @@ pub const UNENFORCED: &[UnenforcedRule] = &[
         "a policy takes effect when it is committed",
     ),
     rule(
-        "tags.*.replicate_to",
-        When::NotEmpty,
-        "there are no mirrors in other regions yet",
-    ),
-    rule(
         "tags.*.failover",
         When::Is("fenced"),
         "homes take no quorum lease yet",

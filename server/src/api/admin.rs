@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::v1;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
 use domicile_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
 
+use crate::api::regions;
 use crate::api::status::status;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
-use crate::net::{Peers, Speaker, channel};
-use crate::placement::{Placement, REGION_GROUP};
-use crate::raft::{Groups, NodeId, ReplicaId};
-use crate::storage::GroupId;
+use crate::net::{Regions, Speaker, channel};
+use crate::placement::Placement;
+use crate::raft::{Group, Groups, NodeId, ReplicaId};
+use crate::replicate::{Probes, Shipped};
+use crate::residency::{Atlas, Gate, Subject};
+use crate::storage::{GroupId, REGION_GROUP};
 
 /// Marks a request that another node has passed on, so that it is not passed
 /// on again.
@@ -23,53 +27,39 @@ const PASSED_ON: &str = "domicile-passed-on";
 /// Serves operators.
 #[derive(Clone)]
 pub struct AdminApi {
-    env: Env,
-    speaker: Speaker,
-    groups: Arc<Groups>,
-    peers: Arc<Peers>,
-    directory: Arc<Directory>,
-    placement: Arc<Placement>,
+    /// Time, randomness and tasks.
+    pub env: Env,
+    /// As whom this node speaks.
+    pub speaker: Speaker,
+    /// The replicas of this node.
+    pub groups: Arc<Groups>,
+    /// The nodes of every region.
+    pub regions: Arc<Regions>,
+    /// What is known of policy and tags.
+    pub gate: Arc<Gate>,
+    /// What is known of the region.
+    pub directory: Arc<Directory>,
+    /// Forms and repairs.
+    pub placement: Arc<Placement>,
+    /// The mirrors that this node ships to.
+    pub shipped: Arc<Shipped>,
+    /// How fresh the mirrors here are.
+    pub probes: Arc<Probes>,
 }
 
 impl AdminApi {
-    /// Serves what this node knows and may do.
-    pub fn new(
-        env: Env,
-        speaker: Speaker,
-        groups: Arc<Groups>,
-        peers: Arc<Peers>,
-        directory: Arc<Directory>,
-        placement: Arc<Placement>,
-    ) -> Self {
-        AdminApi {
-            env,
-            speaker,
-            groups,
-            peers,
-            directory,
-            placement,
-        }
-    }
-
     /// The client of the node that leads a group; `None`: this one does.
     async fn leader_of<T>(
         &self,
         group: GroupId,
         request: &Request<T>,
     ) -> Result<Option<AdminServiceClient<tonic::transport::Channel>>> {
+        self.atlas()?;
         let open = self.groups.get(group).ok_or_else(|| {
-            let placed = self.directory.placed();
-            if placed.catalog.cluster.is_empty() {
-                Error::new(
-                    Reason::NotFormed,
-                    "this node belongs to no cluster yet; run `domicile cluster init`",
-                )
-            } else {
-                Error::new(
-                    Reason::UnknownGroup,
-                    format!("no replica of group {group} is on this node"),
-                )
-            }
+            Error::new(
+                Reason::UnknownGroup,
+                format!("no replica of group {group} is on this node"),
+            )
         })?;
         if open.leads() {
             return Ok(None);
@@ -85,85 +75,124 @@ impl AdminApi {
         if request.metadata().contains_key(PASSED_ON) {
             return Err(no_leader());
         }
-        let address = self.peers.address(leader.node).ok_or_else(no_leader)?;
-        let channel = channel(self.peers.dial(), &address).await?;
+        let (region, node) = self.name(&open, leader.node).ok_or_else(no_leader)?;
+        let peers = self.regions.of(&region).ok_or_else(no_leader)?;
+        let address = peers.address(node).ok_or_else(no_leader)?;
+        let channel = channel(peers.dial(), &address).await?;
         Ok(Some(AdminServiceClient::new(channel)))
     }
 
+    /// What is known of policy, regions and tags.
+    pub(super) fn atlas(&self) -> Result<Arc<Atlas>> {
+        self.gate.atlas().ok_or_else(|| {
+            Error::new(
+                Reason::NotFormed,
+                "this node belongs to no cluster yet; run `domicile cluster init`",
+            )
+        })
+    }
+
+    /// The region and number of a group's node.
+    fn name(&self, group: &Group, node: NodeId) -> Option<(RegionName, NodeId)> {
+        match group.identity().subject {
+            Subject::Control => self.regions.resolve(node),
+            _ => Some((self.speaker.region().clone(), node)),
+        }
+    }
+
     fn group_status(&self) -> Vec<v1::GroupStatus> {
-        self.groups
-            .all()
+        let groups = self.groups.all();
+        groups.iter().map(|group| self.status_of(group)).collect()
+    }
+
+    fn status_of(&self, group: &Group) -> v1::GroupStatus {
+        let status = group.status();
+        let identity = group.identity();
+        let is_reachable = |node| {
+            let named = self.name(group, node);
+            named.is_some_and(|(region, node)| self.regions.is_connected(&region, node))
+        };
+        let voters = status.members.iter().filter(|m| m.voter).count();
+        let live = status
+            .members
             .iter()
-            .map(|group| {
-                let status = group.status();
-                let identity = group.identity();
-                let voters = status.members.iter().filter(|m| m.voter).count();
-                let live = status
-                    .members
-                    .iter()
-                    .filter(|m| m.voter && self.is_reachable(m.node))
-                    .count();
-                let kind = if identity.tag.is_empty() {
-                    "region"
-                } else {
-                    "data"
-                };
-                v1::GroupStatus {
-                    group: identity.group.0,
-                    kind: kind.into(),
-                    tag: identity.tag.to_string(),
-                    leader: status.leader.map(|l| l.node.0),
-                    term: status.term,
-                    last_index: status.last.0,
-                    applied_index: status.applied.0,
-                    replicas: status
-                        .members
-                        .iter()
-                        .map(|m| v1::ReplicaStatus {
-                            replica: m.replica.0,
-                            node: m.node.0,
-                            voter: m.voter,
-                            matched: m.matched.map(|i| i.0),
-                        })
-                        .collect(),
-                    health: health(status.leader.is_some(), voters, live).into(),
-                }
-            })
-            .collect()
+            .filter(|m| m.voter && is_reachable(m.node))
+            .count();
+        let kind = match identity.subject {
+            Subject::Control => "control",
+            Subject::Region => "region",
+            Subject::Tag(_) => "data",
+        };
+        let role = match (&identity.subject, self.gate.atlas()) {
+            (Subject::Tag(tag), Some(atlas)) => match atlas.place(tag.as_str()) {
+                Some(place) if place.home.region == identity.region => "home",
+                Some(_) => "mirror",
+                None => "",
+            },
+            _ => "",
+        };
+        let number = |node: NodeId| self.name(group, node).map_or(0, |(_, node)| node.0);
+        v1::GroupStatus {
+            group: identity.group.0,
+            kind: kind.into(),
+            tag: identity.tag.to_string(),
+            role: role.into(),
+            leader: status.leader.map(|l| number(l.node)),
+            term: status.term,
+            last_index: status.last.0,
+            applied_index: status.applied.0,
+            replicas: status
+                .members
+                .iter()
+                .map(|m| v1::ReplicaStatus {
+                    replica: m.replica.0,
+                    node: number(m.node),
+                    region: self
+                        .name(group, m.node)
+                        .map_or_else(String::new, |(region, _)| region.to_string()),
+                    voter: m.voter,
+                    matched: m.matched.map(|i| i.0),
+                })
+                .collect(),
+            health: health(status.leader.is_some(), voters, live).into(),
+        }
     }
 
-    fn is_reachable(&self, node: NodeId) -> bool {
-        node == self.speaker.node() || self.peers.is_connected(node)
-    }
-
+    /// Every node of every region, in order of region and number.
     fn nodes(&self) -> Vec<v1::NodeStatus> {
-        let placed = self.directory.placed();
-        let leaders: Vec<NodeId> = self
-            .groups
-            .all()
+        let Some(atlas) = self.gate.atlas() else {
+            return Vec::new();
+        };
+        let groups = self.groups.all();
+        let leaders: Vec<(RegionName, NodeId)> = groups
             .iter()
-            .filter_map(|g| g.leader().map(|l| l.node))
+            .filter_map(|group| self.name(group, group.leader()?.node))
             .collect();
-        placed
-            .catalog
-            .nodes
-            .iter()
-            .map(|node| {
+        let mut nodes = Vec::new();
+        for region in &atlas.control.regions {
+            let Ok(name) = RegionName::new(&region.region) else {
+                continue;
+            };
+            let peers = self.regions.of(&name);
+            for node in &region.nodes {
                 let id = NodeId(node.node);
-                v1::NodeStatus {
+                let is_this = name == *self.speaker.region() && id == self.speaker.node();
+                let leads = leaders.iter().filter(|(r, n)| *r == name && *n == id);
+                nodes.push(v1::NodeStatus {
                     node: node.node,
-                    region: placed.catalog.region.clone(),
+                    region: region.region.clone(),
                     address: node.address.clone(),
-                    reachable: self.is_reachable(id),
-                    leads: leaders.iter().filter(|l| **l == id).count() as u32,
-                    version: if id == self.speaker.node() {
-                        env!("CARGO_PKG_VERSION").into()
-                    } else {
-                        self.peers.version(id)
+                    reachable: self.regions.is_connected(&name, id),
+                    leads: leads.count() as u32,
+                    version: match &peers {
+                        _ if is_this => env!("CARGO_PKG_VERSION").into(),
+                        Some(peers) => peers.version(id),
+                        None => String::new(),
                     },
-                }
-            })
-            .collect()
+                });
+            }
+        }
+        nodes
     }
 }
 
@@ -205,12 +234,12 @@ impl AdminService for AdminApi {
         &self,
         _: Request<v1::GetClusterStatusRequest>,
     ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
-        let placed = self.directory.placed();
+        let catalog = self.directory.catalog();
         let groups = self.group_status();
         let worst = groups.iter().map(|g| g.health).max();
         Ok(Response::new(v1::GetClusterStatusResponse {
-            cluster_id: hex::encode(&placed.catalog.cluster),
-            name: placed.catalog.name.clone(),
+            cluster_id: hex::encode(&catalog.cluster),
+            name: catalog.name.clone(),
             health: worst.unwrap_or(v1::Health::Unspecified.into()),
             groups,
             nodes: self.nodes(),
@@ -270,17 +299,37 @@ impl AdminService for AdminApi {
         &self,
         _: Request<v1::GetPolicyRequest>,
     ) -> Result<Response<v1::GetPolicyResponse>, Status> {
-        let placed = self.directory.placed();
-        if placed.catalog.cluster.is_empty() {
-            return Err(status(Error::new(
-                Reason::NotFormed,
-                "this node belongs to no cluster yet; run `domicile cluster init`",
-            )));
-        }
+        let atlas = self.atlas().map_err(status)?;
         Ok(Response::new(v1::GetPolicyResponse {
-            version: placed.policy_version,
-            policy: placed.catalog.policy.clone(),
-            digest: placed.policy_digest.clone(),
+            version: atlas.version(),
+            policy: atlas.control.policy.clone(),
+            digest: atlas.policy.digest().to_string(),
+        }))
+    }
+
+    async fn get_placement(
+        &self,
+        _: Request<v1::GetPlacementRequest>,
+    ) -> Result<Response<v1::GetPlacementResponse>, Status> {
+        let atlas = self.atlas().map_err(status)?;
+        Ok(Response::new(regions::placement(&atlas)))
+    }
+
+    async fn get_replication(
+        &self,
+        _: Request<v1::GetReplicationRequest>,
+    ) -> Result<Response<v1::GetReplicationResponse>, Status> {
+        let atlas = self.atlas().map_err(status)?;
+        Ok(Response::new(regions::replication(self, &atlas)))
+    }
+
+    async fn list_regions(
+        &self,
+        _: Request<v1::ListRegionsRequest>,
+    ) -> Result<Response<v1::ListRegionsResponse>, Status> {
+        let atlas = self.atlas().map_err(status)?;
+        Ok(Response::new(v1::ListRegionsResponse {
+            regions: regions::list(&atlas, &self.regions),
         }))
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::v1::kv_service_server::KvService;
 use domicile_proto::{TAG_METADATA, v1};
 use tokio::sync::oneshot;
@@ -13,6 +14,7 @@ use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
+use crate::net::Caller;
 use crate::storage::Index;
 use crate::telemetry::{Metrics, Operation};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +52,8 @@ impl KvApi {
             .get(TAG_METADATA)
             .and_then(|tag| tag.to_str().ok())
             .unwrap_or_default();
-        Ok((self.store.admit(tag)?, deadline(request)))
+        let caller = caller_of(request, self.store.region());
+        Ok((self.store.admit(tag, &caller)?, deadline(request)))
     }
 
     /// Serves a unary call, and counts and times it.
@@ -90,15 +93,20 @@ impl KvApi {
     }
 
     fn with_token(&self, route: &Route, (written, index): (Written, Index)) -> Written {
-        let Route::Here(group) = route else {
-            return written;
-        };
-        let token = self.store.token(group, index);
+        let token = self.store.token(route, index);
         match written {
             Written::Put(response) => Written::Put(v1::PutResponse { token, ..response }),
             Written::Delete(response) => Written::Delete(v1::DeleteResponse { token, ..response }),
         }
     }
+}
+
+/// The region of a caller: what its connection tells, or else this region.
+/// Never a field of the request.
+fn caller_of<T>(request: &Request<T>, here: &RegionName) -> RegionName {
+    let caller = request.extensions().get::<Caller>();
+    let told = caller.and_then(|caller| caller.region.clone());
+    told.unwrap_or_else(|| here.clone())
 }
 
 fn outcome_unknown() -> Error {
@@ -216,6 +224,7 @@ impl KvService for KvApi {
             &self.env,
             self.store.clone(),
             self.metrics.clone(),
+            caller_of(&request, self.store.region()),
             request.into_inner(),
             self.closing.clone(),
         )))

@@ -1,7 +1,8 @@
 //! Inbound gRPC: what clients, operators and other nodes ask of this node.
 //!
 //! [`kv`] serves unary calls and [`session`] the stream that carries many
-//! operations; [`admin`] serves operators; [`peer`] serves the other nodes.
+//! operations; [`admin`] serves operators ([`regions`]: what they ask of more
+//! than one region); [`peer`] serves the other nodes.
 //! Each only translates: requests into calls of the rooms below, errors into
 //! statuses ([`status`], the one place that assigns gRPC codes).
 //!
@@ -10,6 +11,7 @@
 mod admin;
 mod kv;
 mod peer;
+mod regions;
 mod session;
 mod status;
 

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::internal::v1::peer_service_server::PeerService;
 use futures::{Stream, StreamExt};
@@ -13,11 +14,12 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::api::status::status;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::kv::take_forwarded;
+use crate::kv::Store;
 use crate::net::Speaker;
 use crate::placement::Placement;
-use crate::raft::{Groups, Inbound, ReplicaId, SnapshotReceiver};
-use crate::storage::GroupId;
+use crate::raft::{Answers as Answered, Groups, Inbound, ReplicaId, SnapshotReceiver};
+use crate::replicate::{Probes, Receiver};
+use crate::residency::{Gate, Subject, Untrusted};
 
 /// The answers that are gathered into one frame.
 const FRAME_ANSWERS_MAX: usize = 512;
@@ -25,30 +27,24 @@ const FRAME_ANSWERS_MAX: usize = 512;
 /// Serves the other nodes.
 #[derive(Clone)]
 pub struct PeerApi {
-    env: Env,
-    speaker: Speaker,
-    groups: Arc<Groups>,
-    placement: Arc<Placement>,
-    closing: CancellationToken,
-}
-
-impl PeerApi {
-    /// Serves the replicas of this node until `closing`.
-    pub fn new(
-        env: Env,
-        speaker: Speaker,
-        groups: Arc<Groups>,
-        placement: Arc<Placement>,
-        closing: CancellationToken,
-    ) -> Self {
-        PeerApi {
-            env,
-            speaker,
-            groups,
-            placement,
-            closing,
-        }
-    }
+    /// Time, randomness and tasks.
+    pub env: Env,
+    /// As whom this node speaks.
+    pub speaker: Speaker,
+    /// The replicas of this node.
+    pub groups: Arc<Groups>,
+    /// What comes in passes it.
+    pub gate: Arc<Gate>,
+    /// Serves what is passed on to the home.
+    pub store: Arc<Store>,
+    /// Takes what homes ship.
+    pub receiver: Arc<Receiver>,
+    /// Answers probes.
+    pub probes: Arc<Probes>,
+    /// Forms and places groups.
+    pub placement: Arc<Placement>,
+    /// Ends the streams.
+    pub closing: CancellationToken,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<wire::ExchangeResponse, Status>> + Send>>;
@@ -66,10 +62,20 @@ impl PeerService for PeerApi {
             .message()
             .await?
             .ok_or_else(|| status(Error::invalid("the stream ended before its hello")))?;
-        self.speaker.check(first.hello.as_ref()).map_err(status)?;
+        let (from, _) = self.speaker.check(first.hello.as_ref()).map_err(status)?;
         let (answers, rx) = mpsc::unbounded_channel();
-        let mut inbound = Inbound::new(self.env.clone(), self.groups.clone(), answers.clone());
-        let groups = self.groups.clone();
+        let mut taken = Taken {
+            inbound: Inbound::new(
+                self.env.clone(),
+                self.groups.clone(),
+                self.gate.clone(),
+                from.clone(),
+                answers.clone(),
+            ),
+            api: self.clone(),
+            from,
+            answers,
+        };
         let closing = self.closing.clone();
         let reading = self.env.spawn("exchange", async move {
             loop {
@@ -79,7 +85,7 @@ impl PeerService for PeerApi {
                 };
                 let Ok(Some(frame)) = frame else { return };
                 for request in frame.requests {
-                    take(&mut inbound, &groups, &answers, request);
+                    taken.take(Untrusted::received(request));
                 }
             }
         });
@@ -112,9 +118,11 @@ impl PeerService for PeerApi {
         let Some(Part::Start(start)) = parts.message().await?.and_then(|p| p.part) else {
             return Err(status(Error::invalid("a snapshot begins with its head")));
         };
-        self.speaker.check(start.hello.as_ref()).map_err(status)?;
+        let (from, _) = self.speaker.check(start.hello.as_ref()).map_err(status)?;
+        let start = Untrusted::received(start);
         let mut receiver =
-            SnapshotReceiver::begin(&self.env, &self.groups, start).map_err(status)?;
+            SnapshotReceiver::begin(&self.env, &self.groups, &self.gate, &from, start)
+                .map_err(status)?;
         loop {
             match parts.message().await?.and_then(|p| p.part) {
                 Some(Part::Chunk(chunk)) => receiver.chunk(&chunk).map_err(status)?,
@@ -137,8 +145,8 @@ impl PeerService for PeerApi {
     ) -> Result<Response<wire::FormResponse>, Status> {
         let placement = self.placement.clone();
         let form = async move { placement.form(request.into_inner()).await };
-        self.env.scoped(form).await.map_err(status)?;
-        Ok(Response::new(wire::FormResponse {}))
+        let formed = self.env.scoped(form).await.map_err(status)?;
+        Ok(Response::new(wire::FormResponse { formed }))
     }
 
     async fn place(
@@ -164,24 +172,96 @@ impl PeerService for PeerApi {
     }
 }
 
-/// Takes one request: writes for the leader here, the rest for Raft.
-fn take(
-    inbound: &mut Inbound,
-    groups: &Groups,
-    answers: &crate::raft::Answers,
-    request: wire::PeerRequest,
-) {
-    use wire::peer_request::Request;
-    match request.request {
-        Some(Request::Forward(forward)) => {
-            let replica = ReplicaId(request.to_replica);
-            match groups.replica(GroupId(request.group), replica) {
-                Some(group) if group.leads() => {
-                    take_forwarded(&group, request.sequence, forward, answers);
-                }
-                _ => inbound.refuse(request.sequence, "this replica does not lead"),
+/// What one connection brings.
+struct Taken {
+    api: PeerApi,
+    inbound: Inbound,
+    from: RegionName,
+    answers: Answered,
+}
+
+impl Taken {
+    /// Takes one request: what is for a replica goes to Raft, the rest to the
+    /// room that serves it, all of it through the gate.
+    fn take(&mut self, request: Untrusted<wire::PeerRequest>) {
+        use wire::peer_request::Request;
+        let (sequence, tag) = request.addressed(|r| (r.sequence, tag_of(r)));
+        let Some(tag) = tag else {
+            return self.inbound.handle(request);
+        };
+        let subject = match tag {
+            Some(tag) => match Tag::new(&tag) {
+                Ok(tag) => Subject::Tag(tag),
+                Err(_) => return self.inbound.refuse(sequence, "the tag is not one"),
+            },
+            None => Subject::Control,
+        };
+        let request = match self.api.gate.ingress(&self.from, &subject, request) {
+            Ok(request) => request,
+            Err(refused) => {
+                tracing::warn!(from = %self.from, reason = %refused.reason, "refused at the gate");
+                return self.inbound.refuse(sequence, &refused.message);
             }
+        };
+        let replica = ReplicaId(request.to_replica);
+        match request.request {
+            Some(Request::Forward(forward)) => {
+                let number = (sequence, replica);
+                let store = &self.api.store;
+                let taken = store.take_forwarded(&self.from, number, forward, &self.answers);
+                if let Err(error) = taken {
+                    self.inbound.refuse(sequence, &error.message);
+                }
+            }
+            Some(Request::Ship(ship)) => {
+                let answers = self.answers.clone();
+                let answer = move |shipped| {
+                    // The connection may have gone; then nobody waits.
+                    drop(answers.send(wire::PeerResponse {
+                        sequence,
+                        response: Some(wire::peer_response::Response::Ship(shipped)),
+                    }));
+                };
+                self.api.receiver.take(&self.from, ship, Box::new(answer));
+            }
+            Some(Request::Probe(probe)) => {
+                let probes = self.api.probes.clone();
+                self.inbound.answer(sequence, async move {
+                    let confirmed = probes.answer(probe).await;
+                    Ok(wire::peer_response::Response::Probe(confirmed))
+                });
+            }
+            Some(Request::Read(read)) => {
+                let (api, from) = (self.api.clone(), self.from.clone());
+                self.inbound.answer(sequence, async move {
+                    let read = api.store.serve_remote(&from, read).await;
+                    let response = wire::PeerResponse {
+                        sequence,
+                        response: Some(wire::peer_response::Response::Read(read)),
+                    };
+                    // What was read leaves the region here.
+                    let cleared = api.gate.egress(&from, &subject, response);
+                    let response = cleared.map_err(|refused| refused.message)?;
+                    let response = response.into_message().response;
+                    response.ok_or_else(|| "the answer is missing".to_owned())
+                });
+            }
+            _ => self
+                .inbound
+                .refuse(sequence, "the request is not known here"),
         }
-        _ => inbound.handle(request),
+    }
+}
+
+/// The tag of a request that is not for a replica; the inner `None` is a
+/// request about several tags that carries no record.
+fn tag_of(request: &wire::PeerRequest) -> Option<Option<String>> {
+    use wire::peer_request::Request;
+    match &request.request {
+        Some(Request::Forward(forward)) => Some(Some(forward.tag.clone())),
+        Some(Request::Ship(ship)) => Some(Some(ship.tag.clone())),
+        Some(Request::Read(read)) => Some(Some(read.tag.clone())),
+        Some(Request::Probe(_)) => Some(None),
+        _ => None,
     }
 }

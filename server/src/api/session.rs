@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use domicile_proto::address::RegionName;
 use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
 use domicile_proto::v1;
 use futures::Stream;
@@ -58,6 +59,7 @@ pub(super) fn serve(
     env: &Env,
     store: Arc<Store>,
     metrics: Metrics,
+    caller: RegionName,
     requests: Streaming<v1::SessionRequest>,
     closing: CancellationToken,
 ) -> Replies {
@@ -68,6 +70,7 @@ pub(super) fn serve(
         env: env.clone(),
         store,
         metrics,
+        caller,
         replies: tx,
         slots: slots.clone(),
     };
@@ -159,6 +162,7 @@ struct Session {
     env: Env,
     store: Arc<Store>,
     metrics: Metrics,
+    caller: RegionName,
     replies: mpsc::UnboundedSender<Reply>,
     slots: Arc<Semaphore>,
 }
@@ -203,7 +207,7 @@ impl Session {
     }
 
     fn serve(&self, frame: v1::SessionRequest) {
-        let route = match self.store.admit(&frame.tag) {
+        let route = match self.store.admit(&frame.tag, &self.caller) {
             Ok(route) => route,
             Err(error) => {
                 for operation in frame.operations {
@@ -273,25 +277,23 @@ impl Session {
     /// Answers gets from what this node has, in one frame.
     fn get_local(&self, route: &Route, gets: Vec<(u64, Bytes)>) {
         let mut results = Vec::with_capacity(gets.len());
-        let ids: Vec<u64> = gets.iter().map(|(id, _)| *id).collect();
-        let mut next = ids.iter();
-        let meta = self
-            .store
-            .get_local(route, gets.into_iter().map(|(_, key)| key), |record| {
-                let id = *next.next().expect("one answer for each key");
-                let failed = record.as_ref().err().map(|e| e.reason);
-                self.metrics.observe_operation(Kind::Get, failed);
-                let result = match record {
-                    Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
-                    Err(error) => Answer::Failure(failure(error)),
-                };
-                results.push(v1::SessionResult {
-                    id,
-                    result: Some(result),
-                });
+        let mut next = gets.iter();
+        let keys = gets.iter().map(|(_, key)| key.clone());
+        let meta = self.store.get_local(route, keys, |record| {
+            let (id, _) = *next.next().expect("one answer for each key");
+            let failed = record.as_ref().err().map(|e| e.reason);
+            self.metrics.observe_operation(Kind::Get, failed);
+            let result = match record {
+                Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
+                Err(error) => Answer::Failure(failure(error)),
+            };
+            results.push(v1::SessionResult {
+                id,
+                result: Some(result),
             });
+        });
         match meta {
-            Ok(meta) => {
+            Some(meta) => {
                 if let Some(lag_ms) = meta.lag_ms {
                     self.metrics
                         .observe_staleness(Duration::from_millis(lag_ms));
@@ -302,11 +304,8 @@ impl Session {
                     ..v1::SessionResponse::default()
                 }));
             }
-            Err(error) => {
-                for id in ids {
-                    self.send(fail(id, error.again()));
-                }
-            }
+            // The copy here cannot be read; what is done then takes its time.
+            None => self.get(route.clone(), gets, ReadOptions::local()),
         }
     }
 

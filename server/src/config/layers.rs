@@ -9,9 +9,10 @@ use std::fmt;
 use std::io::Read;
 use std::net::SocketAddr;
 
+use domicile_proto::address::RegionName;
 use toml::de::{DeTable, DeValue};
 
-use super::settings::{Fallback, SETTINGS, Setting, Value, nearest};
+use super::settings::{self, Fallback, SETTINGS, Setting, Value, nearest};
 use super::{Broken, Effective, Flags, Source, refusal};
 use crate::error::{Error, Result};
 
@@ -268,6 +269,14 @@ impl Values {
         self.0.get(key)?;
         let socket = self.text(key).parse();
         Some(socket.expect("the setting's kind checked the address"))
+    }
+
+    /// Sockets to listen on, each for callers of a region.
+    pub(super) fn callers(&self, key: &str) -> Vec<(RegionName, SocketAddr)> {
+        if self.0.get(key).is_none() {
+            return Vec::new();
+        }
+        settings::read_callers(self.text(key)).expect("the setting's kind checked it")
     }
 }
 

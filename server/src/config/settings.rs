@@ -46,6 +46,8 @@ pub(super) enum Kind {
     Socket,
     /// A host name or IP address and a port to connect to.
     Address,
+    /// Regions, each with a socket to listen on.
+    Callers,
     /// A path.
     Path,
     /// One of some words.
@@ -141,6 +143,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Address,
         Fallback::Of("listen"),
         "What clients and other nodes are told to use, where `listen` does not reach them.",
+    ),
+    setting(
+        "callers",
+        Kind::Callers,
+        Fallback::Unset(Literal::Text("us=127.0.0.1:7402,ap=127.0.0.1:7403")),
+        "Without TLS: further sockets, each for callers of one region. Who calls there counts as \
+         calling from that region; on `listen`, from the node's own.",
     ),
     setting(
         "data_dir",
@@ -303,6 +312,7 @@ impl Kind {
             (Kind::Socket, Value::Text(text)) => text
                 .parse()
                 .is_ok_and(|socket: SocketAddr| socket.port() != 0),
+            (Kind::Callers, Value::Text(text)) => read_callers(text).is_some(),
             (Kind::Address, Value::Text(text)) => is_address(text),
             (Kind::Path, Value::Text(text)) => !text.is_empty() && !text.contains('\0'),
             (Kind::Choice(words), Value::Text(text)) => words.contains(&text.as_str()),
@@ -323,6 +333,17 @@ impl Kind {
         }
         Err(message)
     }
+}
+
+/// Reads `REGION=SOCKET,...`.
+pub(super) fn read_callers(text: &str) -> Option<Vec<(RegionName, SocketAddr)>> {
+    let entries = text.split(',').map(|entry| {
+        let (region, socket) = entry.split_once('=')?;
+        let socket: SocketAddr = socket.trim().parse().ok()?;
+        let region = RegionName::new(region.trim()).ok()?;
+        (socket.port() != 0).then_some((region, socket))
+    });
+    entries.collect()
 }
 
 /// Whether a text is `HOST:PORT`, with an IPv6 host in brackets.
@@ -370,6 +391,9 @@ impl fmt::Display for Kind {
             Kind::Switch => f.write_str("true or false"),
             Kind::Region => f.write_str("the name of a region, a-z then a-z, 0-9 and - (up to 63)"),
             Kind::Socket => f.write_str("an IP address and a port, such as 127.0.0.1:7400"),
+            Kind::Callers => f.write_str(
+                "regions with a socket each, such as us=127.0.0.1:7402,ap=127.0.0.1:7403",
+            ),
             Kind::Address => f.write_str("a host and a port, such as localhost:7400"),
             Kind::Path => f.write_str("a path"),
             Kind::Choice(words) => {

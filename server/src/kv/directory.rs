@@ -1,115 +1,215 @@
-//! What this node knows of its region: which tags it serves, through which
-//! group, on which nodes.
+//! Where a request goes, decided from its tag and its caller's region alone.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::policy::{Denial, Isolation, Verdict};
 
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Group, Groups, NodeId};
-use crate::storage::GroupId;
-
-/// The tags and groups of the region, as of the newest catalog applied here.
-#[derive(Clone, Debug, Default)]
-pub struct Placed {
-    /// The catalog.
-    pub catalog: wire::Catalog,
-    /// The policy version in force; 0: none yet.
-    pub policy_version: u64,
-    /// The digest of the policy's canonical form.
-    pub policy_digest: String,
-    /// Every tag of the policy, with its home region.
-    pub homes: BTreeMap<String, String>,
-    /// The group of each tag homed here.
-    pub groups: BTreeMap<String, GroupId>,
-}
+use crate::raft::{Group, Groups};
+use crate::residency::{Atlas, Gate};
 
 /// Where requests for a tag go.
 #[derive(Clone)]
-pub enum Route {
-    /// A replica of the tag's group is here.
-    Here(Arc<Group>),
-    /// The group is on other nodes of this region.
-    There(GroupId, BTreeSet<NodeId>),
+pub struct Route {
+    /// The tag.
+    pub tag: Tag,
+    /// The region that accepts its writes.
+    pub home: RegionName,
+    /// The epoch of the home.
+    pub epoch: u64,
+    /// What of the tag is on this node.
+    pub here: Here,
 }
 
-/// What this node knows of its region. Readers never wait.
+/// What of a tag is on this node.
+#[derive(Clone)]
+pub enum Here {
+    /// A replica of the home's group.
+    Home(Arc<Group>),
+    /// A replica of a mirror's group.
+    Mirror {
+        /// The replica.
+        group: Arc<Group>,
+        /// Whether it goes on serving while the policy lease has lapsed.
+        serves_isolated: bool,
+    },
+    /// Nothing: requests are passed on to the home.
+    Nothing,
+}
+
+impl Route {
+    /// The replica of the tag's group on this node.
+    pub fn group(&self) -> Option<&Arc<Group>> {
+        match &self.here {
+            Here::Home(group) | Here::Mirror { group, .. } => Some(group),
+            Here::Nothing => None,
+        }
+    }
+}
+
+/// What this node knows of its region, and who is sent where. Readers never
+/// wait.
 pub struct Directory {
-    placed: ArcSwap<Placed>,
+    gate: Arc<Gate>,
     groups: Arc<Groups>,
+    catalog: ArcSwap<wire::Catalog>,
 }
 
 impl Directory {
     /// Knows nothing yet.
-    pub fn new(groups: Arc<Groups>) -> Self {
+    pub fn new(gate: Arc<Gate>, groups: Arc<Groups>) -> Self {
         Directory {
-            placed: ArcSwap::default(),
+            gate,
             groups,
+            catalog: ArcSwap::default(),
         }
     }
 
-    /// Takes over a newer catalog.
-    pub fn update(&self, placed: Placed) {
-        self.placed.store(Arc::new(placed));
+    /// Takes over a newer catalog of the region.
+    pub fn update(&self, catalog: wire::Catalog) {
+        self.catalog.store(Arc::new(catalog));
     }
 
-    /// What is known.
-    pub fn placed(&self) -> Arc<Placed> {
-        self.placed.load_full()
+    /// The catalog of the region; the empty one: not formed yet.
+    pub fn catalog(&self) -> Arc<wire::Catalog> {
+        self.catalog.load_full()
+    }
+
+    /// What is known of policy, regions and tags.
+    pub fn atlas(&self) -> Option<Arc<Atlas>> {
+        self.gate.atlas()
     }
 
     /// The key of the MAC on read positions; `None`: not formed yet.
     pub fn token_key(&self) -> Option<Bytes> {
-        let placed = self.placed.load();
-        let key = &placed.catalog.token_key;
+        let atlas = self.gate.atlas()?;
+        let key = &atlas.control.token_key;
         (!key.is_empty()).then(|| key.clone())
     }
 
-    /// Admits a request and says where it goes, from its tag alone: nothing of
-    /// the answer depends on any key.
-    pub fn route(&self, tag: &str) -> Result<Route> {
-        let placed = self.placed.load();
-        let Some(group) = placed.groups.get(tag) else {
-            return Err(refusal(&placed, tag));
+    /// Admits a request of a caller and says where it goes. Nothing of the
+    /// answer depends on any key.
+    pub fn route(&self, tag: &str, caller: &RegionName) -> Result<Route> {
+        let Some(atlas) = self.gate.atlas() else {
+            return Err(Error::new(
+                Reason::NotFormed,
+                "this node belongs to no cluster yet; run `domicile cluster init`",
+            ));
         };
-        if let Some(group) = self.groups.get(*group) {
-            return Ok(Route::Here(group));
+        let Some(place) = atlas.place(tag) else {
+            return Err(unknown(tag));
+        };
+        let region = self.gate.region();
+        if let Verdict::Denied(denial) = atlas.may_serve(&place.tag, region, caller) {
+            return Err(refusal(&atlas, &place.tag, caller, denial));
         }
-        let nodes = placed
-            .catalog
-            .groups
-            .iter()
-            .filter(|g| g.group == group.0)
-            .flat_map(|g| &g.replicas)
-            .map(|r| NodeId(r.node))
-            .collect();
-        Ok(Route::There(*group, nodes))
+        self.route_from(tag)
     }
 }
 
-fn refusal(placed: &Placed, tag: &str) -> Error {
-    if placed.catalog.cluster.is_empty() {
-        return Error::new(
-            Reason::NotFormed,
-            "this node belongs to no cluster yet; run `domicile cluster init`",
-        );
+impl Directory {
+    /// Where a request goes that a node of region `from` passed on to the home:
+    /// that node has admitted the caller, and must be one that may handle the
+    /// tag itself.
+    pub fn route_home(&self, tag: &str, from: &RegionName) -> Result<Route> {
+        let route = self.route_from(tag)?;
+        let atlas = self.gate.atlas();
+        if !atlas.is_some_and(|atlas| atlas.may_handle(&route.tag, from)) {
+            return Err(Error::new(
+                Reason::ResidencyViolation,
+                format!("no node of {from} may serve {}", route.tag),
+            ));
+        }
+        match route.here {
+            Here::Home(_) => Ok(route),
+            _ => Err(Error::new(
+                Reason::WrongHome,
+                format!("the home of {} is {}", route.tag, route.home),
+            )),
+        }
     }
-    match placed.homes.get(tag) {
-        Some(home) => Error::new(
-            Reason::NotHeldHere,
-            format!("this region does not serve the tag; send the request to its home {home}"),
-        )
-        .fact("home", home),
-        None if tag.is_empty() => Error::invalid(format!(
+
+    fn route_from(&self, tag: &str) -> Result<Route> {
+        let Some(atlas) = self.gate.atlas() else {
+            return Err(Error::new(
+                Reason::NotFormed,
+                "this node belongs to no cluster yet; run `domicile cluster init`",
+            ));
+        };
+        let Some(place) = atlas.place(tag) else {
+            return Err(unknown(tag));
+        };
+        let here = match self.groups.get(place.group) {
+            Some(group) if place.home.region == *self.gate.region() => Here::Home(group),
+            Some(group) => Here::Mirror {
+                group,
+                serves_isolated: atlas
+                    .policy
+                    .tag(&place.tag)
+                    .is_some_and(|rules| rules.on_isolation == Isolation::Serve),
+            },
+            None => Here::Nothing,
+        };
+        Ok(Route {
+            tag: place.tag.clone(),
+            home: place.home.region.clone(),
+            epoch: place.home.epoch,
+            here,
+        })
+    }
+}
+
+fn unknown(tag: &str) -> Error {
+    if tag.is_empty() {
+        return Error::invalid(format!(
             "the request names no residency tag; set the metadata `{}`",
             domicile_proto::TAG_METADATA
-        )),
-        None => Error::new(
-            Reason::UnknownTag,
-            "the policy does not know the tag; see `domicile policy show`",
-        ),
+        ));
     }
+    Error::new(
+        Reason::UnknownTag,
+        "the policy does not know the tag; see `domicile policy show`",
+    )
+}
+
+/// Refuses a caller. One who may call for the tag elsewhere is told where.
+fn refusal(atlas: &Atlas, tag: &Tag, caller: &RegionName, denial: Denial) -> Error {
+    let home = match atlas.place(tag.as_str()) {
+        Some(place) => place.home.region.clone(),
+        None => return unknown(tag.as_str()),
+    };
+    let reason = denial.reason();
+    if reason != Reason::NotHeldHere {
+        return Error::new(
+            reason,
+            format!("callers of {caller} may not call for {tag}: {denial}"),
+        )
+        .fact("tag", tag)
+        .fact("caller_region", caller);
+    }
+    let error = Error::new(
+        Reason::NotHeldHere,
+        format!("no node of this region may serve {tag}; its home is {home}"),
+    )
+    .fact("tag", tag)
+    .fact("home", &home);
+    if !atlas.may_access(tag, caller).is_allowed() {
+        return error;
+    }
+    let endpoints: Vec<&str> = atlas
+        .nodes(home.as_str())
+        .iter()
+        .map(|node| address_for(node, caller))
+        .collect();
+    error.fact("endpoints", endpoints.join(","))
+}
+
+/// Where callers of a region reach a node.
+fn address_for<'n>(node: &'n wire::Node, caller: &RegionName) -> &'n str {
+    let own = node.callers.iter().find(|c| c.region == caller.as_str());
+    own.map_or(&node.address, |own| &own.address)
 }

@@ -1,10 +1,12 @@
-//! Writes passed on to the leader of their group, on another node.
+//! Writes passed on to the leader of their group, on another node, or to their
+//! home, in another region.
 //!
 //! A write is passed on once. If the answer is lost the outcome is unknown,
 //! and the client retries with the same request id.
 
 use std::time::Duration;
 
+use domicile_proto::address::Tag;
 use domicile_proto::internal::v1 as wire;
 use wire::operation::{Change, Condition};
 use wire::peer_request::Request;
@@ -13,21 +15,29 @@ use wire::peer_response::Response;
 use crate::env::Env;
 use crate::error::{Error, Reason};
 use crate::net::Peers;
-use crate::raft::{Answer, Answers, Group, NodeId, Outcome, ReplicaId, Reply, Transport, Write};
+use crate::raft::{Answer, Answers, NodeId, Outcome, ReplicaId, Reply, Transport, Write};
+use crate::residency::{Gate, Subject};
 use crate::storage::{GroupId, Index};
 
 /// How long the leader may take to answer: longer than it waits itself.
 const FORWARD_WAIT: Duration = Duration::from_secs(12);
 
-/// Passes writes on to the leader.
-pub(super) fn writes(
-    env: &Env,
-    peers: &Peers,
-    node: NodeId,
-    replica: ReplicaId,
-    group: GroupId,
-    writes: Vec<Write>,
-) {
+/// To whom writes are passed on.
+pub(super) struct Target<'a> {
+    /// The nodes of its region.
+    pub(super) peers: &'a Peers,
+    /// The node.
+    pub(super) node: NodeId,
+    /// The leader's replica; 0, to another region: whichever leads.
+    pub(super) replica: ReplicaId,
+    /// The group.
+    pub(super) group: GroupId,
+    /// The tag.
+    pub(super) tag: &'a Tag,
+}
+
+/// Passes writes on.
+pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Write>) {
     let mut replies = Vec::with_capacity(writes.len());
     let forwarded = writes
         .into_iter()
@@ -48,18 +58,29 @@ pub(super) fn writes(
                         wire::forwarded_write::Condition::IfVersion(version)
                     }
                 }),
+                acknowledgement: write.acknowledgement,
             }
         })
         .collect();
-    let answer = peers.send(
-        node,
-        wire::PeerRequest {
-            sequence: 0,
-            group: group.0,
-            to_replica: replica.0,
-            request: Some(Request::Forward(wire::Forward { writes: forwarded })),
-        },
-    );
+    let request = wire::PeerRequest {
+        sequence: 0,
+        group: target.group.0,
+        to_replica: target.replica.0,
+        request: Some(Request::Forward(wire::Forward {
+            writes: forwarded,
+            tag: target.tag.to_string(),
+        })),
+    };
+    let subject = Subject::Tag(target.tag.clone());
+    let answer = match gate.egress(target.peers.region(), &subject, request) {
+        Ok(cleared) => target.peers.send(target.node, cleared),
+        Err(refused) => {
+            for reply in replies {
+                reply.send(Err(refused.again()));
+            }
+            return;
+        }
+    };
     env.spawn_brief(async move {
         // Dropping the replies on the way out answers "unknown".
         let Ok(Ok(answer)) = tokio::time::timeout(FORWARD_WAIT, answer).await else {
@@ -86,14 +107,15 @@ pub(super) fn writes(
     });
 }
 
-/// Takes writes that another node passed on.
-pub fn take(group: &Group, sequence: u64, forward: wire::Forward, answers: &Answers) {
+/// The writes that another node passed on; what comes of all of them goes out
+/// in one answer.
+pub(super) fn taken(sequence: u64, forward: wire::Forward, answers: &Answers) -> Vec<Write> {
     let gathered = std::sync::Arc::new(Gathered {
         sequence,
         answers: answers.clone(),
         outcomes: parking_lot::Mutex::new(vec![None; forward.writes.len()]),
     });
-    let writes = forward
+    forward
         .writes
         .into_iter()
         .enumerate()
@@ -115,11 +137,11 @@ pub fn take(group: &Group, sequence: u64, forward: wire::Forward, answers: &Answ
                         Condition::IfVersion(version)
                     }
                 }),
+                acknowledgement: write.acknowledgement,
                 reply: Reply::new(move |answer| gathered.set(at, to_wire(answer))),
             }
         })
-        .collect();
-    group.propose(writes);
+        .collect()
 }
 
 /// Outcomes of one forward; the last one to come sends the answer.
@@ -154,21 +176,11 @@ fn to_wire(answer: Result<Answer, Error>) -> wire::ForwardedOutcome {
                 before: before.unwrap_or(0),
                 index: index.0,
             }),
-            _ => Wire::Failed(wire::ForwardedFailure {
-                reason: Reason::Internal.name().into(),
-                message: "a write was answered without a version".into(),
-                current_version: 0,
-            }),
+            _ => Wire::Failed(failure(&Error::internal(
+                "a write was answered without a version",
+            ))),
         },
-        Err(error) => Wire::Failed(wire::ForwardedFailure {
-            reason: error.reason.name().into(),
-            current_version: error
-                .facts
-                .get("current_version")
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(0),
-            message: error.message,
-        }),
+        Err(error) => Wire::Failed(failure(&error)),
     };
     wire::ForwardedOutcome {
         outcome: Some(outcome),
@@ -185,20 +197,53 @@ fn from_wire(outcome: wire::ForwardedOutcome) -> Result<Answer, Error> {
             },
             index: Index(written.index),
         }),
-        Some(Wire::Failed(failed)) => {
-            let reason = failed.reason.parse().unwrap_or(Reason::WriteOutcomeUnknown);
-            let mut error = Error::new(reason, failed.message);
-            if failed.current_version > 0 {
-                error = error.fact("current_version", failed.current_version);
-            }
-            if reason == Reason::NoQuorum || reason == Reason::Overloaded {
-                error = error.retry_after(Duration::from_millis(100));
-            }
-            Err(error)
-        }
+        Some(Wire::Failed(failed)) => Err(error_of(failed, Reason::WriteOutcomeUnknown)),
         None => Err(Error::new(
             Reason::WriteOutcomeUnknown,
             "the leader's answer is not known here; send the write again with the same request id",
         )),
     }
+}
+
+/// The facts that are passed on with a failure.
+const FACTS: [&str; 6] = [
+    "current_version",
+    "version",
+    "durable_in",
+    "tag",
+    "region",
+    "home",
+];
+
+/// A failure as it is told to another node.
+pub(super) fn failure(error: &Error) -> wire::ForwardedFailure {
+    wire::ForwardedFailure {
+        reason: error.reason.name().into(),
+        message: error.message.clone(),
+        current_version: 0,
+        facts: error
+            .facts
+            .iter()
+            .map(|(name, value)| wire::Fact {
+                name: (*name).to_owned(),
+                value: value.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// A failure as another node told it; `unknown` stands for a reason that is
+/// not known here.
+pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error {
+    let reason = failed.reason.parse().unwrap_or(unknown);
+    let mut error = Error::new(reason, failed.message);
+    for fact in failed.facts {
+        if let Some(name) = FACTS.into_iter().find(|name| *name == fact.name) {
+            error = error.fact(name, fact.value);
+        }
+    }
+    if reason == Reason::NoQuorum || reason == Reason::Overloaded {
+        error = error.retry_after(Duration::from_millis(100));
+    }
+    error
 }

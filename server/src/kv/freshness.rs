@@ -1,4 +1,5 @@
-//! How old a local read may be, without comparing the clocks of two machines.
+//! How old a local read at the home may be, without comparing the clocks of two
+//! machines.
 //!
 //! A node that does not lead a group asks the leader at its own monotonic time
 //! m0 for a quorum-confirmed position. Once it has applied that position, what
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::env::{Env, Instant, Task};
 use crate::raft::{Group, Groups};
+use crate::residency::Subject;
 use crate::storage::GroupId;
 
 /// How often the leader is asked while local reads are served.
@@ -25,7 +27,7 @@ const PROBE_IDLE: Duration = Duration::from_secs(2);
 /// How long an answer and its apply may take.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
 
-/// Knows how fresh the replicas of this node are.
+/// Knows how fresh this node's replicas of home groups are.
 pub struct Freshness {
     env: Env,
     fresh_at: Mutex<BTreeMap<GroupId, Instant>>,
@@ -48,7 +50,9 @@ impl Freshness {
         self.env.spawn("freshness", async move {
             loop {
                 for group in groups.all() {
-                    if !group.leads() {
+                    let is_home = group.identity().subject != Subject::Control
+                        && group.progress().mirror.is_none();
+                    if is_home && !group.leads() {
                         let (this, group) = (this.clone(), group.clone());
                         this.env.clone().spawn_brief(async move {
                             this.probe(&group).await;

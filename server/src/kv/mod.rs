@@ -1,21 +1,28 @@
 //! Records: what clients read and write, for the tags this region serves.
 //!
-//! A request is admitted from its tag alone ([`directory`]); a write goes to
-//! the tag's group, here or over to its leader ([`store`], [`forward`]); a
-//! read is served here at the level asked for ([`read`]), with a truthful
-//! upper bound of its age ([`freshness`]).
+//! A request is admitted from its tag and its caller's region alone
+//! ([`directory`]); a write goes to the tag's home, here or over to its leader
+//! or its region ([`store`], [`forward`]), and may wait for mirrors
+//! ([`acknowledge`]); a read is served here at the level asked for ([`read`]),
+//! with a truthful upper bound of its age ([`freshness`]), or passed on to the
+//! home ([`remote`]).
 //!
 //! Not done here: the wire (`api`), agreement (`raft`), deciding where groups
 //! are (`placement` fills the directory).
 
+mod acknowledge;
 mod directory;
 mod forward;
 mod freshness;
+mod options;
 mod read;
+mod remote;
 mod store;
+mod write;
 
-pub use directory::{Directory, Placed, Route};
-pub use forward::take as take_forwarded;
+pub use directory::{Directory, Here, Route};
 pub use freshness::Freshness;
+pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};
-pub use store::{ReadOptions, Store, WriteRequest, Written, reply_to};
+pub use store::{Parts, Store};
+pub use write::{WriteRequest, Written, reply_to};

@@ -1,25 +1,31 @@
 //! The records of the tags this region serves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX, VALUE_BYTES_MAX};
+use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
 use domicile_proto::token::{Position, Positions, Secret, Token};
 use domicile_proto::v1;
 use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
-use wire::operation::{Change, Condition};
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::directory::{Directory, Route};
-use crate::kv::forward;
+use crate::kv::acknowledge;
+use crate::kv::directory::{Directory, Here, Route};
+use crate::kv::forward::{self, Target};
 use crate::kv::freshness::Freshness;
+use crate::kv::options::{Level, OnUnmet, ReadOptions};
 use crate::kv::read::{self, ScanQuery};
-use crate::net::{Peers, Speaker};
-use crate::raft::{Answer, Group, Outcome, Progress, Reply, Write};
-use crate::storage::{Disk, Index};
+use crate::kv::write::check_key;
+use crate::net::{Peers, Regions, Speaker};
+use crate::raft::{Answers, Group, Groups, NodeId, Progress, ReplicaId, Write};
+use crate::replicate::{Probes, Shipped};
+use crate::residency::Gate;
+use crate::storage::{Disk, GroupId, Index};
 
 /// How often a read that waits for its level looks again.
 const WAIT_STEP: Duration = Duration::from_millis(20);
@@ -28,124 +34,231 @@ const WAIT_STEP: Duration = Duration::from_millis(20);
 /// sooner.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// The epoch of every home until homes can move.
-const FIRST_EPOCH: Epoch = Epoch(1);
-
-/// How a read is to be done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReadOptions {
-    level: Level,
-    on_unmet: OnUnmet,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Level {
-    #[default]
-    Strong,
-    Local,
-    Bounded(Duration),
-    AtLeast(Bytes),
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum OnUnmet {
-    #[default]
-    Forward,
-    Wait,
-    Fail,
-}
-
-impl ReadOptions {
-    /// Reads the options of a request.
-    pub fn from_wire(options: Option<&v1::ReadOptions>) -> Result<Self> {
-        let Some(options) = options else {
-            return Ok(ReadOptions::default());
-        };
-        let level = match v1::Level::try_from(options.level) {
-            Ok(v1::Level::Unspecified | v1::Level::Strong) => Level::Strong,
-            Ok(v1::Level::Local) => Level::Local,
-            Ok(v1::Level::Bounded) => Level::Bounded(Duration::from_millis(options.bound_ms)),
-            Ok(v1::Level::AtLeast) => Level::AtLeast(options.token.clone()),
-            Err(_) => return Err(Error::invalid("the read level is not known")),
-        };
-        let on_unmet = match v1::OnUnmet::try_from(options.on_unmet) {
-            Ok(v1::OnUnmet::Unspecified | v1::OnUnmet::Forward) => OnUnmet::Forward,
-            Ok(v1::OnUnmet::Wait) => OnUnmet::Wait,
-            Ok(v1::OnUnmet::Fail) => OnUnmet::Fail,
-            Err(_) => return Err(Error::invalid("the choice for an unmet level is not known")),
-        };
-        Ok(ReadOptions { level, on_unmet })
-    }
-
-    /// Whether the read needs nothing but this node.
-    pub fn is_local(&self) -> bool {
-        self.level == Level::Local
-    }
+/// What the store works with.
+pub struct Parts {
+    /// Time, randomness and tasks.
+    pub env: Env,
+    /// Where requests go.
+    pub directory: Arc<Directory>,
+    /// How fresh the home's replicas on this node are.
+    pub freshness: Arc<Freshness>,
+    /// How fresh the mirrors on this node are.
+    pub probes: Arc<Probes>,
+    /// How far mirrors are that this node ships to.
+    pub shipped: Arc<Shipped>,
+    /// The replicas of this node.
+    pub groups: Arc<Groups>,
+    /// The nodes of every region.
+    pub regions: Arc<Regions>,
+    /// What passes to other nodes.
+    pub gate: Arc<Gate>,
+    /// As whom this node speaks.
+    pub speaker: Speaker,
+    /// Where the records are.
+    pub disk: Arc<Disk>,
 }
 
 /// The records of the tags this region serves.
 pub struct Store {
-    env: Env,
-    directory: Arc<Directory>,
+    pub(super) env: Env,
+    pub(super) directory: Arc<Directory>,
+    pub(super) gate: Arc<Gate>,
     freshness: Arc<Freshness>,
-    peers: Arc<Peers>,
+    probes: Arc<Probes>,
+    shipped: Arc<Shipped>,
+    groups: Arc<Groups>,
+    regions: Arc<Regions>,
     speaker: Speaker,
     disk: Arc<Disk>,
+    /// Spreads what is passed on over the nodes of a region.
+    turn: AtomicU64,
+}
+
+/// What a read is served from, and how old that may be.
+struct Reached {
+    level: v1::Level,
+    lag: Option<Duration>,
+    progress: Progress,
+}
+
+/// Where a read is served.
+enum Served {
+    /// Here.
+    Here(Reached),
+    /// The level is not met here, and the reader wants the home's answer then.
+    AtHome,
 }
 
 impl Store {
     /// Serves what the directory says.
-    pub fn new(
-        env: Env,
-        directory: Arc<Directory>,
-        freshness: Arc<Freshness>,
-        peers: Arc<Peers>,
-        speaker: Speaker,
-        disk: Arc<Disk>,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
         Store {
-            env,
-            directory,
-            freshness,
-            peers,
-            speaker,
-            disk,
+            env: parts.env,
+            directory: parts.directory,
+            gate: parts.gate,
+            freshness: parts.freshness,
+            probes: parts.probes,
+            shipped: parts.shipped,
+            groups: parts.groups,
+            regions: parts.regions,
+            speaker: parts.speaker,
+            disk: parts.disk,
+            turn: AtomicU64::new(0),
         }
     }
 
-    /// Admits a request for a tag, from the tag alone.
-    pub fn admit(&self, tag: &str) -> Result<Route> {
-        self.directory.route(tag)
+    /// Admits a caller's request for a tag, from the tag alone.
+    pub fn admit(&self, tag: &str, caller: &RegionName) -> Result<Route> {
+        self.directory.route(tag, caller)
+    }
+
+    /// The region of a caller of whom nothing else is known.
+    pub fn region(&self) -> &RegionName {
+        self.gate.region()
     }
 
     /// Writes. Each write is answered through its own reply.
-    pub fn write(&self, route: &Route, writes: Vec<Write>) {
+    pub fn write(&self, route: &Route, mut writes: Vec<Write>) {
         if let Err(error) = self.disk.admit_write() {
-            for write in writes {
-                write.reply.send(Err(error.again()));
-            }
-            return;
+            return refuse(writes, &error);
         }
-        match route {
-            Route::Here(group) if group.leads() => group.propose(writes),
-            Route::Here(group) => match group.leader() {
-                Some(leader) if leader.replica != group.replica() => forward::writes(
+        // Impossible acknowledgements are refused before anything is written.
+        if writes.iter().any(|write| write.acknowledgement.is_some()) {
+            writes = self.admissible(route, writes);
+        }
+        let Here::Home(group) = &route.here else {
+            return self.write_at_home(route, writes);
+        };
+        let leader = group.leader().filter(|l| l.replica != group.replica());
+        match leader {
+            Some(leader) if !group.leads() => {
+                let target = Target {
+                    peers: self.regions.own(),
+                    node: leader.node,
+                    replica: leader.replica,
+                    group: group.identity().group,
+                    tag: &route.tag,
+                };
+                forward::writes(&self.env, &self.gate, &target, writes);
+            }
+            // Its own proposer says why it cannot.
+            _ => self.propose(route, group, writes),
+        }
+    }
+
+    /// Leaves out, and answers, the writes that wait for what can never be.
+    fn admissible(&self, route: &Route, writes: Vec<Write>) -> Vec<Write> {
+        let Some(atlas) = self.gate.atlas() else {
+            return writes;
+        };
+        let mut admitted = Vec::with_capacity(writes.len());
+        for write in writes {
+            match acknowledge::wanted(&atlas, &route.tag, write.acknowledgement.as_ref()) {
+                Ok(_) => admitted.push(write),
+                Err(error) => write.reply.send(Err(error)),
+            }
+        }
+        admitted
+    }
+
+    /// Passes writes on to the home's region.
+    fn write_at_home(&self, route: &Route, writes: Vec<Write>) {
+        if route.home == *self.gate.region() {
+            return refuse(writes, &elsewhere());
+        }
+        let Some((peers, node)) = self.node_of(&route.home, 0) else {
+            return refuse(writes, &self.unreachable(&route.home));
+        };
+        let target = Target {
+            peers: &peers,
+            node,
+            replica: ReplicaId(0),
+            group: GroupId(0),
+            tag: &route.tag,
+        };
+        forward::writes(&self.env, &self.gate, &target, writes);
+    }
+
+    /// Proposes writes here, at the leader.
+    fn propose(&self, route: &Route, group: &Arc<Group>, writes: Vec<Write>) {
+        if writes.iter().all(|write| write.acknowledgement.is_none()) {
+            return group.propose(writes);
+        }
+        let Some(atlas) = self.gate.atlas() else {
+            return refuse(writes, &elsewhere());
+        };
+        let mut proposed = Vec::with_capacity(writes.len());
+        for write in writes {
+            match acknowledge::wanted(&atlas, &route.tag, write.acknowledgement.as_ref()) {
+                Ok(None) => proposed.push(write),
+                Ok(Some(wanted)) => proposed.push(acknowledge::waiting(
                     &self.env,
-                    &self.peers,
-                    leader.node,
-                    leader.replica,
-                    group.identity().group,
-                    writes,
-                ),
-                // Its own proposer says why it cannot.
-                _ => group.propose(writes),
-            },
-            Route::There(..) => {
-                for write in writes {
-                    write.reply.send(Err(elsewhere()));
-                }
+                    &self.shipped,
+                    (&route.tag, &route.home),
+                    group,
+                    write,
+                    wanted,
+                )),
+                Err(error) => write.reply.send(Err(error)),
             }
         }
+        group.propose(proposed);
+    }
+
+    /// Takes writes that a node of region `from` passed on: to the leader here,
+    /// named by its replica, or to this region as the tag's home.
+    pub fn take_forwarded(
+        &self,
+        from: &RegionName,
+        (sequence, replica): (u64, ReplicaId),
+        forward: wire::Forward,
+        answers: &Answers,
+    ) -> Result<()> {
+        let route = self.directory.route_home(&forward.tag, from)?;
+        let Here::Home(group) = &route.here else {
+            return Err(elsewhere());
+        };
+        if replica == ReplicaId(0) {
+            self.write(&route, forward::taken(sequence, forward, answers));
+            return Ok(());
+        }
+        let leads = group.replica() == replica && group.leads();
+        if !leads || *from != *self.gate.region() {
+            return Err(Error::new(
+                Reason::NoQuorum,
+                "this replica does not lead the group",
+            ));
+        }
+        let group = group.clone();
+        self.propose(&route, &group, forward::taken(sequence, forward, answers));
+        Ok(())
+    }
+
+    /// A connected node of a region; another for each attempt.
+    pub(super) fn node_of(
+        &self,
+        region: &RegionName,
+        attempt: usize,
+    ) -> Option<(Arc<Peers>, NodeId)> {
+        let peers = self.regions.of(region)?;
+        let up = peers.connected();
+        // The same node while it answers: operations gather into larger frames.
+        let start = match attempt {
+            0 => 0,
+            _ => self.turn.fetch_add(1, Ordering::Relaxed) as usize,
+        };
+        let node = *up.get((start + attempt) % up.len().max(1))?;
+        Some((peers, node))
+    }
+
+    /// The home cannot be reached; certainly nothing was done there.
+    pub(super) fn unreachable(&self, home: &RegionName) -> Error {
+        Error::new(
+            Reason::NoQuorum,
+            format!("no node of the home {home} can be reached from here now; try again"),
+        )
+        .fact("home", home)
+        .retry_after(Duration::from_millis(200))
     }
 
     /// Reads keys at a level. The answers come in the order of the keys.
@@ -155,44 +268,39 @@ impl Store {
         keys: &[Bytes],
         options: &ReadOptions,
     ) -> Result<(Vec<Option<v1::Record>>, v1::ReadMeta)> {
-        let Route::Here(group) = route else {
-            return Err(elsewhere());
-        };
         keys.iter().try_for_each(check_key)?;
-        let (level, lag, progress) = self.reach(group, options).await?;
-        let tag = &group.identity().tag;
+        let reached = match self.reach(route, options).await? {
+            Served::Here(reached) => reached,
+            Served::AtHome => return self.get_at_home(route, keys).await,
+        };
         let records = keys
             .iter()
-            .map(|key| read::get(self.disk.state.as_ref(), tag, key))
+            .map(|key| read::get(self.disk.state.as_ref(), route.tag.as_str(), key))
             .collect::<Result<_>>()?;
-        Ok((records, self.meta(group, level, lag, progress)))
+        Ok((records, self.meta(route, &reached)))
     }
 
-    /// Reads keys as this node has them, at once.
+    /// Reads keys as this node has them, at once; `None`: this node cannot
+    /// answer alone.
     pub fn get_local(
         &self,
         route: &Route,
         keys: impl Iterator<Item = Bytes>,
         mut answer: impl FnMut(Result<Option<v1::Record>>),
-    ) -> Result<v1::ReadMeta> {
-        let Route::Here(group) = route else {
-            return Err(elsewhere());
-        };
-        let tag = &group.identity().tag;
+    ) -> Option<v1::ReadMeta> {
         // Taken before the reads, so that it never understates.
-        let lag = self.freshness.lag(group);
-        let progress = group.progress();
+        let reached = self.local(route).ok()?;
         for key in keys {
-            answer(check_key(&key).and_then(|()| read::get(self.disk.state.as_ref(), tag, &key)));
+            answer(
+                check_key(&key)
+                    .and_then(|()| read::get(self.disk.state.as_ref(), route.tag.as_str(), &key)),
+            );
         }
-        Ok(self.meta(group, v1::Level::Local, lag, progress))
+        Some(self.meta(route, &reached))
     }
 
     /// Reads one page of a scan.
     pub async fn scan(&self, route: &Route, request: v1::ScanRequest) -> Result<v1::ScanResponse> {
-        let Route::Here(group) = route else {
-            return Err(elsewhere());
-        };
         let options = ReadOptions::from_wire(request.options.as_ref())?;
         let page_size = request.page_size as usize;
         if page_size > SCAN_PAGE_MAX {
@@ -207,12 +315,16 @@ impl Store {
                 )));
             }
         }
-        let (level, lag, progress) = self.reach(group, &options).await?;
+        let reached = match self.reach(route, &options).await? {
+            Served::Here(reached) => reached,
+            Served::AtHome => return self.scan_at_home(route, request).await,
+        };
+        let last_version = reached.progress.last_version;
         let (version, start) = if request.page_token.is_empty() {
-            (progress.last_version, request.start)
+            (last_version, request.start)
         } else {
             let position = read::page_position(&request.page_token)?;
-            if progress.last_version < position.version {
+            if last_version < position.version {
                 return Err(Error::new(
                     Reason::StalenessNotMet,
                     "this copy is behind the first page of the scan; go on at another node",
@@ -230,26 +342,26 @@ impl Store {
             },
             version,
         };
-        let page = read::scan(self.disk.state.as_ref(), &group.identity().tag, &query)?;
+        let page = read::scan(self.disk.state.as_ref(), route.tag.as_str(), &query)?;
         Ok(v1::ScanResponse {
             records: page.records,
             next_page_token: page
                 .next
                 .map(|next| read::page_token(version, next))
                 .unwrap_or_default(),
-            meta: Some(self.meta(group, level, lag, progress)),
+            meta: Some(self.meta(route, &reached)),
         })
     }
 
-    /// A read position that covers a log entry of a group.
-    pub fn token(&self, group: &Group, index: Index) -> Bytes {
-        let Some(secret) = self.secret() else {
+    /// A read position that covers a log entry of the tag's home.
+    pub fn token(&self, route: &Route, index: Index) -> Bytes {
+        let (Some(secret), Some(group)) = (self.secret(), route.group()) else {
             return Bytes::new();
         };
         let mut positions = Positions::default();
         let range = RangeId(group.identity().group.0);
         let position = Position {
-            epoch: FIRST_EPOCH,
+            epoch: Epoch(route.epoch),
             index: LogIndex(index.0),
         };
         match positions.see(range, position) {
@@ -264,82 +376,139 @@ impl Store {
         Some(Secret::new(key))
     }
 
-    /// Waits until the group's copy here meets the level asked for.
-    async fn reach(
-        &self,
-        group: &Group,
-        options: &ReadOptions,
-    ) -> Result<(v1::Level, Option<Duration>, Progress)> {
-        match &options.level {
-            Level::Strong => self.strong(group).await,
-            Level::Local => Ok((
-                v1::Level::Local,
-                self.freshness.lag(group),
-                group.progress(),
-            )),
+    /// Waits until the copy here meets the level asked for.
+    async fn reach(&self, route: &Route, options: &ReadOptions) -> Result<Served> {
+        let group = match &route.here {
+            Here::Home(group) | Here::Mirror { group, .. } => group,
+            Here::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
+            Here::Nothing => return Ok(Served::AtHome),
+        };
+        if options.level == Level::Strong {
+            return match &route.here {
+                Here::Home(group) => self.strong(group).await.map(Served::Here),
+                _ => Ok(Served::AtHome),
+            };
+        }
+        if let Err(closed) = self.readable(route) {
+            return match options.on_unmet {
+                OnUnmet::Forward => Ok(Served::AtHome),
+                OnUnmet::Wait | OnUnmet::Fail => Err(closed),
+            };
+        }
+        let level = match &options.level {
+            Level::Strong | Level::Local => return self.local(route).map(Served::Here),
             Level::Bounded(bound) => {
-                let fresh = || {
-                    let lag = self.freshness.lag(group)?;
-                    (lag <= *bound).then_some(lag)
-                };
-                let met = || async {
-                    while fresh().is_none() {
+                let fresh = || self.lag(route).is_some_and(|lag| lag <= *bound);
+                let met = async {
+                    while !fresh() {
                         tokio::time::sleep(WAIT_STEP).await;
                     }
                 };
-                self.unless(group, options, fresh().is_some(), met())
-                    .await?
-                    .map_or_else(
-                        || {
-                            Ok((
-                                v1::Level::Bounded,
-                                self.freshness.lag(group),
-                                group.progress(),
-                            ))
-                        },
-                        Ok,
-                    )
+                match self.unless(options, fresh(), met).await? {
+                    false => return self.at_home(route, group).await,
+                    true => v1::Level::Bounded,
+                }
             }
             Level::AtLeast(token) => {
-                let wanted = self.position(group, token)?;
+                let wanted = self.position(route, token)?;
+                let mut progress = group.watch_progress();
                 let met = async {
-                    // A failed wait is met by the deadline of the caller.
-                    drop(group.wait_applied(wanted, WAIT_MAX).await);
+                    // A closed group is met by the deadline of the caller.
+                    drop(progress.wait_for(|p| seen(route, p) >= wanted).await);
                 };
-                let now = group.progress().index >= wanted;
-                self.unless(group, options, now, met).await?.map_or_else(
-                    || {
-                        Ok((
-                            v1::Level::AtLeast,
-                            self.freshness.lag(group),
-                            group.progress(),
-                        ))
-                    },
-                    Ok,
-                )
+                let now = seen(route, &group.progress()) >= wanted;
+                match self.unless(options, now, met).await? {
+                    false => return self.at_home(route, group).await,
+                    true => v1::Level::AtLeast,
+                }
             }
+        };
+        Ok(Served::Here(Reached {
+            level,
+            ..self.local(route)?
+        }))
+    }
+
+    /// The strong read that an unmet level is forwarded to.
+    async fn at_home(&self, route: &Route, group: &Group) -> Result<Served> {
+        match &route.here {
+            Here::Home(_) => self.strong(group).await.map(Served::Here),
+            _ => Ok(Served::AtHome),
         }
     }
 
-    async fn strong(&self, group: &Group) -> Result<(v1::Level, Option<Duration>, Progress)> {
+    /// What a local read is served from.
+    fn local(&self, route: &Route) -> Result<Reached> {
+        self.readable(route)?;
+        let group = route.group().ok_or_else(elsewhere)?;
+        // Lag before progress: it must not be counted from after the state.
+        let lag = self.lag(route);
+        Ok(Reached {
+            level: v1::Level::Local,
+            lag,
+            progress: group.progress(),
+        })
+    }
+
+    /// Whether the copy here may be read at all.
+    fn readable(&self, route: &Route) -> Result<()> {
+        let Here::Mirror {
+            group,
+            serves_isolated,
+        } = &route.here
+        else {
+            return match route.here {
+                Here::Nothing => Err(elsewhere()),
+                _ => Ok(()),
+            };
+        };
+        if !group.progress().mirror.unwrap_or_default().open {
+            return Err(Error::new(
+                Reason::Backfilling,
+                "the mirror here does not have every record yet; read at the home, or later",
+            )
+            .fact("home", &route.home)
+            .retry_after(WAIT_STEP));
+        }
+        if !serves_isolated && self.gate.lease_left().is_zero() {
+            return Err(Error::new(
+                Reason::StalenessNotMet,
+                "the policy lease has lapsed, and the tag's policy says that a mirror stops \
+                 then; read at the home",
+            )
+            .fact("home", &route.home)
+            .retry_after(WAIT_STEP));
+        }
+        Ok(())
+    }
+
+    fn lag(&self, route: &Route) -> Option<Duration> {
+        match &route.here {
+            Here::Home(group) => self.freshness.lag(group),
+            Here::Mirror { group, .. } => self.probes.lag(group.identity().group),
+            Here::Nothing => None,
+        }
+    }
+
+    async fn strong(&self, group: &Group) -> Result<Reached> {
         let asked = self.env.now();
         let progress = group.read_barrier().await?;
         let lag = self.env.now().saturating_duration_since(asked);
-        Ok((v1::Level::Strong, Some(lag), progress))
+        Ok(Reached {
+            level: v1::Level::Strong,
+            lag: Some(lag),
+            progress,
+        })
     }
 
-    /// Does what the request wants when its level is not met now: answers the
-    /// strong read it is forwarded to, or `None` once the level is met.
+    /// Does what the request wants when its level is not met now. Answers
+    /// whether it is met; else the read is forwarded.
     async fn unless(
         &self,
-        group: &Group,
         options: &ReadOptions,
         met: bool,
         wait: impl Future<Output = ()>,
-    ) -> Result<Option<(v1::Level, Option<Duration>, Progress)>> {
-        if met {
-            return Ok(None);
-        }
+    ) -> Result<bool> {
         let not_met = || {
             Error::new(
                 Reason::StalenessNotMet,
@@ -348,40 +517,64 @@ impl Store {
             .retry_after(WAIT_STEP)
         };
         match options.on_unmet {
-            OnUnmet::Forward => self.strong(group).await.map(Some),
+            _ if met => Ok(true),
+            OnUnmet::Forward => Ok(false),
             OnUnmet::Fail => Err(not_met()),
             OnUnmet::Wait => match tokio::time::timeout(WAIT_MAX, wait).await {
-                Ok(()) => Ok(None),
+                Ok(()) => Ok(true),
                 Err(_) => Err(not_met()),
             },
         }
     }
 
-    /// The index that a token asks of a group.
-    fn position(&self, group: &Group, token: &[u8]) -> Result<Index> {
+    /// The index that a token asks of the tag.
+    fn position(&self, route: &Route, token: &[u8]) -> Result<Index> {
         let invalid = || Error::invalid("the read position is not one that this cluster gave");
         let token = Token::decode(token).map_err(|_| invalid())?;
         let secret = self.secret().ok_or_else(invalid)?;
         let positions = token.verify(&[&secret]).map_err(|_| invalid())?;
+        let group = route.group().ok_or_else(elsewhere)?;
         let range = RangeId(group.identity().group.0);
         Ok(Index(positions.get(range).map_or(0, |p| p.index.get())))
     }
 
-    fn meta(
-        &self,
-        group: &Group,
-        level: v1::Level,
-        lag: Option<Duration>,
-        progress: Progress,
-    ) -> v1::ReadMeta {
+    fn meta(&self, route: &Route, reached: &Reached) -> v1::ReadMeta {
         v1::ReadMeta {
-            level: level.into(),
+            level: reached.level.into(),
             served_by: self.speaker.name(),
-            as_of: progress.last_version,
+            as_of: reached.progress.last_version,
             // Rounded up: it may overstate, never understate.
-            lag_ms: lag.map(|lag| lag.as_micros().div_ceil(1000) as u64),
-            token: self.token(group, progress.index),
+            lag_ms: reached.lag.map(|lag| lag.as_micros().div_ceil(1000) as u64),
+            token: self.token(route, changed(route, &reached.progress)),
         }
+    }
+
+    /// The replicas of this node.
+    pub fn groups(&self) -> &Arc<Groups> {
+        &self.groups
+    }
+}
+
+/// The entry of the home's log up to which a copy has everything.
+fn seen(route: &Route, progress: &Progress) -> Index {
+    match &route.here {
+        Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
+        _ => progress.index,
+    }
+}
+
+/// The entry of the home's log that made the last change a copy has. What it
+/// applied behind changes nothing, and no mirror hears of it.
+fn changed(route: &Route, progress: &Progress) -> Index {
+    match &route.here {
+        Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
+        _ => progress.changed.index,
+    }
+}
+
+fn refuse(writes: Vec<Write>, error: &Error) {
+    for write in writes {
+        write.reply.send(Err(error.again()));
     }
 }
 
@@ -390,148 +583,4 @@ fn elsewhere() -> Error {
         Reason::WrongHome,
         "no replica of the tag's group is on this node; ask another node of the region",
     )
-}
-
-fn check_key(key: &Bytes) -> Result<()> {
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(Error::invalid(format!(
-            "a key has 1 to {KEY_BYTES_MAX} bytes; this one has {}",
-            key.len()
-        )));
-    }
-    Ok(())
-}
-
-fn check_id(id: Option<v1::RequestId>) -> Result<Option<wire::WriteId>> {
-    let Some(id) = id else { return Ok(None) };
-    if id.client.len() != 16 || id.sequence == 0 {
-        return Err(Error::invalid(
-            "a request id has a client id of 16 bytes and a sequence from 1",
-        ));
-    }
-    Ok(Some(wire::WriteId {
-        client: id.client,
-        sequence: id.sequence,
-        acked_below: id.acked_below,
-    }))
-}
-
-fn check_condition(condition: Option<v1::Condition>) -> Result<Option<Condition>> {
-    use v1::condition::Condition as Wire;
-    match condition.and_then(|c| c.condition) {
-        None => Ok(None),
-        Some(Wire::IfAbsent(true)) => Ok(Some(Condition::IfAbsent(true))),
-        Some(Wire::IfAbsent(false)) => Err(Error::invalid(
-            "`if_absent` is true or left away; to require a record, name its version",
-        )),
-        Some(Wire::IfVersion(version)) => Ok(Some(Condition::IfVersion(version))),
-    }
-}
-
-/// Checks a put and makes a write of it.
-pub(super) fn put(request: v1::PutRequest, reply: Reply) -> Result<Write, (Error, Reply)> {
-    let checked = (|| {
-        check_key(&request.key)?;
-        if request.value.len() > VALUE_BYTES_MAX {
-            return Err(Error::invalid(format!(
-                "a value has at most {VALUE_BYTES_MAX} bytes; this one has {}",
-                request.value.len()
-            )));
-        }
-        Ok((
-            check_id(request.request_id)?,
-            check_condition(request.condition)?,
-        ))
-    })();
-    match checked {
-        Err(error) => Err((error, reply)),
-        Ok((id, condition)) => Ok(Write {
-            id,
-            key: request.key,
-            change: Change::Put(wire::Value {
-                data_key: 0,
-                commitment: Bytes::new(),
-                bytes: request.value,
-            }),
-            condition,
-            reply,
-        }),
-    }
-}
-
-/// Checks a delete and makes a write of it.
-pub(super) fn delete(request: v1::DeleteRequest, reply: Reply) -> Result<Write, (Error, Reply)> {
-    let checked = (|| {
-        check_key(&request.key)?;
-        Ok((
-            check_id(request.request_id)?,
-            check_condition(request.condition)?,
-        ))
-    })();
-    match checked {
-        Err(error) => Err((error, reply)),
-        Ok((id, condition)) => Ok(Write {
-            id,
-            key: request.key,
-            change: Change::Delete(wire::Tombstone {}),
-            condition,
-            reply,
-        }),
-    }
-}
-
-/// What a client is told of a write.
-pub enum Written {
-    /// A put.
-    Put(v1::PutResponse),
-    /// A delete.
-    Delete(v1::DeleteResponse),
-}
-
-/// A client's write, before it is checked.
-pub enum WriteRequest {
-    /// A put.
-    Put(v1::PutRequest),
-    /// A delete.
-    Delete(v1::DeleteRequest),
-}
-
-/// Checks a client's write; `done` gets what came of it and the log entry.
-/// A malformed one is answered at once.
-pub fn reply_to(
-    request: WriteRequest,
-    done: impl FnOnce(Result<(Written, Index)>) + Send + 'static,
-) -> Option<Write> {
-    let deletes = matches!(request, WriteRequest::Delete(_));
-    let reply = Reply::new(move |answer: Result<Answer>| {
-        done(answer.and_then(|answer| {
-            let Outcome::Written { version, before } = answer.outcome else {
-                return Err(Error::internal("a write was answered without a version"));
-            };
-            let written = if deletes {
-                Written::Delete(v1::DeleteResponse {
-                    version,
-                    existed: before.is_some(),
-                    token: Bytes::new(),
-                })
-            } else {
-                Written::Put(v1::PutResponse {
-                    version,
-                    token: Bytes::new(),
-                })
-            };
-            Ok((written, answer.index))
-        }));
-    });
-    let checked = match request {
-        WriteRequest::Put(request) => put(request, reply),
-        WriteRequest::Delete(request) => delete(request, reply),
-    };
-    match checked {
-        Ok(write) => Some(write),
-        Err((error, reply)) => {
-            reply.send(Err(error));
-            None
-        }
-    }
 }

@@ -19,11 +19,11 @@ const REPLACE_WAIT: Duration = Duration::from_secs(130);
 
 impl Peers {
     /// Tells an empty node at `host:port` that it belongs to a new cluster.
-    pub async fn form(&self, address: &str, request: wire::FormRequest) -> Result<()> {
+    /// Answers whether it has applied the first entries of its groups.
+    pub async fn form(&self, address: &str, request: wire::FormRequest) -> Result<bool> {
         let mut client = self.client(address).await?;
-        call(address, CALL_WAIT, client.form(request))
-            .await
-            .map(drop)
+        let told = call(address, CALL_WAIT, client.form(request)).await?;
+        Ok(told.formed)
     }
 
     /// Tells a node at `host:port` to start a replica.

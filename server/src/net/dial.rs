@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -33,22 +34,43 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 /// A connected socket of any kind.
-pub struct BoxedIo(
-    Box<dyn Io>,
+pub struct BoxedIo {
+    io: Box<dyn Io>,
+    caller: Caller,
     /// Only held, never read.
-    #[allow(dead_code)]
-    Option<Box<dyn Any + Send + Sync>>,
-);
+    _held: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// What a connection tells of who called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The region of the callers; `None`: that of the node.
+    pub region: Option<RegionName>,
+}
 
 impl BoxedIo {
     /// Wraps a socket.
     pub fn new(io: impl Io) -> Self {
-        BoxedIo(Box::new(io), None)
+        BoxedIo {
+            io: Box::new(io),
+            caller: Caller::default(),
+            _held: None,
+        }
     }
 
     /// Wraps a socket and something that is let go with it.
     pub fn holding(io: impl Io, held: impl Any + Send + Sync) -> Self {
-        BoxedIo(Box::new(io), Some(Box::new(held)))
+        BoxedIo {
+            _held: Some(Box::new(held)),
+            ..BoxedIo::new(io)
+        }
+    }
+
+    /// The same socket, known to be of callers in a region.
+    #[must_use]
+    pub fn called_from(mut self, region: RegionName) -> Self {
+        self.caller.region = Some(region);
+        self
     }
 }
 
@@ -58,7 +80,7 @@ impl AsyncRead for BoxedIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_read(cx, buf)
+        Pin::new(&mut *self.io).poll_read(cx, buf)
     }
 }
 
@@ -68,15 +90,15 @@ impl AsyncWrite for BoxedIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write(cx, buf)
+        Pin::new(&mut *self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_flush(cx)
+        Pin::new(&mut *self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_shutdown(cx)
+        Pin::new(&mut *self.io).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -84,18 +106,20 @@ impl AsyncWrite for BoxedIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut *self.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 }
 
 impl tonic::transport::server::Connected for BoxedIo {
-    type ConnectInfo = ();
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
 }
 
 /// Opens sockets.

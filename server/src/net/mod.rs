@@ -1,10 +1,11 @@
 //! Outbound connections to the other nodes of the cluster.
 //!
-//! One [`Peers`] holds one connection to each other node and one stream on
-//! it, which carries the traffic of all groups: requests are gathered into
+//! One [`Peers`] holds one connection to each node of a region and one stream
+//! on it, which carries the traffic of all groups: requests are gathered into
 //! frames as they come, answers are matched by number ([`peer`]). Snapshots go
-//! on a stream of their own over the same connection. How a socket is opened
-//! is a [`Dial`], so that simulation has its own network.
+//! on a stream of their own over the same connection. [`Regions`] holds the
+//! `Peers` of every region. Nothing is sent that a gate has not cleared. How a
+//! socket is opened is a [`Dial`], so that simulation has its own network.
 //!
 //! Not done here: serving inbound connections (`api`), deciding what is sent
 //! (`raft`, `kv`).
@@ -13,6 +14,8 @@ mod calls;
 mod dial;
 mod peer;
 mod peers;
+mod regions;
 
-pub use dial::{BoxedIo, Dial, Io, TcpDial, channel};
+pub use dial::{BoxedIo, Caller, Dial, Io, TcpDial, channel};
 pub use peers::{Peers, Speaker};
+pub use regions::Regions;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
 use domicile_proto::limits::PEER_MESSAGE_BYTES_MAX;
@@ -19,6 +20,7 @@ use crate::error::{Error, Reason, Result};
 use crate::net::dial::{Dial, channel};
 use crate::net::peers::Speaker;
 use crate::raft::{Chunks, NodeId};
+use crate::residency::Cleared;
 
 /// The bytes of requests that are gathered into one frame.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -43,7 +45,10 @@ const SILENCE_CHECK: Duration = Duration::from_millis(500);
 const RECONNECT_WAIT: Duration = Duration::from_millis(500);
 
 /// A request and who waits for its answer.
-pub(super) type Call = (wire::PeerRequest, oneshot::Sender<wire::PeerResponse>);
+pub(super) type Call = (
+    Cleared<wire::PeerRequest>,
+    oneshot::Sender<wire::PeerResponse>,
+);
 
 /// What others may see of a connection.
 #[derive(Default)]
@@ -77,6 +82,7 @@ pub(super) struct Peer {
     pub(super) env: Env,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) speaker: Speaker,
+    pub(super) region: RegionName,
     pub(super) node: NodeId,
     pub(super) address: watch::Receiver<String>,
     pub(super) link: Arc<Link>,
@@ -102,18 +108,20 @@ impl Peer {
             match connected {
                 Ok((frames, answers)) => {
                     self.link.connected.store(true, Ordering::Relaxed);
-                    tracing::info!(node = %self.node, "connected");
+                    tracing::info!(region = %self.region, node = %self.node, "connected");
                     let ended = self.exchange(&mut calls, frames, answers).await;
                     self.link.connected.store(false, Ordering::Relaxed);
                     *self.link.channel.lock() = None;
                     match ended {
                         Ended::Closed => return,
                         Ended::Broken(why) => {
-                            tracing::info!(node = %self.node, why, "disconnected");
+                            tracing::info!(region = %self.region, node = %self.node, why, "disconnected");
                         }
                     }
                 }
-                Err(error) => tracing::debug!(node = %self.node, %error, "not connected"),
+                Err(error) => {
+                    tracing::debug!(region = %self.region, node = %self.node, %error, "not connected")
+                }
             }
             let pause = tokio::time::sleep(self.env.jitter(RECONNECT_WAIT));
             tokio::pin!(pause);
@@ -133,7 +141,7 @@ impl Peer {
         mpsc::Sender<wire::ExchangeRequest>,
         tonic::Streaming<wire::ExchangeResponse>,
     )> {
-        let hello = self.speaker.hello(self.node)?;
+        let hello = self.speaker.hello(&self.region, self.node)?;
         let channel = channel(self.dial.clone(), address).await?;
         *self.link.channel.lock() = Some(channel.clone());
         let mut client = client(channel);
@@ -250,13 +258,14 @@ impl Peer {
         let mut requests = Vec::new();
         let mut bytes = 0;
         while let Some((request, _)) = gathered.peek() {
-            bytes += request.encoded_len();
+            bytes += request.message().encoded_len();
             if !requests.is_empty() && bytes > FRAME_BYTES_MAX {
                 break;
             }
-            let Some((mut request, call)) = gathered.next() else {
+            let Some((cleared, call)) = gathered.next() else {
                 break;
             };
+            let mut request = cleared.into_message();
             request.sequence = pending.next;
             pending.next += 1;
             pending.calls.insert(request.sequence, call);

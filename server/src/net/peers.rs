@@ -1,9 +1,10 @@
-//! The connections to all other nodes.
+//! The connections to the nodes of one region.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
@@ -14,20 +15,21 @@ use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peer::{Call, Link, Peer, send_snapshot};
 use crate::raft::{Chunks, NodeId, Transport};
+use crate::residency::Cleared;
 
 /// As whom this node speaks. Set once, when the node learns its cluster.
 #[derive(Clone)]
 pub struct Speaker {
-    region: Arc<str>,
+    region: RegionName,
     node: NodeId,
     cluster: Arc<OnceLock<Bytes>>,
 }
 
 impl Speaker {
     /// A node that may not know its cluster yet.
-    pub fn new(region: &str, node: NodeId) -> Self {
+    pub fn new(region: RegionName, node: NodeId) -> Self {
         Speaker {
-            region: region.into(),
+            region,
             node,
             cluster: Arc::new(OnceLock::new()),
         }
@@ -50,7 +52,7 @@ impl Speaker {
     }
 
     /// The region.
-    pub fn region(&self) -> &Arc<str> {
+    pub fn region(&self) -> &RegionName {
         &self.region
     }
 
@@ -65,7 +67,7 @@ impl Speaker {
     }
 
     /// What this node says of itself to another.
-    pub fn hello(&self, to: NodeId) -> Result<wire::Hello> {
+    pub fn hello(&self, to_region: &RegionName, to: NodeId) -> Result<wire::Hello> {
         let cluster = self
             .cluster
             .get()
@@ -75,12 +77,14 @@ impl Speaker {
             region: self.region.to_string(),
             node: self.node.0,
             to: to.0,
+            to_region: to_region.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
         })
     }
 
-    /// Checks that a caller means this node of this cluster.
-    pub fn check(&self, hello: Option<&wire::Hello>) -> Result<NodeId> {
+    /// Checks that a caller means this node of this cluster, and says who it
+    /// is.
+    pub fn check(&self, hello: Option<&wire::Hello>) -> Result<(RegionName, NodeId)> {
         let Some(hello) = hello else {
             return Err(Error::invalid("a connection of a node begins with a hello"));
         };
@@ -95,24 +99,27 @@ impl Speaker {
                 ),
             ));
         }
-        if *hello.region != *self.region || hello.to != self.node.0 {
+        if hello.to_region != self.region.as_str() || hello.to != self.node.0 {
             return Err(Error::new(
                 Reason::UnknownNode,
                 format!(
                     "this is node {}, not {}/{}; check the addresses",
                     self.name(),
-                    hello.region,
+                    hello.to_region,
                     hello.to
                 ),
             ));
         }
-        Ok(NodeId(hello.node))
+        let region = RegionName::new(&hello.region)
+            .map_err(|e| Error::invalid(format!("the region of a caller: {e}")))?;
+        Ok((region, NodeId(hello.node)))
     }
 }
 
-/// The connections to the other nodes.
+/// The connections to the nodes of one region, this one or another.
 pub struct Peers {
     env: Env,
+    region: RegionName,
     dial: Arc<dyn Dial>,
     speaker: Speaker,
     links: RwLock<BTreeMap<NodeId, Handle>>,
@@ -126,10 +133,11 @@ struct Handle {
 }
 
 impl Peers {
-    /// No connections yet.
-    pub fn new(env: Env, dial: Arc<dyn Dial>, speaker: Speaker) -> Self {
+    /// No connections yet to the nodes of a region.
+    pub fn new(env: Env, dial: Arc<dyn Dial>, speaker: Speaker, region: RegionName) -> Self {
         Peers {
             env,
+            region,
             dial,
             speaker,
             links: RwLock::default(),
@@ -140,7 +148,8 @@ impl Peers {
     pub fn learn(&self, nodes: &[wire::Node]) {
         for node in nodes {
             let id = NodeId(node.node);
-            if id == self.speaker.node() || node.address.is_empty() {
+            let is_this = self.region == *self.speaker.region() && id == self.speaker.node();
+            if is_this || node.address.is_empty() {
                 continue;
             }
             let mut links = self.links.write();
@@ -169,6 +178,7 @@ impl Peers {
             env: self.env.clone(),
             dial: self.dial.clone(),
             speaker: self.speaker.clone(),
+            region: self.region.clone(),
             node,
             address: address_rx,
             link: link.clone(),
@@ -197,6 +207,18 @@ impl Peers {
             .is_some_and(|h| h.link.is_connected())
     }
 
+    /// The nodes that answer now.
+    pub fn connected(&self) -> Vec<NodeId> {
+        let links = self.links.read();
+        let up = links.iter().filter(|(_, h)| h.link.is_connected());
+        up.map(|(node, _)| *node).collect()
+    }
+
+    /// Which region the nodes are in.
+    pub fn region(&self) -> &RegionName {
+        &self.region
+    }
+
     /// The version of a node's program; empty: not known.
     pub fn version(&self, node: NodeId) -> String {
         self.links
@@ -216,7 +238,7 @@ impl Transport for Peers {
     fn send(
         &self,
         node: NodeId,
-        request: wire::PeerRequest,
+        request: Cleared<wire::PeerRequest>,
     ) -> oneshot::Receiver<wire::PeerResponse> {
         let (tx, rx) = oneshot::channel();
         if let Some(handle) = self.links.read().get(&node) {
@@ -229,18 +251,18 @@ impl Transport for Peers {
     fn send_snapshot(
         &self,
         node: NodeId,
-        start: wire::SnapshotStart,
+        start: Cleared<wire::SnapshotStart>,
         chunks: Chunks,
     ) -> BoxFuture<'static, Result<wire::Vote>> {
         let link = self.links.read().get(&node).map(|h| h.link.clone());
-        let hello = self.speaker.hello(node);
+        let hello = self.speaker.hello(&self.region, node);
         let env = self.env.clone();
         Box::pin(async move {
             let link =
                 link.ok_or_else(|| Error::new(Reason::UnknownNode, "the node is not known"))?;
             let start = wire::SnapshotStart {
                 hello: Some(hello?),
-                ..start
+                ..start.into_message()
             };
             send_snapshot(link, start, chunks, env).await
         })

@@ -13,6 +13,7 @@ mod serve;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::v1::kv_service_server::KvServiceServer;
 use futures::Stream;
 use tokio::sync::watch;
@@ -21,11 +22,13 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{AdminApi, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
-use crate::kv::{Directory, Freshness, Store};
-use crate::net::{BoxedIo, Dial, Peers, Speaker};
-use crate::placement::{Parts, Placement, REGION_GROUP};
+use crate::kv::{self, Directory, Freshness, Store};
+use crate::net::{BoxedIo, Dial, Regions, Speaker};
+use crate::placement::{Parts, Placement};
 use crate::raft::{Group, Groups, NodeId, Timing};
-use crate::storage::Disk;
+use crate::replicate::{Probes, Receiver, Replicator, Shipped, keep_lease};
+use crate::residency::{Gate, Subject};
+use crate::storage::{Disk, REGION_GROUP};
 use crate::telemetry::Metrics;
 
 pub use serve::{Limits, tcp_incoming};
@@ -41,7 +44,7 @@ pub struct Wiring {
     /// Time, randomness and tasks.
     pub env: Env,
     /// Its region.
-    pub region: String,
+    pub region: RegionName,
     /// Its number.
     pub node: NodeId,
     /// Where others reach it.
@@ -63,7 +66,7 @@ pub struct Node {
     env: Env,
     disk: Arc<Disk>,
     groups: Arc<Groups>,
-    peers: Arc<Peers>,
+    regions: Arc<Regions>,
     placement: Arc<Placement>,
     closing: CancellationToken,
     halted: watch::Receiver<Option<String>>,
@@ -89,10 +92,11 @@ impl Node {
             limits,
             metrics,
         } = wiring;
-        let speaker = Speaker::new(&region, node);
+        let speaker = Speaker::new(region.clone(), node);
         let groups = Arc::new(Groups::default());
-        let peers = Arc::new(Peers::new(env.clone(), dial, speaker.clone()));
-        let directory = Arc::new(Directory::new(groups.clone()));
+        let gate = Gate::new(env.clone(), region);
+        let regions = Arc::new(Regions::new(env.clone(), dial, speaker.clone()));
+        let directory = Arc::new(Directory::new(gate.clone(), groups.clone()));
         let closing = CancellationToken::new();
         let (halt, halted) = watch::channel(None);
         let halt = Arc::new(move |why: String| {
@@ -118,7 +122,8 @@ impl Node {
             env: env.clone(),
             disk: disk.clone(),
             groups: groups.clone(),
-            peers: peers.clone(),
+            regions: regions.clone(),
+            gate: gate.clone(),
             speaker: speaker.clone(),
             directory: directory.clone(),
             timing,
@@ -128,14 +133,33 @@ impl Node {
         let following = env.scoped(placement.start()).await?;
         let freshness = Freshness::new(env.clone());
         let probing = freshness.start(groups.clone());
-        let store = Arc::new(Store::new(
-            env.clone(),
-            directory.clone(),
+        let leasing = keep_lease(env.clone(), gate.clone(), groups.clone());
+        let leasing = env.spawn("lease", leasing);
+        let probes = Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone());
+        let probing_homes = env.spawn("probes", probes.clone().follow());
+        let shipped = Shipped::new(env.clone());
+        let replicator = Arc::new(Replicator {
+            env: env.clone(),
+            gate: gate.clone(),
+            groups: groups.clone(),
+            regions: regions.clone(),
+            disk: disk.clone(),
+            shipped: shipped.clone(),
+        });
+        let replicating = env.spawn("replicator", replicator.follow());
+        let receiver = Receiver::new(env.clone(), gate.clone(), groups.clone());
+        let store = Arc::new(Store::new(kv::Parts {
+            env: env.clone(),
+            directory: directory.clone(),
             freshness,
-            peers.clone(),
-            speaker.clone(),
-            disk.clone(),
-        ));
+            probes: probes.clone(),
+            shipped: shipped.clone(),
+            groups: groups.clone(),
+            regions: regions.clone(),
+            gate: gate.clone(),
+            speaker: speaker.clone(),
+            disk: disk.clone(),
+        }));
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_not_serving::<KvServiceServer<KvApi>>().await;
         let readiness = env.spawn(
@@ -147,40 +171,56 @@ impl Node {
             observe::follow(
                 metrics.clone(),
                 groups.clone(),
-                peers.clone(),
+                regions.own().clone(),
                 directory.clone(),
             ),
         );
         let services = serve::Services {
-            kv: KvApi::new(env.clone(), store, metrics, closing.clone()),
-            admin: AdminApi::new(
-                env.clone(),
-                speaker.clone(),
-                groups.clone(),
-                peers.clone(),
+            kv: KvApi::new(env.clone(), store.clone(), metrics, closing.clone()),
+            admin: AdminApi {
+                env: env.clone(),
+                speaker: speaker.clone(),
+                groups: groups.clone(),
+                regions: regions.clone(),
+                gate: gate.clone(),
                 directory,
-                placement.clone(),
-            ),
-            peer: PeerApi::new(
-                env.clone(),
+                placement: placement.clone(),
+                shipped,
+                probes: probes.clone(),
+            },
+            peer: PeerApi {
+                env: env.clone(),
                 speaker,
-                groups.clone(),
-                placement.clone(),
-                closing.clone(),
-            ),
+                groups: groups.clone(),
+                gate,
+                store,
+                receiver: Arc::new(receiver),
+                probes,
+                placement: placement.clone(),
+                closing: closing.clone(),
+            },
         };
         let server = serve::start(&env, services, health_service, incoming, limits, &closing);
         Ok(Node {
             env,
             disk,
             groups,
-            peers,
+            regions,
             placement,
             closing,
             halted,
             server: Some(server),
             health,
-            _tasks: vec![following, probing, readiness, observing, watch_disk],
+            _tasks: vec![
+                following,
+                probing,
+                leasing,
+                probing_homes,
+                replicating,
+                readiness,
+                observing,
+                watch_disk,
+            ],
         })
     }
 
@@ -220,6 +260,14 @@ impl Node {
         done.map_err(|_| Error::internal("the shutdown took too long and was cut short"))
     }
 
+    fn is_connected(&self, group: &Group, node: NodeId) -> bool {
+        if group.identity().subject != Subject::Control {
+            return self.regions.own().is_connected(node);
+        }
+        let node = self.regions.resolve(node);
+        node.is_some_and(|(region, node)| self.regions.is_connected(&region, node))
+    }
+
     /// Hands a leadership to the replica that is nearest to taking it.
     async fn hand_over(&self, group: &Group) {
         if !group.leads() {
@@ -230,7 +278,7 @@ impl Node {
             .members
             .into_iter()
             .filter(|m| m.voter && m.replica != group.replica())
-            .filter(|m| self.peers.is_connected(m.node))
+            .filter(|m| self.is_connected(group, m.node))
             .max_by_key(|m| m.matched);
         let Some(target) = target else { return };
         if let Err(error) = group.transfer_leader(target.replica).await {
@@ -253,7 +301,7 @@ async fn follow_readiness(
 ) {
     let mut serving = false;
     loop {
-        let formed = !directory.placed().catalog.cluster.is_empty();
+        let formed = directory.atlas().is_some();
         let led = groups
             .get(REGION_GROUP)
             .is_some_and(|group| group.leader().is_some());

@@ -45,7 +45,7 @@ pub(super) async fn follow(
                 seen.leader = leader;
             }
         }
-        for node in &directory.placed().catalog.nodes {
+        for node in &directory.catalog().nodes {
             if peers.address(NodeId(node.node)).is_some() {
                 metrics.set_peer_connected(node.node, peers.is_connected(NodeId(node.node)));
             }

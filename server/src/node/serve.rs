@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1::peer_service_server::PeerServiceServer;
 use domicile_proto::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
 use domicile_proto::v1::admin_service_server::AdminServiceServer;
@@ -105,10 +106,12 @@ where
     })
 }
 
-/// Listens on a TCP address. Above the limit, connections are closed at once.
+/// Listens on a TCP address, for callers of one region where it says so. Above
+/// the limit, connections are closed at once.
 pub async fn tcp_incoming(
     address: SocketAddr,
     limits: &Limits,
+    callers: Option<RegionName>,
 ) -> Result<impl Stream<Item = io::Result<BoxedIo>> + Send + 'static> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
         Error::invalid(format!(
@@ -119,8 +122,14 @@ pub async fn tcp_incoming(
     })?;
     let slots = Arc::new(tokio::sync::Semaphore::new(limits.connections_max));
     let sockets = TcpListenerStream::new(listener).filter_map(move |socket| {
-        let slots = slots.clone();
-        async move { admit(socket, &slots) }
+        let (slots, callers) = (slots.clone(), callers.clone());
+        async move {
+            let socket = admit(socket, &slots)?;
+            Some(socket.map(|socket| match callers {
+                Some(region) => socket.called_from(region),
+                None => socket,
+            }))
+        }
     });
     Ok(sockets)
 }

@@ -1,22 +1,25 @@
 //! Forming a cluster, once.
+//!
+//! Every node is told and anchors its replicas of the control and the region
+//! group before any group is initialised; then all are told to begin. Told
+//! again, a node goes on where it was, so a lost call is made again.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
-use wire::catalog_change::Change;
 
-use super::{Placement, REGION_GROUP, REPLICAS};
+use super::Placement;
+use super::plan::Plan;
 use crate::error::{Error, Reason, Result};
-use crate::placement::reconcile::read_policy;
-use crate::raft::apply::catalog;
+use crate::raft::apply::{catalog, control};
+use crate::raft::{Group, NodeId, ReplicaId};
+use crate::storage::{CONTROL_GROUP, REGION_GROUP};
 
-/// How long the region group may take to agree on its first catalog.
-const FORM_WAIT: Duration = Duration::from_secs(15);
+/// How long the groups may take to agree on what they begin with.
+const FORM_WAIT: Duration = Duration::from_secs(30);
 
 /// How often it is looked for.
 const FORM_STEP: Duration = Duration::from_millis(50);
@@ -25,13 +28,14 @@ impl Placement {
     /// Forms the cluster. Asked again with the same request it goes on where
     /// it was interrupted, or answers as before.
     pub async fn init(self: &Arc<Self>, request: v1::InitClusterRequest) -> Result<Bytes> {
-        let mut wanted = self.plan(&request)?;
+        let mut plan = Plan::new(&self.env, &request)?;
+        self.check_names_this(&plan.control)?;
         if let Some(known) = self.speaker.cluster() {
             // Interrupted, or done: the cluster keeps the id it has.
-            wanted.cluster = known.clone();
+            plan = plan.for_cluster(known.clone());
         }
-        if let Some(formed) = self.catalog()? {
-            return if same_request(&formed, &wanted) {
+        if let Some(formed) = self.control()? {
+            return if plan.asks_for(&formed) {
                 Ok(formed.cluster)
             } else {
                 Err(Error::new(
@@ -40,17 +44,13 @@ impl Placement {
                 ))
             };
         }
-        for node in &wanted.nodes {
-            self.tell(node.node, &node.address, &wanted).await?;
-        }
-        let region = self.region_group()?;
-        let founders = founders(&wanted, REGION_GROUP.0);
-        region.initialize(&founders).await?;
+        self.tell_all(&plan, false).await?;
         let deadline = self.env.now() + FORM_WAIT;
         loop {
-            if let Some(formed) = self.catalog()? {
-                self.adopt()?;
-                return Ok(formed.cluster);
+            match self.tell_all(&plan, true).await {
+                Ok(true) => return Ok(plan.control.cluster),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "not every node was told"),
             }
             if self.env.now() > deadline {
                 return Err(Error::new(
@@ -59,25 +59,71 @@ impl Placement {
                      the command again",
                 ));
             }
-            if let Some(leader) = region.leader()
-                && let Ok(address) = self.address_of(leader.node)
-            {
-                // The leader proposes the catalog; a lost call is made again.
-                if let Err(error) = self.tell(leader.node.0, &address, &wanted).await {
-                    tracing::debug!(%error, "leader not told");
-                }
-            }
             tokio::time::sleep(FORM_STEP).await;
         }
     }
 
-    /// Takes a node into a new cluster: anchors its replica of the region
-    /// group and opens it. At the region group's leader, proposes the catalog.
-    pub async fn form(self: &Arc<Self>, request: wire::FormRequest) -> Result<()> {
-        let Some(new) = request.catalog else {
-            return Err(Error::invalid("the catalog is missing"));
+    /// The request must name this node as it names itself, or its peers would
+    /// look for it elsewhere.
+    fn check_names_this(&self, control: &wire::Control) -> Result<()> {
+        let named = control.regions.iter().any(|region| {
+            region.region == self.speaker.region().as_str()
+                && region
+                    .nodes
+                    .iter()
+                    .any(|n| n.node == self.speaker.node().0 && n.address == self.address)
+        });
+        if named {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the nodes must name this one as {}={}",
+            self.speaker.name(),
+            self.address
+        )))
+    }
+
+    /// Tells every node. Answers whether all have formed.
+    async fn tell_all(self: &Arc<Self>, plan: &Plan, begin: bool) -> Result<bool> {
+        let told = plan.control.regions.iter().flat_map(|region| {
+            region
+                .nodes
+                .iter()
+                .map(|node| self.tell(plan, &region.region, node, begin))
+        });
+        let told = futures::future::try_join_all(told).await?;
+        Ok(told.into_iter().all(|formed| formed))
+    }
+
+    async fn tell(
+        self: &Arc<Self>,
+        plan: &Plan,
+        region: &str,
+        node: &wire::Node,
+        begin: bool,
+    ) -> Result<bool> {
+        let request = wire::FormRequest {
+            catalog: plan.catalogs.get(region).cloned(),
+            control: Some(plan.control.clone()),
+            node: node.node,
+            begin,
         };
-        if request.node != self.speaker.node().0 || *new.region != **self.speaker.region() {
+        if node.node == self.speaker.node().0 && region == self.speaker.region().as_str() {
+            return self.form(request).await;
+        }
+        self.regions.own().form(&node.address, request).await
+    }
+
+    /// Takes a node into a new cluster: anchors its replicas of the control and
+    /// the region group and opens them; once every node has done so, begins.
+    /// Answers whether this node has applied the first entries of both.
+    pub async fn form(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
+        let (Some(new), Some(all)) = (request.catalog, request.control) else {
+            return Err(Error::invalid(
+                "the catalog or the control state is missing",
+            ));
+        };
+        if request.node != self.speaker.node().0 || new.region != self.speaker.region().as_str() {
             return Err(Error::new(
                 Reason::UnknownNode,
                 format!(
@@ -89,135 +135,117 @@ impl Placement {
             ));
         }
         self.speaker.join(new.cluster.clone())?;
-        self.peers.learn(&new.nodes);
-        if self.groups.get(REGION_GROUP).is_none() {
-            let founders = founders(&new, REGION_GROUP.0);
-            let Some(here) = founders.iter().find(|m| m.node == self.speaker.node().0) else {
-                return Err(Error::invalid("the catalog gives this node no replica"));
-            };
-            let replica = wire::AnchoredReplica {
-                group: REGION_GROUP.0,
-                tag: String::new(),
-                incarnation: 1,
-                replica: here.replica,
-                peers: new.nodes.clone(),
-                founders,
-                ..wire::AnchoredReplica::default()
-            };
-            self.anchor(&new.cluster, replica.clone())?;
-            self.open(&replica).await?;
+        self.regions.learn(&all.regions)?;
+        let control = self.form_control(&all).await?;
+        let region = self.form_region(&new).await?;
+        let done = (self.control()?.is_some(), self.catalog()?.is_some());
+        if request.begin {
+            self.begin(&control, &voters(&all)).await?;
+            self.begin(&region, &founders(&new)).await?;
+            if control.leads() && !done.0 {
+                let formed = wire::control_change::Change::Formed(all);
+                control.propose_control(formed).await?;
+            }
+            if region.leads() && !done.1 {
+                let catalog = Some(new);
+                let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
+                region.propose_catalog(formed).await?;
+            }
         }
-        let region = self.region_group()?;
-        if region.leads() && self.catalog()?.is_none() {
-            region
-                .propose_catalog(Change::Formed(wire::ClusterFormed { catalog: Some(new) }))
-                .await?;
+        let formed = self.control()?.is_some() && self.catalog()?.is_some();
+        if formed {
+            self.adopt()?;
+        }
+        Ok(formed)
+    }
+
+    async fn form_control(self: &Arc<Self>, all: &wire::Control) -> Result<Arc<Group>> {
+        if let Some(open) = self.groups.get(CONTROL_GROUP) {
+            return Ok(open);
+        }
+        let here = all.members.iter().find(|m| {
+            m.node == self.speaker.node().0 && m.region == self.speaker.region().as_str()
+        });
+        let Some(here) = here else {
+            return Err(Error::invalid(
+                "the control state gives this node no replica",
+            ));
+        };
+        let replica = wire::AnchoredReplica {
+            group: CONTROL_GROUP.0,
+            incarnation: 1,
+            replica: here.replica,
+            regions: all.regions.clone(),
+            founders: voters(all),
+            ..wire::AnchoredReplica::default()
+        };
+        self.anchor(&all.cluster, replica.clone())?;
+        self.open(&replica).await
+    }
+
+    async fn form_region(self: &Arc<Self>, new: &wire::Catalog) -> Result<Arc<Group>> {
+        if let Some(open) = self.groups.get(REGION_GROUP) {
+            return Ok(open);
+        }
+        let founders = founders(new);
+        let Some(here) = founders.iter().find(|m| m.node == self.speaker.node().0) else {
+            return Err(Error::new(
+                Reason::Unsupported,
+                "a region has at most three nodes in this release",
+            ));
+        };
+        let replica = wire::AnchoredReplica {
+            group: REGION_GROUP.0,
+            incarnation: 1,
+            replica: here.replica,
+            peers: new.nodes.clone(),
+            founders,
+            ..wire::AnchoredReplica::default()
+        };
+        self.anchor(&new.cluster, replica.clone())?;
+        self.open(&replica).await
+    }
+
+    /// Initialises a group at its first founder.
+    async fn begin(&self, group: &Group, founders: &[wire::Member]) -> Result<()> {
+        if founders.first().map(|m| ReplicaId(m.replica)) == Some(group.replica()) {
+            group.initialize(founders).await?;
         }
         Ok(())
     }
 
-    /// The catalog as it is applied here.
+    /// The catalog of the region as it is applied here.
     pub fn catalog(&self) -> Result<Option<wire::Catalog>> {
         catalog::load(self.disk.state.as_ref(), REGION_GROUP)
     }
 
-    async fn tell(self: &Arc<Self>, node: u64, address: &str, new: &wire::Catalog) -> Result<()> {
-        let request = wire::FormRequest {
-            catalog: Some(new.clone()),
-            node,
-        };
-        if node == self.speaker.node().0 {
-            return self.form(request).await;
-        }
-        self.peers.form(address, request).await
-    }
-
-    /// The catalog that a request asks for.
-    fn plan(&self, request: &v1::InitClusterRequest) -> Result<wire::Catalog> {
-        RegionName::new(&request.name)
-            .map_err(|e| Error::invalid(format!("the name of the cluster: {e}")))?;
-        let region = self.speaker.region().to_string();
-        let mut nodes = BTreeMap::new();
-        for node in &request.nodes {
-            if node.region != region {
-                return Err(Error::new(
-                    Reason::Unsupported,
-                    format!(
-                        "node {}/{} is of another region than {region}; a cluster has one region \
-                         in this release",
-                        node.region, node.node
-                    ),
-                ));
-            }
-            if node.node == 0 || nodes.insert(node.node, node.address.clone()).is_some() {
-                return Err(Error::invalid(format!(
-                    "node {}/{} stands twice or has the number 0",
-                    node.region, node.node
-                )));
-            }
-        }
-        if nodes.get(&self.speaker.node().0) != Some(&self.address) {
-            return Err(Error::invalid(format!(
-                "the nodes must name this one as {}={}",
-                self.speaker.name(),
-                self.address
-            )));
-        }
-        let policy = read_policy(&request.policy)?;
-        let mut next_replica = 1;
-        let mut place = |group: u64, tag: &str| wire::Group {
-            group,
-            tag: tag.into(),
-            incarnation: 1,
-            // Groups begin at different nodes, so that leaders spread.
-            replicas: nodes
-                .keys()
-                .cycle()
-                .skip(group as usize % nodes.len())
-                .take(nodes.len().min(REPLICAS))
-                .map(|node| {
-                    let replica = next_replica;
-                    next_replica += 1;
-                    wire::Member {
-                        replica,
-                        node: *node,
-                    }
-                })
-                .collect(),
-            formed: false,
-        };
-        let mut groups = vec![place(REGION_GROUP.0, "")];
-        let homed = policy.homes.iter().filter(|(_, home)| **home == region);
-        for (at, (tag, _)) in homed.enumerate() {
-            groups.push(place(REGION_GROUP.0 + 1 + at as u64, tag));
-        }
-        Ok(wire::Catalog {
-            cluster: Bytes::copy_from_slice(&self.env.random_bytes::<16>()),
-            name: request.name.clone(),
-            region,
-            nodes: nodes
-                .into_iter()
-                .map(|(node, address)| wire::Node { node, address })
-                .collect(),
-            groups,
-            policy: request.policy.clone(),
-            next_replica,
-            token_key: Bytes::copy_from_slice(&self.env.random_bytes::<32>()),
-        })
+    /// The control group's state as it is applied here.
+    pub fn control(&self) -> Result<Option<wire::Control>> {
+        control::load(self.disk.state.as_ref())
     }
 }
 
-/// The first members of a group.
-fn founders(catalog: &wire::Catalog, group: u64) -> Vec<wire::Member> {
-    catalog
-        .groups
-        .iter()
-        .filter(|g| g.group == group)
+/// The first members of the region group.
+fn founders(catalog: &wire::Catalog) -> Vec<wire::Member> {
+    let groups = catalog.groups.iter();
+    groups
+        .filter(|g| g.group == REGION_GROUP.0)
         .flat_map(|g| g.replicas.clone())
         .collect()
 }
 
-fn same_request(formed: &wire::Catalog, wanted: &wire::Catalog) -> bool {
-    let nodes = |c: &wire::Catalog| c.nodes.iter().map(|n| n.node).collect::<Vec<_>>();
-    formed.name == wanted.name && formed.policy == wanted.policy && nodes(formed) == nodes(wanted)
+/// The first members of the control group, named across regions.
+fn voters(control: &wire::Control) -> Vec<wire::Member> {
+    let voters = control.members.iter().filter(|m| m.voter);
+    voters.map(|m| across(control, m)).collect()
+}
+
+/// A replica of the control group, named across regions.
+pub(super) fn across(control: &wire::Control, member: &wire::ControlMember) -> wire::Member {
+    let region = control.regions.iter().find(|r| r.region == member.region);
+    let number = region.map_or(0, |region| region.number);
+    wire::Member {
+        replica: member.replica,
+        node: NodeId::across(number, member.node).0,
+    }
 }

@@ -1,17 +1,19 @@
 //! Where replicas are, and bringing them there.
 //!
-//! A cluster is formed once ([`Placement::init`]): the catalog with its group
-//! ids, incarnations, replica ids and first members goes to every node and is
-//! anchored there before any group is initialised; then the region group
-//! agrees on it. From then on each node follows the catalog ([`reconcile`]):
-//! it opens the replicas that are meant to be here, and one node initialises
-//! each group that is not formed yet. A node that lost its disk gets new
-//! replica ids ([`replace`]) and joins as a learner first; a group that is
-//! formed is never initialised again.
+//! A cluster is formed once ([`form`]): what it begins with ([`plan`]) goes to
+//! every node of every region and is anchored there before any group is
+//! initialised; then the control group agrees on policy, regions and tags, and
+//! each region group on its own catalog. From then on each node follows both
+//! ([`reconcile`]): a region places a group for each tag that the policy puts
+//! there, each node opens the replicas that are meant to be on it, and one
+//! initialises each group that is not formed yet. A node that lost its disk
+//! gets new replica ids ([`replace`]) and joins as a learner first; a group
+//! that is formed is never initialised again.
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
 mod form;
+mod plan;
 mod reconcile;
 mod replace;
 
@@ -24,12 +26,10 @@ use tokio::sync::watch;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
-use crate::net::{Peers, Speaker};
+use crate::net::{Regions, Speaker};
 use crate::raft::{Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
-use crate::storage::{Disk, GroupId, Index};
-
-/// The region group of every region.
-pub const REGION_GROUP: GroupId = GroupId(1);
+use crate::residency::Gate;
+use crate::storage::{CONTROL_GROUP, Disk, GroupId, Index, REGION_GROUP};
 
 /// How many replicas a group has where there are enough nodes.
 const REPLICAS: usize = 3;
@@ -42,7 +42,8 @@ pub struct Placement {
     env: Env,
     disk: Arc<Disk>,
     groups: Arc<Groups>,
-    peers: Arc<Peers>,
+    regions: Arc<Regions>,
+    gate: Arc<Gate>,
     speaker: Speaker,
     directory: Arc<Directory>,
     timing: Timing,
@@ -61,8 +62,10 @@ pub struct Parts {
     pub disk: Arc<Disk>,
     /// The replicas of this node.
     pub groups: Arc<Groups>,
-    /// The other nodes.
-    pub peers: Arc<Peers>,
+    /// The nodes of every region.
+    pub regions: Arc<Regions>,
+    /// What messages pass, and what is known of the policy.
+    pub gate: Arc<Gate>,
     /// As whom this node speaks.
     pub speaker: Speaker,
     /// What requests are routed by.
@@ -83,7 +86,8 @@ impl Placement {
             env: parts.env,
             disk: parts.disk,
             groups: parts.groups,
-            peers: parts.peers,
+            regions: parts.regions,
+            gate: parts.gate,
             speaker: parts.speaker,
             directory: parts.directory,
             timing: parts.timing,
@@ -100,12 +104,14 @@ impl Placement {
         if !anchor.cluster.is_empty() {
             self.speaker.join(anchor.cluster.clone())?;
             for replica in &anchor.replicas {
-                self.peers.learn(&replica.peers);
+                self.regions.own().learn(&replica.peers);
+                self.regions.learn(&replica.regions)?;
             }
+            // The gates first: without a policy no record passes.
+            self.adopt()?;
             for replica in anchor.replicas {
                 self.open(&replica).await?;
             }
-            self.adopt()?;
         }
         let this = self.clone();
         Ok(self
@@ -128,20 +134,23 @@ impl Placement {
             )));
         }
         let halt = self.halt.clone();
+        let (transport, timing): (Arc<dyn Transport>, _) = if id == CONTROL_GROUP {
+            (self.regions.clone(), self.timing.across_regions())
+        } else {
+            (self.regions.own().clone(), self.timing.clone())
+        };
+        let region = self.speaker.region();
+        let identity = Identity::new(id, replica.incarnation, &replica.tag, region)?;
         let group = Group::open(
             Opening {
                 env: self.env.clone(),
-                identity: Identity {
-                    group: id,
-                    incarnation: replica.incarnation,
-                    tag: replica.tag.as_str().into(),
-                    region: self.speaker.region().clone(),
-                },
+                identity,
                 replica: ReplicaId(replica.replica),
                 disk: self.disk.clone(),
-                transport: self.peers.clone() as Arc<dyn Transport>,
-                timing: self.timing.clone(),
+                transport,
+                timing,
                 fence: self.fence.subscribe(),
+                gate: self.gate.clone(),
             },
             move |why| halt(format!("a replica of group {id} stopped: {why}")),
         )
@@ -181,7 +190,7 @@ impl Placement {
         if node == self.speaker.node() {
             return Ok(self.address.clone());
         }
-        self.peers.address(node).ok_or_else(|| {
+        self.regions.own().address(node).ok_or_else(|| {
             Error::new(
                 Reason::UnknownNode,
                 format!("node {node} is not known; see `domicile node list`"),
@@ -201,6 +210,6 @@ impl Placement {
 
     /// Says who speaks, in calls besides the stream.
     fn hello(&self, to: NodeId) -> Result<wire::Hello> {
-        self.speaker.hello(to)
+        self.speaker.hello(self.speaker.region(), to)
     }
 }

@@ -1,52 +1,21 @@
 //! Following the catalog: what is meant to be here, is made to be here.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::policy::Policy;
 use wire::catalog_change::Change;
 
-use super::{Placement, REGION_GROUP};
-use crate::error::{Error, Reason, Result};
-use crate::kv::Placed;
-use crate::raft::ReplicaId;
-use crate::storage::GroupId;
+use super::form::across;
+use super::{Placement, REPLICAS};
+use crate::error::Result;
+use crate::raft::{NodeId, ReplicaId};
+use crate::residency::Atlas;
+use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 
 /// How often the catalog is looked at besides when it changes: what could not
 /// be done is tried again.
 const RECONCILE_STEP: Duration = Duration::from_millis(500);
-
-/// What this room reads of a policy.
-pub(super) struct PolicyFacts {
-    /// The version.
-    pub(super) version: u64,
-    /// The digest of its canonical form.
-    pub(super) digest: String,
-    /// Every tag with its home region.
-    pub(super) homes: BTreeMap<String, String>,
-}
-
-/// Reads a policy document. A field that is not enforced yet is refused.
-pub(super) fn read_policy(text: &str) -> Result<PolicyFacts> {
-    let invalid = |message: String| Error::new(Reason::PolicyInvalid, message);
-    let policy = Policy::parse(text).map_err(|e| invalid(e.to_string()))?;
-    if let Some(first) = policy.unenforced().first() {
-        return Err(invalid(format!(
-            "{first}; this release does not enforce it, so it is refused and not ignored"
-        )));
-    }
-    Ok(PolicyFacts {
-        version: policy.version().get(),
-        digest: policy.digest().to_string(),
-        homes: policy
-            .tags()
-            .iter()
-            .map(|(tag, rules)| (tag.to_string(), rules.home.to_string()))
-            .collect(),
-    })
-}
 
 impl Placement {
     /// Runs for as long as the node does.
@@ -74,44 +43,40 @@ impl Placement {
         }
     }
 
-    /// Takes over the catalog that is applied here: addresses, fence, routes.
+    /// Takes over what is applied here: policy, addresses, fence, routes.
     pub(super) fn adopt(&self) -> Result<()> {
-        let Some(catalog) = self.catalog()? else {
-            return Ok(());
-        };
-        if self.directory.placed().catalog == catalog {
-            return Ok(());
+        if let Some(control) = self.control()?
+            && self
+                .gate
+                .atlas()
+                .is_none_or(|known| known.control != control)
+        {
+            self.regions.learn(&control.regions)?;
+            let atlas = Atlas::new(control)?;
+            self.fence.send_replace(wire::Fence {
+                policy_version: atlas.version(),
+                auth_revision: 0,
+                home_epoch: 1,
+            });
+            self.gate.adopt(atlas);
         }
-        self.peers.learn(&catalog.nodes);
-        let policy = read_policy(&catalog.policy)?;
-        let groups = catalog
-            .groups
-            .iter()
-            .filter(|g| !g.tag.is_empty())
-            .map(|g| (g.tag.clone(), GroupId(g.group)))
-            .collect();
-        self.fence.send_replace(wire::Fence {
-            policy_version: policy.version,
-            auth_revision: 0,
-            home_epoch: 1,
-        });
-        self.directory.update(Placed {
-            catalog,
-            policy_version: policy.version,
-            policy_digest: policy.digest,
-            homes: policy.homes,
-            groups,
-        });
+        if let Some(catalog) = self.catalog()?
+            && *self.directory.catalog() != catalog
+        {
+            self.regions.own().learn(&catalog.nodes);
+            self.directory.update(catalog);
+        }
         Ok(())
     }
 
     async fn reconcile(&self) -> Result<()> {
         self.adopt()?;
-        let placed = self.directory.placed();
-        let catalog = &placed.catalog;
+        let catalog = self.directory.catalog();
         if catalog.cluster.is_empty() {
             return Ok(());
         }
+        self.place_groups(&catalog).await?;
+        self.teach().await?;
         let node = self.speaker.node().0;
         for group in &catalog.groups {
             let Some(here) = group.replicas.iter().find(|m| m.node == node) else {
@@ -128,10 +93,69 @@ impl Placement {
                 // Formed without this node's data: it joins when it is told
                 // to, under a new replica id, and never initialises.
                 None if group.formed => {}
-                None => self.found(catalog, group, here).await?,
+                None => self.found(&catalog, group, here).await?,
             }
             if !group.formed {
                 self.initialize(group).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// At the region group's leader: places a group for each tag that the
+    /// policy puts into the region.
+    async fn place_groups(&self, catalog: &wire::Catalog) -> Result<()> {
+        let region = self.region_group()?;
+        let Some(atlas) = self.gate.atlas().filter(|_| region.leads()) else {
+            return Ok(());
+        };
+        for place in atlas.places() {
+            let Some(incarnation) = place.incarnation(self.speaker.region()) else {
+                continue;
+            };
+            if catalog.groups.iter().any(|g| g.group == place.group.0) {
+                continue;
+            }
+            let nodes = &catalog.nodes;
+            // Groups begin at different nodes, so that leaders spread.
+            let replicas = nodes
+                .iter()
+                .cycle()
+                .skip(place.group.0 as usize % nodes.len().max(1))
+                .take(nodes.len().min(REPLICAS))
+                .map(|node| wire::Member {
+                    replica: 0,
+                    node: node.node,
+                });
+            region
+                .propose_catalog(Change::GroupPlaced(wire::Group {
+                    group: place.group.0,
+                    tag: place.tag.to_string(),
+                    incarnation,
+                    replicas: replicas.collect(),
+                    formed: false,
+                }))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// At the control group's leader: every node that does not vote learns.
+    async fn teach(&self) -> Result<()> {
+        let control = self.groups.get(CONTROL_GROUP).filter(|g| g.leads());
+        let (Some(group), Some(atlas)) = (control, self.gate.atlas()) else {
+            return Ok(());
+        };
+        let known = group.status().members;
+        for member in &atlas.control.members {
+            let across = across(&atlas.control, member);
+            let is_known = known
+                .iter()
+                .any(|m| m.replica.0 == across.replica || m.node.0 == across.node);
+            if !is_known && !member.voter {
+                group
+                    .add_learner(ReplicaId(across.replica), NodeId(across.node))
+                    .await?;
             }
         }
         Ok(())

@@ -9,10 +9,11 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use wire::catalog_change::Change;
 
-use super::{Placement, REGION_GROUP};
+use super::Placement;
+use super::form::across;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, NodeId, ReplicaId};
-use crate::storage::GroupId;
+use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 
 impl Placement {
     /// Replaces every replica of a node. Runs at the region group's leader.
@@ -31,6 +32,7 @@ impl Placement {
                 "a node that serves this command has its disk; name the one that lost it",
             ));
         }
+        self.replace_in_control(node, &request.address).await?;
         let moved = !request.address.is_empty();
         if moved || !self.is_unfinished(&region, &catalog, node) {
             region
@@ -41,9 +43,9 @@ impl Placement {
                 .await?;
         }
         let catalog = self.formed()?;
-        self.peers.learn(&catalog.nodes);
+        self.regions.own().learn(&catalog.nodes);
         let address = self.address_of(node)?;
-        let mut replaced = 0;
+        let mut replaced = 1;
         for group in &catalog.groups {
             let Some(new) = group.replicas.iter().find(|m| m.node == node.0) else {
                 continue;
@@ -57,7 +59,8 @@ impl Placement {
 
     /// Starts a replica here that joins an existing group.
     pub async fn place(self: &Arc<Self>, request: wire::PlaceRequest) -> Result<()> {
-        if request.region != **self.speaker.region() || request.node != self.speaker.node().0 {
+        if request.region != self.speaker.region().as_str() || request.node != self.speaker.node().0
+        {
             return Err(Error::new(
                 Reason::UnknownNode,
                 format!(
@@ -72,7 +75,8 @@ impl Placement {
             return Err(Error::invalid("the group is missing"));
         };
         self.speaker.join(request.cluster.clone())?;
-        self.peers.learn(&request.nodes);
+        self.regions.own().learn(&request.nodes);
+        self.regions.learn(&request.regions)?;
         if let Some(open) = self.groups.get(GroupId(group.group)) {
             return if open.replica().0 == request.replica {
                 Ok(())
@@ -94,14 +98,120 @@ impl Placement {
             incarnation: group.incarnation,
             replica: request.replica,
             peers: request.nodes,
+            regions: request.regions,
             ..wire::AnchoredReplica::default()
         };
         self.anchor(&request.cluster, replica.clone())?;
         self.open(&replica).await.map(|_| ())
     }
 
+    /// Has the control group's leader give a node of this region a new replica.
+    async fn replace_in_control(&self, node: NodeId, address: &str) -> Result<()> {
+        let control = self.control_group()?;
+        let number = self.control()?.map_or(0, |control| {
+            let own = control
+                .regions
+                .iter()
+                .find(|r| r.region == self.speaker.region().as_str());
+            own.map_or(0, |region| region.number)
+        });
+        let mut request = wire::ReplaceMemberRequest {
+            hello: None,
+            group: CONTROL_GROUP.0,
+            old_replica: None,
+            new_replica: 0,
+            new_node: NodeId::across(number, node.0).0,
+            address: address.to_owned(),
+        };
+        if control.leads() {
+            return self.replace_member(request).await;
+        }
+        let no_leader = || {
+            Error::new(
+                Reason::NoQuorum,
+                "the control group has no leader that can be reached now; run the command again",
+            )
+        };
+        let leader = control.leader().ok_or_else(no_leader)?;
+        let (region, leader) = self.regions.resolve(leader.node).ok_or_else(no_leader)?;
+        let peers = self.regions.of(&region).ok_or_else(no_leader)?;
+        let address = peers.address(leader).ok_or_else(no_leader)?;
+        request.hello = Some(self.speaker.hello(&region, leader)?);
+        peers.replace_member(&address, request).await
+    }
+
+    /// At the control group's leader: gives a node a new replica id, has it
+    /// start that replica, and puts it in the old one's place.
+    async fn replace_control_member(&self, request: wire::ReplaceMemberRequest) -> Result<()> {
+        let group = self.control_group()?;
+        let (region, node) = self
+            .regions
+            .resolve(NodeId(request.new_node))
+            .ok_or_else(|| Error::new(Reason::UnknownNode, "the node's region is not known"))?;
+        let member_of = |control: &wire::Control| {
+            let mut members = control.members.iter();
+            members
+                .find(|m| m.region == region.as_str() && m.node == node.0)
+                .cloned()
+        };
+        let missing = || Error::new(Reason::UnknownNode, "the node is not known");
+        let known = self.control()?.as_ref().and_then(member_of);
+        let known = known.ok_or_else(missing)?;
+        // Interrupted: the id that was given last is no member yet.
+        let members = group.status().members;
+        let unfinished = !members.iter().any(|m| m.replica.0 == known.replica);
+        if !unfinished || !request.address.is_empty() {
+            let change = wire::ControlNodeReplaced {
+                region: region.to_string(),
+                node: node.0,
+                address: request.address,
+            };
+            let change = wire::control_change::Change::NodeReplaced(change);
+            group.propose_control(change).await?;
+        }
+        let control = self.control()?.ok_or_else(missing)?;
+        self.regions.learn(&control.regions)?;
+        let new = member_of(&control).ok_or_else(missing)?;
+        let peers = self.regions.of(&region).ok_or_else(missing)?;
+        let address = peers.address(node).ok_or_else(missing)?;
+        let place = wire::PlaceRequest {
+            cluster: control.cluster.clone(),
+            region: region.to_string(),
+            node: node.0,
+            group: Some(wire::Group {
+                group: CONTROL_GROUP.0,
+                incarnation: 1,
+                ..wire::Group::default()
+            }),
+            nodes: Vec::new(),
+            replica: new.replica,
+            regions: control.regions.clone(),
+        };
+        peers.place(&address, place).await?;
+        let across = across(&control, &new);
+        let old = members
+            .iter()
+            .find(|m| m.node.0 == across.node && m.replica.0 != across.replica)
+            .map(|m| m.replica);
+        let (replica, node) = (ReplicaId(across.replica), NodeId(across.node));
+        if new.voter {
+            group.replace_member(old, replica, node).await
+        } else {
+            group.replace_learner(old, replica, node).await
+        }
+    }
+
+    fn control_group(&self) -> Result<Arc<Group>> {
+        self.groups
+            .get(CONTROL_GROUP)
+            .ok_or_else(|| Error::new(Reason::UnknownGroup, "no replica of the group is here"))
+    }
+
     /// Puts a new replica into a group that this node leads.
     pub async fn replace_member(&self, request: wire::ReplaceMemberRequest) -> Result<()> {
+        if request.group == CONTROL_GROUP.0 {
+            return self.replace_control_member(request).await;
+        }
         let group = self
             .groups
             .get(GroupId(request.group))
@@ -158,8 +268,9 @@ impl Placement {
             group: Some(group.clone()),
             nodes: catalog.nodes.clone(),
             replica: new.replica,
+            regions: Vec::new(),
         };
-        self.peers.place(address, request).await
+        self.regions.own().place(address, request).await
     }
 
     /// Has the group's leader exchange the node's old replica for the new.
@@ -202,7 +313,8 @@ impl Placement {
             old_replica: old.map(|r| r.0),
             new_replica: new.replica,
             new_node: new.node,
+            address: String::new(),
         };
-        self.peers.replace_member(&address, request).await
+        self.regions.own().replace_member(&address, request).await
     }
 }

@@ -8,13 +8,14 @@ use domicile_proto::internal::v1 as wire;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::{ChangeMembers, Raft, SnapshotPolicy};
+use openraft::raft::ClientWriteResult;
+use openraft::{ChangeMembers, Raft, SnapshotPolicy, impls::ProgressResponder};
 use prost::Message;
 use tokio::sync::watch;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::Identity;
+use crate::raft::apply::{Applied, Identity};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::proposer::{Proposer, Write};
@@ -23,7 +24,8 @@ use crate::raft::snapshot;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
-use crate::storage::{Disk, Index};
+use crate::residency::Gate;
+use crate::storage::{Disk, Index, View};
 
 /// How long a change of the membership may take, the catching up of a learner
 /// included.
@@ -59,6 +61,18 @@ impl Default for Timing {
 }
 
 impl Timing {
+    /// The timing of a group whose replicas are in several regions: a round
+    /// trip may take some hundred milliseconds.
+    #[must_use]
+    pub fn across_regions(&self) -> Timing {
+        Timing {
+            heartbeat: self.heartbeat.max(Duration::from_millis(500)),
+            election_min: self.election_min.max(Duration::from_millis(1500)),
+            election_max: self.election_max.max(Duration::from_millis(2500)),
+            ..self.clone()
+        }
+    }
+
     fn config(&self, name: String) -> Result<openraft::Config> {
         let millis = |d: Duration| d.as_millis() as u64;
         openraft::Config {
@@ -104,6 +118,8 @@ pub struct Opening {
     pub timing: Timing,
     /// What its commands are made under.
     pub fence: watch::Receiver<wire::Fence>,
+    /// What its messages pass.
+    pub gate: Arc<Gate>,
 }
 
 /// Who leads a group.
@@ -171,12 +187,13 @@ impl Group {
             transport,
             timing,
             fence,
+            gate,
         } = opening;
         let log = LogStore::open(identity.group, disk.clone())?;
         let machine = StateMachine::open(identity.clone(), disk.clone())?;
         let progress = machine.progress();
         let config = Arc::new(timing.config(identity.group.to_string())?);
-        let network = Network::new(identity.clone(), replica, transport.clone());
+        let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());
         let raft = Raft::new(replica, config, network, log, machine)
             .await
             .map_err(|e| Error::storage("the replica did not open", e))?;
@@ -201,6 +218,7 @@ impl Group {
                 raft.clone(),
                 progress.clone(),
                 transport,
+                gate,
             ),
             identity,
             replica,
@@ -256,24 +274,94 @@ impl Group {
 
     /// Proposes a change of the catalog and waits until it is applied here.
     pub async fn propose_catalog(&self, change: wire::catalog_change::Change) -> Result<()> {
+        self.write(wire::command::Command::Catalog(wire::CatalogChange {
+            change: Some(change),
+        }))
+        .await
+        .map(drop)
+    }
+
+    /// Proposes a change of the control group's state and waits until it is
+    /// applied here.
+    pub async fn propose_control(&self, change: wire::control_change::Change) -> Result<()> {
+        self.write(wire::command::Command::Control(wire::ControlChange {
+            change: Some(change),
+        }))
+        .await
+        .map(drop)
+    }
+
+    async fn write(&self, command: wire::command::Command) -> Result<Applied> {
+        let command = self.command(command);
+        let written = self.raft.client_write(command).await;
+        written.map(|written| written.data).map_err(|error| {
+            Error::new(
+                Reason::NoQuorum,
+                "the change could not be made here; try again at the group's leader",
+            )
+            .caused_by(error)
+        })
+    }
+
+    fn command(&self, command: wire::command::Command) -> Proposal {
         let command = wire::Command {
             fence: Some(*self.fence.borrow()),
-            command: Some(wire::command::Command::Catalog(wire::CatalogChange {
-                change: Some(change),
-            })),
+            command: Some(command),
         };
-        let written = self
-            .raft
-            .client_write(Proposal(command.encode_to_vec().into()))
-            .await;
-        match written {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::new(
-                Reason::NoQuorum,
-                "the catalog could not be changed here; try again at the group's leader",
-            )
-            .caused_by(error)),
-        }
+        Proposal(command.encode_to_vec().into())
+    }
+
+    /// Proposes a command of the replicator. Commands proposed one after the
+    /// other stand in the log in that order; each answers through the future,
+    /// with the mirror's state after it.
+    pub async fn propose_copied(
+        &self,
+        command: wire::command::Command,
+    ) -> Result<impl Future<Output = Result<wire::MirrorState>> + Send + use<>> {
+        let (responder, outcome) = ProgressResponder::<Types, _>::complete_only();
+        let leader = match self.raft.as_leader() {
+            Ok(leader) => *leader.leader_id(),
+            Err(_) => return Err(not_leading()),
+        };
+        self.raft
+            .write(self.command(command))
+            .with_leader(leader)
+            .responder(responder)
+            .await
+            .map_err(|e| {
+                Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e)
+            })?;
+        Ok(async move {
+            let result: ClientWriteResult<Types> = outcome.await.map_err(|_| not_leading())?;
+            match result {
+                Ok(written) => match written.data {
+                    Applied::Mirror(state) => Ok(*state),
+                    Applied::Fenced => Err(Error::new(
+                        Reason::NoQuorum,
+                        "the policy has changed meanwhile; ship again",
+                    )),
+                    _ => Err(Error::internal("a copy was answered as something else")),
+                },
+                Err(_) => Err(not_leading()),
+            }
+        })
+    }
+
+    /// The progress of this replica and a view of its rows at it.
+    pub async fn position(&self) -> Result<(Progress, Arc<dyn View>)> {
+        self.raft
+            .with_state_machine(|machine| Box::pin(std::future::ready(machine.view())))
+            .await
+            .map_err(|e| Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e))?
+    }
+
+    /// Adds a learner; it catches up by itself.
+    pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<()> {
+        self.raft
+            .add_learner(replica, Seat { node }, false)
+            .await
+            .map(drop)
+            .map_err(membership_error)
     }
 
     /// Waits until this replica has applied everything that was committed when
@@ -393,6 +481,22 @@ impl Group {
             })?
     }
 
+    /// Puts a new learner in the place of an old one.
+    pub async fn replace_learner(
+        &self,
+        old: Option<ReplicaId>,
+        new: ReplicaId,
+        node: NodeId,
+    ) -> Result<()> {
+        self.add_learner(new, node).await?;
+        let Some(old) = old else { return Ok(()) };
+        self.raft
+            .change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([old])), false)
+            .await
+            .map(drop)
+            .map_err(membership_error)
+    }
+
     /// Hands the leadership to another replica.
     pub async fn transfer_leader(&self, to: ReplicaId) -> Result<()> {
         self.raft
@@ -437,6 +541,13 @@ impl Group {
             tracing::warn!(group = %self.identity.group, %error, "replica did not stop cleanly");
         }
     }
+}
+
+fn not_leading() -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        "this replica does not lead the group; try again",
+    )
 }
 
 fn membership_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use futures::StreamExt;
 use openraft::Snapshot;
@@ -25,6 +26,7 @@ use wire::peer_response::Response;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
+use crate::raft::apply::Identity;
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
 use crate::raft::snapshot::{SnapshotData, Staging};
@@ -32,6 +34,7 @@ use crate::raft::types::{
     ReplicaId, Types, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     stored_membership_from_wire, vote_from_wire, vote_to_wire,
 };
+use crate::residency::{Gate, Subject, Untrusted};
 use crate::storage::{Disk, GroupId};
 
 /// Where answers go. Unbounded because each answers one request, and the
@@ -42,6 +45,8 @@ pub type Answers = mpsc::UnboundedSender<wire::PeerResponse>;
 pub struct Inbound {
     env: Env,
     groups: Arc<Groups>,
+    gate: Arc<Gate>,
+    from: RegionName,
     answers: Answers,
     pipelines: BTreeMap<(GroupId, ReplicaId), Pipeline>,
 }
@@ -54,26 +59,48 @@ struct Pipeline {
 }
 
 impl Inbound {
-    /// Begins to serve a connection.
-    pub fn new(env: Env, groups: Arc<Groups>, answers: Answers) -> Self {
+    /// Begins to serve a connection of a node in region `from`.
+    pub fn new(
+        env: Env,
+        groups: Arc<Groups>,
+        gate: Arc<Gate>,
+        from: RegionName,
+        answers: Answers,
+    ) -> Self {
         Inbound {
             env,
             groups,
+            gate,
+            from,
             answers,
             pipelines: BTreeMap::new(),
         }
     }
 
-    /// Takes one request. Answers go out when they are ready.
-    pub fn handle(&mut self, request: wire::PeerRequest) {
-        let sequence = request.sequence;
-        let group = GroupId(request.group);
-        let replica = ReplicaId(request.to_replica);
+    /// Takes one request to a replica. Answers go out when they are ready.
+    pub fn handle(&mut self, request: Untrusted<wire::PeerRequest>) {
+        let (sequence, group, replica) =
+            request.addressed(|r| (r.sequence, GroupId(r.group), ReplicaId(r.to_replica)));
         let Some(target) = self.groups.replica(group, replica) else {
             self.refuse(sequence, "the replica is not here");
             return;
         };
-        let Some(request) = request.request else {
+        if let Err(refused) = may_belong(&self.gate, &self.from, target.identity()) {
+            self.refuse(sequence, &refused.message);
+            return;
+        }
+        let opened = self
+            .gate
+            .ingress(&self.from, &target.identity().subject, request);
+        let request = match opened {
+            Ok(request) => request.request,
+            Err(refused) => {
+                tracing::warn!(%group, from = %self.from, reason = %refused.reason, "refused at the gate");
+                self.refuse(sequence, &refused.message);
+                return;
+            }
+        };
+        let Some(request) = request else {
             self.refuse(sequence, "the request is not known here");
             return;
         };
@@ -84,7 +111,9 @@ impl Inbound {
             Request::Transfer(transfer) => self.answer(sequence, take_over(target, transfer)),
             Request::ReadIndex(_) => self.answer(sequence, read_index(target)),
             Request::Digest(_) => self.answer(sequence, digest(target)),
-            Request::Forward(_) => self.refuse(sequence, "writes are not served here"),
+            Request::Forward(_) | Request::Ship(_) | Request::Probe(_) | Request::Read(_) => {
+                self.refuse(sequence, "the request is not for a replica");
+            }
         }
     }
 
@@ -308,6 +337,18 @@ async fn digest(target: Arc<Group>) -> Result<Response, String> {
     Ok(Response::Digest(digest))
 }
 
+/// Whether a node of region `from` may be a member of a group: only the
+/// control group has members in other regions.
+fn may_belong(gate: &Gate, from: &RegionName, identity: &Identity) -> Result<()> {
+    if from == gate.region() || identity.subject == Subject::Control {
+        return Ok(());
+    }
+    Err(Error::new(
+        crate::error::Reason::ResidencyViolation,
+        "all replicas of the group are in its own region",
+    ))
+}
+
 /// Takes in a snapshot chunk by chunk and installs it.
 pub struct SnapshotReceiver {
     target: Arc<Group>,
@@ -319,20 +360,31 @@ pub struct SnapshotReceiver {
 }
 
 impl SnapshotReceiver {
-    /// Begins to take a snapshot in.
-    pub fn begin(env: &Env, groups: &Groups, start: wire::SnapshotStart) -> Result<Self> {
+    /// Begins to take a snapshot in that a node of region `from` sends.
+    pub fn begin(
+        env: &Env,
+        groups: &Groups,
+        gate: &Gate,
+        from: &RegionName,
+        start: Untrusted<wire::SnapshotStart>,
+    ) -> Result<Self> {
+        let (group, replica) = start.addressed(|start| {
+            let group = start.head.as_ref().map_or(0, |head| head.group);
+            (GroupId(group), ReplicaId(start.to_replica))
+        });
+        let target = groups.replica(group, replica).ok_or_else(|| {
+            Error::new(
+                crate::error::Reason::UnknownGroup,
+                "the replica is not here",
+            )
+        })?;
+        let identity = target.identity();
+        may_belong(gate, from, identity)?;
+        // Before the first byte is staged.
+        let start = gate.ingress(from, &identity.subject, start)?;
         let (Some(vote), Some(head)) = (start.vote, start.head) else {
             return Err(Error::invalid("a snapshot has no head"));
         };
-        let target = groups
-            .replica(GroupId(head.group), ReplicaId(start.to_replica))
-            .ok_or_else(|| {
-                Error::new(
-                    crate::error::Reason::UnknownGroup,
-                    "the replica is not here",
-                )
-            })?;
-        let identity = target.identity();
         if identity.incarnation != head.incarnation || *identity.tag != *head.tag {
             return Err(Error::invalid("the snapshot is of another incarnation"));
         }

@@ -32,9 +32,9 @@ pub use group::{Group, Leader, MemberStatus, Opening, Status, Timing};
 pub use groups::Groups;
 pub use inbound::{Answers, Inbound, SnapshotReceiver};
 pub use proposer::{Answer, Reply, Write};
-pub use state_machine::Progress;
+pub use state_machine::{Mirror, Progress};
 pub use transport::{Chunks, SharedTransport, Transport};
-pub use types::{NodeId, ReplicaId};
+pub use types::{NodeId, Position, ReplicaId};
 
 #[cfg(test)]
 mod tests;

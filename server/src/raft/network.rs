@@ -35,6 +35,7 @@ use crate::raft::types::{
     LeaderId, NodeId, RaftVote, ReplicaId, Seat, Types, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, stored_membership_to_wire, vote_from_wire, vote_to_wire,
 };
+use crate::residency::Gate;
 
 /// The appends of one stream that may be on their way at once. Enough to keep
 /// a follower's log writer busy over a round trip; more only queue there.
@@ -50,16 +51,23 @@ pub(super) struct Network {
     identity: Identity,
     replica: ReplicaId,
     transport: SharedTransport,
+    gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
 }
 
 impl Network {
     /// The network of one replica.
-    pub(super) fn new(identity: Identity, replica: ReplicaId, transport: SharedTransport) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        replica: ReplicaId,
+        transport: SharedTransport,
+        gate: Arc<Gate>,
+    ) -> Self {
         Network {
             identity,
             replica,
             transport,
+            gate,
             // 0 marks single appends.
             pipelines: Arc::new(AtomicU64::new(1)),
         }
@@ -72,6 +80,7 @@ impl Network {
             target,
             node: seat.node,
             transport: self.transport.clone(),
+            gate: self.gate.clone(),
             pipelines: self.pipelines.clone(),
             heartbeats,
         }
@@ -97,6 +106,7 @@ pub(super) struct Client {
     target: ReplicaId,
     node: NodeId,
     transport: SharedTransport,
+    gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
     heartbeats: bool,
 }
@@ -109,8 +119,9 @@ impl Client {
         kind: RPCTypes,
         deadline: Duration,
     ) -> impl Future<Output = Result<Response, RPCError<Types>>> + Send + use<> {
-        let answer = self.transport.send(
-            self.node,
+        let cleared = self.gate.egress(
+            &self.identity.region,
+            &self.identity.subject,
             wire::PeerRequest {
                 sequence: 0,
                 group: self.identity.group.0,
@@ -118,8 +129,10 @@ impl Client {
                 request: Some(request),
             },
         );
+        let answer = cleared.map(|request| self.transport.send(self.node, request));
         let (id, target) = (self.replica, self.target);
         async move {
+            let answer = answer.map_err(|refused| unreachable(&refused.message))?;
             match tokio::time::timeout(deadline, answer).await {
                 Err(_) => Err(RPCError::Timeout(Timeout {
                     action: kind,
@@ -286,6 +299,10 @@ impl NetSnapshot<Types> for Client {
                 membership: Some(stored_membership_to_wire(&snapshot.meta.last_membership)),
             }),
         };
+        let start = self
+            .gate
+            .egress(&self.identity.region, &self.identity.subject, start)
+            .map_err(|refused| StreamingError::Unreachable(Unreachable::new(&refused)))?;
         let chunks = Box::pin(snapshot::chunks(view, &self.identity));
         let sent = self.transport.send_snapshot(self.node, start, chunks);
         let deadline = option.hard_ttl();

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::BATCH_BYTES_MAX;
+use domicile_proto::v1::Acknowledgement;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use openraft::{Raft, impls::ProgressResponder};
@@ -59,6 +60,8 @@ pub struct Write {
     pub change: wire::operation::Change,
     /// What must hold.
     pub condition: Option<wire::operation::Condition>,
+    /// When it counts as done; only carried here, for the leader's `kv`.
+    pub acknowledgement: Option<Acknowledgement>,
     /// Who wants to know.
     pub reply: Reply,
 }
@@ -322,7 +325,7 @@ async fn answer(replies: Vec<Reply>, outcome: oneshot::Receiver<ClientWriteResul
                         reply.send(Err(no_quorum("the policy has changed meanwhile")));
                     }
                 }
-                Applied::Nothing => {}
+                Applied::Nothing | Applied::Mirror(_) => {}
             }
         }
         // Rejected before it was appended: certainly not applied.

@@ -6,6 +6,7 @@
 //! section 6.4). A follower asks its leader for the index, then waits until it
 //! has applied that far itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
@@ -22,6 +23,7 @@ use crate::raft::apply::Identity;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{RaftLogId, Types};
+use crate::residency::Gate;
 use crate::storage::Index;
 
 /// How long one confirmation may take: a few elections.
@@ -50,6 +52,7 @@ impl Reads {
         raft: Raft<Types, StateMachine>,
         progress: watch::Receiver<Progress>,
         transport: SharedTransport,
+        gate: Arc<Gate>,
     ) -> Self {
         let (waiting, rx) = mpsc::unbounded_channel();
         let worker = Worker {
@@ -57,6 +60,7 @@ impl Reads {
             raft,
             progress,
             transport,
+            gate,
         };
         Reads {
             waiting,
@@ -81,6 +85,7 @@ struct Worker {
     raft: Raft<Types, StateMachine>,
     progress: watch::Receiver<Progress>,
     transport: SharedTransport,
+    gate: Arc<Gate>,
 }
 
 impl Worker {
@@ -127,15 +132,20 @@ impl Worker {
             let leader = metrics.current_leader.filter(|l| *l != metrics.id)?;
             (leader, metrics.membership_config.get_node(&leader)?.node)
         };
-        let answer = self.transport.send(
-            node,
-            wire::PeerRequest {
-                sequence: 0,
-                group: self.identity.group.0,
-                to_replica: leader.0,
-                request: Some(Request::ReadIndex(wire::ReadIndex {})),
-            },
-        );
+        let request = wire::PeerRequest {
+            sequence: 0,
+            group: self.identity.group.0,
+            to_replica: leader.0,
+            request: Some(Request::ReadIndex(wire::ReadIndex {})),
+        };
+        let identity = &self.identity;
+        let cleared = self
+            .gate
+            .egress(&identity.region, &identity.subject, request);
+        let answer = match cleared {
+            Ok(request) => self.transport.send(node, request),
+            Err(refused) => return Some(Err(refused)),
+        };
         Some(match answer.await {
             Ok(wire::PeerResponse {
                 response:

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use crate::error::Result;
 use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes};
 use crate::raft::snapshot::{self, SnapshotData};
-use crate::raft::types::{LeaderId, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types};
+use crate::raft::types::{
+    LeaderId, Position, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types,
+};
 use crate::storage::{Disk, Index, View};
 
 /// The bytes of rows that are collected into one write batch.
@@ -31,6 +33,19 @@ pub struct Progress {
     pub term: u64,
     /// The version of the last applied operation.
     pub last_version: u64,
+    /// At a home: the last change.
+    pub changed: Position,
+    /// At a mirror: how far it is.
+    pub mirror: Option<Mirror>,
+}
+
+/// How far a mirror is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    /// Whether it may be read: a backfill has ended.
+    pub open: bool,
+    /// The last change of the home it has.
+    pub cursor: Position,
 }
 
 /// The state machine of one replica.
@@ -106,6 +121,11 @@ impl StateMachine {
         Ok((self.state.applied, self.disk.state.view()?))
     }
 
+    /// How far the replica has applied, and a view of the rows at it.
+    pub(super) fn view(&self) -> Result<(Progress, Arc<dyn View>)> {
+        Ok((progress_of(&self.state), self.disk.state.view()?))
+    }
+
     fn meta(&self) -> SnapshotMeta<LeaderId, ReplicaId, Seat> {
         SnapshotMeta {
             last_log_id: self.state.applied,
@@ -134,6 +154,11 @@ fn progress_of(state: &GroupState) -> Progress {
         index: Index(state.applied.map_or(0, |a| a.index())),
         term: state.applied.map_or(0, |a| a.committed_leader_id().term),
         last_version: state.last_version,
+        changed: state.changed,
+        mirror: state.mirror.as_ref().map(|mirror| Mirror {
+            open: mirror.open,
+            cursor: mirror.cursor.map(Position::from).unwrap_or_default(),
+        }),
     }
 }
 

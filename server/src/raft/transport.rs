@@ -12,11 +12,12 @@ use tokio::sync::oneshot;
 
 use crate::error::Result;
 use crate::raft::types::NodeId;
+use crate::residency::Cleared;
 
 /// The chunks of a snapshot on their way out.
 pub type Chunks = Pin<Box<dyn Stream<Item = Result<wire::SnapshotChunk>> + Send>>;
 
-/// Carries requests to other nodes.
+/// Carries requests to other nodes. What a gate has not cleared is not sent.
 pub trait Transport: Send + Sync + 'static {
     /// Queues a request. Requests to one node arrive in the order they were
     /// queued, or not at all. The receiver fails when the request or its
@@ -24,14 +25,14 @@ pub trait Transport: Send + Sync + 'static {
     fn send(
         &self,
         node: NodeId,
-        request: wire::PeerRequest,
+        request: Cleared<wire::PeerRequest>,
     ) -> oneshot::Receiver<wire::PeerResponse>;
 
     /// Sends a snapshot and answers the receiver's vote.
     fn send_snapshot(
         &self,
         node: NodeId,
-        start: wire::SnapshotStart,
+        start: Cleared<wire::SnapshotStart>,
         chunks: Chunks,
     ) -> BoxFuture<'static, Result<wire::Vote>>;
 }

@@ -16,6 +16,7 @@ use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::raft::apply::Applied;
+use crate::storage::Index;
 
 openraft::declare_raft_types!(
     /// How openraft is used here.
@@ -57,13 +58,65 @@ impl fmt::Display for ReplicaId {
     }
 }
 
-/// The number of a node, unique in its region.
+/// The number of a node, unique in its region. In the control group, whose
+/// replicas are in several regions, the number of the region stands in the
+/// upper half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The node of a region, as the control group names it.
+    pub fn across(region: u64, node: u64) -> Self {
+        NodeId(region << 32 | node & u64::from(u32::MAX))
+    }
+
+    /// The region's number and the node in it; 0: the region is this one.
+    pub fn split(self) -> (u64, NodeId) {
+        (self.0 >> 32, NodeId(self.0 & u64::from(u32::MAX)))
+    }
+}
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The place of a change in the log of its tag's home. The default stands
+/// before every change: no change is in the first entry of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The epoch of the home.
+    pub epoch: u64,
+    /// The log entry.
+    pub index: Index,
+    /// The operation within the entry.
+    pub sub: u32,
+}
+
+impl Position {
+    /// As it stands on disk and wire; `None` before every change.
+    pub fn to_wire(self) -> Option<wire::ChangePosition> {
+        (self != Position::default()).then_some(wire::ChangePosition {
+            epoch: self.epoch,
+            index: self.index.0,
+            sub: self.sub,
+        })
+    }
+
+    /// From disk or wire.
+    pub fn from_wire(position: Option<wire::ChangePosition>) -> Position {
+        position.map(Position::from).unwrap_or_default()
+    }
+}
+
+impl From<wire::ChangePosition> for Position {
+    fn from(position: wire::ChangePosition) -> Self {
+        Position {
+            epoch: position.epoch,
+            index: Index(position.index),
+            sub: position.sub,
+        }
     }
 }
 

@@ -9,6 +9,15 @@ pub struct GroupId(
     pub u64,
 );
 
+/// The control group, the only one that spans regions.
+pub const CONTROL_GROUP: GroupId = GroupId(2);
+
+/// The region group of every region.
+pub const REGION_GROUP: GroupId = GroupId(1);
+
+/// The first range of records; the numbers below are for groups without.
+pub const FIRST_RANGE: u64 = 16;
+
 /// The place of an entry in a group's log. The first entry is at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Index(

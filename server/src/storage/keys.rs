@@ -13,6 +13,9 @@
 //! | `05` group index | `StoredOutcomes` | until its clients have their answers | apply, writes with an id |
 //! | `06` group index | `AuditLeaf` | until sequenced by the region group | apply, every entry |
 //! | `07` group | `Catalog` | as long as the region group's replica | apply in the region group |
+//! | `08` group | `Control` | as long as the control group's replica | apply in the control group |
+//! | `09` group transfer | `LedgerRow`, a batch received | until the ledgers are reconciled | apply, every cross-region batch |
+//! | `0A` group transfer | `LedgerRow`, a batch sent | until the ledgers are reconciled | the sender, on its node only |
 //!
 //! In an escaped key `00` stands as `00 FF`, so that `00 00` ends it and order
 //! is kept. `!version` is the complement: the newest version comes first.
@@ -39,6 +42,9 @@ const STATE_CHANGE: u8 = 0x04;
 const STATE_OUTCOMES: u8 = 0x05;
 const STATE_AUDIT: u8 = 0x06;
 const STATE_CATALOG: u8 = 0x07;
+const STATE_CONTROL: u8 = 0x08;
+const STATE_RECEIVED: u8 = 0x09;
+const STATE_SENT: u8 = 0x0A;
 
 const LOG_VOTE: u8 = 0x01;
 const LOG_ENTRY: u8 = 0x02;
@@ -73,6 +79,56 @@ pub fn parse_catalog(key: &[u8]) -> Result<GroupId> {
     let (group, rest) = take_group(rest, "catalog")?;
     ended(rest, "catalog")?;
     Ok(group)
+}
+
+/// The state of the control group.
+pub fn control(group: GroupId) -> Bytes {
+    under_group(STATE_CONTROL, group, 0).freeze()
+}
+
+/// The group of a control state's key.
+pub fn parse_control(key: &[u8]) -> Result<GroupId> {
+    let rest = after_prefix(key, STATE_CONTROL, "control state")?;
+    let (group, rest) = take_group(rest, "control state")?;
+    ended(rest, "control state")?;
+    Ok(group)
+}
+
+/// The ledger row of a cross-region batch that a group received.
+pub fn received(group: GroupId, transfer: u64) -> Bytes {
+    let mut key = under_group(STATE_RECEIVED, group, 8);
+    key.put_u64(transfer);
+    key.freeze()
+}
+
+/// The group and the batch of a received row's key.
+pub fn parse_received(key: &[u8]) -> Result<(GroupId, u64)> {
+    let rest = after_prefix(key, STATE_RECEIVED, "received batch")?;
+    let (group, rest) = take_group(rest, "received batch")?;
+    let (transfer, rest) = take_u64(rest, "received batch")?;
+    ended(rest, "received batch")?;
+    Ok((group, transfer))
+}
+
+/// The ledger rows of the batches that a group received.
+pub fn received_by(group: GroupId) -> KeyRange {
+    KeyRange::prefix(under_group(STATE_RECEIVED, group, 0).freeze())
+}
+
+/// The ledger row of a cross-region batch that this node sent for a group.
+pub fn sent(group: GroupId, transfer: u64) -> Bytes {
+    let mut key = under_group(STATE_SENT, group, 8);
+    key.put_u64(transfer);
+    key.freeze()
+}
+
+/// The group and the batch of a sent row's key.
+pub fn parse_sent(key: &[u8]) -> Result<(GroupId, u64)> {
+    let rest = after_prefix(key, STATE_SENT, "sent batch")?;
+    let (group, rest) = take_group(rest, "sent batch")?;
+    let (transfer, rest) = take_u64(rest, "sent batch")?;
+    ended(rest, "sent batch")?;
+    Ok((group, transfer))
 }
 
 /// What the identified writes of a log entry came to.
@@ -224,6 +280,8 @@ pub fn everything(group: GroupId, tag: &str) -> Vec<KeyRange> {
     ranges.push(outcomes_of(group));
     ranges.push(audit_leaves(group, Index(0)));
     ranges.push(KeyRange::one(catalog(group)));
+    ranges.push(KeyRange::one(control(group)));
+    ranges.push(received_by(group));
     ranges
 }
 

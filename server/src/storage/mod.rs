@@ -44,7 +44,7 @@ pub use disk::{Disk, DiskOptions, FORMAT, MemoryDisk, STATE_CACHE_BYTES};
 pub use engine::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
 };
-pub use ids::{GroupId, Index};
+pub use ids::{CONTROL_GROUP, FIRST_RANGE, GroupId, Index, REGION_GROUP};
 pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, Run, WriterStats};
 pub use memory::{Memory, Survivors};
 pub use space::{BALLAST_BYTES, RESERVE_BYTES};

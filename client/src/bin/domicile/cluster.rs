@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domicile_proto::v1::{
     GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress, NodeStatus,
+    RegionCallers,
 };
 use serde_json::{Value, json};
 
@@ -38,6 +39,11 @@ pub(crate) struct Init {
     /// for each node.
     #[arg(long = "node", value_name = "REGION/N=HOST:PORT", required = true, value_parser = node_address)]
     nodes: Vec<NodeAddress>,
+
+    /// Without TLS: where callers of another region reach a node, for clusters
+    /// whose nodes have `callers` set.
+    #[arg(long = "callers", value_name = "REGION/N@CALLERS=HOST:PORT", value_parser = caller_address)]
+    callers: Vec<CallerAddress>,
 
     /// A file that holds the residency policy, version 1, in TOML.
     #[arg(long, value_name = "PATH")]
@@ -82,6 +88,34 @@ fn node_address(text: &str) -> Result<NodeAddress, String> {
         node,
         region: region.to_string(),
         address: address.to_owned(),
+        callers: Vec::new(),
+    })
+}
+
+/// Where callers of a region reach a node.
+#[derive(Clone, Debug)]
+struct CallerAddress {
+    region: String,
+    node: u64,
+    callers: RegionCallers,
+}
+
+/// Reads `REGION/N@CALLERS=HOST:PORT`.
+fn caller_address(text: &str) -> Result<CallerAddress, String> {
+    let wrong =
+        || "callers are REGION/N@CALLERS=HOST:PORT, as in eu/1@us=127.0.0.1:7411".to_owned();
+    let (name, rest) = text.split_once('@').ok_or_else(wrong)?;
+    let (callers, address) = rest.split_once('=').ok_or_else(wrong)?;
+    let node = node_address(&format!("{name}={address}"))?;
+    let callers = domicile_proto::address::RegionName::new(callers);
+    let callers = callers.map_err(|error| error.to_string())?;
+    Ok(CallerAddress {
+        region: node.region,
+        node: node.node,
+        callers: RegionCallers {
+            region: callers.to_string(),
+            address: node.address,
+        },
     })
 }
 
@@ -98,10 +132,20 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
         let path = arguments.policy.display();
         Failure::local(format!("cannot read {path}: {error}"))
     })?;
-    let nodes = arguments.nodes.len();
+    let mut named = arguments.nodes;
+    for given in arguments.callers {
+        let mut nodes = named.iter_mut();
+        let node = nodes.find(|n| n.region == given.region && n.node == given.node);
+        let node = node.ok_or_else(|| {
+            let CallerAddress { region, node, .. } = &given;
+            Failure::usage(format!("--callers names {region}/{node}, no --node does"))
+        })?;
+        node.callers.push(given.callers);
+    }
+    let nodes = named.len();
     let request = InitClusterRequest {
         name: arguments.name.clone(),
-        nodes: arguments.nodes,
+        nodes: named,
         policy,
     };
     let client = context.connect_for_change().await?;

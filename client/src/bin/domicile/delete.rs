@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output::table;
-use crate::{Context, keys};
+use crate::{Context, acknowledge, keys};
 
 /// Deletes a record.
 ///
@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// is unknown. Everything else must be as it was.
     #[arg(long, value_name = "ID")]
     request_id: Option<RequestId>,
+
+    #[command(flatten)]
+    acknowledge: acknowledge::When,
 }
 
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), Failure> {
@@ -37,6 +40,9 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     }
     if let Some(id) = arguments.request_id {
         delete = delete.request_id(id);
+    }
+    if let Some(acknowledge) = arguments.acknowledge.read()? {
+        delete = delete.acknowledge(acknowledge);
     }
     let deleted = delete.await?;
     let key = address.key.as_bytes();

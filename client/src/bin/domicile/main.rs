@@ -4,6 +4,7 @@
 //! 2 wrong usage; 3 unreachable, or the outcome is unknown; 4 denied; 5 not
 //! found, or the condition did not hold.
 
+mod acknowledge;
 mod cluster;
 mod completion;
 mod delete;
@@ -13,8 +14,11 @@ mod get;
 mod keys;
 mod node;
 mod output;
+mod placement;
 mod policy;
 mod put;
+mod region;
+mod replication;
 mod scan;
 
 use std::process::ExitCode;
@@ -112,7 +116,13 @@ enum Command {
     #[command(subcommand)]
     Node(node::Command),
     #[command(subcommand)]
+    Region(region::Command),
+    #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Placement(placement::Command),
+    #[command(subcommand)]
+    Replication(replication::Command),
     Explain(explain::Arguments),
     Completion(completion::Arguments),
     /// Prints the version of this program.
@@ -136,9 +146,27 @@ impl Context {
         self.connect_for(TIMEOUT_CHANGE).await
     }
 
+    /// Connects to each endpoint by itself.
+    async fn connect_each(&self) -> Result<Vec<Client>, Failure> {
+        let mut clients = Vec::new();
+        for endpoint in &self.global.endpoints {
+            clients.push(self.connect_to(&[endpoint], TIMEOUT_DEFAULT).await?);
+        }
+        Ok(clients)
+    }
+
     async fn connect_for(&self, timeout: Duration) -> Result<Client, Failure> {
+        let endpoints: Vec<_> = self.global.endpoints.iter().collect();
+        self.connect_to(&endpoints, timeout).await
+    }
+
+    async fn connect_to(
+        &self,
+        endpoints: &[&String],
+        timeout: Duration,
+    ) -> Result<Client, Failure> {
         let client = Client::builder()
-            .endpoints(&self.global.endpoints)
+            .endpoints(endpoints.iter().copied())
             // One operation is quicker as a call than in a session.
             .transport(Transport::Unary)
             .timeout(self.global.timeout.unwrap_or(timeout))
@@ -196,7 +224,10 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Scan(arguments) => scan::run(context, arguments).await,
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
+        Command::Region(command) => region::run(context, command).await,
         Command::Policy(command) => policy::run(context, command).await,
+        Command::Placement(command) => placement::run(context, command).await,
+        Command::Replication(command) => replication::run(context, command).await,
         Command::Explain(arguments) => explain::run(context, &arguments),
         Command::Completion(arguments) => completion::run(context, &arguments),
         Command::Version => version(context),

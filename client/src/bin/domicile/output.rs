@@ -116,15 +116,19 @@ impl Output {
 }
 
 /// A table without lines, as wide as it must be.
-pub(crate) fn table<const N: usize>(
-    header: [&str; N],
-    rows: impl IntoIterator<Item = [String; N]>,
-) -> String {
+pub(crate) fn table<H, R, C>(header: H, rows: R) -> String
+where
+    H: IntoIterator<Item: Into<String>>,
+    R: IntoIterator<Item = C>,
+    C: IntoIterator<Item = String>,
+{
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
-    table.add_rows(rows);
+    table.set_header(header.into_iter().map(Into::into).collect::<Vec<String>>());
+    for row in rows {
+        table.add_row(row.into_iter().collect::<Vec<_>>());
+    }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output::table;
-use crate::{Context, keys};
+use crate::{Context, acknowledge, keys};
 
 /// The longest value, and one byte to tell that it is too long.
 const READ_BYTES_MAX: u64 = domicile_proto::limits::VALUE_BYTES_MAX as u64 + 1;
@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// is unknown. Everything else must be as it was.
     #[arg(long, value_name = "ID")]
     request_id: Option<RequestId>,
+
+    #[command(flatten)]
+    acknowledge: acknowledge::When,
 }
 
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), Failure> {
@@ -60,6 +63,9 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     }
     if let Some(id) = arguments.request_id {
         put = put.request_id(id);
+    }
+    if let Some(acknowledge) = arguments.acknowledge.read()? {
+        put = put.acknowledge(acknowledge);
     }
     let written = put.await?;
     let key = address.key.as_bytes();

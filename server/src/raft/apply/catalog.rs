@@ -36,6 +36,7 @@ impl Applier<'_> {
             (Some(Change::NodeReplaced(replaced)), Some(catalog)) => {
                 replace(catalog, &replaced);
             }
+            (Some(Change::GroupPlaced(placed)), Some(catalog)) => place(catalog, placed),
             (None, _) => return Err(Error::corruption("a catalog change is empty")),
         }
         if let Some(catalog) = &current {
@@ -45,6 +46,24 @@ impl Applier<'_> {
         self.catalog = current;
         Ok(())
     }
+}
+
+/// Places a group, unless it is placed already; its replicas get ids here.
+fn place(catalog: &mut wire::Catalog, placed: wire::Group) {
+    if catalog
+        .groups
+        .iter()
+        .any(|known| known.group == placed.group)
+    {
+        return;
+    }
+    let mut group = placed;
+    for member in &mut group.replicas {
+        member.replica = catalog.next_replica;
+        catalog.next_replica += 1;
+    }
+    group.formed = false;
+    catalog.groups.push(group);
 }
 
 /// Gives every replica of a node a new id, in every group.

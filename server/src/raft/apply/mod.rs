@@ -3,14 +3,17 @@
 //! Apply uses only the entry and the group's own state: it opens no value,
 //! reads no clock and asks no other group, so that every replica of a group
 //! comes to the same rows. [`Applier`] turns entries into one write batch:
-//! [`records`] for client writes, [`catalog`] for the region group,
-//! [`outcomes`] for retries; [`newest`] saves it most reads. Every entry that carries a command leaves one
-//! audit leaf.
+//! [`records`] for client writes, [`mirror`] for what the home ships,
+//! [`catalog`] for the region group, [`control`] for the control group,
+//! [`outcomes`] for retries; [`newest`] saves it most reads. Every entry that
+//! carries a command leaves one audit leaf.
 //!
 //! Not done here: deciding what may be written (`residency`), stamping
 //! versions (`raft::proposer`), reading (`kv`).
 
 pub mod catalog;
+pub mod control;
+mod mirror;
 mod newest;
 mod outcomes;
 mod records;
@@ -18,6 +21,7 @@ mod records;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use openraft::EntryPayload;
 use prost::Message;
@@ -25,11 +29,13 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::raft::types::{
-    RaftEntryOf, RaftLogId, RaftStoredMembership, log_id_from_wire, log_id_to_wire,
+    Position, RaftEntryOf, RaftLogId, RaftStoredMembership, log_id_from_wire, log_id_to_wire,
     stored_membership_from_wire, stored_membership_to_wire,
 };
-use crate::storage::{Engine, GroupId, Index, WriteBatch, keys, record};
+use crate::residency::Subject;
+use crate::storage::{CONTROL_GROUP, Engine, GroupId, Index, WriteBatch, keys, record};
 
+pub use mirror::ledger_row;
 pub use newest::Lately;
 pub use outcomes::Outcomes;
 pub use records::Outcome;
@@ -44,6 +50,8 @@ pub enum Applied {
     Writes(Vec<Outcome>),
     /// The entry was below the group's fence; nothing was applied.
     Fenced,
+    /// How far the mirror is after the entry, whether it was applied or not.
+    Mirror(Box<wire::MirrorState>),
 }
 
 impl std::fmt::Display for Applied {
@@ -52,6 +60,7 @@ impl std::fmt::Display for Applied {
             Applied::Nothing => f.write_str("nothing"),
             Applied::Writes(outcomes) => write!(f, "{} writes", outcomes.len()),
             Applied::Fenced => f.write_str("fenced"),
+            Applied::Mirror(_) => f.write_str("a copy"),
         }
     }
 }
@@ -69,6 +78,10 @@ pub struct GroupState {
     pub fence: wire::Fence,
     /// The head of the audit chain.
     pub audit_chain: Bytes,
+    /// At a home: the last change.
+    pub changed: Position,
+    /// At a mirror: how far it is.
+    pub mirror: Option<wire::MirrorState>,
 }
 
 impl GroupState {
@@ -84,6 +97,8 @@ impl GroupState {
             last_version: stored.last_version,
             fence: stored.fence.unwrap_or_default(),
             audit_chain: stored.audit_chain,
+            changed: Position::from_wire(stored.changed),
+            mirror: stored.mirror,
         })
     }
 
@@ -94,6 +109,8 @@ impl GroupState {
             last_version: self.last_version,
             fence: Some(self.fence),
             audit_chain: self.audit_chain.clone(),
+            changed: self.changed.to_wire(),
+            mirror: self.mirror,
         })
     }
 }
@@ -108,7 +125,29 @@ pub struct Identity {
     /// The residency tag; empty: the region group.
     pub tag: Arc<str>,
     /// The region.
-    pub region: Arc<str>,
+    pub region: RegionName,
+    /// What its messages are about, as the gates see it.
+    pub subject: Subject,
+}
+
+impl Identity {
+    /// A group in a region; `tag` is empty for a region group.
+    pub fn new(group: GroupId, incarnation: u64, tag: &str, region: &RegionName) -> Result<Self> {
+        let subject = match tag {
+            "" if group == CONTROL_GROUP => Subject::Control,
+            "" => Subject::Region,
+            tag => Subject::Tag(
+                Tag::new(tag).map_err(|e| Error::corruption(format!("the tag of a group: {e}")))?,
+            ),
+        };
+        Ok(Identity {
+            group,
+            incarnation,
+            tag: tag.into(),
+            region: region.clone(),
+            subject,
+        })
+    }
 }
 
 /// Collects the effect of consecutive entries into one write batch.
@@ -119,6 +158,7 @@ pub struct Applier<'a> {
     outcomes: &'a mut Outcomes,
     newest: &'a mut Lately,
     catalog: Option<wire::Catalog>,
+    control: Option<wire::Control>,
     batch: WriteBatch,
 }
 
@@ -138,6 +178,7 @@ impl<'a> Applier<'a> {
             outcomes,
             newest,
             catalog: None,
+            control: None,
             batch: WriteBatch::default(),
         }
     }
@@ -198,6 +239,31 @@ impl<'a> Applier<'a> {
                 self.catalog(change)?;
                 self.leaf(index, bytes, 1);
                 Ok(Applied::Nothing)
+            }
+            Some(wire::command::Command::Control(change)) => {
+                self.control(change)?;
+                self.leaf(index, bytes, 1);
+                Ok(Applied::Nothing)
+            }
+            Some(wire::command::Command::Copy(copy)) => {
+                let copied = self.copy(index, copy)?;
+                self.leaf(index, bytes, copied);
+                Ok(self.mirrored())
+            }
+            Some(wire::command::Command::BeginBackfill(begin)) => {
+                self.begin_backfill(&begin);
+                self.leaf(index, bytes, 0);
+                Ok(self.mirrored())
+            }
+            Some(wire::command::Command::Backfill(page)) => {
+                let copied = self.backfill(index, page)?;
+                self.leaf(index, bytes, copied);
+                Ok(self.mirrored())
+            }
+            Some(wire::command::Command::EndBackfill(end)) => {
+                self.end_backfill(&end);
+                self.leaf(index, bytes, 0);
+                Ok(self.mirrored())
             }
         }
     }

@@ -9,6 +9,7 @@ use super::Applier;
 use super::newest::Newest;
 use super::outcomes::Known;
 use crate::error::{Error, Result};
+use crate::raft::types::Position;
 use crate::storage::{Index, keys, record};
 
 /// What became of one write.
@@ -50,6 +51,13 @@ impl Applier<'_> {
                 Some(Known::Forgotten) => Outcome::Forgotten,
                 Some(Known::New) | None => {
                     let outcome = self.operation(index, sub as u32, operation, fence)?;
+                    if matches!(outcome, Outcome::Written { .. }) {
+                        self.state.changed = Position {
+                            epoch: fence.home_epoch,
+                            index,
+                            sub: sub as u32,
+                        };
+                    }
                     if let Some(id) = id
                         && outcome != Outcome::Stale
                     {
@@ -96,40 +104,22 @@ impl Applier<'_> {
         if !holds {
             return Ok(Outcome::ConditionFailed { current });
         }
-        let (value, deleted) = match operation.change {
-            Some(Change::Put(value)) => (Some(value), false),
-            Some(Change::Delete(_)) => (None, true),
+        let value = match operation.change {
+            Some(Change::Put(value)) => Some(value),
+            Some(Change::Delete(_)) => None,
             None => return Err(Error::corruption("an operation changes nothing")),
         };
-        let tag = self.identity.tag.clone();
-        if let Some(old) = newest {
-            self.batch
-                .put(keys::history(&tag, &operation.key, old.version), old.row);
-        }
-        let row = record::seal(&wire::StoredRecord {
-            origin: self.identity.region.to_string(),
-            tag: tag.to_string(),
-            version: operation.version,
-            policy_version: fence.policy_version,
-            transfer: 0,
-            value,
-        });
-        self.batch
-            .put(keys::record(&tag, &operation.key), row.clone());
-        self.batch.put(
-            keys::change(self.identity.group, index, sub),
-            record::seal(&wire::StoredChange {
-                key: operation.key.clone(),
-                version: operation.version,
-                deleted,
-            }),
-        );
-        self.newest.insert(
+        self.put_record(
+            (index, sub),
             &operation.key,
-            Newest {
+            newest,
+            &wire::StoredRecord {
+                origin: self.identity.region.to_string(),
+                tag: self.identity.tag.to_string(),
                 version: operation.version,
-                deleted,
-                row,
+                policy_version: fence.policy_version,
+                transfer: 0,
+                value,
             },
         );
         Ok(Outcome::Written {
@@ -138,8 +128,41 @@ impl Applier<'_> {
         })
     }
 
+    /// Puts a record's row, moves the one before into the history, and notes
+    /// the change.
+    pub(super) fn put_record(
+        &mut self,
+        (index, sub): (Index, u32),
+        key: &Bytes,
+        before: Option<Newest>,
+        stored: &wire::StoredRecord,
+    ) {
+        let tag = self.identity.tag.clone();
+        if let Some(old) = before {
+            self.batch
+                .put(keys::history(&tag, key, old.version), old.row);
+        }
+        let (version, deleted) = (stored.version, stored.value.is_none());
+        let row = record::seal(stored);
+        self.batch.put(keys::record(&tag, key), row.clone());
+        self.batch.put(
+            keys::change(self.identity.group, index, sub),
+            record::seal(&wire::StoredChange {
+                key: key.clone(),
+                version,
+                deleted,
+            }),
+        );
+        let newest = Newest {
+            version,
+            deleted,
+            row,
+        };
+        self.newest.insert(key, newest);
+    }
+
     /// The newest version of a key, this batch included.
-    fn newest(&mut self, key: &Bytes) -> Result<Option<Newest>> {
+    pub(super) fn newest(&mut self, key: &Bytes) -> Result<Option<Newest>> {
         if let Some(newest) = self.newest.get(key) {
             return Ok(Some(newest));
         }

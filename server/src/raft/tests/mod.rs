@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1::AnchoredReplica;
 use openraft::StorageError;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
@@ -33,12 +34,8 @@ fn open(disk: Disk) -> (LogStore, StateMachine) {
     })
     .unwrap();
     let disk = Arc::new(disk);
-    let identity = Identity {
-        group: GROUP,
-        incarnation: 1,
-        tag: "orders".into(),
-        region: "eu".into(),
-    };
+    let region = RegionName::new("eu").unwrap();
+    let identity = Identity::new(GROUP, 1, "orders", &region).unwrap();
     (
         LogStore::open(GROUP, disk.clone()).unwrap(),
         StateMachine::open(identity, disk).unwrap(),

@@ -1,0 +1,102 @@
+//! `domicile replication`.
+
+use domicile_proto::v1::GetReplicationResponse;
+use serde_json::json;
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::output::table;
+
+/// Watches the copying to mirrors.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Shows how far the mirrors are that the asked nodes ship to or hold.
+    ///
+    /// A tag is shipped by the node that leads its home group, so every node
+    /// of `--endpoints` is asked.
+    Status,
+}
+
+pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    let Command::Status = command;
+    let mut answers = Vec::new();
+    for client in context.connect_each().await? {
+        answers.push(client.admin().replication().await?);
+    }
+    let json: Vec<_> = answers.iter().map(to_json).collect();
+    let text = || text(&answers);
+    context
+        .output
+        .document(&json!({ "nodes": json }), text, b"")
+}
+
+fn to_json(answer: &GetReplicationResponse) -> serde_json::Value {
+    let outbound = answer.outbound.iter().map(|lane| {
+        json!({
+            "tag": lane.tag,
+            "region": lane.region,
+            "home_index": lane.home_index,
+            "mirror_index": lane.mirror_index,
+            "behind_ms": lane.behind_ms,
+            "state": lane.state,
+            "why": lane.why,
+            "records": lane.records,
+        })
+    });
+    let inbound = answer.inbound.iter().map(|mirror| {
+        json!({
+            "tag": mirror.tag,
+            "home": mirror.home,
+            "open": mirror.open,
+            "mirror_index": mirror.mirror_index,
+            "lag_ms": mirror.lag_ms,
+        })
+    });
+    json!({
+        "node": answer.served_by,
+        "lease_ms": answer.lease_ms,
+        "outbound": outbound.collect::<Vec<_>>(),
+        "inbound": inbound.collect::<Vec<_>>(),
+    })
+}
+
+fn text(answers: &[GetReplicationResponse]) -> String {
+    let millis = |ms: Option<u64>| ms.map_or("unknown".to_owned(), |ms| format!("{ms} ms"));
+    let mut rows = Vec::new();
+    for answer in answers {
+        for lane in &answer.outbound {
+            let state = match lane.why.as_str() {
+                "" => lane.state.clone(),
+                why => format!("{}: {why}", lane.state),
+            };
+            rows.push([
+                lane.tag.clone(),
+                format!("{} to {}", answer.served_by, lane.region),
+                state,
+                format!("{} of {}", lane.mirror_index, lane.home_index),
+                millis(lane.behind_ms),
+            ]);
+        }
+        for mirror in &answer.inbound {
+            rows.push([
+                mirror.tag.clone(),
+                format!("{} from {}", answer.served_by, mirror.home),
+                if mirror.open { "open" } else { "filling" }.to_owned(),
+                mirror.mirror_index.to_string(),
+                millis(mirror.lag_ms),
+            ]);
+        }
+    }
+    let mut text = table(["TAG", "WHERE", "STATE", "CHANGE", "BEHIND AT MOST"], rows);
+    for answer in answers {
+        let lease = match answer.lease_ms {
+            0 => "has lapsed: nothing moves between regions".to_owned(),
+            ms => format!("runs for {} s", ms / 1000),
+        };
+        text.push_str(&format!(
+            "\nThe policy lease of {} {lease}.",
+            answer.served_by
+        ));
+    }
+    text
+}

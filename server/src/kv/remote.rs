@@ -1,0 +1,153 @@
+//! Reads passed on to the home in another region, and served there.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::v1;
+use wire::peer_request::Request;
+use wire::peer_response::Response;
+use wire::read::What;
+use wire::read_result::Result as Wire;
+
+use super::directory::Route;
+use super::forward::{error_of, failure};
+use super::options::ReadOptions;
+use super::store::Store;
+use crate::error::{Error, Reason, Result};
+use crate::raft::Transport;
+use crate::residency::{Subject, Untrusted};
+
+/// How long the home may take to answer one attempt.
+const REMOTE_WAIT: Duration = Duration::from_secs(3);
+
+/// How many nodes of the home are asked before the reader is told.
+const ATTEMPTS_MAX: usize = 3;
+
+impl Store {
+    /// Reads keys strongly at the home.
+    pub(super) async fn get_at_home(
+        &self,
+        route: &Route,
+        keys: &[Bytes],
+    ) -> Result<(Vec<Option<v1::Record>>, v1::ReadMeta)> {
+        let asked = self.env.now();
+        let what = What::Keys(wire::ReadKeys {
+            keys: keys.to_vec(),
+        });
+        let Wire::Records(read) = self.read_at_home(route, what).await? else {
+            return Err(Error::internal("the home answered another question"));
+        };
+        if read.records.len() != keys.len() {
+            return Err(Error::internal("the home answered other keys"));
+        }
+        let records = read.records.into_iter().map(|r| r.record).collect();
+        let meta = self.from_home(read.meta, asked);
+        Ok((records, meta))
+    }
+
+    /// Reads a page of a scan strongly at the home.
+    pub(super) async fn scan_at_home(
+        &self,
+        route: &Route,
+        request: v1::ScanRequest,
+    ) -> Result<v1::ScanResponse> {
+        let asked = self.env.now();
+        let request = v1::ScanRequest {
+            options: None,
+            ..request
+        };
+        let Wire::Page(page) = self.read_at_home(route, What::Scan(request)).await? else {
+            return Err(Error::internal("the home answered another question"));
+        };
+        let meta = self.from_home(page.meta.clone(), asked);
+        Ok(v1::ScanResponse {
+            meta: Some(meta),
+            ..page
+        })
+    }
+
+    /// What the home says of its answer, with the lag counted from here.
+    fn from_home(&self, meta: Option<v1::ReadMeta>, asked: crate::env::Instant) -> v1::ReadMeta {
+        let lag = self.env.now().saturating_duration_since(asked);
+        v1::ReadMeta {
+            lag_ms: Some(lag.as_micros().div_ceil(1000) as u64),
+            ..meta.unwrap_or_default()
+        }
+    }
+
+    async fn read_at_home(&self, route: &Route, what: What) -> Result<Wire> {
+        let subject = Subject::Tag(route.tag.clone());
+        let mut last = self.unreachable(&route.home);
+        for attempt in 0..ATTEMPTS_MAX {
+            let Some((peers, node)) = self.node_of(&route.home, attempt) else {
+                break;
+            };
+            let request = wire::PeerRequest {
+                sequence: 0,
+                group: 0,
+                to_replica: 0,
+                request: Some(Request::Read(wire::Read {
+                    tag: route.tag.to_string(),
+                    what: Some(what.clone()),
+                })),
+            };
+            let cleared = self.gate.egress(&route.home, &subject, request)?;
+            let answer = tokio::time::timeout(REMOTE_WAIT, peers.send(node, cleared)).await;
+            let Ok(Ok(answer)) = answer else { continue };
+            let answer = self
+                .gate
+                .ingress(&route.home, &subject, Untrusted::received(answer))?;
+            match answer.response {
+                Some(Response::Read(wire::ReadResult {
+                    result: Some(Wire::Failed(failed)),
+                })) => {
+                    let error = error_of(failed, Reason::Internal);
+                    if error.reason != Reason::NoQuorum {
+                        return Err(error);
+                    }
+                    last = error;
+                }
+                Some(Response::Read(wire::ReadResult {
+                    result: Some(read), ..
+                })) => return Ok(read),
+                Some(Response::Refusal(refusal)) => {
+                    last = Error::new(Reason::Unreachable, refusal.why);
+                }
+                _ => return Err(Error::internal("the home answered another question")),
+            }
+        }
+        Err(last)
+    }
+
+    /// Serves a read that a node of region `from` passed on.
+    pub async fn serve_remote(&self, from: &RegionName, read: wire::Read) -> wire::ReadResult {
+        let result = match self.read_for(from, read).await {
+            Ok(read) => read,
+            Err(error) => Wire::Failed(failure(&error)),
+        };
+        wire::ReadResult {
+            result: Some(result),
+        }
+    }
+
+    async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {
+        let route = self.directory.route_home(&read.tag, from)?;
+        match read.what {
+            Some(What::Keys(keys)) => {
+                let options = ReadOptions::default();
+                let (records, meta) = self.get(&route, &keys.keys, &options).await?;
+                Ok(Wire::Records(wire::ReadRecords {
+                    records: records
+                        .into_iter()
+                        .map(|record| wire::ReadRecord { record })
+                        .collect(),
+                    meta: Some(meta),
+                }))
+            }
+            Some(What::Scan(scan)) => Ok(Wire::Page(self.scan(&route, scan).await?)),
+            None => Err(Error::invalid("the read is not known here")),
+        }
+    }
+}

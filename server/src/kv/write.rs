@@ -1,0 +1,159 @@
+//! A client's write: checked, and answered in the client's words.
+
+use bytes::Bytes;
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use domicile_proto::v1;
+use wire::operation::{Change, Condition};
+
+use crate::error::{Error, Result};
+use crate::raft::{Answer, Outcome, Reply, Write};
+use crate::storage::Index;
+
+pub(super) fn check_key(key: &Bytes) -> Result<()> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "a key has 1 to {KEY_BYTES_MAX} bytes; this one has {}",
+            key.len()
+        )));
+    }
+    Ok(())
+}
+
+fn check_id(id: Option<v1::RequestId>) -> Result<Option<wire::WriteId>> {
+    let Some(id) = id else { return Ok(None) };
+    if id.client.len() != 16 || id.sequence == 0 {
+        return Err(Error::invalid(
+            "a request id has a client id of 16 bytes and a sequence from 1",
+        ));
+    }
+    Ok(Some(wire::WriteId {
+        client: id.client,
+        sequence: id.sequence,
+        acked_below: id.acked_below,
+    }))
+}
+
+fn check_condition(condition: Option<v1::Condition>) -> Result<Option<Condition>> {
+    use v1::condition::Condition as Wire;
+    match condition.and_then(|c| c.condition) {
+        None => Ok(None),
+        Some(Wire::IfAbsent(true)) => Ok(Some(Condition::IfAbsent(true))),
+        Some(Wire::IfAbsent(false)) => Err(Error::invalid(
+            "`if_absent` is true or left away; to require a record, name its version",
+        )),
+        Some(Wire::IfVersion(version)) => Ok(Some(Condition::IfVersion(version))),
+    }
+}
+
+/// Checks a put and makes a write of it.
+pub(super) fn put(request: v1::PutRequest, reply: Reply) -> Result<Write, (Error, Reply)> {
+    let acknowledgement = request.acknowledgement;
+    let checked = (|| {
+        check_key(&request.key)?;
+        if request.value.len() > VALUE_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "a value has at most {VALUE_BYTES_MAX} bytes; this one has {}",
+                request.value.len()
+            )));
+        }
+        Ok((
+            check_id(request.request_id)?,
+            check_condition(request.condition)?,
+        ))
+    })();
+    match checked {
+        Err(error) => Err((error, reply)),
+        Ok((id, condition)) => Ok(Write {
+            id,
+            key: request.key,
+            change: Change::Put(wire::Value {
+                data_key: 0,
+                commitment: Bytes::new(),
+                bytes: request.value,
+            }),
+            condition,
+            acknowledgement,
+            reply,
+        }),
+    }
+}
+
+/// Checks a delete and makes a write of it.
+pub(super) fn delete(request: v1::DeleteRequest, reply: Reply) -> Result<Write, (Error, Reply)> {
+    let acknowledgement = request.acknowledgement;
+    let checked = (|| {
+        check_key(&request.key)?;
+        Ok((
+            check_id(request.request_id)?,
+            check_condition(request.condition)?,
+        ))
+    })();
+    match checked {
+        Err(error) => Err((error, reply)),
+        Ok((id, condition)) => Ok(Write {
+            id,
+            key: request.key,
+            change: Change::Delete(wire::Tombstone {}),
+            condition,
+            acknowledgement,
+            reply,
+        }),
+    }
+}
+
+/// What a client is told of a write.
+pub enum Written {
+    /// A put.
+    Put(v1::PutResponse),
+    /// A delete.
+    Delete(v1::DeleteResponse),
+}
+
+/// A client's write, before it is checked.
+pub enum WriteRequest {
+    /// A put.
+    Put(v1::PutRequest),
+    /// A delete.
+    Delete(v1::DeleteRequest),
+}
+
+/// Checks a client's write; `done` gets what came of it and the log entry.
+/// A malformed one is answered at once.
+pub fn reply_to(
+    request: WriteRequest,
+    done: impl FnOnce(Result<(Written, Index)>) + Send + 'static,
+) -> Option<Write> {
+    let deletes = matches!(request, WriteRequest::Delete(_));
+    let reply = Reply::new(move |answer: Result<Answer>| {
+        done(answer.and_then(|answer| {
+            let Outcome::Written { version, before } = answer.outcome else {
+                return Err(Error::internal("a write was answered without a version"));
+            };
+            let written = if deletes {
+                Written::Delete(v1::DeleteResponse {
+                    version,
+                    existed: before.is_some(),
+                    token: Bytes::new(),
+                })
+            } else {
+                Written::Put(v1::PutResponse {
+                    version,
+                    token: Bytes::new(),
+                })
+            };
+            Ok((written, answer.index))
+        }));
+    });
+    let checked = match request {
+        WriteRequest::Put(request) => put(request, reply),
+        WriteRequest::Delete(request) => delete(request, reply),
+    };
+    match checked {
+        Ok(write) => Some(write),
+        Err((error, reply)) => {
+            reply.send(Err(error));
+            None
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The connections to the nodes of every region.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use crate::env::Env;
+use crate::error::{Error, Reason, Result};
+use crate::net::dial::Dial;
+use crate::net::peers::{Peers, Speaker};
+use crate::raft::{Chunks, NodeId, Transport};
+use crate::residency::Cleared;
+
+/// The connections to the nodes of every region.
+pub struct Regions {
+    env: Env,
+    dial: Arc<dyn Dial>,
+    speaker: Speaker,
+    own: Arc<Peers>,
+    known: RwLock<Known>,
+}
+
+/// The regions that are known.
+#[derive(Default)]
+struct Known {
+    peers: BTreeMap<RegionName, Arc<Peers>>,
+    numbers: BTreeMap<u64, RegionName>,
+}
+
+impl Regions {
+    /// Knows only this node's region.
+    pub fn new(env: Env, dial: Arc<dyn Dial>, speaker: Speaker) -> Self {
+        let region = speaker.region().clone();
+        let own = Peers::new(env.clone(), dial.clone(), speaker.clone(), region.clone());
+        let own = Arc::new(own);
+        let known = Known {
+            peers: BTreeMap::from([(region, own.clone())]),
+            numbers: BTreeMap::new(),
+        };
+        Regions {
+            env,
+            dial,
+            speaker,
+            own,
+            known: RwLock::new(known),
+        }
+    }
+
+    /// The nodes of this node's region.
+    pub fn own(&self) -> &Arc<Peers> {
+        &self.own
+    }
+
+    /// The nodes of a region; `None`: it is not known.
+    pub fn of(&self, region: &RegionName) -> Option<Arc<Peers>> {
+        self.known.read().peers.get(region).cloned()
+    }
+
+    /// Learns regions and where their nodes are.
+    pub fn learn(&self, regions: &[wire::ControlRegion]) -> Result<()> {
+        for region in regions {
+            let name = RegionName::new(&region.region)
+                .map_err(|e| Error::invalid(format!("the name of a region: {e}")))?;
+            let peers = {
+                let mut known = self.known.write();
+                known.numbers.insert(region.number, name.clone());
+                let connect = || {
+                    let (env, dial) = (self.env.clone(), self.dial.clone());
+                    Arc::new(Peers::new(env, dial, self.speaker.clone(), name.clone()))
+                };
+                known
+                    .peers
+                    .entry(name.clone())
+                    .or_insert_with(connect)
+                    .clone()
+            };
+            peers.learn(&region.nodes);
+        }
+        Ok(())
+    }
+
+    /// The region and the node that the control group means.
+    pub fn resolve(&self, node: NodeId) -> Option<(RegionName, NodeId)> {
+        let (number, node) = node.split();
+        let known = self.known.read();
+        Some((known.numbers.get(&number)?.clone(), node))
+    }
+
+    /// Whether a node of any region answers now; this one does.
+    pub fn is_connected(&self, region: &RegionName, node: NodeId) -> bool {
+        if region == self.speaker.region() && node == self.speaker.node() {
+            return true;
+        }
+        self.of(region)
+            .is_some_and(|peers| peers.is_connected(node))
+    }
+
+    fn across(&self, node: NodeId) -> Option<(Arc<Peers>, NodeId)> {
+        let (region, node) = self.resolve(node)?;
+        Some((self.of(&region)?, node))
+    }
+}
+
+/// For the control group, whose nodes are named with their region's number.
+impl Transport for Regions {
+    fn send(
+        &self,
+        node: NodeId,
+        request: Cleared<wire::PeerRequest>,
+    ) -> oneshot::Receiver<wire::PeerResponse> {
+        match self.across(node) {
+            Some((peers, node)) => peers.send(node, request),
+            // A dropped sender fails the call.
+            None => oneshot::channel().1,
+        }
+    }
+
+    fn send_snapshot(
+        &self,
+        node: NodeId,
+        start: Cleared<wire::SnapshotStart>,
+        chunks: Chunks,
+    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        match self.across(node) {
+            Some((peers, node)) => peers.send_snapshot(node, start, chunks),
+            None => Box::pin(std::future::ready(Err(Error::new(
+                Reason::UnknownNode,
+                "the node is not known",
+            )))),
+        }
+    }
+}

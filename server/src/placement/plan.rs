@@ -1,0 +1,267 @@
+//! What a new cluster begins with.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::v1;
+
+use super::REPLICAS;
+use crate::env::Env;
+use crate::error::{Error, Reason, Result};
+use crate::residency::read_policy;
+use crate::storage::{FIRST_RANGE, REGION_GROUP};
+
+/// The voters of the control group where there are enough nodes in several
+/// regions: two nodes or one region may fail.
+const CONTROL_VOTERS: usize = 5;
+
+/// What a new cluster begins with.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    /// What all regions know.
+    pub(super) control: wire::Control,
+    /// What each region knows of itself.
+    pub(super) catalogs: BTreeMap<String, wire::Catalog>,
+}
+
+impl Plan {
+    /// The plan that a request asks for. Ids and keys are drawn anew.
+    pub(super) fn new(env: &Env, request: &v1::InitClusterRequest) -> Result<Plan> {
+        RegionName::new(&request.name)
+            .map_err(|e| Error::invalid(format!("the name of the cluster: {e}")))?;
+        let policy = read_policy(&request.policy)?;
+        let regions = regions(&request.nodes)?;
+        for region in &regions {
+            let known = policy
+                .regions()
+                .keys()
+                .any(|r| r.as_str() == region.region.as_str());
+            if !known {
+                return Err(Error::new(
+                    Reason::PolicyInvalid,
+                    format!(
+                        "the policy does not know region {}; add it or leave its nodes out",
+                        region.region
+                    ),
+                ));
+            }
+        }
+        let tags = policy.tags().iter().enumerate().map(|(at, (tag, rules))| {
+            for region in std::iter::once(&rules.home).chain(&rules.replicate_to) {
+                if !regions.iter().any(|r| r.region == region.as_str()) {
+                    return Err(Error::invalid(format!(
+                        "{tag} is to be held in {region}, and no node of it is named; add \
+                         `--node {region}/1=HOST:PORT`"
+                    )));
+                }
+            }
+            Ok(wire::ControlTag {
+                tag: tag.to_string(),
+                range: FIRST_RANGE + at as u64,
+                home: rules.home.to_string(),
+                epoch: 1,
+                mirrors: rules
+                    .replicate_to
+                    .iter()
+                    .map(|region| wire::ControlMirror {
+                        region: region.to_string(),
+                        incarnation: 1,
+                    })
+                    .collect(),
+            })
+        });
+        let tags = tags.collect::<Result<Vec<_>>>()?;
+        let members = members(&regions);
+        let cluster = Bytes::copy_from_slice(&env.random_bytes::<16>());
+        let catalogs = regions
+            .iter()
+            .map(|region| {
+                let catalog = catalog(&cluster, &request.name, region);
+                (region.region.clone(), catalog)
+            })
+            .collect();
+        Ok(Plan {
+            control: wire::Control {
+                cluster,
+                name: request.name.clone(),
+                policy: request.policy.clone(),
+                next_range: FIRST_RANGE + tags.len() as u64,
+                next_replica: members.len() as u64 + 1,
+                regions,
+                tags,
+                members,
+                token_key: Bytes::copy_from_slice(&env.random_bytes::<32>()),
+            },
+            catalogs,
+        })
+    }
+
+    /// The same plan for a cluster whose id is known already.
+    pub(super) fn for_cluster(mut self, cluster: Bytes) -> Plan {
+        for catalog in self.catalogs.values_mut() {
+            catalog.cluster = cluster.clone();
+        }
+        self.control.cluster = cluster;
+        self
+    }
+
+    /// Whether a formed cluster is the one that this plan asks for.
+    pub(super) fn asks_for(&self, formed: &wire::Control) -> bool {
+        let nodes = |control: &wire::Control| {
+            let regions = control.regions.iter();
+            regions
+                .flat_map(|r| r.nodes.iter().map(|n| (r.region.clone(), n.node)))
+                .collect::<Vec<_>>()
+        };
+        formed.name == self.control.name
+            && formed.policy == self.control.policy
+            && nodes(formed) == nodes(&self.control)
+    }
+}
+
+/// The regions of the nodes, numbered by name.
+fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
+    let mut by_region: BTreeMap<RegionName, BTreeMap<u64, &v1::NodeAddress>> = BTreeMap::new();
+    for node in nodes {
+        let region = RegionName::new(&node.region)
+            .map_err(|e| Error::invalid(format!("the region of a node: {e}")))?;
+        let known = by_region.entry(region).or_default();
+        let usable = (1..=u64::from(u32::MAX)).contains(&node.node);
+        if !usable || known.insert(node.node, node).is_some() {
+            return Err(Error::invalid(format!(
+                "node {}/{} stands twice, or its number is not between 1 and 2^32 - 1",
+                node.region, node.node
+            )));
+        }
+    }
+    let numbered = (1..).zip(by_region);
+    Ok(numbered
+        .map(|(number, (region, nodes))| wire::ControlRegion {
+            region: region.to_string(),
+            number,
+            nodes: nodes
+                .into_values()
+                .map(|node| wire::Node {
+                    node: node.node,
+                    address: node.address.clone(),
+                    callers: node
+                        .callers
+                        .iter()
+                        .map(|callers| wire::CallerAddress {
+                            region: callers.region.clone(),
+                            address: callers.address.clone(),
+                        })
+                        .collect(),
+                })
+                .collect(),
+        })
+        .collect())
+}
+
+/// The replicas of the control group: an odd number of voters, spread over the
+/// regions so that from three on none alone is a quorum; the others learn.
+fn members(regions: &[wire::ControlRegion]) -> Vec<wire::ControlMember> {
+    let nodes: usize = regions.iter().map(|r| r.nodes.len()).sum();
+    let most = if regions.len() > 1 {
+        CONTROL_VOTERS
+    } else {
+        REPLICAS
+    };
+    let voters = match nodes.min(most) {
+        odd if odd % 2 == 1 => odd,
+        even => even.saturating_sub(1),
+    };
+    // One node of each region in turn.
+    let longest = regions.iter().map(|r| r.nodes.len()).max().unwrap_or(0);
+    let in_turn = (0..longest).flat_map(|at| {
+        regions.iter().filter_map(move |region| {
+            let node = region.nodes.get(at)?;
+            Some((region.region.clone(), node.node))
+        })
+    });
+    (1..)
+        .zip(in_turn)
+        .map(|(replica, (region, node))| wire::ControlMember {
+            replica,
+            region,
+            node,
+            voter: replica <= voters as u64,
+        })
+        .collect()
+}
+
+/// What a region knows of itself at first: its nodes and its region group.
+fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion) -> wire::Catalog {
+    let replicas = (1..)
+        .zip(&region.nodes)
+        .take(REPLICAS)
+        .map(|(replica, node)| wire::Member {
+            replica,
+            node: node.node,
+        })
+        .collect::<Vec<_>>();
+    wire::Catalog {
+        cluster: cluster.clone(),
+        name: name.to_owned(),
+        region: region.region.clone(),
+        nodes: region.nodes.clone(),
+        next_replica: replicas.len() as u64 + 1,
+        groups: vec![wire::Group {
+            group: REGION_GROUP.0,
+            tag: String::new(),
+            incarnation: 1,
+            replicas,
+            formed: false,
+        }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(name: &str, number: u64, nodes: u64) -> wire::ControlRegion {
+        wire::ControlRegion {
+            region: name.into(),
+            number,
+            nodes: (1..=nodes)
+                .map(|node| wire::Node {
+                    node,
+                    address: format!("{name}-{node}:7400"),
+                    callers: Vec::new(),
+                })
+                .collect(),
+        }
+    }
+
+    fn voters(regions: &[wire::ControlRegion]) -> BTreeMap<String, usize> {
+        let mut voters = BTreeMap::new();
+        for member in members(regions).into_iter().filter(|m| m.voter) {
+            *voters.entry(member.region).or_default() += 1;
+        }
+        voters
+    }
+
+    #[test]
+    fn voters_are_odd_and_no_region_of_three_is_a_quorum() {
+        for (a, b, c) in [(3, 3, 3), (1, 1, 1), (5, 1, 1), (3, 1, 1), (2, 2, 1)] {
+            let voters = voters(&[region("a", 1, a), region("b", 2, b), region("c", 3, c)]);
+            let all: usize = voters.values().sum();
+            assert_eq!(all % 2, 1, "{voters:?}");
+            let most = voters.values().max().expect("three regions");
+            if (a, b, c) != (5, 1, 1) && (a, b, c) != (3, 1, 1) {
+                assert!(*most <= all / 2, "{voters:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_region_votes_with_three_and_two_with_five() {
+        assert_eq!(voters(&[region("a", 1, 5)])["a"], 3);
+        assert_eq!(voters(&[region("a", 1, 2)])["a"], 1);
+        let two = voters(&[region("a", 1, 3), region("b", 2, 3)]);
+        assert_eq!((two["a"], two["b"]), (3, 2));
+    }
+}

@@ -1,0 +1,57 @@
+//! Changes of the control group's state.
+
+use domicile_proto::internal::v1 as wire;
+use wire::control_change::Change;
+
+use super::Applier;
+use crate::error::{Error, Result};
+use crate::storage::{CONTROL_GROUP, Engine, keys, record};
+
+/// The control group's state on disk; `None` before the first entry.
+pub fn load(engine: &dyn Engine) -> Result<Option<wire::Control>> {
+    match engine.get(&keys::control(CONTROL_GROUP))? {
+        None => Ok(None),
+        Some(row) => record::open(&row).map(Some),
+    }
+}
+
+impl Applier<'_> {
+    /// Applies one change. A change that no longer fits is a no-op: its
+    /// proposer looks at the state afterwards.
+    pub(super) fn control(&mut self, change: wire::ControlChange) -> Result<()> {
+        let mut current = match self.control.take() {
+            Some(control) => Some(control),
+            None => load(self.engine)?,
+        };
+        match (change.change, &mut current) {
+            (Some(Change::Formed(formed)), None) => current = Some(formed),
+            (Some(Change::Formed(_)), Some(_)) | (Some(_), None) => {}
+            (Some(Change::NodeReplaced(replaced)), Some(control)) => replace(control, &replaced),
+            (None, _) => return Err(Error::corruption("a change of the control group is empty")),
+        }
+        if let Some(control) = &current {
+            self.batch
+                .put(keys::control(self.identity.group), record::seal(control));
+        }
+        self.control = current;
+        Ok(())
+    }
+}
+
+/// Gives the replica of a node a new id.
+fn replace(control: &mut wire::Control, replaced: &wire::ControlNodeReplaced) {
+    for region in &mut control.regions {
+        for node in &mut region.nodes {
+            let is_it = region.region == replaced.region && node.node == replaced.node;
+            if is_it && !replaced.address.is_empty() {
+                node.address.clone_from(&replaced.address);
+            }
+        }
+    }
+    for member in &mut control.members {
+        if member.region == replaced.region && member.node == replaced.node {
+            member.replica = control.next_replica;
+            control.next_replica += 1;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What the home ships to a mirror.
+//!
+//! A copy is applied only where it belongs: its incarnation is the mirror's
+//! and it begins right behind the cursor. Anything else is a no-op, so a batch
+//! that comes twice, late, from two senders or from before a purge changes
+//! nothing. Cursor and records move in one batch: exactly once.
+//!
+//! A mirror that is filled anew is emptied first and closed until the last
+//! record is in: what is not there yet must not look like "not found".
+
+use domicile_proto::internal::v1 as wire;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use super::newest::Lately;
+use super::{Applied, Applier};
+use crate::error::Result;
+use crate::raft::types::Position;
+use crate::storage::{Index, keys, record};
+
+impl Applier<'_> {
+    /// Applies changes of the home. Answers how many records were written.
+    pub(super) fn copy(&mut self, index: Index, copy: wire::Copy) -> Result<u32> {
+        let mut mirror = self.mirror();
+        let fits = copy.incarnation == self.identity.incarnation
+            && mirror.open
+            && Position::from_wire(mirror.cursor) == Position::from_wire(copy.prev);
+        if !fits {
+            return Ok(0);
+        }
+        mirror.cursor = copy.last;
+        self.state.mirror = Some(mirror);
+        self.copied(index, copy.transfer, &copy.from, copy.records)
+    }
+
+    /// Empties the mirror, to be filled by an attempt.
+    pub(super) fn begin_backfill(&mut self, begin: &wire::BeginBackfill) {
+        if begin.incarnation != self.identity.incarnation {
+            return;
+        }
+        let tag = self.identity.tag.clone();
+        self.batch.delete_range(keys::records(&tag, &[], None));
+        self.batch.delete_range(keys::histories(&tag, &[], None));
+        self.batch
+            .delete_range(keys::changes(self.identity.group, Index(0), 0));
+        *self.newest = Lately::default();
+        self.state.last_version = self.state.last_version.max(begin.last_version);
+        self.state.mirror = Some(wire::MirrorState {
+            open: false,
+            cursor: begin.position,
+            attempt: begin.attempt,
+            pages: 0,
+            incarnation: self.identity.incarnation,
+        });
+    }
+
+    /// Applies records of a backfill. Answers how many were written.
+    pub(super) fn backfill(&mut self, index: Index, page: wire::Backfill) -> Result<u32> {
+        let mut mirror = self.mirror();
+        let fits = page.incarnation == self.identity.incarnation
+            && !mirror.open
+            && mirror.attempt == page.attempt
+            && mirror.pages == page.page;
+        if !fits {
+            return Ok(0);
+        }
+        mirror.pages += 1;
+        self.state.mirror = Some(mirror);
+        self.copied(index, page.transfer, &page.from, page.records)
+    }
+
+    /// Opens a mirror that has every record.
+    pub(super) fn end_backfill(&mut self, end: &wire::EndBackfill) {
+        let mut mirror = self.mirror();
+        let fits = end.incarnation == self.identity.incarnation
+            && !mirror.open
+            && mirror.attempt == end.attempt
+            && mirror.pages == end.pages;
+        if fits {
+            mirror.open = true;
+            self.state.mirror = Some(mirror);
+        }
+    }
+
+    /// How far the mirror is, for the sender.
+    pub(super) fn mirrored(&self) -> Applied {
+        Applied::Mirror(Box::new(self.mirror()))
+    }
+
+    fn mirror(&self) -> wire::MirrorState {
+        self.state.mirror.unwrap_or(wire::MirrorState {
+            incarnation: self.identity.incarnation,
+            ..wire::MirrorState::default()
+        })
+    }
+
+    /// Writes records as the home has them, and the batch's ledger row.
+    fn copied(
+        &mut self,
+        index: Index,
+        transfer: u64,
+        from: &str,
+        records: Vec<wire::CopiedRecord>,
+    ) -> Result<u32> {
+        let row = ledger_row(
+            transfer,
+            &self.identity.tag,
+            (from, self.identity.region.as_str()),
+            &records,
+            self.state.fence.policy_version,
+        );
+        self.batch.put(
+            keys::received(self.identity.group, transfer),
+            record::seal(&row),
+        );
+        let count = records.len() as u32;
+        for (sub, copied) in records.into_iter().enumerate() {
+            let before = self.newest(&copied.key)?;
+            self.state.last_version = self.state.last_version.max(copied.version);
+            let stored = wire::StoredRecord {
+                origin: copied.origin,
+                tag: self.identity.tag.to_string(),
+                version: copied.version,
+                policy_version: copied.policy_version,
+                transfer,
+                value: copied.value,
+            };
+            self.put_record((index, sub as u32), &copied.key, before, &stored);
+        }
+        Ok(count)
+    }
+}
+
+/// What one end of a cross-region batch notes of it. The digest is over the
+/// records as they are encoded, so that both ends come to the same.
+pub fn ledger_row(
+    transfer: u64,
+    tag: &str,
+    (from, to): (&str, &str),
+    records: &[wire::CopiedRecord],
+    policy_version: u64,
+) -> wire::LedgerRow {
+    let mut digest = Sha256::new();
+    let mut bytes = 0;
+    for copied in records {
+        digest.update(copied.encode_length_delimited_to_vec());
+        let value = copied.value.as_ref().map_or(0, |v| v.bytes.len());
+        bytes += (copied.key.len() + value) as u64;
+    }
+    wire::LedgerRow {
+        transfer,
+        tag: tag.to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        records: records.len() as u64,
+        bytes,
+        digest: bytes::Bytes::copy_from_slice(&digest.finalize()),
+        policy_version,
+    }
+}

@@ -1,0 +1,206 @@
+//! Takes what a home ships and puts it into the mirror's own log.
+//!
+//! What comes in has passed the ingress gate. Here it must come from the tag's
+//! home, under an epoch and a policy that this node knows; whether it belongs
+//! behind the mirror's cursor is decided when it is applied.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::limits::BATCH_BYTES_MAX;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::mpsc;
+use wire::command::Command;
+use wire::ship::Cargo;
+use wire::ship_result::Result as Shown;
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Result};
+use crate::raft::{Group, Groups};
+use crate::residency::Gate;
+use crate::storage::GroupId;
+
+/// The batches of one mirror that may wait here; a sender has fewer on their
+/// way.
+const WAITING_MAX: usize = 64;
+
+/// The bytes of a batch when it is unpacked: the largest record above a full
+/// batch, and room for names and numbers.
+const UNPACKED_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+
+/// Gets the answer.
+type Answer = Box<dyn FnOnce(wire::ShipResult) + Send>;
+
+/// Takes what homes ship to the mirrors of this node.
+pub struct Receiver {
+    env: Env,
+    gate: Arc<Gate>,
+    groups: Arc<Groups>,
+    queues: Mutex<BTreeMap<GroupId, Queue>>,
+}
+
+/// What waits for one mirror's log.
+struct Queue {
+    jobs: mpsc::Sender<Job>,
+    _task: Task,
+}
+
+struct Job {
+    group: Arc<Group>,
+    /// `None`: only ask how far the mirror is.
+    command: Option<Command>,
+    answer: Answer,
+}
+
+impl Receiver {
+    /// Takes nothing yet.
+    pub fn new(env: Env, gate: Arc<Gate>, groups: Arc<Groups>) -> Self {
+        Receiver {
+            env,
+            gate,
+            groups,
+            queues: Mutex::default(),
+        }
+    }
+
+    /// Takes what a node of region `from` shipped. What is taken one after the
+    /// other goes into the log in that order.
+    pub fn take(&self, from: &RegionName, ship: wire::Ship, answer: Answer) {
+        let (group, command) = match self.check(from, ship) {
+            Ok(checked) => checked,
+            Err(shown) => {
+                return answer(wire::ShipResult {
+                    result: Some(shown),
+                });
+            }
+        };
+        let job = Job {
+            group,
+            command,
+            answer,
+        };
+        let mut queues = self.queues.lock();
+        let queue = queues
+            .entry(job.group.identity().group)
+            .or_insert_with(|| self.queue());
+        if let Err(refused) = queue.jobs.try_send(job) {
+            let job = refused.into_inner();
+            (job.answer)(refusal("too many batches wait here".into()));
+        }
+    }
+
+    fn queue(&self) -> Queue {
+        let (jobs, rx) = mpsc::channel(WAITING_MAX);
+        let env = self.env.clone();
+        Queue {
+            jobs,
+            _task: self.env.spawn("receiver", propose(env, rx)),
+        }
+    }
+
+    fn check(
+        &self,
+        from: &RegionName,
+        ship: wire::Ship,
+    ) -> Result<(Arc<Group>, Option<Command>), Shown> {
+        let refused = |why: &str| Shown::Refused(why.into());
+        let atlas = self
+            .gate
+            .atlas()
+            .ok_or_else(|| refused("this node knows no policy yet"))?;
+        if ship.policy_version > atlas.version() {
+            return Err(Shown::PolicyBehind(atlas.version()));
+        }
+        let place = atlas
+            .place(&ship.tag)
+            .ok_or_else(|| refused("the policy does not know the tag"))?;
+        if place.home.region != *from || place.home.epoch != ship.epoch {
+            return Err(refused("the sender is not the tag's home"));
+        }
+        let Some(group) = self.groups.get(place.group) else {
+            return Err(Shown::Leader(0));
+        };
+        if !group.leads() {
+            let leader = group.leader().filter(|l| l.replica != group.replica());
+            return Err(Shown::Leader(leader.map_or(0, |l| l.node.0)));
+        }
+        let command = match ship.cargo {
+            Some(Cargo::Ask(_)) => None,
+            Some(Cargo::Copy(packed)) => Some(Command::Copy(unpack(&packed).map_err(bad)?)),
+            Some(Cargo::BeginBackfill(begin)) => Some(Command::BeginBackfill(begin)),
+            Some(Cargo::Backfill(packed)) => Some(Command::Backfill(unpack(&packed).map_err(bad)?)),
+            Some(Cargo::EndBackfill(end)) => Some(Command::EndBackfill(end)),
+            None => return Err(refused("what was shipped is not known here")),
+        };
+        Ok((group, command))
+    }
+}
+
+fn bad(error: Error) -> Shown {
+    Shown::Refused(error.message)
+}
+
+fn refusal(why: String) -> wire::ShipResult {
+    wire::ShipResult {
+        result: Some(Shown::Refused(why)),
+    }
+}
+
+/// Puts jobs into the log in their order; answers come when they are applied.
+async fn propose(env: Env, mut jobs: mpsc::Receiver<Job>) {
+    while let Some(job) = jobs.recv().await {
+        let Job {
+            group,
+            command,
+            answer,
+        } = job;
+        match command {
+            None => env.spawn_brief(async move {
+                answer(ask(&group).await.unwrap_or_else(|e| refusal(e.message)));
+            }),
+            Some(command) => match group.propose_copied(command).await {
+                Ok(applied) => env.spawn_brief(async move {
+                    answer(match applied.await {
+                        Ok(state) => shown(state),
+                        Err(error) => refusal(error.message),
+                    });
+                }),
+                Err(error) => answer(refusal(error.message)),
+            },
+        }
+    }
+}
+
+/// How far the mirror is, once this leader has applied what came before it.
+async fn ask(group: &Group) -> Result<wire::ShipResult> {
+    let progress = group.read_barrier().await?;
+    let mirror = progress.mirror.unwrap_or_default();
+    Ok(shown(wire::MirrorState {
+        open: mirror.open,
+        cursor: mirror.cursor.to_wire(),
+        attempt: 0,
+        pages: 0,
+        incarnation: group.identity().incarnation,
+    }))
+}
+
+fn shown(state: wire::MirrorState) -> wire::ShipResult {
+    wire::ShipResult {
+        result: Some(Shown::State(state)),
+    }
+}
+
+/// Unpacks a message that was compressed behind its length.
+fn unpack<M: Message + Default>(packed: &Bytes) -> Result<M> {
+    let damaged = |_| Error::invalid("a batch cannot be unpacked");
+    let (size, block) = lz4_flex::block::uncompressed_size(packed).map_err(damaged)?;
+    if size > UNPACKED_BYTES_MAX {
+        return Err(Error::invalid("a batch is larger than any home sends"));
+    }
+    let bytes: Bytes = lz4_flex::decompress(block, size).map_err(damaged)?.into();
+    M::decode(bytes).map_err(|e| Error::invalid("a batch does not decode").caused_by(e))
+}

@@ -1,0 +1,92 @@
+//! Which senders run here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::address::{RegionName, Tag};
+
+use super::sender::Sender;
+use super::shipped::Shipped;
+use crate::env::{Env, Task};
+use crate::net::Regions;
+use crate::raft::Groups;
+use crate::residency::Gate;
+use crate::storage::Disk;
+
+/// How often leaderships are looked at.
+const FOLLOW_STEP: Duration = Duration::from_millis(200);
+
+/// Runs a sender for each mirror of each tag whose home group this node leads.
+pub struct Replicator {
+    /// Time, randomness and tasks.
+    pub env: Env,
+    /// What a sender's batches pass.
+    pub gate: Arc<Gate>,
+    /// The replicas of this node.
+    pub groups: Arc<Groups>,
+    /// The nodes of the other regions.
+    pub regions: Arc<Regions>,
+    /// Where the records are.
+    pub disk: Arc<Disk>,
+    /// How far the mirrors are.
+    pub shipped: Arc<Shipped>,
+}
+
+impl Replicator {
+    /// Runs for as long as the node does.
+    pub async fn follow(self: Arc<Self>) {
+        let mut senders: BTreeMap<(Tag, RegionName), Task> = BTreeMap::new();
+        loop {
+            let wanted = self.wanted();
+            senders.retain(|lane, _| {
+                let keep = wanted.contains_key(lane);
+                if !keep {
+                    self.shipped.close(&lane.0, &lane.1);
+                }
+                keep
+            });
+            for (lane, sender) in wanted {
+                senders.entry(lane).or_insert_with_key(|(tag, region)| {
+                    self.shipped.open(tag, region);
+                    self.env.spawn("sender", sender.run())
+                });
+            }
+            tokio::time::sleep(FOLLOW_STEP).await;
+        }
+    }
+
+    fn wanted(&self) -> BTreeMap<(Tag, RegionName), Sender> {
+        let mut wanted = BTreeMap::new();
+        let Some(atlas) = self.gate.atlas() else {
+            return wanted;
+        };
+        for place in atlas.places() {
+            if place.home.region != *self.gate.region() || place.mirrors.is_empty() {
+                continue;
+            }
+            let Some(group) = self.groups.get(place.group).filter(|g| g.leads()) else {
+                continue;
+            };
+            for (region, incarnation) in &place.mirrors {
+                let Some(peers) = self.regions.of(region) else {
+                    continue;
+                };
+                let sender = Sender {
+                    env: self.env.clone(),
+                    gate: self.gate.clone(),
+                    disk: self.disk.clone(),
+                    shipped: self.shipped.clone(),
+                    group: group.clone(),
+                    peers,
+                    tag: place.tag.clone(),
+                    region: region.clone(),
+                    incarnation: *incarnation,
+                    epoch: place.home.epoch,
+                };
+                wanted.insert((place.tag.clone(), region.clone()), sender);
+            }
+        }
+        wanted
+    }
+}

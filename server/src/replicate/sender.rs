@@ -1,0 +1,337 @@
+//! Ships the changes of one tag to one mirror region.
+//!
+//! A session begins by asking how far the mirror is. Then batches follow each
+//! other, each naming the one before it, several on their way at once; the
+//! mirror applies them in order or not at all. Whatever goes wrong ends the
+//! session, and the next one asks again, so nothing here must survive a crash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::internal::v1 as wire;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use prost::Message;
+use wire::peer_request::Request;
+use wire::peer_response::Response;
+use wire::ship::Cargo;
+use wire::ship_result::Result as Shown;
+
+use super::feed;
+use super::shipped::{Lane, LaneState, Shipped};
+use crate::env::Env;
+use crate::error::{Error, Reason, Result};
+use crate::net::Peers;
+use crate::raft::apply::ledger_row;
+use crate::raft::{Group, NodeId, Position, Transport};
+use crate::residency::{Gate, Subject};
+use crate::storage::{Disk, Durability, WriteBatch, keys, record};
+
+/// The batches that may be on their way at once: with full ones some 100 MiB/s
+/// at 80 ms.
+const BATCHES_IN_FLIGHT_MAX: usize = 8;
+
+/// How long one answer may take.
+const SHIP_WAIT: Duration = Duration::from_secs(10);
+
+/// How long to wait before the next session.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+
+/// Ships the changes of one tag to one mirror region.
+pub(super) struct Sender {
+    pub(super) env: Env,
+    pub(super) gate: Arc<Gate>,
+    pub(super) disk: Arc<Disk>,
+    pub(super) shipped: Arc<Shipped>,
+    pub(super) group: Arc<Group>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) tag: Tag,
+    pub(super) region: RegionName,
+    pub(super) incarnation: u64,
+    pub(super) epoch: u64,
+}
+
+/// Why a session ended.
+enum Ended {
+    /// Another node of the region leads; `None`: nobody knows which.
+    Leader(Option<NodeId>),
+    /// No answer came.
+    Lost,
+    /// The mirror is elsewhere than thought: ask again.
+    Moved,
+    /// It is refused for now.
+    Refused(String),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Ended::Refused(error.message)
+    }
+}
+
+/// An answer that is awaited, and the cursor it should show.
+type Flight = BoxFuture<'static, (Position, Result<wire::MirrorState, Ended>)>;
+
+impl Sender {
+    /// Runs until it is dropped.
+    pub(super) async fn run(self) {
+        let mut leader = None;
+        loop {
+            let node = self.target(leader);
+            leader = None;
+            let Some(node) = node else {
+                self.note(|lane| lane.state = LaneState::Connecting);
+                tokio::time::sleep(RETRY_WAIT).await;
+                continue;
+            };
+            match self.session(node).await {
+                Ended::Leader(known) => {
+                    leader = known;
+                    if known.is_some() {
+                        continue;
+                    }
+                }
+                Ended::Moved => continue,
+                Ended::Lost => self.note(|lane| lane.state = LaneState::Connecting),
+                Ended::Refused(why) => self.note(|lane| lane.state = LaneState::Stopped(why)),
+            }
+            tokio::time::sleep(self.env.jitter(RETRY_WAIT)).await;
+        }
+    }
+
+    /// The node to ship to.
+    fn target(&self, leader: Option<NodeId>) -> Option<NodeId> {
+        let up = self.peers.connected();
+        if let Some(leader) = leader.filter(|leader| up.contains(leader)) {
+            return Some(leader);
+        }
+        let drawn = self.env.random() as usize % up.len().max(1);
+        up.get(drawn).copied()
+    }
+
+    async fn session(&self, node: NodeId) -> Ended {
+        let asked = self.ship(node, Cargo::Ask(wire::ShipAsk {}));
+        let state = match asked.await {
+            Ok(state) => state,
+            Err(ended) => return ended,
+        };
+        if state.incarnation != self.incarnation {
+            return Ended::Refused("the mirror is of another incarnation".into());
+        }
+        let cursor = Position::from_wire(state.cursor);
+        let ended = if state.open {
+            self.note(|lane| {
+                lane.state = LaneState::Streaming;
+                lane.acked = lane.acked.max(cursor);
+            });
+            self.stream(node, cursor).await
+        } else {
+            self.note(|lane| lane.state = LaneState::Backfilling);
+            self.fill(node).await
+        };
+        match ended {
+            Ok(()) => Ended::Moved,
+            Err(ended) => ended,
+        }
+    }
+
+    /// Ships changes behind the cursor as they are made.
+    async fn stream(&self, node: NodeId, cursor: Position) -> Result<(), Ended> {
+        let mut progress = self.group.watch_progress();
+        let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
+        let mut sent = cursor;
+        let mut acked = cursor;
+        loop {
+            let until = progress.borrow_and_update().changed;
+            while flights.len() < BATCHES_IN_FLIGHT_MAX && sent < until {
+                let page = feed::changes(
+                    self.disk.state.as_ref(),
+                    self.group.identity().group,
+                    self.tag.as_str(),
+                    sent,
+                    until,
+                )?;
+                let Some(page) = page else { break };
+                let last = page.last;
+                flights.push_back(self.copy(node, sent, page)?);
+                sent = last;
+            }
+            if flights.is_empty() && acked >= until {
+                let now = self.env.now();
+                self.note(|lane| lane.complete_at = Some(now));
+            }
+            tokio::select! {
+                Some((last, state)) = flights.next(), if !flights.is_empty() => {
+                    let state = state?;
+                    if !state.open || Position::from_wire(state.cursor) != last {
+                        return Ok(());
+                    }
+                    acked = last;
+                    self.note(|lane| lane.acked = lane.acked.max(last));
+                }
+                changed = progress.changed(), if flights.len() < BATCHES_IN_FLIGHT_MAX => {
+                    if changed.is_err() {
+                        return Err(Ended::Lost);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a batch of changes on its way.
+    fn copy(&self, node: NodeId, prev: Position, page: feed::Changes) -> Result<Flight, Ended> {
+        let transfer = self.env.random();
+        let (count, last) = (page.records.len() as u64, page.last);
+        self.note_sent(transfer, &page.records)?;
+        let copy = wire::Copy {
+            incarnation: self.incarnation,
+            transfer,
+            from: self.gate.region().to_string(),
+            prev: prev.to_wire(),
+            last: last.to_wire(),
+            records: page.records,
+        };
+        let answer = self.ship(node, Cargo::Copy(compress(&copy)));
+        let (shipped, tag, region) = (self.shipped.clone(), self.tag.clone(), self.region.clone());
+        Ok(Box::pin(async move {
+            let state = answer.await;
+            if state.is_ok() {
+                shipped.update(&tag, &region, |lane| lane.records += count);
+            }
+            (last, state)
+        }))
+    }
+
+    /// Fills the mirror from a view of the home.
+    async fn fill(&self, node: NodeId) -> Result<(), Ended> {
+        let attempt = self.env.random() | 1;
+        let (progress, view) = self.group.position().await?;
+        let begin = wire::BeginBackfill {
+            incarnation: self.incarnation,
+            attempt,
+            position: progress.changed.to_wire(),
+            last_version: progress.last_version,
+        };
+        self.ship(node, Cargo::BeginBackfill(begin)).await?;
+        let mut start = bytes::Bytes::new();
+        let mut pages = 0;
+        let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
+        let mut next = Some(());
+        loop {
+            while next.is_some() && flights.len() < BATCHES_IN_FLIGHT_MAX {
+                let page = feed::records(view.as_ref(), self.tag.as_str(), &start)?;
+                next = page.next.map(|key| start = key);
+                if page.records.is_empty() {
+                    continue;
+                }
+                let transfer = self.env.random();
+                self.note_sent(transfer, &page.records)?;
+                let count = page.records.len() as u64;
+                let backfill = wire::Backfill {
+                    incarnation: self.incarnation,
+                    attempt,
+                    page: pages,
+                    transfer,
+                    from: self.gate.region().to_string(),
+                    records: page.records,
+                };
+                pages += 1;
+                let answer = self.ship(node, Cargo::Backfill(compress(&backfill)));
+                let expected = pages;
+                flights.push_back(Box::pin(async move {
+                    let state = answer.await.and_then(|state| match state {
+                        state if state.attempt == attempt && state.pages == expected => Ok(state),
+                        _ => Err(Ended::Moved),
+                    });
+                    (Position::default(), state)
+                }));
+                self.note(|lane| lane.records += count);
+            }
+            match flights.next().await {
+                Some((_, state)) => drop(state?),
+                None if next.is_none() => break,
+                None => {}
+            }
+        }
+        let end = wire::EndBackfill {
+            incarnation: self.incarnation,
+            attempt,
+            pages,
+        };
+        self.ship(node, Cargo::EndBackfill(end)).await.map(drop)
+    }
+
+    /// Ships something. It is on its way when this returns; the future brings
+    /// the answer.
+    fn ship(
+        &self,
+        node: NodeId,
+        cargo: Cargo,
+    ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
+        let version = self.gate.atlas().map_or(0, |atlas| atlas.version());
+        let request = wire::PeerRequest {
+            sequence: 0,
+            group: self.group.identity().group.0,
+            to_replica: 0,
+            request: Some(Request::Ship(wire::Ship {
+                tag: self.tag.to_string(),
+                epoch: self.epoch,
+                policy_version: version,
+                cargo: Some(cargo),
+            })),
+        };
+        let subject = Subject::Tag(self.tag.clone());
+        let sent = self
+            .gate
+            .egress(&self.region, &subject, request)
+            .map(|cleared| self.peers.send(node, cleared));
+        async move {
+            let answer = tokio::time::timeout(SHIP_WAIT, sent?).await;
+            let Ok(Ok(wire::PeerResponse { response, .. })) = answer else {
+                return Err(Ended::Lost);
+            };
+            match response {
+                Some(Response::Ship(wire::ShipResult { result })) => match result {
+                    Some(Shown::State(state)) => Ok(state),
+                    Some(Shown::Leader(node)) => {
+                        Err(Ended::Leader((node > 0).then_some(NodeId(node))))
+                    }
+                    Some(Shown::PolicyBehind(version)) => Err(Ended::Refused(format!(
+                        "the mirror's node has only policy version {version} yet"
+                    ))),
+                    Some(Shown::Refused(why)) => Err(Ended::Refused(why)),
+                    None => Err(Ended::Refused("the answer is not known here".into())),
+                },
+                Some(Response::Refusal(refusal)) => Err(Ended::Refused(refusal.why)),
+                _ => Err(Ended::Refused("the answer does not fit".into())),
+            }
+        }
+    }
+
+    /// Notes a batch in this node's ledger before it leaves.
+    fn note_sent(&self, transfer: u64, records: &[wire::CopiedRecord]) -> Result<()> {
+        let version = self.gate.atlas().map_or(0, |atlas| atlas.version());
+        let ends = (self.gate.region().as_str(), self.region.as_str());
+        let row = ledger_row(transfer, self.tag.as_str(), ends, records, version);
+        let mut batch = WriteBatch::new();
+        batch.put(
+            keys::sent(self.group.identity().group, transfer),
+            record::seal(&row),
+        );
+        self.disk
+            .state
+            .write(batch, Durability::Buffered)
+            .map_err(|e| Error::new(Reason::Storage, "the ledger was not written").caused_by(e))
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Lane)) {
+        self.shipped.update(&self.tag, &self.region, change);
+    }
+}
+
+/// An encoded message behind its length, compressed.
+fn compress(message: &impl Message) -> bytes::Bytes {
+    lz4_flex::compress_prepend_size(&message.encode_to_vec()).into()
+}

@@ -1,0 +1,232 @@
+//! The gates and what passes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::policy::Verdict;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::atlas::Atlas;
+use super::carried::{Cargo, Carries};
+use crate::env::{Env, Instant};
+use crate::error::{Error, Reason, Result};
+
+/// How long a confirmation of the control group's leader allows traffic
+/// between regions.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// What a message is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The control group: nothing that may not be in every region.
+    Control,
+    /// A region group: stays in its region.
+    Region,
+    /// The records of a tag.
+    Tag(Tag),
+}
+
+/// A message that the egress gate has let pass. Nothing else is sent.
+///
+/// Only the gate makes one:
+///
+/// ```compile_fail
+/// let forged = domicile_server::residency::Cleared { message: () };
+/// ```
+#[derive(Debug)]
+pub struct Cleared<T> {
+    message: T,
+}
+
+impl<T> Cleared<T> {
+    /// Hands the message to the wire.
+    pub fn into_message(self) -> T {
+        self.message
+    }
+
+    /// Looks at the message.
+    pub fn message(&self) -> &T {
+        &self.message
+    }
+}
+
+/// A message as it was received. Only the ingress gate opens it:
+///
+/// ```compile_fail
+/// let received = domicile_server::residency::Untrusted::received(1);
+/// let opened = received.message;
+/// ```
+#[derive(Debug)]
+pub struct Untrusted<T> {
+    message: T,
+}
+
+impl<T> Untrusted<T> {
+    /// What came in from another node.
+    pub fn received(message: T) -> Self {
+        Untrusted { message }
+    }
+
+    /// Reads what says to whom the message goes, before it is opened.
+    pub fn addressed<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&self.message)
+    }
+}
+
+/// Both gates of a node.
+pub struct Gate {
+    env: Env,
+    region: RegionName,
+    atlas: ArcSwapOption<Atlas>,
+    changed: watch::Sender<u64>,
+    lease_until: Mutex<Option<Instant>>,
+}
+
+impl Gate {
+    /// The gates of a node that knows no policy yet: no record passes. The
+    /// lease begins expired.
+    pub fn new(env: Env, region: RegionName) -> Arc<Self> {
+        Arc::new(Gate {
+            env,
+            region,
+            atlas: ArcSwapOption::empty(),
+            changed: watch::channel(0).0,
+            lease_until: Mutex::new(None),
+        })
+    }
+
+    /// The region of this node.
+    pub fn region(&self) -> &RegionName {
+        &self.region
+    }
+
+    /// What is known of policy, regions and tags; `None`: no cluster yet.
+    pub fn atlas(&self) -> Option<Arc<Atlas>> {
+        self.atlas.load_full()
+    }
+
+    /// Takes over a newer state of the control group.
+    pub fn adopt(&self, atlas: Atlas) {
+        let version = atlas.version();
+        self.atlas.store(Some(Arc::new(atlas)));
+        self.changed.send_replace(version);
+    }
+
+    /// Follows the policy version that is in force here.
+    pub fn watch_version(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Notes that the control group's leader confirmed, to a question asked at
+    /// `asked`, that nothing newer than what is applied here was in force. The
+    /// lease counts from the question, by this node's monotonic clock.
+    pub fn confirm_lease(&self, asked: Instant) {
+        let until = asked + LEASE;
+        let mut lease = self.lease_until.lock();
+        *lease = Some(lease.map_or(until, |known| known.max(until)));
+    }
+
+    /// How long the lease still runs; zero: it has lapsed.
+    pub fn lease_left(&self) -> Duration {
+        let until = *self.lease_until.lock();
+        until.map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(self.env.now())
+        })
+    }
+
+    /// Lets a message out to a node of region `to`, or refuses it.
+    pub fn egress<T: Carries>(
+        &self,
+        to: &RegionName,
+        subject: &Subject,
+        message: T,
+    ) -> Result<Cleared<T>> {
+        self.pass(to, to, subject, message.cargo())?;
+        Ok(Cleared { message })
+    }
+
+    /// Lets a message in that a node of region `from` sent, or refuses it.
+    pub fn ingress<T: Carries>(
+        &self,
+        from: &RegionName,
+        subject: &Subject,
+        untrusted: Untrusted<T>,
+    ) -> Result<T> {
+        self.pass(from, &self.region, subject, untrusted.message.cargo())?;
+        Ok(untrusted.message)
+    }
+
+    /// Whether what is about `subject` may come to be in region `receiver`,
+    /// over the border to region `other` if that is not this one.
+    fn pass(
+        &self,
+        other: &RegionName,
+        receiver: &RegionName,
+        subject: &Subject,
+        cargo: Cargo,
+    ) -> Result<()> {
+        let crosses = *other != self.region;
+        let tag = match subject {
+            Subject::Control => return Ok(()),
+            Subject::Region if crosses => {
+                return Err(Error::new(
+                    Reason::ResidencyViolation,
+                    "what a region group says stays in its region",
+                ));
+            }
+            Subject::Region => return Ok(()),
+            Subject::Tag(tag) => tag,
+        };
+        if cargo == Cargo::Nothing {
+            return Ok(());
+        }
+        if crosses && self.lease_left().is_zero() {
+            return Err(lapsed());
+        }
+        let atlas = self.atlas.load();
+        let Some(atlas) = &*atlas else {
+            return Err(Error::new(
+                Reason::NotFormed,
+                "this node knows no policy yet, so no record passes",
+            ));
+        };
+        let kinds = match cargo {
+            Cargo::Kept(kinds) => kinds,
+            Cargo::Handled if atlas.may_handle(tag, receiver) => return Ok(()),
+            Cargo::Handled => return Err(violation(tag, receiver, "is not in the tag's `serve`")),
+            Cargo::Nothing => return Ok(()),
+        };
+        for kind in kinds {
+            if let Verdict::Denied(denial) = atlas.may_hold(tag, receiver, *kind) {
+                return Err(Error::new(
+                    denial.reason(),
+                    format!("no {kind} of {tag} may exist in {receiver}: {denial}"),
+                )
+                .fact("tag", tag)
+                .fact("region", receiver));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn violation(tag: &Tag, region: &RegionName, why: &str) -> Error {
+    Error::new(
+        Reason::ResidencyViolation,
+        format!("nothing of {tag} may be handled in {region}: the region {why}"),
+    )
+    .fact("tag", tag)
+    .fact("region", region)
+}
+
+fn lapsed() -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        "the policy lease has lapsed, so nothing moves between regions; it returns when this \
+         node reaches the control group's leader",
+    )
+    .retry_after(Duration::from_millis(500))
+}

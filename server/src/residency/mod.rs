@@ -1,0 +1,28 @@
+//! What may go where: the two gates that a record's bytes pass between nodes.
+//!
+//! ```text
+//! raft, replicate, kv ─▶ Gate::egress ─▶ Cleared<T> ─▶ net … wire … net ─▶ Untrusted<T> ─▶ Gate::ingress ─▶ T
+//! ```
+//!
+//! `net` sends nothing but [`Cleared`], which only [`Gate::egress`] makes;
+//! what arrives is [`Untrusted`], which only [`Gate::ingress`] opens. Both ask
+//! the one predicate of the policy ([`domicile_proto::policy`]), each by the
+//! newest version that its own node has applied, so a transfer happens only
+//! where both ends allow it. What a message carries is decided in one place
+//! ([`Carries`]). Between regions the gates need the policy lease as well
+//! ([`Gate::confirm_lease`]): a node that has not heard of the control group
+//! for long does not know what was forbidden meanwhile.
+//!
+//! [`Atlas`] is what a node knows of policy, regions and tags; everything that
+//! routes or decides reads it here.
+//!
+//! Not done here: sending (`net`), agreeing on the policy (`raft`,
+//! `placement`), who may call (`kv` asks before it routes).
+
+mod atlas;
+mod carried;
+mod gate;
+
+pub use atlas::{Atlas, Home, TagPlace, read_policy};
+pub use carried::{Cargo, Carries};
+pub use gate::{Cleared, Gate, LEASE, Subject, Untrusted};
