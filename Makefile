@@ -5,13 +5,17 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup test verify fix
+.PHONY: help setup demo test verify fix
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: ## Install what is missing on Debian 12
 	@.ci/setup
+
+demo: setup ## Build, then run three regions on this machine with a prompt
+	$(CARGO) build --workspace --bins
+	@"$${CARGO_TARGET_DIR:-target}/debug/domiciled" demo $(DEMO)
 
 test: setup ## Build and run every test, the set-up included
 	$(CARGO) build --workspace --bins

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use domicile_server::config::{self, Config, Flags, Loaded};
+use domicile_server::demo;
 use domicile_server::env::{Env, Task};
 use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
@@ -36,6 +37,7 @@ struct Arguments {
 enum Command {
     /// Run a node until it is told to stop (SIGTERM or SIGINT).
     Run(Flags),
+    Demo(demo::Arguments),
     /// Print a configuration file with every setting explained.
     SampleConfig,
     /// Check a configuration and print what is in effect, with the source of
@@ -69,6 +71,17 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 .build()
                 .context("the runtime did not start")?;
             runtime.block_on(serve(loaded.config))
+        }
+        Command::Demo(arguments) => {
+            // No log: the screen belongs to the prompt.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .context("the runtime did not start")?;
+            let code = runtime.block_on(demo::run(arguments))?;
+            // Whatever still runs has had its time.
+            std::process::exit(i32::from(code));
         }
         Command::SampleConfig => {
             print!("{}", config::sample());

@@ -273,7 +273,7 @@ impl Values {
 
     /// Sockets to listen on, each for callers of a region.
     pub(super) fn callers(&self, key: &str) -> Vec<(RegionName, SocketAddr)> {
-        if self.0.get(key).is_none() {
+        if !self.0.contains_key(key) {
             return Vec::new();
         }
         settings::read_callers(self.text(key)).expect("the setting's kind checked it")

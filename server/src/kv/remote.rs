@@ -43,7 +43,7 @@ impl Store {
             return Err(Error::internal("the home answered other keys"));
         }
         let records = read.records.into_iter().map(|r| r.record).collect();
-        let meta = self.from_home(read.meta, asked);
+        let meta = self.counted_from(read.meta, asked);
         Ok((records, meta))
     }
 
@@ -61,7 +61,7 @@ impl Store {
         let Wire::Page(page) = self.read_at_home(route, What::Scan(request)).await? else {
             return Err(Error::internal("the home answered another question"));
         };
-        let meta = self.from_home(page.meta.clone(), asked);
+        let meta = self.counted_from(page.meta.clone(), asked);
         Ok(v1::ScanResponse {
             meta: Some(meta),
             ..page
@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// What the home says of its answer, with the lag counted from here.
-    fn from_home(&self, meta: Option<v1::ReadMeta>, asked: crate::env::Instant) -> v1::ReadMeta {
+    fn counted_from(&self, meta: Option<v1::ReadMeta>, asked: crate::env::Instant) -> v1::ReadMeta {
         let lag = self.env.now().saturating_duration_since(asked);
         v1::ReadMeta {
             lag_ms: Some(lag.as_micros().div_ceil(1000) as u64),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::v1::InitClusterRequest;
 use domicile_proto::v1::kv_service_server::KvServiceServer;
 use futures::Stream;
 use tokio::sync::watch;
@@ -66,6 +67,7 @@ pub struct Node {
     env: Env,
     disk: Arc<Disk>,
     groups: Arc<Groups>,
+    gate: Arc<Gate>,
     regions: Arc<Regions>,
     placement: Arc<Placement>,
     closing: CancellationToken,
@@ -192,7 +194,7 @@ impl Node {
                 env: env.clone(),
                 speaker,
                 groups: groups.clone(),
-                gate,
+                gate: gate.clone(),
                 store,
                 receiver: Arc::new(receiver),
                 probes,
@@ -205,6 +207,7 @@ impl Node {
             env,
             disk,
             groups,
+            gate,
             regions,
             placement,
             closing,
@@ -231,6 +234,32 @@ impl Node {
             Ok(why) => why.clone().unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Forms a cluster of empty nodes, this one among them. Asked again with
+    /// the same request it answers as before.
+    pub async fn init(&self, request: InitClusterRequest) -> Result<()> {
+        let placement = self.placement.clone();
+        let init = async move { placement.init(request).await };
+        self.env.scoped(init).await.map(drop)
+    }
+
+    /// Whether every tag that the policy puts into the region is served here:
+    /// its group has a leader, and a mirror is filled.
+    pub fn is_ready(&self) -> bool {
+        let Some(atlas) = self.gate.atlas() else {
+            return false;
+        };
+        let region = self.gate.region();
+        let mut here = atlas.places().filter(|p| p.incarnation(region).is_some());
+        !self.gate.lease_left().is_zero()
+            && here.all(|place| match self.groups.get(place.group) {
+                Some(group) => {
+                    let mirror = group.progress().mirror.unwrap_or_default();
+                    group.leader().is_some() && (place.home.region == *region || mirror.open)
+                }
+                None => false,
+            })
     }
 
     /// The replicas of this node.

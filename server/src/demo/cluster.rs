@@ -1,0 +1,433 @@
+//! The nodes of all regions in one process.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use domicile_proto::address::RegionName;
+use domicile_proto::policy;
+use domicile_proto::v1;
+use futures::stream;
+use tokio::runtime::Runtime;
+
+use super::link::Links;
+use super::listen::{self, LinkDial, Places};
+use crate::env::Env;
+use crate::node::{Limits, Node, Wiring};
+use crate::raft::{NodeId, Timing};
+use crate::storage::{Disk, DiskOptions};
+use crate::telemetry::Metrics;
+
+/// How long a node that was killed may take to let its disk go.
+const RELEASE_WAIT: Duration = Duration::from_secs(10);
+
+/// How long the cluster may take to be ready.
+const READY_WAIT: Duration = Duration::from_secs(20);
+
+/// How long the nodes may take to stop.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Nine nodes share one machine's memory.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Enough for a demo, on nine disks at once.
+const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The regions and how far they are from each other, one way.
+const DISTANCES: [(&str, &str, Duration); 3] = [
+    ("eu", "us", Duration::from_millis(40)),
+    ("eu", "ap", Duration::from_millis(110)),
+    ("us", "ap", Duration::from_millis(75)),
+];
+
+/// How many nodes there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    nodes_per_region: u64,
+}
+
+impl Shape {
+    /// Three nodes in each region.
+    pub(super) fn full() -> Self {
+        Shape {
+            nodes_per_region: 3,
+        }
+    }
+
+    /// One node in each region.
+    pub(super) fn small() -> Self {
+        Shape {
+            nodes_per_region: 1,
+        }
+    }
+}
+
+/// A node, as `eu/1`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) region: RegionName,
+    pub(super) node: u64,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.region, self.node)
+    }
+}
+
+impl FromStr for Name {
+    type Err = anyhow::Error;
+
+    /// Reads `eu/1` or `eu-1`.
+    fn from_str(text: &str) -> Result<Name> {
+        let wrong = || anyhow!("`{text}` is no node; one is called eu/1");
+        let (region, node) = text
+            .split_once('/')
+            .or_else(|| text.rsplit_once('-'))
+            .ok_or_else(wrong)?;
+        Ok(Name {
+            region: RegionName::new(region).map_err(|_| wrong())?,
+            node: node.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+/// A node's place, whether it runs or not.
+struct Slot {
+    data: PathBuf,
+    port: u16,
+    /// The ports for callers of other regions.
+    callers: BTreeMap<RegionName, u16>,
+    running: Option<Running>,
+}
+
+/// A node that runs.
+struct Running {
+    node: Node,
+    runtime: Runtime,
+}
+
+/// What a node is started with.
+struct Start {
+    env: Env,
+    name: Name,
+    data: PathBuf,
+    port: u16,
+    callers: BTreeMap<RegionName, u16>,
+    links: Arc<Links>,
+    places: Places,
+}
+
+impl Start {
+    /// Starts the node. Answers it with its ports.
+    async fn node(mut self) -> Result<(Node, u16, BTreeMap<RegionName, u16>)> {
+        let region = self.name.region.clone();
+        let (listener, address) = listen::bind(self.port).await.context("there is no port")?;
+        let mut sockets = vec![listen::near(listener)];
+        self.places
+            .write()
+            .insert(address.to_string(), region.clone());
+        for (callers, port) in &mut self.callers {
+            let bound = listen::bind(*port).await;
+            let (listener, address) = bound.context("there is no port for callers")?;
+            *port = address.port();
+            let (env, callers) = (self.env.clone(), callers.clone());
+            sockets.push(listen::far(env, listener, callers, &region, &self.links));
+        }
+        let env = self.env;
+        let start = env.now();
+        let clock = Arc::new({
+            let env = env.clone();
+            move || env.now().duration_since(start)
+        });
+        let mut options = DiskOptions::new(region.to_string(), self.name.node, clock);
+        options.state_cache_bytes = CACHE_BYTES;
+        options.reserve_bytes = RESERVE_BYTES;
+        options.ballast_bytes = 0;
+        std::fs::create_dir_all(&self.data).context("there is no directory for the data")?;
+        let disk = Arc::new(open_disk(&env, &self.data, &options).await?);
+        let wiring = Wiring {
+            region: region.clone(),
+            node: NodeId(self.name.node),
+            address: address.to_string(),
+            disk,
+            dial: Arc::new(LinkDial {
+                env: env.clone(),
+                from: region,
+                links: self.links,
+                places: self.places,
+            }),
+            timing: Timing::default(),
+            limits: Limits::default(),
+            metrics: Metrics::new(),
+            env,
+        };
+        let node = Node::start(wiring, stream::select_all(sockets)).await?;
+        Ok((node, address.port(), self.callers))
+    }
+}
+
+/// Three regions on one machine.
+pub(super) struct Cluster {
+    env: Env,
+    links: Arc<Links>,
+    places: Places,
+    slots: BTreeMap<Name, Slot>,
+}
+
+impl Cluster {
+    /// Starts every node and forms the cluster, or starts the one that is in
+    /// the directory.
+    pub(super) async fn start(env: Env, shape: Shape, data: PathBuf) -> Result<Cluster> {
+        let region = |name: &str| RegionName::new(name).map_err(|e| anyhow!("{name}: {e}"));
+        let mut distances = Vec::new();
+        let mut regions = std::collections::BTreeSet::new();
+        for (one, other, delay) in DISTANCES {
+            distances.push((region(one)?, region(other)?, delay));
+            regions.extend([region(one)?, region(other)?]);
+        }
+        let mut cluster = Cluster {
+            env,
+            links: Arc::new(Links::new(&distances)),
+            places: Places::default(),
+            slots: BTreeMap::new(),
+        };
+        for region in &regions {
+            for node in 1..=shape.nodes_per_region {
+                let name = Name {
+                    region: region.clone(),
+                    node,
+                };
+                let others = regions.iter().filter(|other| *other != region);
+                let slot = Slot {
+                    data: data.join(format!("{region}-{node}")),
+                    port: 0,
+                    callers: others.map(|other| (other.clone(), 0)).collect(),
+                    running: None,
+                };
+                cluster.slots.insert(name, slot);
+            }
+        }
+        let ports = data.join("ports");
+        cluster.recall_ports(&ports);
+        let names: Vec<Name> = cluster.slots.keys().cloned().collect();
+        for name in &names {
+            cluster.open(name).await?;
+        }
+        cluster.note_ports(&ports)?;
+        cluster.form().await?;
+        Ok(cluster)
+    }
+
+    /// The ports of an earlier run: nodes are known by them.
+    fn recall_ports(&mut self, file: &std::path::Path) {
+        let Ok(text) = std::fs::read_to_string(file) else {
+            return;
+        };
+        let mut ports = text.lines().filter_map(|line| line.parse().ok());
+        for slot in self.slots.values_mut() {
+            slot.port = ports.next().unwrap_or(0);
+            for port in slot.callers.values_mut() {
+                *port = ports.next().unwrap_or(0);
+            }
+        }
+    }
+
+    fn note_ports(&self, file: &std::path::Path) -> Result<()> {
+        let mut text = String::new();
+        for slot in self.slots.values() {
+            for port in std::iter::once(&slot.port).chain(slot.callers.values()) {
+                text.push_str(&format!("{port}\n"));
+            }
+        }
+        std::fs::write(file, text).context("the ports were not noted")
+    }
+
+    /// Opens a node's ports and disk and starts it, in a runtime of its own: to
+    /// kill it is to stop that runtime, whatever it is doing.
+    async fn open(&mut self, name: &Name) -> Result<()> {
+        let slot = self
+            .slots
+            .get_mut(name)
+            .ok_or_else(|| anyhow!("there is no node {name}"))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(name.to_string())
+            .enable_all()
+            .build()
+            .context("no runtime for a node")?;
+        let start = Start {
+            env: self.env.clone(),
+            name: name.clone(),
+            data: slot.data.clone(),
+            port: slot.port,
+            callers: slot.callers.clone(),
+            links: self.links.clone(),
+            places: self.places.clone(),
+        };
+        let started = runtime.spawn(start.node()).await;
+        let started = started.context("a node's start panicked")?;
+        let (node, port, callers) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error.context(format!("{name} did not start")));
+            }
+        };
+        (slot.port, slot.callers) = (port, callers);
+        slot.running = Some(Running { node, runtime });
+        Ok(())
+    }
+
+    /// Forms the cluster under the demo's policy and waits until every tag is
+    /// served.
+    async fn form(&self) -> Result<()> {
+        let request = v1::InitClusterRequest {
+            name: "demo".into(),
+            nodes: self
+                .slots
+                .iter()
+                .map(|(name, slot)| v1::NodeAddress {
+                    node: name.node,
+                    region: name.region.to_string(),
+                    address: local(slot.port),
+                    callers: slot
+                        .callers
+                        .iter()
+                        .map(|(region, port)| v1::RegionCallers {
+                            region: region.to_string(),
+                            address: local(*port),
+                        })
+                        .collect(),
+                })
+                .collect(),
+            policy: policy::DEMO.into(),
+        };
+        let nodes: Vec<&Node> = self.running().map(|(_, node)| node).collect();
+        let first = nodes.first().context("there is no node")?;
+        first.init(request).await?;
+        let deadline = self.env.now() + READY_WAIT;
+        while !nodes.iter().all(|node| node.is_ready()) {
+            if self.env.now() > deadline {
+                bail!("the groups did not form in {} s", READY_WAIT.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> impl Iterator<Item = (&Name, &Node)> {
+        let slots = self.slots.iter();
+        slots.filter_map(|(name, slot)| Some((name, &slot.running.as_ref()?.node)))
+    }
+
+    /// Stops a node at once, as a crash does: nothing is handed over or
+    /// flushed.
+    pub(super) fn kill(&mut self, name: &Name) -> Result<()> {
+        let slot = self
+            .slots
+            .get_mut(name)
+            .ok_or_else(|| anyhow!("there is no node {name}"))?;
+        match slot.running.take() {
+            Some(running) => {
+                running.runtime.shutdown_background();
+                drop(running.node);
+                Ok(())
+            }
+            None => bail!("{name} does not run; `restart {name}` starts it"),
+        }
+    }
+
+    /// Starts a node that was killed.
+    pub(super) async fn restart(&mut self, name: &Name) -> Result<()> {
+        if self.slots.get(name).is_some_and(|s| s.running.is_some()) {
+            bail!("{name} runs; `kill {name}` stops it");
+        }
+        self.open(name).await
+    }
+
+    /// The node that leads a tag's group in a region, if one of those that run
+    /// does.
+    pub(super) fn leader(&self, tag: &str, region: &RegionName) -> Option<Name> {
+        let mut running = self.running().filter(|(name, _)| name.region == *region);
+        let leads = |node: &Node| node.groups().by_tag(tag).is_some_and(|g| g.leads());
+        running
+            .find(|(_, node)| leads(node))
+            .map(|(name, _)| name.clone())
+    }
+
+    /// Every node, and whether it runs.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&Name, bool)> {
+        let slots = self.slots.iter();
+        slots.map(|(name, slot)| (name, slot.running.is_some()))
+    }
+
+    /// The regions.
+    pub(super) fn regions(&self) -> Vec<RegionName> {
+        let mut regions: Vec<_> = self.slots.keys().map(|name| name.region.clone()).collect();
+        regions.dedup();
+        regions
+    }
+
+    /// The addresses of a region's nodes, those that run first.
+    pub(super) fn endpoints(&self, region: &RegionName) -> Vec<String> {
+        let mut slots: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(name, _)| name.region == *region)
+            .collect();
+        slots.sort_by_key(|(_, slot)| slot.running.is_none());
+        slots.iter().map(|(_, slot)| local(slot.port)).collect()
+    }
+
+    /// The links between the regions.
+    pub(super) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Stops every node in order.
+    pub(super) async fn shutdown(mut self) {
+        let running: Vec<_> = self
+            .slots
+            .values_mut()
+            .filter_map(|slot| slot.running.take())
+            .collect();
+        let (nodes, runtimes): (Vec<_>, Vec<_>) =
+            running.into_iter().map(|r| (r.node, r.runtime)).unzip();
+        let stopping = nodes
+            .into_iter()
+            .map(|node| node.shutdown(SHUTDOWN_DEADLINE));
+        for stopped in futures::future::join_all(stopping).await {
+            if let Err(error) = stopped {
+                tracing::warn!(%error, "a node did not stop in order");
+            }
+        }
+        for runtime in runtimes {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// Opens a disk. What is left of a node that was killed in this process may
+/// hold it for a moment.
+async fn open_disk(env: &Env, path: &std::path::Path, options: &DiskOptions) -> Result<Disk> {
+    let deadline = env.now() + RELEASE_WAIT;
+    loop {
+        match Disk::open(path, options.clone()) {
+            Ok(disk) => return Ok(disk),
+            Err(error) if env.now() < deadline => {
+                tracing::debug!(%error, "the disk is not free yet");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What can be typed.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use domicile_proto::address::RegionName;
+
+use super::cluster::Name;
+
+/// What is said of the demo's own commands.
+pub(super) const HELP: &str = "\
+  get put delete scan ...        as with `domicile`; --from REGION says where the caller is
+  status                         nodes, links, leaders, mirrors
+  audit run                      where every byte is, against the policy
+  kill NODE | restart NODE       NODE as eu/1, or `kill leader TAG` for the home's leader
+  partition A B | isolate A      cut the links between two regions, or of one
+  heal                           mend every link
+  sleep SECONDS | help | exit
+Anything else is run as `domicile ...`; try `placement matrix`, `cluster status`.";
+
+/// A line that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Nothing to do.
+    Nothing,
+    /// Say what can be typed.
+    Help,
+    /// Leave.
+    Exit,
+    /// Show the nodes and links.
+    Status,
+    /// Stop a node at once.
+    Kill(Name),
+    /// Stop the node that leads a tag's home.
+    KillLeader(String),
+    /// Start a node again.
+    Restart(Name),
+    /// Cut the links between two regions.
+    Partition(RegionName, RegionName),
+    /// Cut the links of a region.
+    Isolate(RegionName),
+    /// Mend every link.
+    Heal,
+    /// Wait.
+    Sleep(Duration),
+    /// Run the program `domicile` as a caller in a region.
+    Domicile {
+        /// Where the caller is.
+        from: RegionName,
+        /// The arguments.
+        arguments: Vec<String>,
+    },
+}
+
+impl Command {
+    /// Reads a line. Callers are in `home` unless they say otherwise.
+    pub(super) fn read(line: &str, home: &RegionName) -> Result<Command> {
+        let Some(words) = shlex::split(line) else {
+            bail!("a quote is not closed");
+        };
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let region =
+            |name: &str| RegionName::new(name).map_err(|e| anyhow!("`{name}` is no region: {e}"));
+        Ok(match words.as_slice() {
+            [] => Command::Nothing,
+            [first, ..] if first.starts_with('#') => Command::Nothing,
+            ["help" | "?"] => Command::Help,
+            ["exit" | "quit"] => Command::Exit,
+            ["status"] => Command::Status,
+            ["kill", "leader", tag] => Command::KillLeader((*tag).to_owned()),
+            ["kill", node] => Command::Kill(node.parse()?),
+            ["restart", node] => Command::Restart(node.parse()?),
+            ["partition", one, other] => Command::Partition(region(one)?, region(other)?),
+            ["isolate", one] => Command::Isolate(region(one)?),
+            ["heal"] => Command::Heal,
+            ["sleep", seconds] => {
+                let seconds: f64 = seconds.parse()?;
+                Command::Sleep(Duration::try_from_secs_f64(seconds)?)
+            }
+            [
+                "kill" | "restart" | "partition" | "isolate" | "heal" | "sleep" | "status",
+                ..,
+            ] => {
+                bail!("that is not complete; `help` shows how it is written")
+            }
+            words => {
+                let mut from = home.clone();
+                let mut arguments = Vec::new();
+                let mut words = words.iter();
+                while let Some(word) = words.next() {
+                    match word.strip_prefix("--from") {
+                        Some("") => {
+                            let name = words.next();
+                            from = region(name.ok_or_else(|| anyhow!("--from names a region"))?)?;
+                        }
+                        Some(rest) if rest.starts_with('=') => from = region(&rest[1..])?,
+                        _ => arguments.push((*word).to_owned()),
+                    }
+                }
+                Command::Domicile { from, arguments }
+            }
+        })
+    }
+}
+
+/// What a line of a script should do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// The exit code.
+    pub(super) code: u8,
+    /// What it should print; empty: anything.
+    pub(super) text: String,
+}
+
+impl Expected {
+    /// Splits a script's line into what it should do and the command.
+    pub(super) fn read(line: &str) -> Result<(Expected, &str)> {
+        let fine = Expected {
+            code: 0,
+            text: String::new(),
+        };
+        let Some(rest) = line.trim().strip_prefix("expect ") else {
+            return Ok((fine, line));
+        };
+        let (expected, command) = rest
+            .split_once(": ")
+            .ok_or_else(|| anyhow!("`expect N TEXT: COMMAND`; there is no colon"))?;
+        let (code, text) = expected.split_once(' ').unwrap_or((expected, ""));
+        let expected = Expected {
+            code: code
+                .parse()
+                .map_err(|_| anyhow!("`{code}` is no exit code"))?,
+            text: text.to_owned(),
+        };
+        Ok((expected, command))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn eu() -> RegionName {
+        RegionName::new("eu").expect("a name")
+    }
+
+    #[test]
+    fn commands_are_read_and_the_rest_is_passed_on() {
+        let read = |line| Command::read(line, &eu()).expect("a command");
+        assert_eq!(read("  # note"), Command::Nothing);
+        assert_eq!(read("heal"), Command::Heal);
+        assert_eq!(
+            read("kill leader global"),
+            Command::KillLeader("global".into())
+        );
+        let Command::Domicile { from, arguments } = read("put global/a 'b c' --from us") else {
+            panic!("not passed on");
+        };
+        assert_eq!(from.as_str(), "us");
+        assert_eq!(arguments, ["put", "global/a", "b c"]);
+        assert!(Command::read("kill", &eu()).is_err());
+        assert!(Command::read("put 'x", &eu()).is_err());
+    }
+
+    #[test]
+    fn a_script_says_what_it_expects() {
+        let (expected, command) = Expected::read("expect 4 NOT: put a: b").expect("read");
+        assert_eq!((expected.code, expected.text.as_str()), (4, "NOT"));
+        assert_eq!(command, "put a: b");
+        let (expected, command) = Expected::read("get a/b").expect("read");
+        assert_eq!((expected.code, command), (0, "get a/b"));
+        assert!(Expected::read("expect 4 no colon").is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! Three regions on one machine, to try and to break.
+//!
+//! [`cluster`] runs the nodes of all regions in this process, each with its own
+//! disk and ports, and connects them through [`link`]s that delay what crosses
+//! a border and can be cut. [`prompt`] reads commands: some break and heal the
+//! cluster, all others are handed to the program `domicile`, as a user of the
+//! asked region would run it ([`command`]).
+//!
+//! Not done here: anything of a node; nothing here is part of a real cluster.
+
+mod cluster;
+mod command;
+mod guide;
+mod link;
+mod listen;
+mod prompt;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::env::Env;
+use cluster::{Cluster, Shape};
+
+/// Starts three regions of three nodes on this machine, with simulated
+/// distances between them, and a prompt to try them.
+///
+/// Everything is temporary unless `--data` names a directory.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// One node in each region instead of three.
+    #[arg(long)]
+    small: bool,
+
+    /// Keep the data in this directory. Default: a temporary one, removed at
+    /// the end.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Run the commands of a file instead of a prompt, one a line, and end
+    /// with a failure at the first that does not do what it should. A line
+    /// `expect N TEXT: COMMAND` should exit with N and print TEXT.
+    #[arg(long, value_name = "FILE")]
+    exec: Option<PathBuf>,
+}
+
+/// Runs the demo until its user leaves. Answers the exit code.
+pub async fn run(arguments: Arguments) -> Result<u8> {
+    let env = Env::real();
+    let temporary = match &arguments.data {
+        Some(_) => None,
+        None => Some(tempfile::tempdir().context("no temporary directory")?),
+    };
+    let data = match (&arguments.data, &temporary) {
+        (Some(data), _) => data.clone(),
+        (None, Some(temporary)) => temporary.path().to_owned(),
+        (None, None) => anyhow::bail!("there is no directory for the data"),
+    };
+    let shape = if arguments.small {
+        Shape::small()
+    } else {
+        Shape::full()
+    };
+    let began = env.now();
+    let cluster = Cluster::start(env.clone(), shape, data).await?;
+    let took = env.now().duration_since(began);
+    let code = match arguments.exec {
+        Some(script) => {
+            let text = std::fs::read_to_string(&script)
+                .with_context(|| format!("{} cannot be read", script.display()))?;
+            prompt::execute(cluster, &text).await?
+        }
+        None => {
+            guide::print(&cluster, took);
+            prompt::interact(cluster).await?
+        }
+    };
+    drop(temporary);
+    Ok(code)
+}

@@ -1,0 +1,54 @@
+//! The demo as its user runs it: a script of commands, each with what it should
+//! come to.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs a script in the demo and shows what it said if it failed.
+fn run(script: &str, more: &[&str]) {
+    let domiciled = Path::new(env!("CARGO_BIN_EXE_domiciled"));
+    let beside = domiciled.with_file_name("domicile");
+    assert!(
+        beside.is_file(),
+        "{} is missing; build it with `cargo build --workspace --bins`",
+        beside.display()
+    );
+    let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/demo", script]
+        .iter()
+        .collect();
+    let output = Command::new(domiciled)
+        .args(["demo", "--exec"])
+        .arg(&script)
+        .args(more)
+        .output()
+        .expect("the demo runs");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Residency, consistency per request, a dead leader, a cut region.
+#[test]
+fn the_tour_goes_as_it_says() {
+    run("tour.txt", &[]);
+}
+
+/// A script that expects something else fails: the tour could.
+#[test]
+fn a_script_that_is_wrong_fails() {
+    let domiciled = env!("CARGO_BIN_EXE_domiciled");
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("wrong.txt");
+    std::fs::write(&script, "put eu-only/a 1\nget eu-only/a --from us\n").expect("written");
+    let output = Command::new(domiciled)
+        .args(["demo", "--small", "--exec"])
+        .arg(&script)
+        .output()
+        .expect("the demo runs");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("line 2: exit 1, expected 0"), "{said}");
+}
