@@ -123,6 +123,18 @@ impl Admin {
         .await
     }
 
+    /// What is on the disk of the node that answers: everything decoded and
+    /// counted, no key or value among it.
+    pub async fn audit_node(&self) -> Result<v1::NodeReport, Error> {
+        let request = v1::AuditNodeRequest {};
+        let answer = self
+            .call(Safety::Read, request, async |mut admin, request| {
+                admin.audit_node(request).await
+            })
+            .await?;
+        Ok(answer.report.unwrap_or_default())
+    }
+
     /// The regions, as a node sees them.
     pub async fn regions(&self) -> Result<Vec<v1::RegionStatus>, Error> {
         let request = v1::ListRegionsRequest {};

@@ -5,6 +5,7 @@
 //! file and no socket.
 
 pub mod address;
+pub mod audit;
 pub mod limits;
 pub mod policy;
 pub mod reason;

@@ -2,13 +2,14 @@
 //! stays where its residency tag allows.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `env` `config` `telemetry` · `storage` · `residency` · `raft` · `net` ·
+//! `error` `env` `config` `telemetry` · `storage` · `audit` · `residency` · `raft` · `net` ·
 //! `replicate` · `kv` · `placement` · `api` · `node` · `demo`.
 //!
 //! In by [`api`], agreed by [`raft`], on disk by [`storage`], allowed by
 //! [`residency`], out by [`net`], to other regions by [`replicate`].
 
 pub mod api;
+pub mod audit;
 pub mod config;
 pub mod demo;
 pub mod env;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use domicile_server::audit;
 use domicile_server::config::{self, Config, Flags, Loaded};
 use domicile_server::demo;
 use domicile_server::env::{Env, Task};
@@ -14,7 +15,7 @@ use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
 use domicile_server::node::{Limits, Node, Wiring, tcp_incoming};
 use domicile_server::raft::{NodeId, Timing};
-use domicile_server::storage::{Disk, DiskOptions};
+use domicile_server::storage::{Contents, Disk, DiskOptions};
 use domicile_server::telemetry::{self, Logging, Metrics};
 use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +44,13 @@ enum Command {
     /// Check a configuration and print what is in effect, with the source of
     /// each value. Starts nothing.
     CheckConfig(Flags),
+    /// Decode everything in the data directory of a node that does not run,
+    /// and print as JSON what of which tag is in it: never a key or a value.
+    /// Changes nothing.
+    Inspect {
+        /// The data directory.
+        data_dir: std::path::PathBuf,
+    },
     /// Rename the store in a data directory aside, so that the node can start
     /// empty and be brought back with `domicile node replace`. Deletes nothing.
     SetAside {
@@ -89,6 +97,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::CheckConfig(flags) => {
             print!("{}", Loaded::read(&flags)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Inspect { data_dir } => {
+            let contents = Contents::open(&data_dir)
+                .with_context(|| format!("{} cannot be inspected", data_dir.display()))?;
+            let report = audit::scan(&contents)?;
+            println!("{:#}", audit::to_json(&report));
             Ok(ExitCode::SUCCESS)
         }
         Command::SetAside { data_dir } => {

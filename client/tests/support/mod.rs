@@ -602,6 +602,19 @@ impl AdminService for Fake {
         }))
     }
 
+    async fn audit_node(
+        &self,
+        _: Request<v1::AuditNodeRequest>,
+    ) -> Result<Response<v1::AuditNodeResponse>, Status> {
+        Ok(Response::new(v1::AuditNodeResponse {
+            report: Some(v1::NodeReport {
+                region: "eu".into(),
+                node: 1,
+                ..v1::NodeReport::default()
+            }),
+        }))
+    }
+
     async fn list_regions(
         &self,
         _: Request<v1::ListRegionsRequest>,

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::regions;
 use crate::api::status::status;
+use crate::audit;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
@@ -18,7 +19,7 @@ use crate::placement::Placement;
 use crate::raft::{Group, Groups, NodeId, ReplicaId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::{Atlas, Gate, Subject};
-use crate::storage::{GroupId, REGION_GROUP};
+use crate::storage::{Contents, Disk, GroupId, REGION_GROUP};
 
 /// Marks a request that another node has passed on, so that it is not passed
 /// on again.
@@ -45,6 +46,8 @@ pub struct AdminApi {
     pub shipped: Arc<Shipped>,
     /// How fresh the mirrors here are.
     pub probes: Arc<Probes>,
+    /// What is audited.
+    pub disk: Arc<Disk>,
 }
 
 impl AdminApi {
@@ -321,6 +324,21 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::GetReplicationResponse>, Status> {
         let atlas = self.atlas().map_err(status)?;
         Ok(Response::new(regions::replication(self, &atlas)))
+    }
+
+    async fn audit_node(
+        &self,
+        _: Request<v1::AuditNodeRequest>,
+    ) -> Result<Response<v1::AuditNodeResponse>, Status> {
+        let disk = self.disk.clone();
+        let scan = move || audit::scan(&Contents::of(&disk)?);
+        // A scan reads the whole disk; other requests go on meanwhile.
+        let report = tokio::task::spawn_blocking(scan).await.map_err(|e| {
+            status(Error::internal("the scan of the disk ended early").caused_by(e))
+        })?;
+        Ok(Response::new(v1::AuditNodeResponse {
+            report: Some(report.map_err(status)?),
+        }))
     }
 
     async fn list_regions(

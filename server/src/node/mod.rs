@@ -189,6 +189,7 @@ impl Node {
                 placement: placement.clone(),
                 shipped,
                 probes: probes.clone(),
+                disk: disk.clone(),
             },
             peer: PeerApi {
                 env: env.clone(),

@@ -41,12 +41,25 @@ pub const STATE_CACHE_BYTES: usize = 256 * 1024 * 1024;
 /// Stores set aside before an operator must look: each is a whole disk's worth.
 const ASIDE_MAX: u32 = 100;
 
-const ANCHOR: &str = "anchor";
+pub(super) const ANCHOR: &str = "anchor";
 const ANCHOR_DRAFT: &str = "anchor.draft";
 const LOCK: &str = "LOCK";
 const BALLAST: &str = "ballast";
 const SNAPSHOTS: &str = "snapshots";
-const ASIDE: &str = "aside-";
+pub(super) const ASIDE: &str = "aside-";
+
+/// What a data directory holds, stores that were set aside besides.
+pub(super) const KNOWN_NAMES: [&str; 9] = [
+    ANCHOR,
+    ANCHOR_DRAFT,
+    LOCK,
+    BALLAST,
+    SNAPSHOTS,
+    "log",
+    "state",
+    "state.staged",
+    "lost+found",
+];
 
 /// Whose directory it is and how it is used.
 #[derive(Clone)]
@@ -229,6 +242,16 @@ impl Disk {
         })
     }
 
+    /// The directory; `None`: in memory.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.snapshots.as_deref().and_then(Path::parent)
+    }
+
+    /// The instance under the log writer.
+    pub(super) fn log_engine(&self) -> &dyn Engine {
+        self.engine.as_ref()
+    }
+
     /// Whether the disk is too full for writes.
     pub fn disk_full(&self) -> Result<bool> {
         self.space.full()
@@ -334,7 +357,7 @@ impl MemoryDisk {
     }
 }
 
-fn lock(directory: &Path) -> Result<File> {
+pub(super) fn lock(directory: &Path) -> Result<File> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -353,7 +376,7 @@ fn lock(directory: &Path) -> Result<File> {
     }
 }
 
-fn names(directory: &Path) -> Result<Vec<String>> {
+pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
     let listed = |e| Error::storage("the data directory could not be listed", e);
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(listed)? {

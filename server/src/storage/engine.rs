@@ -197,6 +197,9 @@ pub trait Engine: Send + Sync + 'static {
     /// The names that something is staged under, ascending.
     fn staged(&self) -> Result<Vec<String>>;
 
+    /// The rows staged under `name`, as far as they have reached the store.
+    fn staged_view(&self, name: &str) -> Result<Arc<dyn View>>;
+
     /// Puts the finished rows staged under `name` in place of `replaced`, then
     /// applies `then`. All of it is durable afterwards and the staged rows are
     /// gone. Once begun it is redone by opening the store, so a crash leaves

@@ -53,6 +53,56 @@ const LOG_COMMITTED: u8 = 0x04;
 
 const GROUP_BYTES: usize = 8;
 
+/// What a row of the state instance is, by its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// The state of a group.
+    GroupState,
+    /// The newest version of a record.
+    Record,
+    /// An older version of a record.
+    History,
+    /// What an operation did.
+    Change,
+    /// What identified writes came to.
+    Outcomes,
+    /// The audit leaf of an entry.
+    AuditLeaf,
+    /// The catalog of a region group.
+    Catalog,
+    /// The state of the control group.
+    Control,
+    /// A cross-region batch, sent or received.
+    Ledger,
+}
+
+/// What a row of the state instance is. An error: none of ours.
+pub fn table_of(key: &[u8]) -> Result<Table> {
+    match key.first() {
+        Some(&STATE_GROUP) => Ok(Table::GroupState),
+        Some(&STATE_RECORD) => Ok(Table::Record),
+        Some(&STATE_HISTORY) => Ok(Table::History),
+        Some(&STATE_CHANGE) => Ok(Table::Change),
+        Some(&STATE_OUTCOMES) => Ok(Table::Outcomes),
+        Some(&STATE_AUDIT) => Ok(Table::AuditLeaf),
+        Some(&STATE_CATALOG) => Ok(Table::Catalog),
+        Some(&STATE_CONTROL) => Ok(Table::Control),
+        Some(&STATE_RECEIVED | &STATE_SENT) => Ok(Table::Ledger),
+        Some(_) | None => Err(Error::corruption("a row of the state is none of ours")),
+    }
+}
+
+/// The group and the index of a row of the log instance; `None`: it is a vote
+/// or a mark. An error: none of ours.
+pub fn parse_log_row(key: &[u8]) -> Result<Option<(GroupId, Index)>> {
+    let (_, rest) = take_group(key, "log row")?;
+    match rest.first() {
+        Some(&LOG_ENTRY) => parse_log_entry(key).map(Some),
+        Some(&LOG_VOTE | &LOG_PURGED | &LOG_COMMITTED) if rest.len() == 1 => Ok(None),
+        Some(_) | None => Err(Error::corruption("a row of the log is none of ours")),
+    }
+}
+
 // ---- state: groups -------------------------------------------------------
 
 /// The state of a group.

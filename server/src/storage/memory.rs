@@ -206,6 +206,15 @@ impl Engine for Memory {
         Ok(self.working()?.staged.keys().cloned().collect())
     }
 
+    fn staged_view(&self, name: &str) -> Result<Arc<dyn View>> {
+        let state = self.working()?;
+        let rows = state.staged.get(name).map(|staged| staged.rows.clone());
+        let rows = rows.unwrap_or_default();
+        Ok(Arc::new(Frozen {
+            rows: Arc::new(rows),
+        }))
+    }
+
     fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()> {
         let mut state = self.working()?;
         if !state.staged.get(name).is_some_and(|staged| staged.finished) {

@@ -117,6 +117,24 @@ impl Rocks {
         Ok(rocks)
     }
 
+    /// Opens an instance that is not changed, not even its text log.
+    pub(crate) fn open_to_read(path: &Path, instance: Instance) -> Result<Self> {
+        let mut options = match instance {
+            Instance::Log { torn } => log_options(torn),
+            Instance::State { cache_bytes } => state_options(cache_bytes),
+        };
+        options.create_if_missing(false);
+        options.set_db_log_dir(std::env::temp_dir());
+        let db = DB::open_for_read_only(&options, path, false)
+            .map_err(|e| failed(instance.name(), "could not be opened to be read", &e))?;
+        Ok(Rocks {
+            db: Arc::new(db),
+            path: path.to_owned(),
+            instance,
+            staging: Staging::new(path.with_extension("staged")),
+        })
+    }
+
     fn failed(&self, what: &str, error: &rocksdb::Error) -> Error {
         failed(self.instance.name(), what, error)
     }
@@ -236,6 +254,26 @@ impl Engine for Rocks {
         self.staging.names()
     }
 
+    /// The files are copied into an instance of their own, which goes with the
+    /// view.
+    fn staged_view(&self, name: &str) -> Result<Arc<dyn View>> {
+        let files = self.staging.files(name)?;
+        let scratch = self.path.with_extension(format!("read-{name}"));
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        let db = DB::open(&options, &scratch)
+            .map_err(|e| self.failed("could not open a copy of staged rows", &e))?;
+        if !files.is_empty() {
+            db.ingest_external_file(files)
+                .map_err(|e| self.failed("could not copy staged rows", &e))?;
+        }
+        let view = RocksView::start(Arc::new(db), "staged")?;
+        Ok(Arc::new(Scratch {
+            view,
+            _files: Remove(scratch),
+        }))
+    }
+
     fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()> {
         self.staging.commit(name, replaced, &then)?;
         self.ingest_begun(name)
@@ -243,6 +281,33 @@ impl Engine for Rocks {
 
     fn discard(&self, name: &str) -> Result<()> {
         self.staging.discard(name)
+    }
+}
+
+/// A view of a copy, which is removed behind it.
+struct Scratch {
+    view: RocksView,
+    /// The last field: removed once the view is closed.
+    _files: Remove,
+}
+
+struct Remove(PathBuf);
+
+impl Drop for Remove {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "a copy of staged rows was not removed");
+        }
+    }
+}
+
+impl View for Scratch {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.view.get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
+        self.view.scan(range, limit)
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something on this machine, such as a file.
     Local(String),
+    /// An audit did not pass; its exit code.
+    Audit(u8),
 }
 
 impl From<Error> for Failure {
@@ -34,6 +36,11 @@ impl Failure {
         Failure::Local(message.into())
     }
 
+    /// An audit that did not pass.
+    pub(crate) fn audit(code: u8) -> Self {
+        Failure::Audit(code)
+    }
+
     /// The stable reason.
     pub(crate) fn reason(&self) -> &str {
         match self {
@@ -41,6 +48,8 @@ impl Failure {
             Failure::NotFound => "NOT_FOUND",
             Failure::Usage(_) => Reason::InvalidArgument.name(),
             Failure::Local(_) => "LOCAL",
+            Failure::Audit(10) => "AUDIT_FAIL",
+            Failure::Audit(_) => "AUDIT_INCOMPLETE",
         }
     }
 
@@ -53,6 +62,10 @@ impl Failure {
             },
             Failure::NotFound => "there is no such record".to_owned(),
             Failure::Usage(message) | Failure::Local(message) => message.clone(),
+            Failure::Audit(10) => "something is where the policy does not allow it".to_owned(),
+            Failure::Audit(_) => {
+                "nothing was found where it may not be, but not everything was read".to_owned()
+            }
         }
     }
 
@@ -63,6 +76,10 @@ impl Failure {
             Failure::NotFound => "Check the address; a tag is case-sensitive, and so is a key.",
             Failure::Usage(_) => "See `domicile help`.",
             Failure::Local(_) => "",
+            Failure::Audit(10) => {
+                "Keep the disks of the nodes named as they are, and find out how it got there."
+            }
+            Failure::Audit(_) => "Read what is named as not read, then run the audit again.",
         };
         match self {
             Failure::Client(Error::OutcomeUnknown {
@@ -95,6 +112,7 @@ impl Failure {
             Failure::NotFound => 5,
             Failure::Usage(_) => 2,
             Failure::Local(_) => 1,
+            Failure::Audit(code) => *code,
         })
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 failure;
 //! 2 wrong usage; 3 unreachable, or the outcome is unknown; 4 denied; 5 not
-//! found, or the condition did not hold.
+//! found, or the condition did not hold; 10 audit FAIL; 11 audit INCOMPLETE.
 
 mod acknowledge;
+mod audit;
 mod cluster;
 mod completion;
 mod delete;
@@ -44,7 +45,8 @@ const TIMEOUT_CHANGE: Duration = Duration::from_secs(120);
 ///
 /// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 unreachable, or the outcome
 /// of a write is unknown; 4 denied by policy or grants; 5 not found, or the
-/// condition of a write did not hold.
+/// condition of a write did not hold; 10 an audit FAILed; 11 an audit is
+/// INCOMPLETE.
 #[derive(Debug, Parser)]
 #[command(
     name = "domicile",
@@ -116,6 +118,8 @@ enum Command {
     #[command(subcommand)]
     Node(node::Command),
     #[command(subcommand)]
+    Audit(audit::Command),
+    #[command(subcommand)]
     Region(region::Command),
     #[command(subcommand)]
     Policy(policy::Command),
@@ -153,6 +157,12 @@ impl Context {
             clients.push(self.connect_to(&[endpoint], TIMEOUT_DEFAULT).await?);
         }
         Ok(clients)
+    }
+
+    /// Connects to a node by its address.
+    async fn connect_address(&self, address: &str) -> Result<Client, Failure> {
+        self.connect_to(&[&address.to_owned()], TIMEOUT_CHANGE)
+            .await
     }
 
     async fn connect_for(&self, timeout: Duration) -> Result<Client, Failure> {
@@ -224,6 +234,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Scan(arguments) => scan::run(context, arguments).await,
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
+        Command::Audit(command) => audit::run(context, command).await,
         Command::Region(command) => region::run(context, command).await,
         Command::Policy(command) => policy::run(context, command).await,
         Command::Placement(command) => placement::run(context, command).await,

@@ -1,0 +1,273 @@
+//! Whether what lies on the disks of a cluster may lie there.
+//!
+//! [`judge`] holds the reports of all nodes against the policy, by the one
+//! predicate that the gates ask. It is pure, so that an auditor can run it far
+//! from the cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::address::{RegionName, Tag};
+use crate::policy::{Kind, Policy, Verdict as Allowed, may_hold};
+use crate::v1;
+
+/// A node, as `region/number`.
+pub type NodeName = (String, u64);
+
+/// What an audit came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Everything was read, and all of it is allowed.
+    Pass,
+    /// What was read is allowed, but not everything was read.
+    Incomplete,
+    /// Something is where it may not be.
+    Fail,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verdict::Pass => "PASS",
+            Verdict::Incomplete => "INCOMPLETE",
+            Verdict::Fail => "FAIL",
+        })
+    }
+}
+
+/// Something that is where it may not be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The node.
+    pub node: NodeName,
+    /// `state`, `log` or `staged`.
+    pub place: String,
+    /// The residency tag; empty: it cannot be told.
+    pub tag: String,
+    /// The kind of data.
+    pub kind: String,
+    /// How many items.
+    pub versions: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Why it may not be there.
+    pub why: String,
+}
+
+/// Something that was not read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gap {
+    /// The node.
+    pub node: NodeName,
+    /// What of it.
+    pub place: String,
+    /// Why, and what to do.
+    pub why: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// What an audit came to, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What it came to.
+    pub verdict: Verdict,
+    /// What is where it may not be.
+    pub findings: Vec<Finding>,
+    /// What was not read.
+    pub gaps: Vec<Gap>,
+}
+
+/// Holds the reports against the policy. `expected` names every node of the
+/// cluster; one without a report is a gap, and so is whatever a report says was
+/// not read. A report of a node that is not expected counts as well: its bytes
+/// exist.
+pub fn judge(
+    policy: &Policy,
+    expected: &BTreeSet<NodeName>,
+    reports: &[v1::NodeReport],
+) -> Judgement {
+    let mut findings = Vec::new();
+    let mut gaps = Vec::new();
+    let mut read: BTreeMap<NodeName, u32> = BTreeMap::new();
+    for report in reports {
+        let node = (report.region.clone(), report.node);
+        *read.entry(node.clone()).or_default() += 1;
+        for count in &report.counts {
+            if let Some(why) = denied(policy, &report.region, count) {
+                findings.push(Finding {
+                    node: node.clone(),
+                    place: count.place.clone(),
+                    tag: count.tag.clone(),
+                    kind: count.kind.clone(),
+                    versions: count.versions,
+                    bytes: count.bytes,
+                    why,
+                });
+            }
+        }
+        for unread in &report.unread {
+            gaps.push(Gap {
+                node: node.clone(),
+                place: unread.place.clone(),
+                why: unread.why.clone(),
+                count: unread.count,
+            });
+        }
+    }
+    for node in expected {
+        if !read.contains_key(node) {
+            gaps.push(Gap {
+                node: node.clone(),
+                place: "node".into(),
+                why: "the node was not read; start it, or give its directory with --offline".into(),
+                count: 1,
+            });
+        }
+    }
+    findings.sort();
+    gaps.sort();
+    let verdict = match (findings.is_empty(), gaps.is_empty()) {
+        (false, _) => Verdict::Fail,
+        (true, false) => Verdict::Incomplete,
+        (true, true) => Verdict::Pass,
+    };
+    Judgement {
+        verdict,
+        findings,
+        gaps,
+    }
+}
+
+/// Why a region may not hold what was counted; `None`: it may.
+fn denied(policy: &Policy, region: &str, count: &v1::AuditCount) -> Option<String> {
+    if count.versions == 0 {
+        return None;
+    }
+    let Ok(region) = RegionName::new(region) else {
+        return Some("the node's region has no name that a policy could know".into());
+    };
+    let Ok(tag) = Tag::new(&count.tag) else {
+        return Some("the tag cannot be told".into());
+    };
+    let Ok(kind) = count.kind.parse::<Kind>() else {
+        return Some("the kind is not known, and what is not known is denied".into());
+    };
+    match may_hold(policy, &tag, &region, kind) {
+        Allowed::Allowed => None,
+        Allowed::Denied(denial) => Some(denial.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::DEMO;
+    use proptest::prelude::*;
+
+    fn policy() -> Policy {
+        Policy::parse(DEMO).expect("the demo's policy is valid")
+    }
+
+    fn count(tag: &str, kind: Kind, versions: u64) -> v1::AuditCount {
+        v1::AuditCount {
+            tag: tag.into(),
+            kind: kind.name().into(),
+            place: "state".into(),
+            records: 0,
+            versions,
+            bytes: versions * 7,
+        }
+    }
+
+    fn report(region: &str, node: u64, counts: Vec<v1::AuditCount>) -> v1::NodeReport {
+        v1::NodeReport {
+            region: region.into(),
+            node,
+            counts,
+            unread: Vec::new(),
+            rows: 1,
+        }
+    }
+
+    fn expected(names: &[(&str, u64)]) -> BTreeSet<NodeName> {
+        names.iter().map(|(r, n)| ((*r).to_owned(), *n)).collect()
+    }
+
+    #[test]
+    fn what_is_at_home_passes() {
+        let reports = [report("eu", 1, vec![count("eu-only", Kind::Value, 3)])];
+        let judged = judge(&policy(), &expected(&[("eu", 1)]), &reports);
+        assert_eq!(judged.verdict, Verdict::Pass);
+    }
+
+    #[test]
+    fn one_item_in_the_wrong_region_fails_and_is_named() {
+        let reports = [
+            report("eu", 1, vec![count("eu-only", Kind::Value, 3)]),
+            report("us", 2, vec![count("eu-only", Kind::Tombstone, 1)]),
+        ];
+        let judged = judge(&policy(), &expected(&[("eu", 1), ("us", 2)]), &reports);
+        assert_eq!(judged.verdict, Verdict::Fail);
+        let [finding] = &judged.findings[..] else {
+            panic!("{judged:?}");
+        };
+        assert_eq!(finding.node, ("us".to_owned(), 2));
+        assert_eq!((&*finding.tag, &*finding.kind), ("eu-only", "tombstone"));
+    }
+
+    #[test]
+    fn a_missing_node_or_an_unread_row_is_incomplete_and_failure_wins() {
+        let fine = report("eu", 1, vec![count("eu-only", Kind::Value, 3)]);
+        let all = expected(&[("eu", 1), ("eu", 2)]);
+        let judged = judge(&policy(), &all, std::slice::from_ref(&fine));
+        assert_eq!(judged.verdict, Verdict::Incomplete);
+
+        let mut unread = fine.clone();
+        unread.unread.push(v1::AuditUnread {
+            place: "state".into(),
+            why: "damaged".into(),
+            count: 1,
+        });
+        let judged = judge(&policy(), &expected(&[("eu", 1)]), &[unread]);
+        assert_eq!(judged.verdict, Verdict::Incomplete);
+
+        let bad = report("eu", 1, vec![count("us-only", Kind::Value, 1)]);
+        assert_eq!(judge(&policy(), &all, &[bad]).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_denied() {
+        for (tag, kind) in [("", "value"), ("no-such", "value"), ("eu-only", "rumour")] {
+            let mut odd = count(tag, Kind::Value, 1);
+            odd.kind = kind.into();
+            let judged = judge(
+                &policy(),
+                &expected(&[("eu", 1)]),
+                &[report("eu", 1, vec![odd])],
+            );
+            assert_eq!(judged.verdict, Verdict::Fail, "{tag} {kind}");
+        }
+    }
+
+    proptest! {
+        /// Against a table written by hand.
+        #[test]
+        fn findings_are_what_the_table_forbids(
+            tag in prop::sample::select(vec!["eu-only", "us-only", "global", "eu-shared"]),
+            region in prop::sample::select(vec!["eu", "us", "ap"]),
+            kind in prop::sample::select(Kind::ALL.to_vec()),
+            versions in 0_u64..3,
+        ) {
+            let allowed = match tag {
+                "eu-only" | "eu-shared" => region == "eu",
+                "us-only" => region == "us",
+                _ => true,
+            };
+            let reports = [report(region, 1, vec![count(tag, kind, versions)])];
+            let judged = judge(&policy(), &expected(&[(region, 1)]), &reports);
+            let passes = allowed || versions == 0;
+            prop_assert_eq!(judged.verdict == Verdict::Pass, passes);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Counting what is found.
+
+use std::collections::BTreeMap;
+
+use domicile_proto::internal::v1::Anchor;
+use domicile_proto::policy::Kind;
+use domicile_proto::v1;
+
+/// The most different reasons that a report names; further ones are counted
+/// under the last.
+const REASONS_MAX: usize = 100;
+
+/// Where something was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// The state instance.
+    State,
+    /// The log instance.
+    Log,
+    /// Rows on their way in.
+    Staged,
+}
+
+impl Place {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Place::State => "state",
+            Place::Log => "log",
+            Place::Staged => "staged",
+        }
+    }
+}
+
+/// How much of one kind there is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    records: u64,
+    versions: u64,
+    bytes: u64,
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    counts: BTreeMap<(String, Kind, Place), Count>,
+    unread: BTreeMap<(&'static str, String), u64>,
+    rows: u64,
+}
+
+impl Counts {
+    /// A row was looked at.
+    pub(super) fn row(&mut self) {
+        self.rows += 1;
+    }
+
+    /// Counts an item of a tag; the empty tag stands for one that cannot be
+    /// told. `newest`: it is the newest version of a record.
+    pub(super) fn item(&mut self, tag: &str, kind: Kind, place: Place, bytes: usize, newest: bool) {
+        let count = self
+            .counts
+            .entry((tag.to_owned(), kind, place))
+            .or_default();
+        count.records += u64::from(newest);
+        count.versions += 1;
+        count.bytes += bytes as u64;
+    }
+
+    /// Counts something that could not be read.
+    pub(super) fn unread(&mut self, place: &'static str, why: String) {
+        let known = self.unread.contains_key(&(place, why.clone()));
+        let why = match known || self.unread.len() < REASONS_MAX {
+            true => why,
+            false => "other reasons".to_owned(),
+        };
+        *self.unread.entry((place, why)).or_default() += 1;
+    }
+
+    /// The report of a node.
+    pub(super) fn report(self, anchor: &Anchor) -> v1::NodeReport {
+        let counts = self.counts.into_iter();
+        let unread = self.unread.into_iter();
+        v1::NodeReport {
+            region: anchor.region.clone(),
+            node: anchor.node,
+            counts: counts
+                .map(|((tag, kind, place), count)| v1::AuditCount {
+                    tag,
+                    kind: kind.name().to_owned(),
+                    place: place.name().to_owned(),
+                    records: count.records,
+                    versions: count.versions,
+                    bytes: count.bytes,
+                })
+                .collect(),
+            unread: unread
+                .map(|((place, why), count)| v1::AuditUnread {
+                    place: place.to_owned(),
+                    why,
+                    count,
+                })
+                .collect(),
+            rows: self.rows,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What is on a disk: every row decoded and counted by tag and kind.
+//!
+//! [`scan`] reads the state and the log of a node and what is staged, from the
+//! first row to the last whatever its key, and counts what it finds ([`count`],
+//! [`rows`]). What it cannot decode, or does not know, it says: silence would
+//! look like absence. Whether what it found may be there is decided elsewhere,
+//! by the policy, over the reports of all nodes
+//! ([`domicile_proto::audit`]).
+//!
+//! Not done here: signing reports, the Merkle log, what lies in the free space
+//! of the file system or in parts of files that the stores do not show any
+//! more.
+
+mod count;
+mod rows;
+
+use domicile_proto::v1;
+
+use crate::error::Result;
+use crate::storage::{Contents, each_page};
+use count::{Counts, Place};
+use rows::Groups;
+
+/// Decodes everything on a disk.
+pub fn scan(contents: &Contents) -> Result<v1::NodeReport> {
+    let groups = Groups::of(&contents.anchor);
+    let mut counts = Counts::default();
+    each_page(contents.state.as_ref(), |page| {
+        for row in page {
+            rows::state(&groups, Place::State, row, &mut counts);
+        }
+        Ok(())
+    })?;
+    each_page(contents.log.as_ref(), |page| {
+        for row in page {
+            rows::log(&groups, row, &mut counts);
+        }
+        Ok(())
+    })?;
+    for (name, view) in &contents.staged {
+        let read = match view {
+            Ok(view) => each_page(view.as_ref(), |page| {
+                for row in page {
+                    rows::state(&groups, Place::Staged, row, &mut counts);
+                }
+                Ok(())
+            }),
+            Err(error) => Err(error.again()),
+        };
+        if let Err(error) = read {
+            counts.unread(
+                "staged",
+                format!("the stage {name} cannot be read: {error}"),
+            );
+        }
+    }
+    for aside in &contents.aside {
+        counts.unread(
+            "aside",
+            format!(
+                "{} is a store that was set aside; inspect it with `domiciled inspect`, then \
+                 remove it",
+                aside.display()
+            ),
+        );
+    }
+    for name in &contents.strange {
+        counts.unread(
+            "directory",
+            format!("`{name}` in the data directory is no file of this node; remove it"),
+        );
+    }
+    Ok(counts.report(&contents.anchor))
+}
+
+/// A report as JSON, for programs.
+pub fn to_json(report: &v1::NodeReport) -> serde_json::Value {
+    let counts = report.counts.iter().map(|count| {
+        serde_json::json!({
+            "tag": count.tag, "kind": count.kind, "place": count.place,
+            "records": count.records, "versions": count.versions, "bytes": count.bytes,
+        })
+    });
+    let unread = report.unread.iter().map(|unread| {
+        serde_json::json!({
+            "place": unread.place, "why": unread.why, "count": unread.count,
+        })
+    });
+    serde_json::json!({
+        "region": report.region,
+        "node": report.node,
+        "rows": report.rows,
+        "counts": counts.collect::<Vec<_>>(),
+        "unread": unread.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

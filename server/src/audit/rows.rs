@@ -1,0 +1,178 @@
+//! Decoding rows, each by its first byte.
+
+use std::collections::BTreeMap;
+
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::policy::Kind;
+use prost::Message;
+use wire::command::Command;
+
+use super::count::{Counts, Place};
+use crate::error::{Error, Result};
+use crate::storage::{GroupId, Row, keys, record};
+
+/// The tags of the groups on a disk.
+pub(super) struct Groups(BTreeMap<GroupId, String>);
+
+impl Groups {
+    /// The groups that the anchor names.
+    pub(super) fn of(anchor: &wire::Anchor) -> Self {
+        let replicas = anchor.replicas.iter();
+        Groups(
+            replicas
+                .map(|replica| (GroupId(replica.group), replica.tag.clone()))
+                .collect(),
+        )
+    }
+
+    /// The tag of a group; `None`: the group has no records; an error: no such
+    /// group is on this disk.
+    fn tag(&self, group: GroupId) -> Result<Option<&str>> {
+        match self.0.get(&group).map(String::as_str) {
+            Some("") => Ok(None),
+            Some(tag) => Ok(Some(tag)),
+            None => Err(Error::corruption(format!(
+                "rows of group {group}, of which this node has no replica; after a removal they \
+                 should be gone"
+            ))),
+        }
+    }
+}
+
+/// Counts a row of the state instance, or one that is staged for it.
+pub(super) fn state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) {
+    counts.row();
+    if let Err(error) = read_state(groups, place, row, counts) {
+        counts.unread(place.name(), error.message);
+    }
+}
+
+fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> Result<()> {
+    match keys::table_of(&row.key)? {
+        keys::Table::Record => {
+            let (tag, key) = keys::parse_record(&row.key)?;
+            stored(tag, key.len(), &row.value, place, true, counts)
+        }
+        keys::Table::History => {
+            let (tag, key, _) = keys::parse_history(&row.key)?;
+            stored(tag, key.len(), &row.value, place, false, counts)
+        }
+        keys::Table::Change => {
+            let (group, _, _) = keys::parse_change(&row.key)?;
+            let change: wire::StoredChange = record::open(&row.value)?;
+            let tag = groups.tag(group);
+            let bytes = change.key.len();
+            counts.item(told(&tag), Kind::Index, place, bytes, false);
+            tag.map(drop)
+        }
+        keys::Table::Outcomes => {
+            let (group, _) = keys::parse_outcomes(&row.key)?;
+            let outcomes: wire::StoredOutcomes = record::open(&row.value)?;
+            let tag = groups.tag(group);
+            for outcome in &outcomes.outcomes {
+                let bytes = outcome.client.len();
+                counts.item(told(&tag), Kind::Dedupe, place, bytes, false);
+            }
+            tag.map(drop)
+        }
+        // What these hold is no part of a record; that they decode is checked.
+        keys::Table::GroupState => record::open::<wire::GroupState>(&row.value).map(drop),
+        keys::Table::AuditLeaf => record::open::<wire::AuditLeaf>(&row.value).map(drop),
+        keys::Table::Catalog => record::open::<wire::Catalog>(&row.value).map(drop),
+        keys::Table::Control => record::open::<wire::Control>(&row.value).map(drop),
+        keys::Table::Ledger => record::open::<wire::LedgerRow>(&row.value).map(drop),
+    }
+}
+
+/// Counts the row of a record, by the tag that its key says. A row that says
+/// another itself counts for both.
+fn stored(
+    tag: &str,
+    key_bytes: usize,
+    row: &[u8],
+    place: Place,
+    newest: bool,
+    counts: &mut Counts,
+) -> Result<()> {
+    counts.item(tag, Kind::Key, place, key_bytes, newest);
+    let stored: wire::StoredRecord = record::open(row)?;
+    let (kind, bytes) = match &stored.value {
+        Some(value) => (Kind::Value, value.bytes.len()),
+        None => (Kind::Tombstone, 0),
+    };
+    counts.item(tag, kind, place, bytes, newest);
+    if stored.tag != tag {
+        counts.item(&stored.tag, kind, place, bytes, newest);
+        return Err(Error::corruption(
+            "a record stands under another tag than it says; repair the node with \
+             `domicile node replace`",
+        ));
+    }
+    Ok(())
+}
+
+/// Counts a row of the log instance.
+pub(super) fn log(groups: &Groups, row: &Row, counts: &mut Counts) {
+    counts.row();
+    if let Err(error) = read_log(groups, row, counts) {
+        counts.unread(Place::Log.name(), error.message);
+    }
+}
+
+fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
+    let Some((group, _)) = keys::parse_log_row(&row.key)? else {
+        // Votes and marks hold numbers only.
+        return Ok(());
+    };
+    let tag = groups.tag(group);
+    let told = told(&tag).to_owned();
+    let bytes = record::open_bytes(&row.value, "log entry")?;
+    let entry = wire::LogEntry::decode(bytes)
+        .map_err(|e| Error::corruption("a log entry does not decode").caused_by(e))?;
+    let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
+        return tag.map(drop);
+    };
+    let command = wire::Command::decode(command)
+        .map_err(|e| Error::corruption("a command of a log entry does not decode").caused_by(e))?;
+    let mut count = |key: usize, value: usize| {
+        counts.item(&told, Kind::LogEntry, Place::Log, key + value, false);
+    };
+    let size = |value: Option<&wire::Value>| value.map_or(0, |value| value.bytes.len());
+    match command.command {
+        Some(Command::Batch(batch)) => {
+            for operation in &batch.operations {
+                let value = match &operation.change {
+                    Some(wire::operation::Change::Put(value)) => value.bytes.len(),
+                    _ => 0,
+                };
+                count(operation.key.len(), value);
+            }
+        }
+        Some(Command::Copy(copy)) => {
+            for copied in &copy.records {
+                count(copied.key.len(), size(copied.value.as_ref()));
+            }
+        }
+        Some(Command::Backfill(page)) => {
+            for copied in &page.records {
+                count(copied.key.len(), size(copied.value.as_ref()));
+            }
+        }
+        Some(
+            Command::Catalog(_)
+            | Command::Control(_)
+            | Command::BeginBackfill(_)
+            | Command::EndBackfill(_),
+        ) => {}
+        None => return Err(Error::corruption("a command of a log entry is not known")),
+    }
+    tag.map(drop)
+}
+
+/// The tag as far as it can be told.
+fn told<'t>(tag: &Result<Option<&'t str>>) -> &'t str {
+    match tag {
+        Ok(Some(tag)) => tag,
+        Ok(None) | Err(_) => "",
+    }
+}

@@ -1,0 +1,195 @@
+//! A row planted where it may not be is found, wherever it is planted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::audit::{Verdict, judge};
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::policy::{DEMO, Policy};
+use domicile_proto::v1::NodeReport;
+use prost::Message;
+
+use super::scan;
+use crate::storage::{
+    Contents, Disk, DiskOptions, Durability, GroupId, Index, WriteBatch, keys, record,
+};
+
+const KEY: &[u8] = b"canary-key";
+const VALUE: &[u8] = b"canary-value";
+
+fn open(folder: &std::path::Path) -> Disk {
+    let mut options = DiskOptions::new("eu", 1, Arc::new(|| Duration::ZERO));
+    options.ballast_bytes = 0;
+    options.reserve_bytes = 0;
+    Disk::open(folder, options).expect("opens")
+}
+
+fn row(tag: &str) -> Bytes {
+    record::seal(&wire::StoredRecord {
+        origin: "eu".into(),
+        tag: tag.into(),
+        version: 7,
+        value: Some(wire::Value {
+            bytes: Bytes::from_static(VALUE),
+            ..wire::Value::default()
+        }),
+        ..wire::StoredRecord::default()
+    })
+}
+
+fn put(disk: &Disk, key: Bytes, value: Bytes) {
+    let mut batch = WriteBatch::new();
+    batch.put(key, value);
+    disk.state
+        .write(batch, Durability::Synced)
+        .expect("written");
+}
+
+fn add_group(disk: &Disk, group: u64, tag: &str) {
+    disk.add_replica(wire::AnchoredReplica {
+        group,
+        tag: tag.into(),
+        incarnation: 1,
+        replica: 1,
+        ..wire::AnchoredReplica::default()
+    })
+    .expect("added");
+}
+
+/// The same from the running node and from its directory.
+fn reports(disk: Disk, folder: &std::path::Path) -> [NodeReport; 2] {
+    let running = scan(&Contents::of(&disk).expect("read")).expect("scanned");
+    disk.close().expect("closes");
+    drop(disk);
+    let stopped = scan(&Contents::open(folder).expect("read")).expect("scanned");
+    [running, stopped]
+}
+
+fn verdict(report: &NodeReport) -> (Verdict, String) {
+    let policy = Policy::parse(DEMO).expect("valid");
+    let expected = [("eu".to_owned(), 1)].into();
+    let judged = judge(&policy, &expected, std::slice::from_ref(report));
+    (judged.verdict, format!("{judged:?}"))
+}
+
+/// Plants something beside a lawful record, and expects to find it in `place`.
+fn planted(place: &str, plant: impl FnOnce(&Disk)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    put(&disk, keys::record("eu-only", KEY), row("eu-only"));
+    plant(&disk);
+    for report in reports(disk, folder.path()) {
+        let (verdict, said) = verdict(&report);
+        assert_eq!(verdict, Verdict::Fail, "{said}");
+        assert!(said.contains("us-only") && said.contains(place), "{said}");
+        assert!(!said.contains("canary"), "{said}");
+    }
+}
+
+#[test]
+fn a_lawful_disk_passes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    add_group(&disk, 16, "eu-only");
+    put(&disk, keys::record("eu-only", KEY), row("eu-only"));
+    put(&disk, keys::history("eu-only", KEY, 3), row("eu-only"));
+    for report in reports(disk, folder.path()) {
+        assert_eq!(verdict(&report).0, Verdict::Pass, "{report:?}");
+        let values: u64 = report
+            .counts
+            .iter()
+            .filter(|count| count.kind == "value")
+            .map(|count| count.versions)
+            .sum();
+        assert_eq!(values, 2);
+    }
+}
+
+#[test]
+fn a_planted_record_is_found() {
+    planted("state", |disk| {
+        put(disk, keys::record("us-only", KEY), row("us-only"));
+    });
+}
+
+#[test]
+fn a_planted_old_version_is_found() {
+    planted("state", |disk| {
+        put(disk, keys::history("us-only", KEY, 3), row("us-only"));
+    });
+}
+
+#[test]
+fn a_record_that_says_another_tag_than_its_key_is_found() {
+    planted("state", |disk| {
+        put(disk, keys::record("eu-only", b"other"), row("us-only"));
+    });
+}
+
+#[test]
+fn a_planted_staged_row_is_found() {
+    planted("staged", |disk| {
+        let mut stage = disk.state.stage("snapshot-1").expect("staged");
+        stage
+            .append(&keys::record("us-only", KEY), &row("us-only"))
+            .expect("appended");
+        stage.finish().expect("finished");
+    });
+}
+
+#[test]
+fn a_planted_log_entry_is_found() {
+    planted("log", |disk| {
+        add_group(disk, 17, "us-only");
+        let operation = wire::Operation {
+            key: Bytes::from_static(KEY),
+            version: 1,
+            change: Some(wire::operation::Change::Put(wire::Value {
+                bytes: Bytes::from_static(VALUE),
+                ..wire::Value::default()
+            })),
+            ..wire::Operation::default()
+        };
+        let command = wire::Command {
+            fence: None,
+            command: Some(wire::command::Command::Batch(wire::Batch {
+                operations: vec![operation],
+            })),
+        };
+        let entry = wire::LogEntry {
+            log_id: Some(wire::LogId::default()),
+            payload: Some(wire::log_entry::Payload::Command(
+                command.encode_to_vec().into(),
+            )),
+        };
+        let (done, synced) = std::sync::mpsc::channel();
+        disk.log.append(
+            GroupId(17),
+            vec![(Index(0), entry.encode_to_vec().into())],
+            Box::new(move |result| done.send(result.is_ok()).expect("waited for")),
+        );
+        assert!(synced.recv().expect("answered"));
+    });
+}
+
+#[test]
+fn what_is_not_known_is_not_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    put(
+        &disk,
+        Bytes::from_static(b"\xEEodd"),
+        Bytes::from_static(b"?"),
+    );
+    put(
+        &disk,
+        keys::record("eu-only", KEY),
+        Bytes::from_static(b"damaged"),
+    );
+    std::fs::write(folder.path().join("copy.bin"), VALUE).expect("written");
+    for report in reports(disk, folder.path()) {
+        assert_eq!(verdict(&report).0, Verdict::Incomplete, "{report:?}");
+        assert_eq!(report.unread.len(), 3, "{report:?}");
+    }
+}

@@ -1,0 +1,126 @@
+//! Everything in a data directory, to be read and not changed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domicile_proto::internal::v1::Anchor;
+
+use super::anchor::{AnchorFile, FileSlots};
+use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, lock, names};
+use super::engine::{Engine, KeyRange, Limit, Row, View};
+use super::rocks::{Instance, Rocks};
+use crate::error::{Error, Result};
+
+/// The block cache of an inspected instance: it is read once, front to back.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+/// The contents of one data directory at one moment.
+pub struct Contents {
+    /// Whose it is, and which groups it has.
+    pub anchor: Anchor,
+    /// The rows of the state instance.
+    pub state: Arc<dyn View>,
+    /// The rows of the log instance.
+    pub log: Arc<dyn View>,
+    /// Rows that were staged, by the name of the stage.
+    pub staged: Vec<(String, Result<Arc<dyn View>>)>,
+    /// Stores that were set aside in it.
+    pub aside: Vec<PathBuf>,
+    /// Names in it that are none of ours.
+    pub strange: Vec<String>,
+}
+
+impl Contents {
+    /// What a running node has.
+    pub fn of(disk: &Disk) -> Result<Contents> {
+        let (aside, strange) = match disk.directory() {
+            Some(directory) => besides(directory)?,
+            None => Default::default(),
+        };
+        Ok(Contents {
+            anchor: disk.anchor.get(),
+            state: disk.state.view()?,
+            log: disk.log_engine().view()?,
+            staged: staged(disk.state.as_ref())?,
+            aside,
+            strange,
+        })
+    }
+
+    /// What a stopped node has. Nothing of it is changed; an error if the node
+    /// runs.
+    pub fn open(directory: &Path) -> Result<Contents> {
+        let _lock = lock(directory)?;
+        let anchor = AnchorFile::load(Box::new(FileSlots::open(&directory.join(ANCHOR))?))?.get();
+        let log = Rocks::open_to_read(&directory.join("log"), Instance::Log { torn: true })?;
+        let cache_bytes = CACHE_BYTES;
+        let state = Instance::State { cache_bytes };
+        let state = Rocks::open_to_read(&directory.join("state"), state)?;
+        let (aside, strange) = besides(directory)?;
+        Ok(Contents {
+            anchor,
+            state: state.view()?,
+            log: log.view()?,
+            staged: staged(&state)?,
+            aside,
+            strange,
+        })
+    }
+}
+
+/// The stages of an instance, each with its rows or why they cannot be read.
+fn staged(engine: &dyn Engine) -> Result<Vec<(String, Result<Arc<dyn View>>)>> {
+    let names = engine.staged()?.into_iter();
+    Ok(names
+        .map(|name| {
+            let view = engine.staged_view(&name);
+            (name, view)
+        })
+        .collect())
+}
+
+/// Stores that were set aside, and names that are none of ours.
+fn besides(directory: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
+    let mut aside = Vec::new();
+    let mut strange = Vec::new();
+    for name in names(directory)? {
+        if name.starts_with(ASIDE) {
+            aside.push(directory.join(name));
+        } else if !KNOWN_NAMES.contains(&name.as_str()) {
+            strange.push(name);
+        }
+    }
+    let snapshots = directory.join("snapshots");
+    if snapshots.is_dir() {
+        let listed = |e| Error::storage("the snapshots could not be listed", e);
+        for entry in fs::read_dir(&snapshots).map_err(listed)? {
+            let name = entry.map_err(listed)?.file_name();
+            strange.push(format!("snapshots/{}", name.to_string_lossy()));
+        }
+    }
+    Ok((aside, strange))
+}
+
+/// Every row of a view, whatever its key, a page at a time.
+pub fn each_page(view: &dyn View, mut page: impl FnMut(&[Row]) -> Result<()>) -> Result<()> {
+    let mut range = KeyRange {
+        start: Bytes::new(),
+        end: None,
+    };
+    let limit = Limit {
+        rows_max: 4096,
+        bytes_max: 4 * 1024 * 1024,
+    };
+    loop {
+        let rows = view.scan(&range, limit)?;
+        let Some(last) = rows.last() else {
+            return Ok(());
+        };
+        let mut next = last.key.to_vec();
+        next.push(0);
+        range.start = next.into();
+        page(&rows)?;
+    }
+}
