@@ -268,7 +268,7 @@ fn text(policy: &Policy, reports: &[NodeReport], judged: &Judgement) -> String {
     let rows: u64 = reports.iter().map(|report| report.rows).sum();
     let nodes = reports.len();
     text += &format!(
-        "\n{}: {rows} rows on {nodes} nodes decoded. {UNSIGNED}",
+        "\n{}: {rows} rows on {nodes} nodes decoded. {UNSIGNED}\n",
         judged.verdict
     );
     text

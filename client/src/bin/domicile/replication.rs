@@ -94,7 +94,7 @@ fn text(answers: &[GetReplicationResponse]) -> String {
             ms => format!("runs for {} s", ms / 1000),
         };
         text.push_str(&format!(
-            "\nThe policy lease of {} {lease}.",
+            "The policy lease of {} {lease}.\n",
             answer.served_by
         ));
     }
