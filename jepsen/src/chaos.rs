@@ -1,14 +1,18 @@
 //! Real processes under load, broken on purpose.
 //!
-//! A scenario starts three nodes ([`crate::cluster`]), loads them through the
-//! client library ([`load`]), breaks them, heals them, reads every key once
-//! more and hands the history to the checkers. A lost acknowledged write shows
-//! as a read that no order of the operations explains.
+//! A scenario ([`scenario`]) starts three nodes ([`crate::cluster`]), loads them through the client library ([`load`]), breaks them, heals them, reads everything once more at the leader and at every node, and hands the history to [`judge`].
+//! A lost acknowledged write shows twice: as an element missing from a set, and as a read that no order of the operations explains.
+//! The seed decides the moments of the faults. Processes have their own timing, so it repeats a run's plan and not its every step.
 //!
-//! Not done here: judging (`check`), simulation.
+//! Not done here: judging single properties (`check`), simulation.
 
+mod chance;
+pub mod judge;
 pub mod load;
 pub mod power;
 pub mod scenario;
+mod stage;
 
-pub use scenario::{Outcome, Run, Scenario};
+pub use judge::{Outcome, Report};
+pub use scenario::Scenario;
+pub use stage::Run;

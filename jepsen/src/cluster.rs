@@ -5,10 +5,12 @@
 //!
 //! Not done here: load and judgement (`chaos`).
 
+use std::fmt;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,6 +29,30 @@ const STEP: Duration = Duration::from_millis(100);
 
 /// The policy that the clusters of this harness are formed with.
 const POLICY: &str = include_str!("../../proto/policies/single-region.toml");
+
+/// Ports below those that the kernel gives to connections: a connection must not
+/// take the port of a node that is down.
+const PORTS: std::ops::Range<u16> = 12_000..30_000;
+
+/// Something the product promised did not happen.
+#[derive(Debug)]
+pub struct Broken(String);
+
+impl Broken {
+    /// The error of a run that saw a broken promise.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new(what: impl Into<String>) -> anyhow::Error {
+        Broken(what.into()).into()
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
 
 /// Where the programs are.
 #[derive(Clone, Debug)]
@@ -172,11 +198,11 @@ impl Node {
         let mut waited = Duration::ZERO;
         while waited < START_WAIT {
             if let Some(code) = self.wait_exit(Duration::ZERO)? {
-                bail!(
+                return Err(Broken::new(format!(
                     "node {} ended with {code}: {}",
                     self.number,
                     last_lines(&self.log())
-                );
+                )));
             }
             let answer = self
                 .programs
@@ -187,7 +213,8 @@ impl Node {
             std::thread::sleep(STEP);
             waited += STEP;
         }
-        bail!("node {} does not answer", self.number)
+        let what = format!("node {} does not answer", self.number);
+        Err(Broken::new(what))
     }
 }
 
@@ -195,6 +222,23 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Listens on some free port of [`PORTS`].
+fn listen() -> Result<TcpListener> {
+    // From a place of this process's own, so that clusters of one process and
+    // runs beside each other rarely try the same.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let ports = PORTS.end - PORTS.start;
+    for _ in 0..ports {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = (std::process::id() * 37 + u32::from(step)) % u32::from(ports);
+        let port = PORTS.start + u16::try_from(offset).expect("it is below the number of ports");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Ok(listener);
+        }
+    }
+    bail!("no port is free")
 }
 
 /// The end of a log, for messages.
@@ -225,7 +269,7 @@ impl Cluster {
         // Held together, so that the three ports differ.
         let mut held = Vec::new();
         for number in 1..=NODES {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let listener = listen()?;
             nodes.push(Node {
                 programs: programs.clone(),
                 number,
@@ -269,11 +313,10 @@ impl Cluster {
         let formed = self
             .programs
             .domicile(&self.nodes[0].endpoint(), &arguments)?;
-        ensure!(
-            formed.status.success(),
-            "the cluster was not formed: {}",
-            String::from_utf8_lossy(&formed.stderr)
-        );
+        if !formed.status.success() {
+            let said = String::from_utf8_lossy(&formed.stderr);
+            return Err(Broken::new(format!("the cluster was not formed: {said}")));
+        }
         self.wait_healthy()
     }
 
@@ -287,17 +330,32 @@ impl Cluster {
         self.nodes.iter_mut().try_for_each(Node::wait_up)
     }
 
-    /// Kills every node, all before any is waited for.
-    pub fn kill_all(&mut self) {
-        for node in &mut self.nodes {
-            if let Some(process) = &mut node.process {
+    /// Kills nodes, all before any is waited for.
+    pub fn kill(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            if let Some(process) = &mut self.nodes[*node].process {
                 // It may have ended by itself.
                 drop(process.kill());
             }
         }
-        for node in &mut self.nodes {
-            node.kill();
+        for node in nodes {
+            self.nodes[*node].kill();
         }
+    }
+
+    /// Brings an empty node back, through another one.
+    pub fn replace(&self, node: usize) -> Result<()> {
+        let through = (node + 1) % self.nodes.len();
+        let number = self.nodes[node].number.to_string();
+        let answer = self.programs.domicile(
+            &self.nodes[through].endpoint(),
+            &["--timeout", "120s", "node", "replace", &number],
+        )?;
+        if answer.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&answer.stderr);
+        Err(Broken::new(format!("the node was not replaced: {said}")))
     }
 
     /// The URLs of all nodes.
@@ -332,7 +390,8 @@ impl Cluster {
             std::thread::sleep(STEP);
             waited += STEP;
         }
-        bail!("the cluster is not healthy after {HEALTHY_WAIT:?}: {last}")
+        let what = format!("the cluster is not healthy after {HEALTHY_WAIT:?}: {last}");
+        Err(Broken::new(what))
     }
 
     /// The index of the node that leads a tag's group.
@@ -357,6 +416,6 @@ impl Cluster {
             std::thread::sleep(STEP);
             waited += STEP;
         }
-        bail!("no leader of {tag} is known")
+        Err(Broken::new(format!("no leader of {tag} is known")))
     }
 }

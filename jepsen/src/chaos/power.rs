@@ -4,6 +4,7 @@
 //! `shutdown` of a mounted file system drops exactly what no fsync has made
 //! durable, as a machine without power does.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +15,26 @@ const DISK_BYTES: u64 = 1 << 30;
 
 /// Where the files of the disks lie: memory, so that a sync costs little.
 const MEMORY: &str = "/dev/shm";
+
+/// This machine cannot run the scenario, and why.
+#[derive(Debug)]
+pub struct Lacking(String);
+
+impl Lacking {
+    /// The error of a scenario that cannot be run here.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new(why: impl Into<String>) -> anyhow::Error {
+        Lacking(why.into()).into()
+    }
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Lacking {}
 
 /// A file system that can lose power. Unmounted and removed when dropped.
 pub struct Disk {
@@ -59,8 +80,10 @@ impl Disk {
         run(
             "mount",
             &[
+                // The journal is written when someone asks for it, not by time:
+                // what nobody synced is lost for certain.
                 "-o",
-                "loop",
+                "loop,commit=300",
                 &self.image.to_string_lossy(),
                 &self.mount.to_string_lossy(),
             ],
@@ -69,12 +92,26 @@ impl Disk {
         Ok(())
     }
 
-    /// Cuts it off: nothing that is not on disk now ever gets there.
-    pub fn cut(&self) -> Result<()> {
-        run(
-            "xfs_io",
-            &["-x", "-c", "shutdown", &self.mount.to_string_lossy()],
-        )
+    /// Makes everything on it durable, whatever its users think of fsync.
+    pub fn sync(&self) -> Result<()> {
+        run("sync", &["-f", &self.mount.to_string_lossy()])
+    }
+
+    /// Cuts disks off at once: nothing that is not on them now ever gets there.
+    pub fn cut(disks: &[Disk]) -> Result<()> {
+        let cutting = disks.iter().map(|disk| {
+            Command::new("xfs_io")
+                .args(["-x", "-c", "shutdown"])
+                .arg(&disk.mount)
+                .spawn()
+                .context("xfs_io does not run")
+        });
+        let cutting: Vec<_> = cutting.collect();
+        for one in cutting {
+            let status = one?.wait()?;
+            ensure!(status.success(), "a disk was not cut off");
+        }
+        Ok(())
     }
 
     /// Unmounts it. Nothing may use it any more.

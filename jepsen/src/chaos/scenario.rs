@@ -1,29 +1,38 @@
 //! What is broken, and in which order.
 
+use std::fmt;
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use super::load::{Load, Recorder, TAG, connect, read_all};
-use super::power::Disk;
-use crate::check::{self, RunOutcome};
-use crate::cluster::{Cluster, Programs};
-use crate::history::{Note, Run as RunNote};
-
-/// How long the load runs between faults.
-const BETWEEN: Duration = Duration::from_secs(2);
+use super::judge::{Report, judge};
+use super::load::{TAG, connect, read_locally};
+use super::power::{Disk, Lacking};
+use super::stage::{Run, Stage};
+use crate::cluster::{Broken, Cluster, NODES};
+use crate::history::{History, Note, Run as Header};
 
 /// How long after a leader was killed writes must be acknowledged again. An
 /// election takes at most 1.4 s; the rest is for a busy machine.
 const FAILOVER_MAX: Duration = Duration::from_secs(3);
 
+/// How long to wait for writes that are too late anyway, for the message.
+const FAILOVER_WAIT: Duration = Duration::from_secs(30);
+
+/// The acknowledged writes that end a failover: one could have been under way.
+const FAILOVER_WRITES: u64 = 5;
+
 /// The library that turns every fsync into nothing, on Debian.
 const NO_SYNC: &str = "/usr/lib/x86_64-linux-gnu/libeatmydata.so";
+
+/// Records enough that a snapshot of them takes several chunks.
+const FILLERS: u32 = 3000;
+
+/// The bytes of one of them.
+const FILLER_BYTES: usize = 2000;
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,273 +41,204 @@ pub enum Scenario {
     KillAll,
     /// All disks lose power at once, under load.
     PowerLoss,
-    /// The same, with fsync turned off: must be caught.
-    PowerLossWithoutSync,
     /// The leader is killed, under load.
     LeaderKill,
     /// A follower loses its disk and is replaced.
     WipedFollower,
-    /// A follower falls behind the purged log and is killed while it installs
-    /// a snapshot.
+    /// A follower falls behind the purged log and is killed while it installs a snapshot.
     Behind,
     /// The leader is stopped for a while and goes on, under load.
     Pause,
 }
 
-/// How it is run.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// Where the programs are.
-    pub programs: Programs,
-    /// Where everything of this run goes.
-    pub folder: PathBuf,
-    /// How often the fault happens.
-    pub rounds: u32,
-}
-
-/// What a run came to.
-#[derive(Debug)]
-pub enum Outcome {
-    /// It ran and was judged.
-    Judged {
-        /// The verdict.
-        outcome: RunOutcome,
-        /// What was found, a line each.
-        lines: Vec<String>,
-    },
-    /// This machine cannot run it.
-    Incomplete(String),
-}
-
-impl Outcome {
-    /// Whether it ran and every promise was kept.
-    pub fn is_pass(&self) -> bool {
-        matches!(
-            self,
-            Outcome::Judged {
-                outcome: RunOutcome::Pass,
-                ..
-            }
-        )
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
     }
 }
 
 impl Scenario {
+    /// How often the fault happens unless told.
+    pub fn rounds(self) -> u32 {
+        3
+    }
+
+    /// The command that runs it again in the same way.
+    pub fn command(self, run: &Run) -> String {
+        let mut command = format!(
+            "jepsen chaos {self} --rounds {} --seed {}",
+            run.rounds, run.seed
+        );
+        if let Some(seconds) = run.seconds {
+            command.push_str(&format!(" --seconds {seconds}"));
+        }
+        if run.without_sync {
+            command.push_str(" --without-sync");
+        }
+        command
+    }
+
     /// Runs the scenario and judges its history.
-    pub async fn run(self, run: &Run) -> Result<Outcome> {
-        fs::create_dir_all(&run.folder)?;
-        let recorder = Arc::new(Recorder::new());
-        recorder.note(Note::Run(RunNote {
-            workload: format!("{self:?}"),
-            ..RunNote::default()
+    pub async fn run(self, run: &Run) -> Report {
+        let stage = Stage::new(run);
+        stage.recorder.note(Note::Run(Header {
+            workload: self.to_string(),
+            seed: Some(run.seed),
+            replay: Some(self.command(run)),
+            replicas: (1..=NODES).map(|number| format!("eu/{number}")).collect(),
+            ..Header::default()
         }));
-        let mut lines = Vec::new();
+        let ended = self.play(&stage).await;
+        let history = stage.recorder.history();
+        let kept = keep(&history, &run.folder);
+        judge(&history, ended.and(kept), stage.lines())
+    }
+
+    async fn play(self, stage: &Stage<'_>) -> Result<()> {
+        fs::create_dir_all(&stage.run.folder)?;
         match self {
-            Scenario::KillAll => kill_all(run, &recorder).await?,
-            Scenario::PowerLoss | Scenario::PowerLossWithoutSync => {
-                let synced = self == Scenario::PowerLoss;
-                if let Some(why) = power_loss(run, &recorder, synced).await? {
-                    return Ok(Outcome::Incomplete(why));
-                }
-            }
-            Scenario::LeaderKill => lines.extend(leader_kill(run, &recorder).await?),
-            Scenario::WipedFollower => wiped_follower(run, &recorder).await?,
-            Scenario::Behind => behind(run, &recorder).await?,
-            Scenario::Pause => pause(run, &recorder).await?,
+            Scenario::KillAll => kill_all(stage).await,
+            Scenario::PowerLoss => power_loss(stage).await,
+            Scenario::LeaderKill => leader_kill(stage).await,
+            Scenario::WipedFollower => wiped_follower(stage).await,
+            Scenario::Behind => behind(stage).await,
+            Scenario::Pause => pause(stage).await,
         }
-        judge(run, &recorder, lines)
     }
 }
 
-fn judge(run: &Run, recorder: &Recorder, mut lines: Vec<String>) -> Result<Outcome> {
-    let history = recorder.history();
-    let mut file = fs::File::create(run.folder.join("history.jsonl"))?;
+/// Writes the history beside the data.
+fn keep(history: &History, folder: &Path) -> Result<()> {
+    let mut file = std::io::BufWriter::new(fs::File::create(folder.join("history.jsonl"))?);
     history.write(&mut file)?;
-    file.flush()?;
-    let summary = check::run(&history);
-    lines.push(format!(
-        "{} writes acknowledged, {} operations",
-        recorder.acknowledged(),
-        summary.coverage.operations
-    ));
-    for property in &summary.properties {
-        if property.checked > 0 || !property.verdict.is_pass() {
-            lines.push(format!(
-                "{}: {} checked: {:?}",
-                property.name, property.checked, property.verdict
-            ));
-        }
-    }
-    lines.extend(
-        summary
-            .harness
-            .iter()
-            .map(|what| format!("harness: {what}")),
-    );
-    Ok(Outcome::Judged {
-        outcome: summary.outcome(),
-        lines,
-    })
+    std::io::Write::flush(&mut file).context("the history was not written")
 }
 
-async fn kill_all(run: &Run, recorder: &Arc<Recorder>) -> Result<()> {
-    let mut cluster = Cluster::formed(&run.programs, &run.folder)?;
-    let load = Load::start(&cluster.endpoints(), recorder.clone()).await?;
-    for round in 0..run.rounds {
-        // Not the same moment of a second in every round.
-        tokio::time::sleep(BETWEEN + Duration::from_millis(u64::from(round) * 137)).await;
-        recorder.fault("kill-all");
-        cluster.kill_all();
-        cluster.start_all()?;
-        cluster.wait_healthy()?;
-        recorder.fault("healed");
+async fn kill_all(stage: &Stage<'_>) -> Result<()> {
+    let mut cluster = stage.formed()?;
+    let load = stage.load(&cluster).await?;
+    for _ in 0..stage.run.rounds {
+        stage.between().await;
+        stage.kill(&mut cluster, &[0, 1, 2]);
+        stage.heal(&mut cluster)?;
     }
-    tokio::time::sleep(BETWEEN).await;
+    stage.between().await;
     load.finish(&cluster.endpoints()).await
 }
 
-async fn power_loss(run: &Run, recorder: &Arc<Recorder>, synced: bool) -> Result<Option<String>> {
+async fn power_loss(stage: &Stage<'_>) -> Result<()> {
+    let run = stage.run;
+    if run.without_sync && !Path::new(NO_SYNC).exists() {
+        let why = format!("{NO_SYNC} is missing; install eatmydata");
+        return Err(Lacking::new(why));
+    }
     let mounts = run.folder.join("disks");
     let mut disks = Vec::new();
-    for number in 1..=crate::cluster::NODES {
+    for number in 1..=NODES {
         let mount = mounts.join(number.to_string());
-        match Disk::new(&format!("domicile-chaos-{synced}-{number}"), &mount) {
-            Ok(disk) => disks.push(disk),
-            Err(error) => return Ok(Some(format!("no disk that can lose power: {error:#}"))),
-        }
-    }
-    if !synced && !Path::new(NO_SYNC).exists() {
-        return Ok(Some(format!("{NO_SYNC} is missing; install eatmydata")));
+        let disk = Disk::new(&format!("domicile-chaos-{number}"), &mount);
+        let lacking = |error| Lacking::new(format!("no disk that can lose power: {error:#}"));
+        disks.push(disk.map_err(lacking)?);
     }
     // The cluster is declared behind the disks, so that its processes end
     // before the disks are unmounted, also on the way out of an error.
     let mut cluster = Cluster::new(&run.programs, &run.folder, |number| {
         mounts.join(number.to_string()).join("data")
     })?;
-    if !synced {
+    if run.without_sync {
         for node in &mut cluster.nodes {
             node.env("LD_PRELOAD", NO_SYNC);
         }
     }
     cluster.form(&run.folder)?;
-    let load = Load::start(&cluster.endpoints(), recorder.clone()).await?;
-    for round in 0..run.rounds {
-        tokio::time::sleep(BETWEEN + Duration::from_millis(u64::from(round) * 137)).await;
-        recorder.fault("power-loss");
-        disks.iter().try_for_each(Disk::cut)?;
-        cluster.kill_all();
+    if run.without_sync {
+        // What is lost must be writes, not the cluster.
+        disks.iter().try_for_each(Disk::sync)?;
+    }
+    let load = stage.load(&cluster).await?;
+    for _ in 0..run.rounds {
+        stage.between().await;
+        for node in 1..=NODES {
+            stage.recorder.fault(&format!("power-loss-n{node}"));
+        }
+        Disk::cut(&disks)?;
+        cluster.kill(&[0, 1, 2]);
         for disk in &mut disks {
             disk.unmount()?;
             disk.mount()?;
         }
-        if let Err(error) = restart(&mut cluster) {
-            // Without fsync a store may well be refused; that is a catch too.
-            if !synced {
-                recorder.note(Note::HarnessFailure {
-                    what: format!("not restarted without fsync: {error:#}"),
-                });
-                return Ok(None);
-            }
-            return Err(error);
-        }
-        recorder.fault("healed");
+        stage.heal(&mut cluster)?;
     }
-    tokio::time::sleep(BETWEEN).await;
-    load.finish(&cluster.endpoints()).await?;
-    drop(cluster);
-    drop(disks);
-    Ok(None)
+    stage.between().await;
+    load.finish(&cluster.endpoints()).await
 }
 
-fn restart(cluster: &mut Cluster) -> Result<()> {
-    cluster.start_all()?;
-    cluster.wait_healthy()
-}
-
-async fn leader_kill(run: &Run, recorder: &Arc<Recorder>) -> Result<Vec<String>> {
-    let mut cluster = Cluster::formed(&run.programs, &run.folder)?;
-    let load = Load::start(&cluster.endpoints(), recorder.clone()).await?;
-    let mut lines = Vec::new();
-    for _ in 0..run.rounds {
-        tokio::time::sleep(BETWEEN).await;
+async fn leader_kill(stage: &Stage<'_>) -> Result<()> {
+    let mut cluster = stage.formed()?;
+    let load = stage.load(&cluster).await?;
+    let recorder = &stage.recorder;
+    for _ in 0..stage.run.rounds {
+        stage.between().await;
         let leader = cluster.leader(TAG)?;
-        recorder.fault("leader-kill");
-        cluster.nodes[leader].kill();
+        stage.kill(&mut cluster, &[leader]);
         let killed_ns = recorder.now_ns();
-        // A write in flight may be acknowledged just after; count from the
-        // first one that began without the leader.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let before = recorder.acknowledged();
+        // Only writes that began without the leader tell that they go on.
+        let mut before = recorder.acknowledged();
         let mut failover = Duration::ZERO;
-        while recorder.acknowledged() < before + 5 {
+        while recorder.acknowledged() < before + FAILOVER_WRITES {
+            if recorder.last_began_ns() < killed_ns {
+                before = recorder.acknowledged();
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
             failover = Duration::from_nanos(recorder.now_ns() - killed_ns);
-            ensure!(
-                failover < Duration::from_secs(30),
-                "no write was acknowledged for 30 s after the leader was killed"
-            );
+            if failover > FAILOVER_WAIT {
+                break;
+            }
         }
-        lines.push(format!("failover within {} ms", failover.as_millis()));
-        ensure!(
-            failover <= FAILOVER_MAX,
-            "writes took {failover:?} to go on after the leader was killed"
-        );
-        cluster.start_all()?;
-        cluster.wait_healthy()?;
-        recorder.fault("healed");
-    }
-    load.finish(&cluster.endpoints()).await?;
-    Ok(lines)
-}
-
-async fn wiped_follower(run: &Run, recorder: &Arc<Recorder>) -> Result<()> {
-    let mut cluster = Cluster::formed(&run.programs, &run.folder)?;
-    let load = Load::start(&cluster.endpoints(), recorder.clone()).await?;
-    for _ in 0..run.rounds {
-        tokio::time::sleep(BETWEEN).await;
-        let leader = cluster.leader(TAG)?;
-        let wiped = (leader + 1) % cluster.nodes.len();
-        recorder.fault("wipe");
-        cluster.nodes[wiped].kill();
-        fs::remove_dir_all(&cluster.nodes[wiped].data)?;
-        cluster.nodes[wiped].start()?;
-        cluster.nodes[wiped].wait_up()?;
-        replace(&cluster, wiped)?;
-        cluster.wait_healthy()?;
-        // The replaced node must carry the group with the leader alone.
-        let other = (leader + 2) % cluster.nodes.len();
-        recorder.fault("kill");
-        cluster.nodes[other].kill();
-        let before = recorder.acknowledged();
-        tokio::time::sleep(BETWEEN).await;
-        ensure!(
-            recorder.acknowledged() > before,
-            "no write was acknowledged with the replaced node as half of the quorum"
-        );
-        cluster.start_all()?;
-        cluster.wait_healthy()?;
-        recorder.fault("healed");
+        stage.say(format!("failover within {} ms", failover.as_millis()));
+        if failover > FAILOVER_MAX {
+            return Err(Broken::new(format!(
+                "writes took {failover:?} to go on after the leader was killed"
+            )));
+        }
+        stage.heal(&mut cluster)?;
     }
     load.finish(&cluster.endpoints()).await
 }
 
-/// Brings an empty node back, through another one.
-fn replace(cluster: &Cluster, node: usize) -> Result<()> {
-    let through = (node + 1) % cluster.nodes.len();
-    let number = cluster.nodes[node].number.to_string();
-    let answer = cluster.programs.domicile(
-        &cluster.nodes[through].endpoint(),
-        &["--timeout", "120s", "node", "replace", &number],
-    )?;
-    ensure!(
-        answer.status.success(),
-        "the node was not replaced: {}",
-        String::from_utf8_lossy(&answer.stderr)
-    );
-    Ok(())
+async fn wiped_follower(stage: &Stage<'_>) -> Result<()> {
+    let mut cluster = stage.formed()?;
+    let load = stage.load(&cluster).await?;
+    let recorder = &stage.recorder;
+    for _ in 0..stage.run.rounds {
+        stage.between().await;
+        let leader = cluster.leader(TAG)?;
+        let wiped = (leader + 1) % cluster.nodes.len();
+        stage.kill(&mut cluster, &[wiped]);
+        fs::remove_dir_all(&cluster.nodes[wiped].data)?;
+        recorder.fault("wipe");
+        cluster.start_all()?;
+        recorder.fault(&format!("restart-n{}", wiped + 1));
+        cluster.replace(wiped)?;
+        cluster.wait_healthy()?;
+        // The replaced node must carry the group with the leader alone.
+        let other = (leader + 2) % cluster.nodes.len();
+        stage.kill(&mut cluster, &[other]);
+        let before = recorder.acknowledged();
+        stage.between().await;
+        if recorder.acknowledged() == before {
+            return Err(Broken::new(
+                "no write was acknowledged with the replaced node as half of the quorum",
+            ));
+        }
+        stage.heal(&mut cluster)?;
+    }
+    load.finish(&cluster.endpoints()).await
 }
 
-async fn behind(run: &Run, recorder: &Arc<Recorder>) -> Result<()> {
+async fn behind(stage: &Stage<'_>) -> Result<()> {
+    let run = stage.run;
     let mut cluster = Cluster::new(&run.programs, &run.folder, |number| {
         run.folder.join(format!("node-{number}"))
     })?;
@@ -309,64 +249,47 @@ async fn behind(run: &Run, recorder: &Arc<Recorder>) -> Result<()> {
     cluster.form(&run.folder)?;
     let leader = cluster.leader(TAG)?;
     let late = (leader + 1) % cluster.nodes.len();
-    recorder.fault("kill");
-    cluster.nodes[late].kill();
-    // Enough rows that the snapshot takes several chunks.
+    stage.kill(&mut cluster, &[late]);
     let client = connect(&cluster.endpoints()).await?;
     let tag = client.tag(TAG)?;
-    for number in 0..3000_u32 {
-        tag.put(format!("filler/{number:06}"), vec![b'x'; 2000])
-            .await
-            .context("a filler was not written")?;
+    for number in 0..FILLERS {
+        let put = tag.put(format!("filler/{number:06}"), vec![b'x'; FILLER_BYTES]);
+        put.await.context("a filler was not written")?;
     }
-    let load = Load::start(&cluster.endpoints(), recorder.clone()).await?;
+    let load = stage.load(&cluster).await?;
     for round in 0..run.rounds {
         cluster.nodes[late].start()?;
+        stage.recorder.fault(&format!("restart-n{}", late + 1));
         // Somewhere in the middle of the install, each time elsewhere.
-        tokio::time::sleep(Duration::from_millis(150 + 170 * u64::from(round))).await;
-        recorder.fault("kill");
-        cluster.nodes[late].kill();
+        let moment = stage.chance.lock().millis(0..170);
+        tokio::time::sleep(Duration::from_millis(150 + 170 * u64::from(round)) + moment).await;
+        stage.kill(&mut cluster, &[late]);
     }
-    cluster.nodes[late].start()?;
-    cluster.nodes[late].wait_up()?;
-    cluster.wait_healthy()?;
-    recorder.fault("healed");
+    stage.heal(&mut cluster)?;
+    stage.between().await;
     load.finish(&cluster.endpoints()).await?;
-    // The late node has everything itself: local reads only, from it alone.
-    let client = connect(&[cluster.nodes[late].endpoint()]).await?;
-    let tag = client.tag(TAG)?;
-    let mut missing = 0;
-    for attempt in 0..100 {
-        missing = 0;
-        for number in (0..3000_u32).step_by(7) {
-            let got = tag.get(format!("filler/{number:06}")).local().await?;
-            missing += u32::from(got.record.is_none());
-        }
-        if missing == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50 + attempt)).await;
-    }
-    ensure!(
-        missing == 0,
-        "{missing} records are missing on the late node"
-    );
-    read_all(&[cluster.nodes[late].endpoint()], recorder).await
+    // The late node goes on alone with what it has: the digests of the others
+    // do not tell whether its log still has what its state needs.
+    stage.kill(&mut cluster, &[0, 1, 2]);
+    stage.heal(&mut cluster)?;
+    let client = connect(&cluster.endpoints()).await?;
+    let (endpoint, name) = (cluster.nodes[late].endpoint(), format!("eu/{}", late + 1));
+    read_locally(&endpoint, &name, &client, &stage.recorder).await
 }
 
-async fn pause(run: &Run, recorder: &Arc<Recorder>) -> Result<()> {
-    let cluster = Cluster::formed(&run.programs, &run.folder)?;
-    let load = Load::start(&cluster.endpoints(), recorder.clone()).await?;
-    for round in 0..run.rounds {
-        tokio::time::sleep(BETWEEN).await;
+async fn pause(stage: &Stage<'_>) -> Result<()> {
+    let cluster = stage.formed()?;
+    let load = stage.load(&cluster).await?;
+    for round in 0..stage.run.rounds {
+        stage.between().await;
         let leader = cluster.leader(TAG)?;
-        recorder.fault("pause");
+        stage.recorder.fault(&format!("pause-n{}", leader + 1));
         cluster.nodes[leader].signal("STOP")?;
         tokio::time::sleep(Duration::from_millis(1000 + 1500 * u64::from(round))).await;
         cluster.nodes[leader].signal("CONT")?;
-        recorder.fault("healed");
+        stage.recorder.fault(&format!("resume-n{}", leader + 1));
     }
-    tokio::time::sleep(BETWEEN).await;
+    stage.between().await;
     cluster.wait_healthy()?;
     load.finish(&cluster.endpoints()).await
 }

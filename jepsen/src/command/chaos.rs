@@ -1,5 +1,6 @@
 //! `jepsen chaos`: real processes, broken on purpose.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,30 +11,48 @@ use domicile_jepsen::cluster::Programs;
 /// This machine cannot run the scenario.
 const EXIT_INCOMPLETE: u8 = 11;
 
-/// Starts three real nodes, loads them, breaks them and judges what clients
-/// were told.
+/// Start three real nodes, load them, break them and judge what clients were told.
+///
+/// Exit status: 0 all promises kept, 1 a promise broken or undecided, 3 too little exercised, 4 the harness broke, 11 this machine cannot run it.
 #[derive(Debug, Args)]
 pub(crate) struct Chaos {
     /// What is broken.
     scenario: Scenario,
-    /// How often it is broken.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Where the run keeps its data, logs and history. Must not exist yet.
+    /// How often it is broken; of `damage`, how many kinds of damage.
     #[arg(long)]
-    folder: PathBuf,
+    rounds: Option<u32>,
+    /// Decides the moments of the faults.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long the load runs in all, healing aside. Two seconds a round unless told.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Where the run keeps its data, logs and history; must not exist yet. Without this, a new folder that is removed when the run passes.
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// Where `domiciled` and `domicile` are. Beside this program unless told.
     #[arg(long)]
     bin_dir: Option<PathBuf>,
+    /// Turn every fsync of the nodes into nothing. `power-loss` must fail then.
+    #[arg(long)]
+    without_sync: bool,
 }
 
 impl Chaos {
     /// Runs the scenario.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         anyhow::ensure!(
-            !self.folder.exists(),
-            "{} exists already; name a new folder",
-            self.folder.display()
+            !self.without_sync || self.scenario == Scenario::PowerLoss,
+            "--without-sync shows that power-loss can fail; no other scenario has it"
+        );
+        let folder = self.dir.clone().unwrap_or_else(|| {
+            let name = format!("domicile-chaos-{}-{}", self.scenario, std::process::id());
+            std::env::temp_dir().join(name)
+        });
+        anyhow::ensure!(
+            !folder.exists(),
+            "{} exists already; name a new one with --dir",
+            folder.display()
         );
         let programs = match self.bin_dir {
             Some(folder) => Programs { folder },
@@ -41,23 +60,32 @@ impl Chaos {
         };
         let run = Run {
             programs,
-            folder: self.folder.clone(),
-            rounds: self.rounds,
+            folder,
+            rounds: self.rounds.unwrap_or(self.scenario.rounds()),
+            seed: self.seed,
+            seconds: self.seconds,
+            without_sync: self.without_sync,
         };
         let runtime = tokio::runtime::Runtime::new()?;
-        let outcome = runtime.block_on(self.scenario.run(&run))?;
-        match outcome {
-            Outcome::Incomplete(why) => {
-                println!("INCOMPLETE: {why}");
-                Ok(ExitCode::from(EXIT_INCOMPLETE))
-            }
-            Outcome::Judged { outcome, lines } => {
-                for line in lines {
-                    println!("{line}");
-                }
-                println!("{} ({})", outcome.name(), self.folder.display());
-                Ok(super::status(outcome))
-            }
+        let report = runtime.block_on(self.scenario.run(&run));
+        for line in &report.lines {
+            println!("{line}");
         }
+        println!("{}: {}", self.scenario, report.outcome);
+        if self.dir.is_none() && matches!(report.outcome, Outcome::Pass | Outcome::Incomplete) {
+            fs::remove_dir_all(&run.folder)?;
+        } else {
+            println!("kept in {}", run.folder.display());
+        }
+        if report.outcome != Outcome::Pass {
+            println!("again: {}", self.scenario.command(&run));
+        }
+        Ok(match report.outcome {
+            Outcome::Pass => ExitCode::SUCCESS,
+            Outcome::Fail | Outcome::Unknown => ExitCode::from(super::EXIT_PRODUCT),
+            Outcome::Thin => ExitCode::from(super::EXIT_COVERAGE),
+            Outcome::Harness => ExitCode::from(super::EXIT_HARNESS),
+            Outcome::Incomplete => ExitCode::from(EXIT_INCOMPLETE),
+        })
     }
 }
