@@ -99,8 +99,14 @@ impl Rocks {
             Instance::State { cache_bytes } => state_options(cache_bytes),
         };
         options.create_if_missing(create);
-        let db = DB::open(&options, path)
-            .map_err(|e| failed(instance.name(), "could not be opened", &e))?;
+        let db = DB::open(&options, path).map_err(|e| {
+            let mut error = failed(instance.name(), "could not be opened", &e);
+            if !create && !has_manifest(path) {
+                // RocksDB takes it for a wrong path.
+                error.reason = Reason::Corruption;
+            }
+            error
+        })?;
         // RocksDB removed old write-ahead logs by now. Their removal must not
         // come undone by a power cut after newer ones have been written.
         sync_directory(path)?;
@@ -390,6 +396,12 @@ pub(crate) fn failed(name: &str, what: &str, error: &rocksdb::Error) -> Error {
         None => text,
     };
     Error::new(reason, format!("the {name} instance {what}")).caused_by(text)
+}
+
+/// Whether an instance has the file that lists all its others.
+fn has_manifest(path: &Path) -> bool {
+    let current = std::fs::read_to_string(path.join("CURRENT")).unwrap_or_default();
+    !current.trim().is_empty() && path.join(current.trim()).exists()
 }
 
 /// Makes the names in a directory durable.

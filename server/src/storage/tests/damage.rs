@@ -287,6 +287,14 @@ fn deleted_files_are_refused() {
         fs::remove_file(store.file(part, end)).unwrap();
         assert!(store.refuses(), "{part} {end}");
     }
+    // The lists of an instance's files: RocksDB reports these two otherwise.
+    for part in ["log", "state"] {
+        for end in ["", "CURRENT"] {
+            let store = Store::new();
+            fs::remove_file(store.file(part, end)).unwrap();
+            assert_eq!(store.read().unwrap_err().reason, Reason::Corruption);
+        }
+    }
     for part in ["log", "state"] {
         let store = Store::new();
         fs::remove_dir_all(store.directory.path().join(part)).unwrap();
