@@ -442,7 +442,11 @@ fn check_identity(anchor: &Anchor, options: &DiskOptions) -> Result<()> {
     let other = |what: &str| {
         Err(Error::new(
             Reason::WrongCluster,
-            format!("the data directory belongs to another {what}"),
+            format!(
+                "the data directory belongs to another {what}: it is that of node {}/{}; check \
+                 `data_dir`, `region` and `node`",
+                anchor.region, anchor.node
+            ),
         )
         .fact("region", &anchor.region)
         .fact("node", anchor.node))
