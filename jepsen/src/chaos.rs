@@ -7,6 +7,7 @@
 //! Not done here: judging single properties (`check`), simulation.
 
 mod chance;
+mod damage;
 pub mod judge;
 pub mod load;
 pub mod power;

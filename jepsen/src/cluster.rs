@@ -85,6 +85,14 @@ impl Programs {
             .output()
             .context("domicile does not run")
     }
+
+    /// Runs the server with arguments that make it end by itself.
+    pub fn domiciled(&self, arguments: &[&str]) -> Result<Output> {
+        Command::new(self.folder.join("domiciled"))
+            .args(arguments)
+            .output()
+            .context("domiciled does not run")
+    }
 }
 
 /// One node: its configuration, its data, and its process if it runs.
@@ -111,6 +119,17 @@ impl Node {
     /// Where its messages go.
     pub fn log(&self) -> PathBuf {
         self.folder.join(format!("node-{}.log", self.number))
+    }
+
+    /// How long its log is now.
+    pub fn log_end(&self) -> usize {
+        fs::metadata(self.log()).map_or(0, |log| log.len() as usize)
+    }
+
+    /// What its log says behind `from`.
+    pub fn said(&self, from: usize) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned()
     }
 
     /// Adds a setting for the next start, as `key=value`.
@@ -343,10 +362,32 @@ impl Cluster {
         }
     }
 
+    /// Waits until a node knows of a leader for each group that is not on `gone`.
+    fn wait_led(&self, through: usize, gone: u64) -> Result<()> {
+        let mut waited = Duration::ZERO;
+        while waited < HEALTHY_WAIT {
+            let status = self.status(through)?;
+            let groups = status["groups"].as_array().cloned().unwrap_or_default();
+            let led = |group: &serde_json::Value| {
+                group["leader"]
+                    .as_u64()
+                    .is_some_and(|leader| leader != gone)
+            };
+            if !groups.is_empty() && groups.iter().all(led) {
+                return Ok(());
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+        Err(Broken::new("some group has no leader"))
+    }
+
     /// Brings an empty node back, through another one.
     pub fn replace(&self, node: usize) -> Result<()> {
         let through = (node + 1) % self.nodes.len();
         let number = self.nodes[node].number.to_string();
+        // A node that still takes the empty one for a leader would ask it.
+        self.wait_led(through, self.nodes[node].number as u64)?;
         let answer = self.programs.domicile(
             &self.nodes[through].endpoint(),
             &["--timeout", "120s", "node", "replace", &number],
@@ -356,6 +397,28 @@ impl Cluster {
         }
         let said = String::from_utf8_lossy(&answer.stderr);
         Err(Broken::new(format!("the node was not replaced: {said}")))
+    }
+
+    /// Renames the store of a node that does not run aside.
+    pub fn set_aside(&self, node: usize) -> Result<()> {
+        let data = self.nodes[node].data.to_string_lossy().into_owned();
+        let answer = self.programs.domiciled(&["set-aside", &data])?;
+        if answer.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&answer.stderr);
+        Err(Broken::new(format!("the store was not set aside: {said}")))
+    }
+
+    /// Looks for a panic in the log of every node.
+    pub fn no_panic(&self) -> Result<()> {
+        for node in &self.nodes {
+            if let Some(line) = node.said(0).lines().find(|line| line.contains("panicked")) {
+                let number = node.number;
+                return Err(Broken::new(format!("node {number} panicked: {line}")));
+            }
+        }
+        Ok(())
     }
 
     /// The URLs of all nodes.

@@ -97,3 +97,9 @@ fn a_node_behind_the_log_gets_a_snapshot_however_often_it_dies() {
 fn a_paused_leader_serves_nothing_old() {
     must_pass(Scenario::Pause, 2);
 }
+
+#[test]
+fn a_damaged_node_refuses_or_has_lost_nothing() {
+    // All 22 kinds take some minutes; each seed begins with others.
+    must_pass(Scenario::Damage, 4);
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
+use super::damage;
 use super::judge::{Report, judge};
 use super::load::{TAG, connect, read_locally};
 use super::power::{Disk, Lacking};
@@ -49,6 +50,8 @@ pub enum Scenario {
     Behind,
     /// The leader is stopped for a while and goes on, under load.
     Pause,
+    /// Files of one node after the other are damaged, under load.
+    Damage,
 }
 
 impl fmt::Display for Scenario {
@@ -61,7 +64,10 @@ impl fmt::Display for Scenario {
 impl Scenario {
     /// How often the fault happens unless told.
     pub fn rounds(self) -> u32 {
-        3
+        match self {
+            Scenario::Damage => damage::KINDS_COUNT,
+            _ => 3,
+        }
     }
 
     /// The command that runs it again in the same way.
@@ -104,6 +110,7 @@ impl Scenario {
             Scenario::WipedFollower => wiped_follower(stage).await,
             Scenario::Behind => behind(stage).await,
             Scenario::Pause => pause(stage).await,
+            Scenario::Damage => damage::damage_nodes(stage).await,
         }
     }
 }
@@ -218,10 +225,7 @@ async fn wiped_follower(stage: &Stage<'_>) -> Result<()> {
         stage.kill(&mut cluster, &[wiped]);
         fs::remove_dir_all(&cluster.nodes[wiped].data)?;
         recorder.fault("wipe");
-        cluster.start_all()?;
-        recorder.fault(&format!("restart-n{}", wiped + 1));
-        cluster.replace(wiped)?;
-        cluster.wait_healthy()?;
+        stage.heal_empty(&mut cluster, wiped)?;
         // The replaced node must carry the group with the leader alone.
         let other = (leader + 2) % cluster.nodes.len();
         stage.kill(&mut cluster, &[other]);

@@ -102,4 +102,12 @@ impl<'a> Stage<'a> {
         }
         cluster.wait_healthy()
     }
+
+    /// Starts a node whose store is gone, replaces it and waits until all is well.
+    pub(super) fn heal_empty(&self, cluster: &mut Cluster, node: usize) -> Result<()> {
+        cluster.start_all()?;
+        self.recorder.fault(&format!("restart-n{}", node + 1));
+        cluster.replace(node)?;
+        cluster.wait_healthy()
+    }
 }
