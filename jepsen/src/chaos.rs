@@ -8,11 +8,13 @@
 
 mod chance;
 mod damage;
+mod input;
 pub mod judge;
 pub mod load;
 pub mod power;
 pub mod scenario;
 mod stage;
+mod wire;
 
 pub use judge::{Outcome, Report};
 pub use scenario::Scenario;

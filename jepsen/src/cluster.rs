@@ -260,6 +260,11 @@ fn listen() -> Result<TcpListener> {
     bail!("no port is free")
 }
 
+/// An address of this machine where nobody listens now.
+pub fn free_address() -> Result<String> {
+    Ok(listen()?.local_addr()?.to_string())
+}
+
 /// The end of a log, for messages.
 pub fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();

@@ -103,3 +103,8 @@ fn a_damaged_node_refuses_or_has_lost_nothing() {
     // All 22 kinds take some minutes; each seed begins with others.
     must_pass(Scenario::Damage, 4);
 }
+
+#[test]
+fn bad_input_is_refused_with_a_reason() {
+    must_pass(Scenario::BadInput, 1);
+}

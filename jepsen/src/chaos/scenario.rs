@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use super::damage;
 use super::judge::{Report, judge};
 use super::load::{TAG, connect, read_locally};
 use super::power::{Disk, Lacking};
 use super::stage::{Run, Stage};
+use super::{damage, input};
 use crate::cluster::{Broken, Cluster, NODES};
 use crate::history::{History, Note, Run as Header};
 
@@ -52,6 +52,8 @@ pub enum Scenario {
     Pause,
     /// Files of one node after the other are damaged, under load.
     Damage,
+    /// Requests, configurations and data directories are wrong, beside a load that is not.
+    BadInput,
 }
 
 impl fmt::Display for Scenario {
@@ -66,6 +68,7 @@ impl Scenario {
     pub fn rounds(self) -> u32 {
         match self {
             Scenario::Damage => damage::KINDS_COUNT,
+            Scenario::BadInput => 1,
             _ => 3,
         }
     }
@@ -111,6 +114,7 @@ impl Scenario {
             Scenario::Behind => behind(stage).await,
             Scenario::Pause => pause(stage).await,
             Scenario::Damage => damage::damage_nodes(stage).await,
+            Scenario::BadInput => input::bad_input(stage).await,
         }
     }
 }
