@@ -287,7 +287,7 @@ pub async fn read_locally(
     }
     recorder.note(Note::Digest(Digest {
         region: RegionId::from("eu"),
-        node: name.to_owned(),
+        node: name.trim_start_matches("eu/").to_owned(),
         tag: TAG.to_owned(),
         // Nodes are equal at one moment only: each moment is a range.
         range: format!("up to write {}", recorder.acknowledged()),
