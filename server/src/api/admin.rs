@@ -7,6 +7,7 @@ use domicile_proto::v1;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
 use domicile_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
+use tonic_types::StatusExt;
 
 use crate::api::regions;
 use crate::api::status::status;
@@ -268,7 +269,8 @@ impl AdminService for AdminApi {
             .await
             .map_err(status)?;
         if let Some(mut leader) = leader {
-            return leader.replace_node(passed_on(request.into_inner())).await;
+            let passed = leader.replace_node(passed_on(request.into_inner())).await;
+            return passed.map_err(of_former_leader);
         }
         let placement = self.placement.clone();
         let replace = async move { placement.replace_node(request.into_inner()).await };
@@ -283,9 +285,8 @@ impl AdminService for AdminApi {
         let group = GroupId(request.get_ref().group);
         let leader = self.leader_of(group, &request).await.map_err(status)?;
         if let Some(mut leader) = leader {
-            return leader
-                .transfer_leader(passed_on(request.into_inner()))
-                .await;
+            let passed = leader.transfer_leader(passed_on(request.into_inner()));
+            return passed.await.map_err(of_former_leader);
         }
         let to = NodeId(request.get_ref().node);
         let transferred = self.groups.get(group).map(|group| async move {
@@ -350,6 +351,22 @@ impl AdminService for AdminApi {
             regions: regions::list(&atlas, &self.regions),
         }))
     }
+}
+
+/// A node that is thought to lead and belongs to no cluster has lost its disk;
+/// the caller must not be told to form a cluster.
+fn of_former_leader(refused: Status) -> Status {
+    let info = refused.get_details_error_info();
+    if info.is_none_or(|info| info.reason != Reason::NotFormed.name()) {
+        return refused;
+    }
+    status(
+        Error::new(
+            Reason::NoQuorum,
+            "the node that led is empty now, and no other leads yet; try again",
+        )
+        .retry_after(std::time::Duration::from_millis(500)),
+    )
 }
 
 fn replica_on(status: &crate::raft::Status, node: NodeId) -> Result<ReplicaId> {

@@ -14,6 +14,7 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use tonic_types::StatusExt;
 
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
@@ -91,6 +92,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Runs until the handle's queue is closed.
     pub(super) async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
+        let mut refused = None;
         loop {
             let address = self.address.borrow_and_update().clone();
             let connected = {
@@ -119,9 +121,15 @@ impl Peer {
                         }
                     }
                 }
-                Err(error) => {
-                    tracing::debug!(region = %self.region, node = %self.node, %error, "not connected")
+                Err(error) if error.reason == Reason::Unreachable => {
+                    tracing::debug!(region = %self.region, node = %self.node, %error, "not connected");
                 }
+                // It answers and refuses: someone has to correct something.
+                Err(error) if refused != Some(error.reason) => {
+                    tracing::warn!(region = %self.region, node = %self.node, %error, "refused");
+                    refused = Some(error.reason);
+                }
+                Err(_) => {}
             }
             let pause = tokio::time::sleep(self.env.jitter(RECONNECT_WAIT));
             tokio::pin!(pause);
@@ -158,12 +166,12 @@ impl Peer {
             let mut answers = client
                 .exchange(ReceiverStream::new(rx))
                 .await
-                .map_err(|status| lost(status.message()))?
+                .map_err(|status| refusal(&status))?
                 .into_inner();
             let first = answers
                 .message()
                 .await
-                .map_err(|status| lost(status.message()))?
+                .map_err(|status| refusal(&status))?
                 .ok_or_else(|| lost("the stream ended"))?;
             *self.link.version.lock() = first.version;
             Ok((frames, answers))
@@ -276,6 +284,14 @@ impl Peer {
             requests,
         }
     }
+}
+
+/// Why a hello was not taken: what the other node says, or that it says
+/// nothing.
+fn refusal(status: &tonic::Status) -> Error {
+    let info = status.get_details_error_info();
+    let reason = info.and_then(|info| info.reason.parse().ok());
+    Error::new(reason.unwrap_or(Reason::Unreachable), status.message())
 }
 
 /// Why an exchange ended.

@@ -206,6 +206,11 @@ impl Group {
                     Err(fatal) => return halted(fatal.to_string()),
                 }
                 if metrics.changed().await.is_err() {
+                    // Ended without a word: a panic. An orderly end says
+                    // `Stopped` first.
+                    if metrics.borrow_watched().running_state.is_ok() {
+                        halted("its task panicked; the log of the process says where".into());
+                    }
                     return;
                 }
             }
