@@ -12,7 +12,7 @@ pub(super) const HELP: &str = "\
   get put delete scan ...        as with `domicile`; --from REGION says where the caller is
   status                         nodes, links, leaders, mirrors
   audit run                      where every byte is, against the policy
-  kill NODE | restart NODE       NODE as eu/1, or `kill leader TAG` for the home's leader
+  kill NODE | restart NODE       NODE as eu/1; `kill leader TAG`, `restart all` pick themselves
   partition A B | isolate A      cut the links between two regions, or of one
   heal                           mend every link
   sleep SECONDS | help | exit
@@ -35,6 +35,8 @@ pub(super) enum Command {
     KillLeader(String),
     /// Start a node again.
     Restart(Name),
+    /// Start every node that is dead.
+    RestartAll,
     /// Cut the links between two regions.
     Partition(RegionName, RegionName),
     /// Cut the links of a region.
@@ -69,6 +71,7 @@ impl Command {
             ["status"] => Command::Status,
             ["kill", "leader", tag] => Command::KillLeader((*tag).to_owned()),
             ["kill", node] => Command::Kill(node.parse()?),
+            ["restart", "all"] => Command::RestartAll,
             ["restart", node] => Command::Restart(node.parse()?),
             ["partition", one, other] => Command::Partition(region(one)?, region(other)?),
             ["isolate", one] => Command::Isolate(region(one)?),

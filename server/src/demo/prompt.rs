@@ -145,6 +145,19 @@ async fn perform(cluster: &mut Cluster, home: &RegionName, line: &str) -> Result
             cluster.restart(&name).await?;
             Done::said(format!("{name} runs\n"))
         }
+        Command::RestartAll => {
+            let dead: Vec<_> = cluster
+                .nodes()
+                .filter(|(_, runs)| !runs)
+                .map(|(name, _)| name.clone())
+                .collect();
+            let mut text = String::new();
+            for name in dead {
+                cluster.restart(&name).await?;
+                text.push_str(&format!("{name} runs\n"));
+            }
+            Done::said(text)
+        }
         Command::Partition(one, other) => {
             set_cut(cluster, true, |a, b| {
                 (*a == one && *b == other) || (*a == other && *b == one)
@@ -261,6 +274,7 @@ fn words(cluster: &Cluster) -> Vec<String> {
         "kill",
         "kill leader",
         "restart",
+        "restart all",
         "partition",
         "isolate",
         "heal",

@@ -26,3 +26,6 @@ mod gate;
 pub use atlas::{Atlas, Home, TagPlace, read_policy};
 pub use carried::{Cargo, Carries};
 pub use gate::{Cleared, Gate, LEASE, Subject, Untrusted};
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// The block cache of an inspected instance: it is read once, front to back.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
+/// A stage's name, and its rows or why they cannot be read.
+pub type Staged = (String, Result<Arc<dyn View>>);
+
 /// The contents of one data directory at one moment.
 pub struct Contents {
     /// Whose it is, and which groups it has.
@@ -25,7 +28,7 @@ pub struct Contents {
     /// The rows of the log instance.
     pub log: Arc<dyn View>,
     /// Rows that were staged, by the name of the stage.
-    pub staged: Vec<(String, Result<Arc<dyn View>>)>,
+    pub staged: Vec<Staged>,
     /// Stores that were set aside in it.
     pub aside: Vec<PathBuf>,
     /// Names in it that are none of ours.
@@ -71,7 +74,7 @@ impl Contents {
 }
 
 /// The stages of an instance, each with its rows or why they cannot be read.
-fn staged(engine: &dyn Engine) -> Result<Vec<(String, Result<Arc<dyn View>>)>> {
+fn staged(engine: &dyn Engine) -> Result<Vec<Staged>> {
     let names = engine.staged()?.into_iter();
     Ok(names
         .map(|name| {

@@ -46,7 +46,7 @@ pub use engine::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
 };
 pub use ids::{CONTROL_GROUP, FIRST_RANGE, GroupId, Index, REGION_GROUP};
-pub use inspect::{Contents, each_page};
+pub use inspect::{Contents, Staged, each_page};
 pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, Run, WriterStats};
 pub use memory::{Memory, Survivors};
 pub use space::{BALLAST_BYTES, RESERVE_BYTES};

@@ -1,5 +1,7 @@
 //! The Raft library's own suite for storage, against ours.
 
+mod mirror;
+
 use std::sync::Arc;
 use std::time::Duration;
 

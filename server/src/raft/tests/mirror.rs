@@ -1,0 +1,258 @@
+//! What a mirror does with what is shipped to it: in order, once, and closed
+//! until it is full.
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use openraft::EntryPayload;
+use prost::Message;
+use wire::command::Command;
+
+use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes};
+use crate::raft::types::{Position, Proposal, RaftEntryOf, log_id_from_wire};
+use crate::storage::{Engine, GroupId, Index, Limit, Memory, keys, record};
+
+const GROUP: GroupId = GroupId(18);
+const INCARNATION: u64 = 4;
+
+/// A mirror that applies one command after the other.
+struct Mirror {
+    engine: Memory,
+    identity: Identity,
+    state: GroupState,
+    outcomes: Outcomes,
+    lately: Lately,
+    index: u64,
+}
+
+impl Mirror {
+    fn new() -> Self {
+        let us = RegionName::new("us").expect("a name");
+        Mirror {
+            engine: Memory::new("state", 1),
+            identity: Identity::new(GROUP, INCARNATION, "global", &us).expect("a tag"),
+            state: GroupState::default(),
+            outcomes: Outcomes::default(),
+            lately: Lately::default(),
+            index: 0,
+        }
+    }
+
+    fn apply(&mut self, command: Command) -> wire::MirrorState {
+        self.index += 1;
+        let command = wire::Command {
+            fence: None,
+            command: Some(command),
+        };
+        let entry = RaftEntryOf {
+            log_id: log_id_from_wire(&wire::LogId {
+                term: 1,
+                leader: 1,
+                index: self.index,
+            }),
+            payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
+        };
+        let mut applier = Applier::new(
+            &self.engine,
+            &self.identity,
+            self.state.clone(),
+            &mut self.outcomes,
+            &mut self.lately,
+        );
+        let applied = applier.apply(&entry).expect("applied");
+        self.state = applier.finish().expect("written");
+        match applied {
+            Applied::Mirror(state) => *state,
+            other => panic!("{other}"),
+        }
+    }
+
+    /// A mirror that is open and empty.
+    fn open() -> Self {
+        let mut mirror = Mirror::new();
+        mirror.apply(Command::BeginBackfill(begin(1)));
+        assert!(mirror.apply(Command::EndBackfill(end(1, 0))).open);
+        mirror
+    }
+
+    fn value(&self, key: &str) -> Option<String> {
+        let row = self
+            .engine
+            .get(&keys::record("global", key.as_bytes()))
+            .expect("read")?;
+        let stored: wire::StoredRecord = record::open(&row).expect("sound");
+        let value = stored.value?;
+        Some(String::from_utf8(value.bytes.to_vec()).expect("text"))
+    }
+
+    fn ledger(&self) -> usize {
+        let limit = Limit {
+            rows_max: 100,
+            bytes_max: usize::MAX,
+        };
+        let rows = self.engine.scan(&keys::received_by(GROUP), limit);
+        rows.expect("read").len()
+    }
+}
+
+fn at(index: u64) -> Option<wire::ChangePosition> {
+    Position {
+        epoch: 1,
+        index: Index(index),
+        sub: 0,
+    }
+    .to_wire()
+}
+
+fn copied(key: &str, version: u64, value: Option<&str>) -> wire::CopiedRecord {
+    wire::CopiedRecord {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        version,
+        origin: "eu".into(),
+        policy_version: 1,
+        value: value.map(|value| wire::Value {
+            bytes: Bytes::copy_from_slice(value.as_bytes()),
+            ..wire::Value::default()
+        }),
+    }
+}
+
+fn copy(
+    prev: Option<wire::ChangePosition>,
+    last: u64,
+    records: Vec<wire::CopiedRecord>,
+) -> wire::Copy {
+    wire::Copy {
+        incarnation: INCARNATION,
+        transfer: last,
+        from: "eu".into(),
+        prev,
+        last: at(last),
+        records,
+    }
+}
+
+fn begin(attempt: u64) -> wire::BeginBackfill {
+    wire::BeginBackfill {
+        incarnation: INCARNATION,
+        attempt,
+        position: None,
+        last_version: 0,
+    }
+}
+
+fn page(attempt: u64, page: u64, records: Vec<wire::CopiedRecord>) -> wire::Backfill {
+    wire::Backfill {
+        incarnation: INCARNATION,
+        attempt,
+        page,
+        transfer: 1000 + page,
+        from: "eu".into(),
+        records,
+    }
+}
+
+fn end(attempt: u64, pages: u64) -> wire::EndBackfill {
+    wire::EndBackfill {
+        incarnation: INCARNATION,
+        attempt,
+        pages,
+    }
+}
+
+#[test]
+fn a_copy_applies_behind_the_cursor_and_nowhere_else() {
+    let mut mirror = Mirror::open();
+    let first = copy(None, 5, vec![copied("a", 1, Some("one"))]);
+    let second = copy(at(5), 7, vec![copied("a", 2, Some("two"))]);
+    // Out of order: nothing happens, and the sender hears where the mirror is.
+    let state = mirror.apply(Command::Copy(second.clone()));
+    assert_eq!(state.cursor, None);
+    assert_eq!(mirror.value("a"), None);
+    assert_eq!(mirror.apply(Command::Copy(first.clone())).cursor, at(5));
+    assert_eq!(mirror.value("a").as_deref(), Some("one"));
+    assert_eq!(mirror.apply(Command::Copy(second.clone())).cursor, at(7));
+    assert_eq!(mirror.value("a").as_deref(), Some("two"));
+    // Again, from a second sender: nothing happens.
+    assert_eq!(mirror.apply(Command::Copy(first)).cursor, at(7));
+    assert_eq!(mirror.apply(Command::Copy(second)).cursor, at(7));
+    assert_eq!(mirror.value("a").as_deref(), Some("two"));
+    assert_eq!(
+        mirror.ledger(),
+        2,
+        "one row for each batch that was applied"
+    );
+}
+
+#[test]
+fn a_copy_for_another_incarnation_changes_nothing() {
+    let mut mirror = Mirror::open();
+    let mut old = copy(None, 5, vec![copied("a", 1, Some("one"))]);
+    old.incarnation = INCARNATION - 1;
+    assert_eq!(mirror.apply(Command::Copy(old)).cursor, None);
+    assert_eq!(mirror.value("a"), None);
+}
+
+#[test]
+fn a_delete_is_copied_as_one() {
+    let mut mirror = Mirror::open();
+    mirror.apply(Command::Copy(copy(
+        None,
+        5,
+        vec![copied("a", 1, Some("x"))],
+    )));
+    mirror.apply(Command::Copy(copy(at(5), 6, vec![copied("a", 2, None)])));
+    assert_eq!(mirror.value("a"), None);
+    let old = mirror.engine.get(&keys::history("global", b"a", 1));
+    assert!(
+        old.expect("read").is_some(),
+        "the version before is history"
+    );
+}
+
+#[test]
+fn a_mirror_is_closed_until_it_is_full() {
+    let mut mirror = Mirror::open();
+    mirror.apply(Command::Copy(copy(
+        None,
+        5,
+        vec![copied("old", 1, Some("x"))],
+    )));
+    assert!(!mirror.apply(Command::BeginBackfill(begin(2))).open);
+    assert_eq!(mirror.value("old"), None, "it is emptied first");
+    // A page that is missing keeps it closed.
+    mirror.apply(Command::Backfill(page(
+        2,
+        0,
+        vec![copied("a", 3, Some("a"))],
+    )));
+    assert!(!mirror.apply(Command::EndBackfill(end(2, 2))).open);
+    // Copies do not apply meanwhile, nor pages out of order or of another
+    // attempt.
+    let state = mirror.apply(Command::Copy(copy(
+        None,
+        9,
+        vec![copied("z", 9, Some("z"))],
+    )));
+    assert!(!state.open && state.cursor.is_none());
+    mirror.apply(Command::Backfill(page(
+        2,
+        3,
+        vec![copied("c", 4, Some("c"))],
+    )));
+    mirror.apply(Command::Backfill(page(
+        1,
+        1,
+        vec![copied("d", 4, Some("d"))],
+    )));
+    assert_eq!((mirror.value("z"), mirror.value("c")), (None, None));
+    assert_eq!(mirror.value("d"), None);
+    mirror.apply(Command::Backfill(page(
+        2,
+        1,
+        vec![copied("b", 4, Some("b"))],
+    )));
+    assert!(mirror.apply(Command::EndBackfill(end(2, 2))).open);
+    assert_eq!(mirror.value("a").as_deref(), Some("a"));
+    assert_eq!(mirror.value("b").as_deref(), Some("b"));
+}

@@ -1,0 +1,166 @@
+//! The gates against the demo's policy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::policy::DEMO;
+use wire::peer_request::Request;
+
+use super::{Atlas, Gate, LEASE, Subject, Untrusted};
+use crate::env::Env;
+use crate::error::Reason;
+
+fn region(name: &str) -> RegionName {
+    RegionName::new(name).expect("a name")
+}
+
+fn tag(name: &str) -> Subject {
+    Subject::Tag(Tag::new(name).expect("a tag"))
+}
+
+fn gate(here: &str) -> (Env, Arc<Gate>) {
+    let env = Env::real();
+    let gate = Gate::new(env.clone(), region(here));
+    let control = wire::Control {
+        policy: DEMO.into(),
+        ..wire::Control::default()
+    };
+    gate.adopt(Atlas::new(control).expect("valid"));
+    (env, gate)
+}
+
+fn request(request: Request) -> wire::PeerRequest {
+    wire::PeerRequest {
+        request: Some(request),
+        ..wire::PeerRequest::default()
+    }
+}
+
+/// A log entry, as Raft sends it.
+fn entry() -> wire::PeerRequest {
+    request(Request::Append(wire::Append {
+        entries: vec![Bytes::from_static(b"entry")],
+        ..wire::Append::default()
+    }))
+}
+
+fn copy() -> wire::PeerRequest {
+    request(Request::Ship(wire::Ship {
+        cargo: Some(wire::ship::Cargo::Copy(Bytes::new())),
+        ..wire::Ship::default()
+    }))
+}
+
+fn read() -> wire::PeerRequest {
+    request(Request::Read(wire::Read::default()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_leaves_only_for_a_region_that_may_hold_it() {
+    let (env, gate) = gate("eu");
+    gate.confirm_lease(env.now());
+    for message in [entry(), copy()] {
+        let refused = gate.egress(&region("us"), &tag("eu-only"), message.clone());
+        assert_eq!(
+            refused.expect_err("kept").reason,
+            Reason::ResidencyViolation
+        );
+        assert!(gate.egress(&region("us"), &tag("global"), message).is_ok());
+    }
+    assert!(gate.egress(&region("eu"), &tag("eu-only"), entry()).is_ok());
+    // A region or a tag that the policy does not know gets nothing.
+    assert!(
+        gate.egress(&region("mars"), &tag("global"), copy())
+            .is_err()
+    );
+    assert!(
+        gate.egress(&region("us"), &tag("unheard-of"), copy())
+            .is_err()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_is_taken_in_only_where_it_may_be_whatever_its_sender_thinks() {
+    let (env, gate) = gate("us");
+    gate.confirm_lease(env.now());
+    let ingress = |subject: &Subject, from: &str, message| {
+        gate.ingress(&region(from), subject, Untrusted::received(message))
+            .map(drop)
+    };
+    let refused = ingress(&tag("eu-only"), "eu", copy()).expect_err("kept out");
+    assert_eq!(refused.reason, Reason::ResidencyViolation);
+    assert!(ingress(&tag("eu-only"), "us", entry()).is_err());
+    assert!(ingress(&tag("global"), "eu", copy()).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn plaintext_goes_only_where_it_may_be_handled() {
+    let (env, gate) = gate("eu");
+    gate.confirm_lease(env.now());
+    let answer = || wire::PeerResponse {
+        sequence: 1,
+        response: Some(wire::peer_response::Response::Read(
+            wire::ReadResult::default(),
+        )),
+    };
+    assert!(
+        gate.egress(&region("us"), &tag("eu-shared"), answer())
+            .is_err()
+    );
+    assert!(gate.egress(&region("us"), &tag("global"), answer()).is_ok());
+    assert!(gate.egress(&region("us"), &tag("eu-only"), read()).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_lease_nothing_crosses_a_border() {
+    let (env, gate) = gate("eu");
+    let crosses = || gate.egress(&region("us"), &tag("global"), copy()).map(drop);
+    // At the start it has not been confirmed.
+    assert_eq!(crosses().expect_err("closed").reason, Reason::NoQuorum);
+    assert!(gate.egress(&region("eu"), &tag("global"), entry()).is_ok());
+    let asked = env.now();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    gate.confirm_lease(asked);
+    assert!(crosses().is_ok());
+    // It runs from the question, not from the answer.
+    tokio::time::sleep(LEASE - Duration::from_secs(5)).await;
+    assert!(crosses().is_err());
+    // An older confirmation that comes late does not bring it back.
+    gate.confirm_lease(asked);
+    assert!(crosses().is_err());
+    gate.confirm_lease(env.now());
+    assert!(crosses().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_group_stays_in_its_region_and_the_control_group_does_not() {
+    let (_, gate) = gate("eu");
+    assert!(
+        gate.egress(&region("us"), &Subject::Region, entry())
+            .is_err()
+    );
+    assert!(
+        gate.egress(&region("eu"), &Subject::Region, entry())
+            .is_ok()
+    );
+    assert!(
+        gate.egress(&region("us"), &Subject::Control, entry())
+            .is_ok()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_policy_no_record_passes() {
+    let env = Env::real();
+    let gate = Gate::new(env.clone(), region("eu"));
+    gate.confirm_lease(env.now());
+    let refused = gate.egress(&region("eu"), &tag("eu-only"), entry());
+    assert_eq!(refused.expect_err("closed").reason, Reason::NotFormed);
+    assert!(
+        gate.egress(&region("eu"), &Subject::Region, entry())
+            .is_ok()
+    );
+}
