@@ -598,6 +598,7 @@ impl AdminService for Fake {
             }],
             inbound: Vec::new(),
             lease_ms: 29_000,
+            refusals: Vec::new(),
             served_by: "eu/1".into(),
         }))
     }

@@ -9,7 +9,7 @@ use super::AdminApi;
 use crate::net::Regions;
 use crate::raft::NodeId;
 use crate::replicate::LaneState;
-use crate::residency::Atlas;
+use crate::residency::{Atlas, Side};
 
 /// Which region holds, serves and may call for each tag.
 pub(super) fn placement(atlas: &Atlas) -> v1::GetPlacementResponse {
@@ -96,6 +96,23 @@ pub(super) fn replication(api: &AdminApi, atlas: &Atlas) -> v1::GetReplicationRe
         inbound: inbound.collect(),
         lease_ms: millis(api.gate.lease_left()),
         served_by: api.speaker.name(),
+        refusals: api
+            .gate
+            .refusals()
+            .into_iter()
+            .map(|(cause, evidence)| v1::GateRefusal {
+                gate: match cause.side {
+                    Side::Egress => "egress",
+                    Side::Ingress => "ingress",
+                }
+                .into(),
+                region: cause.region.to_string(),
+                tag: cause.tag,
+                reason: cause.reason.into(),
+                count: evidence.count,
+                digest: evidence.digest,
+            })
+            .collect(),
     }
 }
 

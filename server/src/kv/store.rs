@@ -580,7 +580,9 @@ fn refuse(writes: Vec<Write>, error: &Error) {
 
 fn elsewhere() -> Error {
     Error::new(
-        Reason::WrongHome,
-        "no replica of the tag's group is on this node; ask another node of the region",
+        Reason::NoQuorum,
+        "no replica of the tag's group is on this node yet; try again, or another node of the \
+         region",
     )
+    .retry_after(WAIT_STEP)
 }

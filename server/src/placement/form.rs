@@ -116,7 +116,8 @@ impl Placement {
 
     /// Takes a node into a new cluster: anchors its replicas of the control and
     /// the region group and opens them; once every node has done so, begins.
-    /// Answers whether this node has applied the first entries of both.
+    /// Answers whether this node has applied the first entries of both and
+    /// serves its tags.
     pub async fn form(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
         let (Some(new), Some(all)) = (request.catalog, request.control) else {
             return Err(Error::invalid(
@@ -152,11 +153,25 @@ impl Placement {
                 region.propose_catalog(formed).await?;
             }
         }
-        let formed = self.control()?.is_some() && self.catalog()?.is_some();
-        if formed {
-            self.adopt()?;
+        if self.control()?.is_none() || self.catalog()?.is_none() {
+            return Ok(false);
         }
-        Ok(formed)
+        self.adopt()?;
+        Ok(self.serves_its_tags())
+    }
+
+    /// Whether every tag that the policy puts into the region has a group here
+    /// that is led.
+    fn serves_its_tags(&self) -> bool {
+        let Some(atlas) = self.gate.atlas() else {
+            return false;
+        };
+        let region = self.speaker.region();
+        let mut here = atlas.places().filter(|p| p.incarnation(region).is_some());
+        here.all(|place| {
+            let group = self.groups.get(place.group);
+            group.is_some_and(|group| group.leader().is_some())
+        })
     }
 
     async fn form_control(self: &Arc<Self>, all: &wire::Control) -> Result<Arc<Group>> {

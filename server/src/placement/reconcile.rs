@@ -77,6 +77,7 @@ impl Placement {
         }
         self.place_groups(&catalog).await?;
         self.teach().await?;
+        let catalog = self.confirmed(catalog).await?;
         let node = self.speaker.node().0;
         for group in &catalog.groups {
             let Some(here) = group.replicas.iter().find(|m| m.node == node) else {
@@ -100,6 +101,19 @@ impl Placement {
             }
         }
         Ok(())
+    }
+
+    /// The catalog to found groups by. A replica that is new here applies the
+    /// catalog's whole past, in which groups were not formed yet and this
+    /// node's replicas had ids that it has lost; founding by that would let a
+    /// lost replica vote again. So it must be what was in force just now.
+    async fn confirmed(&self, catalog: Arc<wire::Catalog>) -> Result<Arc<wire::Catalog>> {
+        if catalog.groups.iter().all(|group| group.formed) {
+            return Ok(catalog);
+        }
+        self.region_group()?.read_barrier().await?;
+        self.adopt()?;
+        Ok(self.directory.catalog())
     }
 
     /// At the region group's leader: places a group for each tag that the

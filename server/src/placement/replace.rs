@@ -27,6 +27,15 @@ impl Placement {
                 format!("the region has no node {node}; see `domicile node list`"),
             ));
         }
+        if let Some(forming) = catalog.groups.iter().find(|group| !group.formed) {
+            // Its founders are settled; an id that changes now would not be
+            // among them.
+            return Err(Error::new(
+                Reason::NoQuorum,
+                format!("group {} is still being formed; try again", forming.group),
+            )
+            .retry_after(std::time::Duration::from_millis(500)));
+        }
         if node == self.speaker.node() {
             return Err(Error::invalid(
                 "a node that serves this command has its disk; name the one that lost it",

@@ -18,7 +18,7 @@ pub enum Cargo {
 }
 
 /// A message that nodes send each other.
-pub trait Carries {
+pub trait Carries: prost::Message {
     /// What it carries.
     fn cargo(&self) -> Cargo;
 }

@@ -1,12 +1,15 @@
 //! The gates and what passes them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::policy::Verdict;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::atlas::Atlas;
@@ -76,6 +79,44 @@ impl<T> Untrusted<T> {
     }
 }
 
+/// Which gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Out of this node.
+    Egress,
+    /// Into this node.
+    Ingress,
+}
+
+/// Why messages were refused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cause {
+    /// Which gate.
+    pub side: Side,
+    /// The region at the other end.
+    pub region: RegionName,
+    /// The tag; empty: the message was about none.
+    pub tag: String,
+    /// The stable reason.
+    pub reason: &'static str,
+}
+
+/// What is kept of refused messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// How many there were.
+    pub count: u64,
+    /// SHA-256 of the last one.
+    pub digest: Bytes,
+}
+
+/// Refused messages by cause.
+pub type Refusals = BTreeMap<Cause, Evidence>;
+
+/// The most causes that are told apart; a peer could otherwise make up tags
+/// until memory ends.
+const CAUSES_MAX: usize = 1000;
+
 /// Both gates of a node.
 pub struct Gate {
     env: Env,
@@ -83,6 +124,7 @@ pub struct Gate {
     atlas: ArcSwapOption<Atlas>,
     changed: watch::Sender<u64>,
     lease_until: Mutex<Option<Instant>>,
+    refusals: Mutex<Refusals>,
 }
 
 impl Gate {
@@ -95,6 +137,7 @@ impl Gate {
             atlas: ArcSwapOption::empty(),
             changed: watch::channel(0).0,
             lease_until: Mutex::new(None),
+            refusals: Mutex::default(),
         })
     }
 
@@ -144,8 +187,13 @@ impl Gate {
         subject: &Subject,
         message: T,
     ) -> Result<Cleared<T>> {
-        self.pass(to, to, subject, message.cargo())?;
-        Ok(Cleared { message })
+        match self.pass(to, to, subject, message.cargo()) {
+            Ok(()) => Ok(Cleared { message }),
+            Err(refused) => {
+                self.note(Side::Egress, to, subject, refused.reason, &message);
+                Err(refused)
+            }
+        }
     }
 
     /// Lets a message in that a node of region `from` sent, or refuses it.
@@ -155,8 +203,48 @@ impl Gate {
         subject: &Subject,
         untrusted: Untrusted<T>,
     ) -> Result<T> {
-        self.pass(from, &self.region, subject, untrusted.message.cargo())?;
-        Ok(untrusted.message)
+        let message = untrusted.message;
+        match self.pass(from, &self.region, subject, message.cargo()) {
+            Ok(()) => Ok(message),
+            Err(refused) => {
+                self.note(Side::Ingress, from, subject, refused.reason, &message);
+                Err(refused)
+            }
+        }
+    }
+
+    /// What the gates refused since the node started, by cause.
+    pub fn refusals(&self) -> Refusals {
+        self.refusals.lock().clone()
+    }
+
+    /// Keeps evidence of a refusal: that it was, and a digest of what it was.
+    fn note<T: Carries>(
+        &self,
+        side: Side,
+        other: &RegionName,
+        subject: &Subject,
+        reason: Reason,
+        message: &T,
+    ) {
+        let tag = match subject {
+            Subject::Tag(tag) => tag.to_string(),
+            Subject::Control | Subject::Region => String::new(),
+        };
+        let cause = Cause {
+            side,
+            region: other.clone(),
+            tag,
+            reason: reason.name(),
+        };
+        let digest = Sha256::digest(message.encode_to_vec());
+        let mut refusals = self.refusals.lock();
+        if refusals.len() >= CAUSES_MAX && !refusals.contains_key(&cause) {
+            return;
+        }
+        let evidence = refusals.entry(cause).or_default();
+        evidence.count += 1;
+        evidence.digest = Bytes::copy_from_slice(&digest);
     }
 
     /// Whether what is about `subject` may come to be in region `receiver`,

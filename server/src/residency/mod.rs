@@ -25,7 +25,7 @@ mod gate;
 
 pub use atlas::{Atlas, Home, TagPlace, read_policy};
 pub use carried::{Cargo, Carries};
-pub use gate::{Cleared, Gate, LEASE, Subject, Untrusted};
+pub use gate::{Cause, Cleared, Evidence, Gate, LEASE, Refusals, Side, Subject, Untrusted};
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::DEMO;
 use wire::peer_request::Request;
 
-use super::{Atlas, Gate, LEASE, Subject, Untrusted};
+use super::{Atlas, Gate, LEASE, Side, Subject, Untrusted};
 use crate::env::Env;
 use crate::error::Reason;
 
@@ -94,6 +94,13 @@ async fn a_record_is_taken_in_only_where_it_may_be_whatever_its_sender_thinks() 
     assert_eq!(refused.reason, Reason::ResidencyViolation);
     assert!(ingress(&tag("eu-only"), "us", entry()).is_err());
     assert!(ingress(&tag("global"), "eu", copy()).is_ok());
+    // Both refusals are on record, with a digest of what was refused.
+    let refusals = gate.refusals();
+    assert_eq!(refusals.len(), 2);
+    for (cause, evidence) in refusals {
+        assert_eq!((cause.side, cause.tag.as_str()), (Side::Ingress, "eu-only"));
+        assert_eq!((evidence.count, evidence.digest.len()), (1, 32));
+    }
 }
 
 #[tokio::test(start_paused = true)]

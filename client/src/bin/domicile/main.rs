@@ -9,6 +9,7 @@ mod audit;
 mod cluster;
 mod completion;
 mod delete;
+mod demo;
 mod explain;
 mod failure;
 mod get;
@@ -127,6 +128,7 @@ enum Command {
     Placement(placement::Command),
     #[command(subcommand)]
     Replication(replication::Command),
+    Demo(demo::Arguments),
     Explain(explain::Arguments),
     Completion(completion::Arguments),
     /// Prints the version of this program.
@@ -239,6 +241,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Policy(command) => policy::run(context, command).await,
         Command::Placement(command) => placement::run(context, command).await,
         Command::Replication(command) => replication::run(context, command).await,
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Explain(arguments) => explain::run(context, &arguments),
         Command::Completion(arguments) => completion::run(context, &arguments),
         Command::Version => version(context),

@@ -52,12 +52,28 @@ fn to_json(answer: &GetReplicationResponse) -> serde_json::Value {
             "lag_ms": mirror.lag_ms,
         })
     });
+    let refusals = answer.refusals.iter().map(|refused| {
+        json!({
+            "gate": refused.gate,
+            "region": refused.region,
+            "tag": refused.tag,
+            "reason": refused.reason,
+            "count": refused.count,
+            "sha256": hex(&refused.digest),
+        })
+    });
     json!({
+        "refusals": refusals.collect::<Vec<_>>(),
         "node": answer.served_by,
         "lease_ms": answer.lease_ms,
         "outbound": outbound.collect::<Vec<_>>(),
         "inbound": inbound.collect::<Vec<_>>(),
     })
+}
+
+/// Bytes as hex digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn text(answers: &[GetReplicationResponse]) -> String {
@@ -88,6 +104,25 @@ fn text(answers: &[GetReplicationResponse]) -> String {
         }
     }
     let mut text = table(["TAG", "WHERE", "STATE", "CHANGE", "BEHIND AT MOST"], rows);
+    let refused = answers.iter().flat_map(|answer| {
+        answer.refusals.iter().map(|refused| {
+            [
+                format!("{} of {}", refused.gate, answer.served_by),
+                refused.region.clone(),
+                refused.tag.clone(),
+                refused.reason.clone(),
+                refused.count.to_string(),
+            ]
+        })
+    });
+    let refused: Vec<_> = refused.collect();
+    if !refused.is_empty() {
+        text += "\nRefused at the gates:\n";
+        text += &table(
+            ["GATE", "OTHER REGION", "TAG", "REASON", "MESSAGES"],
+            refused,
+        );
+    }
     for answer in answers {
         let lease = match answer.lease_ms {
             0 => "has lapsed: nothing moves between regions".to_owned(),
