@@ -155,8 +155,8 @@ impl PeerService for PeerApi {
     ) -> Result<Response<wire::PlaceResponse>, Status> {
         let placement = self.placement.clone();
         let place = async move { placement.place(request.into_inner()).await };
-        self.env.scoped(place).await.map_err(status)?;
-        Ok(Response::new(wire::PlaceResponse {}))
+        let placed = self.env.scoped(place).await.map_err(status)?;
+        Ok(Response::new(placed))
     }
 
     async fn replace_member(

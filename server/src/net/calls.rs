@@ -26,12 +26,15 @@ impl Peers {
         Ok(told.formed)
     }
 
-    /// Tells a node at `host:port` to start a replica.
-    pub async fn place(&self, address: &str, request: wire::PlaceRequest) -> Result<()> {
+    /// Tells a node at `host:port` to start a replica, or asks which one of the
+    /// group is there.
+    pub async fn place(
+        &self,
+        address: &str,
+        request: wire::PlaceRequest,
+    ) -> Result<wire::PlaceResponse> {
         let mut client = self.client(address).await?;
-        call(address, CALL_WAIT, client.place(request))
-            .await
-            .map(drop)
+        call(address, CALL_WAIT, client.place(request)).await
     }
 
     /// Asks the leader at `host:port` to exchange a member of its group.

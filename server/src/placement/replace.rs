@@ -4,7 +4,9 @@
 //! takes the old one's vote. The same command goes on where it stopped.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use wire::catalog_change::Change;
@@ -12,8 +14,16 @@ use wire::catalog_change::Change;
 use super::Placement;
 use super::form::across;
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Group, NodeId, ReplicaId};
+use crate::net::Peers;
+use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
+
+/// How long a node may take to learn the policy once it is in the control
+/// group.
+const POLICY_WAIT: Duration = Duration::from_secs(20);
+
+/// How often it is asked.
+const POLICY_STEP: Duration = Duration::from_millis(50);
 
 impl Placement {
     /// Replaces every replica of a node. Runs at the region group's leader.
@@ -34,7 +44,7 @@ impl Placement {
                 Reason::NoQuorum,
                 format!("group {} is still being formed; try again", forming.group),
             )
-            .retry_after(std::time::Duration::from_millis(500)));
+            .retry_after(Duration::from_millis(500)));
         }
         if node == self.speaker.node() {
             return Err(Error::invalid(
@@ -66,8 +76,18 @@ impl Placement {
         Ok(replaced)
     }
 
-    /// Starts a replica here that joins an existing group.
-    pub async fn place(self: &Arc<Self>, request: wire::PlaceRequest) -> Result<()> {
+    /// Starts a replica here that joins an existing group, or only says which
+    /// one is here.
+    pub async fn place(
+        self: &Arc<Self>,
+        request: wire::PlaceRequest,
+    ) -> Result<wire::PlaceResponse> {
+        self.adopt()?;
+        let knows_policy = self.gate.atlas().is_some();
+        let placed = |replica| wire::PlaceResponse {
+            replica,
+            knows_policy,
+        };
         if request.region != self.speaker.region().as_str() || request.node != self.speaker.node().0
         {
             return Err(Error::new(
@@ -83,12 +103,16 @@ impl Placement {
         let Some(group) = request.group else {
             return Err(Error::invalid("the group is missing"));
         };
+        let here = self.groups.get(GroupId(group.group));
+        if request.replica == 0 {
+            return Ok(placed(here.map_or(0, |open| open.replica().0)));
+        }
         self.speaker.join(request.cluster.clone())?;
         self.regions.own().learn(&request.nodes);
         self.regions.learn(&request.regions)?;
-        if let Some(open) = self.groups.get(GroupId(group.group)) {
+        if let Some(open) = here {
             return if open.replica().0 == request.replica {
-                Ok(())
+                Ok(placed(request.replica))
             } else {
                 Err(Error::new(
                     Reason::AlreadyFormed,
@@ -111,7 +135,8 @@ impl Placement {
             ..wire::AnchoredReplica::default()
         };
         self.anchor(&request.cluster, replica.clone())?;
-        self.open(&replica).await.map(|_| ())
+        let open = self.open(&replica).await?;
+        Ok(placed(open.replica().0))
     }
 
     /// Has the control group's leader give a node of this region a new replica.
@@ -164,16 +189,24 @@ impl Placement {
                 .cloned()
         };
         let missing = || Error::new(Reason::UnknownNode, "the node is not known");
-        let known = self.control()?.as_ref().and_then(member_of);
-        let known = known.ok_or_else(missing)?;
-        // Interrupted: the id that was given last is no member yet.
-        let members = group.status().members;
-        let unfinished = !members.iter().any(|m| m.replica.0 == known.replica);
-        if !unfinished || !request.address.is_empty() {
+        let peers = self.regions.of(&region).ok_or_else(missing)?;
+        let control = self.control()?.ok_or_else(missing)?;
+        let known = member_of(&control).ok_or_else(missing)?;
+        let address = match request.address.as_str() {
+            "" => peers.address(node).ok_or_else(missing)?,
+            address => address.to_owned(),
+        };
+        // What the node has tells how far an earlier command came: an id that
+        // was started there is not given up, one that is lost is.
+        let mut place = place_control(&control, &region, node);
+        let ask = place.clone();
+        let here = peers.place(&address, ask.clone()).await?.replica;
+        if here != known.replica || !request.address.is_empty() {
             let change = wire::ControlNodeReplaced {
                 region: region.to_string(),
                 node: node.0,
                 address: request.address,
+                keeps_replica: here == known.replica,
             };
             let change = wire::control_change::Change::NodeReplaced(change);
             group.propose_control(change).await?;
@@ -181,33 +214,47 @@ impl Placement {
         let control = self.control()?.ok_or_else(missing)?;
         self.regions.learn(&control.regions)?;
         let new = member_of(&control).ok_or_else(missing)?;
-        let peers = self.regions.of(&region).ok_or_else(missing)?;
-        let address = peers.address(node).ok_or_else(missing)?;
-        let place = wire::PlaceRequest {
-            cluster: control.cluster.clone(),
-            region: region.to_string(),
-            node: node.0,
-            group: Some(wire::Group {
-                group: CONTROL_GROUP.0,
-                incarnation: 1,
-                ..wire::Group::default()
-            }),
-            nodes: Vec::new(),
-            replica: new.replica,
-            regions: control.regions.clone(),
-        };
+        place.replica = new.replica;
+        place.regions = control.regions.clone();
         peers.place(&address, place).await?;
         let across = across(&control, &new);
+        let members = group.status().members;
+        let is_member = |m: &&MemberStatus| m.replica.0 == across.replica && m.voter == new.voter;
+        if members.iter().any(|m| is_member(&m)) {
+            return self.until_policy_known(&peers, &address, ask).await;
+        }
         let old = members
             .iter()
             .find(|m| m.node.0 == across.node && m.replica.0 != across.replica)
             .map(|m| m.replica);
         let (replica, node) = (ReplicaId(across.replica), NodeId(across.node));
         if new.voter {
-            group.replace_member(old, replica, node).await
+            group.replace_member(old, replica, node).await?;
         } else {
-            group.replace_learner(old, replica, node).await
+            group.replace_learner(old, replica, node).await?;
         }
+        self.until_policy_known(&peers, &address, ask).await
+    }
+
+    /// Waits until a node has applied the policy. Before that its gates let no
+    /// record pass, so its replicas would vote and not follow.
+    async fn until_policy_known(
+        &self,
+        peers: &Peers,
+        address: &str,
+        ask: wire::PlaceRequest,
+    ) -> Result<()> {
+        let deadline = self.env.now() + POLICY_WAIT;
+        while !peers.place(address, ask.clone()).await?.knows_policy {
+            if self.env.now() > deadline {
+                return Err(Error::new(
+                    Reason::Deadline,
+                    "the node has not learned the policy in time; run the command again",
+                ));
+            }
+            tokio::time::sleep(POLICY_STEP).await;
+        }
+        Ok(())
     }
 
     fn control_group(&self) -> Result<Arc<Group>> {
@@ -279,7 +326,7 @@ impl Placement {
             replica: new.replica,
             regions: Vec::new(),
         };
-        self.regions.own().place(address, request).await
+        self.regions.own().place(address, request).await.map(drop)
     }
 
     /// Has the group's leader exchange the node's old replica for the new.
@@ -325,5 +372,22 @@ impl Placement {
             address: String::new(),
         };
         self.regions.own().replace_member(&address, request).await
+    }
+}
+
+/// Asks a node which replica of the control group it has.
+fn place_control(control: &wire::Control, region: &RegionName, node: NodeId) -> wire::PlaceRequest {
+    wire::PlaceRequest {
+        cluster: control.cluster.clone(),
+        region: region.to_string(),
+        node: node.0,
+        group: Some(wire::Group {
+            group: CONTROL_GROUP.0,
+            incarnation: 1,
+            ..wire::Group::default()
+        }),
+        nodes: Vec::new(),
+        replica: 0,
+        regions: control.regions.clone(),
     }
 }

@@ -49,7 +49,8 @@ fn replace(control: &mut wire::Control, replaced: &wire::ControlNodeReplaced) {
         }
     }
     for member in &mut control.members {
-        if member.region == replaced.region && member.node == replaced.node {
+        let is_it = member.region == replaced.region && member.node == replaced.node;
+        if is_it && !replaced.keeps_replica {
             member.replica = control.next_replica;
             control.next_replica += 1;
         }
