@@ -98,6 +98,8 @@ impl Programs {
 /// One node: its configuration, its data, and its process if it runs.
 pub struct Node {
     programs: Programs,
+    /// The region of the node.
+    pub region: String,
     /// The number of the node.
     pub number: usize,
     /// `host:port`.
@@ -111,6 +113,21 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node that is not started, on a free port.
+    pub fn new(programs: &Programs, folder: &Path, region: &str, number: usize) -> Result<Node> {
+        Ok(Node {
+            programs: programs.clone(),
+            region: region.to_owned(),
+            number,
+            address: free_address()?,
+            data: folder.join(format!("{region}-{number}")),
+            folder: folder.to_owned(),
+            settings: Vec::new(),
+            environment: Vec::new(),
+            process: None,
+        })
+    }
+
     /// The URL that clients use.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
@@ -118,7 +135,10 @@ impl Node {
 
     /// Where its messages go.
     pub fn log(&self) -> PathBuf {
-        self.folder.join(format!("node-{}.log", self.number))
+        match self.region.as_str() {
+            "eu" => self.folder.join(format!("node-{}.log", self.number)),
+            region => self.folder.join(format!("{region}-{}.log", self.number)),
+        }
     }
 
     /// How long its log is now.
@@ -152,7 +172,8 @@ impl Node {
             .context("the log of a node cannot be written")?;
         let mut command = Command::new(self.programs.folder.join("domiciled"));
         command
-            .args(["run", "--node", &self.number.to_string(), "--region", "eu"])
+            .args(["run", "--node", &self.number.to_string()])
+            .args(["--region", &self.region])
             .args(["--listen", &self.address])
             .arg("--data-dir")
             .arg(&self.data)
@@ -296,6 +317,7 @@ impl Cluster {
             let listener = listen()?;
             nodes.push(Node {
                 programs: programs.clone(),
+                region: "eu".to_owned(),
                 number,
                 address: listener.local_addr()?.to_string(),
                 data: data(number),

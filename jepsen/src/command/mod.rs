@@ -4,6 +4,7 @@
 
 pub(crate) mod chaos;
 pub(crate) mod check;
+pub(crate) mod regions;
 pub(crate) mod report;
 
 use std::fs::File;
@@ -37,6 +38,7 @@ enum Command {
     Chaos(chaos::Chaos),
     /// Judge history files and print a verdict per property.
     Check(check::Check),
+    Regions(regions::Regions),
     /// Draw a history file as one self-contained HTML page.
     Report(report::Report),
 }
@@ -47,6 +49,7 @@ impl Cli {
         match self.command {
             Command::Chaos(chaos) => chaos.run(),
             Command::Check(check) => check.run(),
+            Command::Regions(regions) => regions.run(),
             Command::Report(report) => report.run(),
         }
     }
