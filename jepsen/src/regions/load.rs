@@ -28,8 +28,11 @@ pub(super) type Mark = [u8; MARK_BYTES];
 pub(super) struct Load {
     numbers: AtomicU64,
     /// Per tag, key and value.
-    acknowledged: Mutex<BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>>>,
+    acknowledged: Mutex<BTreeMap<&'static str, Written>>,
 }
+
+/// Values by their keys.
+type Written = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Writers at work.
 pub(super) struct Working {
