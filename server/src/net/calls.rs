@@ -50,7 +50,12 @@ impl Peers {
     }
 
     async fn client(&self, address: &str) -> Result<PeerServiceClient<Channel>> {
-        let channel = channel(self.dial(), address).await?;
+        // The stream's own connection, where there is one: making another costs
+        // two round trips.
+        let channel = match self.channel_to(address) {
+            Some(open) => open,
+            None => channel(self.dial(), address).await?,
+        };
         Ok(PeerServiceClient::new(channel))
     }
 }

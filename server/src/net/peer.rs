@@ -65,6 +65,11 @@ impl Link {
         self.connected.load(Ordering::Relaxed)
     }
 
+    /// The open connection; `None`: there is none.
+    pub(super) fn channel(&self) -> Option<Channel> {
+        self.channel.lock().clone().filter(|_| self.is_connected())
+    }
+
     /// The version of the other node's program; empty: not known.
     pub(super) fn version(&self) -> String {
         self.version.lock().clone()

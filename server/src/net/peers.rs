@@ -9,6 +9,7 @@ use domicile_proto::internal::v1 as wire;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::Channel;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -226,6 +227,14 @@ impl Peers {
             .get(&node)
             .map(|h| h.link.version())
             .unwrap_or_default()
+    }
+
+    /// The open connection to `host:port`; `None`: there is none.
+    pub(super) fn channel_to(&self, address: &str) -> Option<Channel> {
+        let links = self.links.read();
+        let mut handles = links.values();
+        let there = handles.find(|handle| *handle.address.borrow() == address);
+        there.and_then(|handle| handle.link.channel())
     }
 
     /// How sockets are opened, for calls besides the stream.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 
@@ -111,7 +112,11 @@ impl Placement {
         if node.node == self.speaker.node().0 && region == self.speaker.region().as_str() {
             return self.form(request).await;
         }
-        self.regions.own().form(&node.address, request).await
+        let region = RegionName::new(region)
+            .map_err(|e| Error::invalid(format!("the region of a node: {e}")))?;
+        let peers = self.regions.of(&region);
+        let peers = peers.as_ref().unwrap_or(self.regions.own());
+        peers.form(&node.address, request).await
     }
 
     /// Takes a node into a new cluster: anchors its replicas of the control and
