@@ -20,8 +20,20 @@ pub(crate) enum Command {
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     let Command::Status = command;
     let mut answers = Vec::new();
+    let mut failed = None;
     for client in context.connect_each().await? {
-        answers.push(client.admin().replication().await?);
+        match client.admin().replication().await {
+            Ok(answer) => answers.push(answer),
+            Err(error) => {
+                context
+                    .output
+                    .message(&format!("a node did not answer: {error}"));
+                failed = Some(error);
+            }
+        }
+    }
+    if let (Some(error), true) = (failed, answers.is_empty()) {
+        return Err(error.into());
     }
     let json: Vec<_> = answers.iter().map(to_json).collect();
     let text = || text(&answers);
