@@ -129,7 +129,7 @@ pub struct Storage {
     /// 1,048,576. Default 512.
     pub reserve_mib: u64,
     /// Memory that gathers changes before they become one file, in MiB, 4 to
-    /// 4096. Default 64.
+    /// 4096. Default 32.
     pub write_buffer_mib: u64,
 }
 

@@ -207,6 +207,7 @@ fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
     }));
     options.reserve_bytes = config.storage.reserve_mib << 20;
     options.state_cache_bytes = (config.storage.block_cache_mib as usize) << 20;
+    options.state_memtable_bytes = (config.storage.write_buffer_mib as usize) << 20;
     Disk::open(&config.data_dir, options).map_err(|error| {
         let advice = match error.reason {
             Reason::Corruption => advice(&config.data_dir, config.node),

@@ -237,7 +237,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(
         "storage.write_buffer_mib",
         mib(4, 4096),
-        count(64),
+        count(32),
         "Memory that gathers changes before they become one file. Up to four of them are held.",
     ),
     setting(

@@ -146,6 +146,7 @@ impl Start {
         });
         let mut options = DiskOptions::new(region.to_string(), self.name.node, clock);
         options.state_cache_bytes = CACHE_BYTES;
+        options.state_memtable_bytes = CACHE_BYTES;
         options.reserve_bytes = RESERVE_BYTES;
         options.ballast_bytes = 0;
         std::fs::create_dir_all(&self.data).context("there is no directory for the data")?;

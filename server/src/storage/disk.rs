@@ -27,7 +27,7 @@ use super::engine::{Durability, Engine, Wal, WalEnd, WriteBatch};
 use super::ids::{GroupId, Index};
 use super::log_writer::{Clock, LoadedLog, LogWriter, OnSync, Parts, Run, Running, load};
 use super::memory::{Memory, Survivors};
-use super::rocks::{Instance, Rocks, sync_directory};
+use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
 use super::space::{self, Space};
 use super::{keys, verify, wal};
 use crate::error::{Error, Reason, Result};
@@ -82,6 +82,8 @@ pub struct DiskOptions {
     pub ballast_bytes: u64,
     /// The bytes of the state instance's block cache.
     pub state_cache_bytes: usize,
+    /// The bytes that the state instance gathers before they become a file.
+    pub state_memtable_bytes: usize,
 }
 
 impl DiskOptions {
@@ -97,6 +99,7 @@ impl DiskOptions {
             reserve_bytes: space::RESERVE_BYTES,
             ballast_bytes: space::BALLAST_BYTES,
             state_cache_bytes: STATE_CACHE_BYTES,
+            state_memtable_bytes: STATE_MEMTABLE_BYTES,
         }
     }
 }
@@ -489,8 +492,11 @@ fn open_instances(
         tracing::info!("the last batch of the log was torn by a crash; it was never acknowledged");
     }
     let log = Arc::new(Rocks::open(&log, Instance::Log { torn }, create)?);
-    let cache_bytes = options.state_cache_bytes;
-    let state = Rocks::open(&state, Instance::State { cache_bytes }, create)?;
+    let instance = Instance::State {
+        cache_bytes: options.state_cache_bytes,
+        memtable_bytes: options.state_memtable_bytes,
+    };
+    let state = Rocks::open(&state, instance, create)?;
     Ok((log, Arc::new(state)))
 }
 

@@ -10,7 +10,7 @@ use domicile_proto::internal::v1::Anchor;
 use super::anchor::{AnchorFile, FileSlots};
 use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, lock, names};
 use super::engine::{Engine, KeyRange, Limit, Row, View};
-use super::rocks::{Instance, Rocks};
+use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES};
 use crate::error::{Error, Result};
 
 /// The block cache of an inspected instance: it is read once, front to back.
@@ -58,8 +58,10 @@ impl Contents {
         let _lock = lock(directory)?;
         let anchor = AnchorFile::load(Box::new(FileSlots::open(&directory.join(ANCHOR))?))?.get();
         let log = Rocks::open_to_read(&directory.join("log"), Instance::Log { torn: true })?;
-        let cache_bytes = CACHE_BYTES;
-        let state = Instance::State { cache_bytes };
+        let state = Instance::State {
+            cache_bytes: CACHE_BYTES,
+            memtable_bytes: STATE_MEMTABLE_BYTES,
+        };
         let state = Rocks::open_to_read(&directory.join("state"), state)?;
         let (aside, strange) = besides(directory)?;
         Ok(Contents {

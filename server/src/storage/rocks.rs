@@ -31,7 +31,7 @@ const LOG_MEMTABLES_MAX: i32 = 6;
 
 /// The state instance's memtable: large enough that a flush is worth a file,
 /// small enough that its upper levels stay in the processor's cache.
-const STATE_MEMTABLE_BYTES: usize = 32 * 1024 * 1024;
+pub(crate) const STATE_MEMTABLE_BYTES: usize = 32 * 1024 * 1024;
 
 /// Memtables of the state instance, the one being filled included.
 const STATE_MEMTABLES_MAX: i32 = 4;
@@ -67,6 +67,8 @@ pub(crate) enum Instance {
     State {
         /// The bytes of the block cache.
         cache_bytes: usize,
+        /// The bytes of a memtable.
+        memtable_bytes: usize,
     },
 }
 
@@ -96,7 +98,10 @@ impl Rocks {
     pub(crate) fn open(path: &Path, instance: Instance, create: bool) -> Result<Self> {
         let mut options = match instance {
             Instance::Log { torn } => log_options(torn),
-            Instance::State { cache_bytes } => state_options(cache_bytes),
+            Instance::State {
+                cache_bytes,
+                memtable_bytes,
+            } => state_options(cache_bytes, memtable_bytes),
         };
         options.create_if_missing(create);
         let db = DB::open(&options, path).map_err(|e| {
@@ -127,7 +132,10 @@ impl Rocks {
     pub(crate) fn open_to_read(path: &Path, instance: Instance) -> Result<Self> {
         let mut options = match instance {
             Instance::Log { torn } => log_options(torn),
-            Instance::State { cache_bytes } => state_options(cache_bytes),
+            Instance::State {
+                cache_bytes,
+                memtable_bytes,
+            } => state_options(cache_bytes, memtable_bytes),
         };
         options.create_if_missing(false);
         options.set_db_log_dir(std::env::temp_dir());
@@ -442,7 +450,7 @@ fn log_options(torn: bool) -> Options {
     options
 }
 
-fn state_options(cache_bytes: usize) -> Options {
+fn state_options(cache_bytes: usize, memtable_bytes: usize) -> Options {
     let mut options = common_options();
     // Tables of the first two levels are soon merged into the next; below,
     // bytes stay for long and are worth the time to compress them.
@@ -457,7 +465,7 @@ fn state_options(cache_bytes: usize) -> Options {
     ]);
     // Groups take turns at the memtable; each insert is cheaper for it.
     options.set_allow_concurrent_memtable_write(false);
-    options.set_write_buffer_size(STATE_MEMTABLE_BYTES);
+    options.set_write_buffer_size(memtable_bytes);
     options.set_max_write_buffer_number(STATE_MEMTABLES_MAX);
     let mut table = BlockBasedOptions::default();
     table.set_block_size(BLOCK_BYTES);

@@ -138,7 +138,10 @@ proptest! {
     fn rocks_is_an_ordered_map(steps in steps()) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let state = Instance::State { cache_bytes: 1 << 20 };
+        let state = Instance::State {
+            cache_bytes: 1 << 20,
+            memtable_bytes: 1 << 20,
+        };
         let open = || Box::new(Rocks::open(&path, state, true).unwrap()) as Box<dyn Engine>;
         run(open(), |engine| { drop(engine); open() }, &steps);
     }
@@ -176,6 +179,7 @@ fn an_ingest_that_began_is_finished() {
     let directory = tempfile::tempdir().unwrap();
     let state = Instance::State {
         cache_bytes: 1 << 20,
+        memtable_bytes: 1 << 20,
     };
     let path = directory.path().join("state");
     let image = tempfile::tempdir().unwrap();
