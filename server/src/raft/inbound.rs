@@ -19,7 +19,7 @@ use openraft::raft::{
 };
 use openraft::{SnapshotMeta, type_config::alias::LogIdOf};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
@@ -351,6 +351,7 @@ fn may_belong(gate: &Gate, from: &RegionName, identity: &Identity) -> Result<()>
 
 /// Takes in a snapshot chunk by chunk and installs it.
 pub struct SnapshotReceiver {
+    env: Env,
     target: Arc<Group>,
     disk: Arc<Disk>,
     vote: wire::Vote,
@@ -392,6 +393,7 @@ impl SnapshotReceiver {
         let disk = target.disk().clone();
         let staging = Some(Staging::begin(&disk, identity, &name)?);
         Ok(SnapshotReceiver {
+            env: env.clone(),
             target,
             disk,
             vote,
@@ -409,8 +411,20 @@ impl SnapshotReceiver {
             .chunk(chunk)
     }
 
-    /// Installs the snapshot and answers this replica's vote.
-    pub async fn finish(mut self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
+    /// Installs the snapshot and answers this replica's vote. An install that
+    /// has begun goes on when its sender has gone: what is staged must stay
+    /// until it ends.
+    pub async fn finish(self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
+        let (answer, answered) = oneshot::channel();
+        self.env.clone().spawn_brief(async move {
+            // The sender may have gone; then nobody wants the answer.
+            drop(answer.send(self.install(end).await));
+        });
+        let ended = |_| Error::internal("the install of a snapshot ended early");
+        answered.await.map_err(ended)?
+    }
+
+    async fn install(mut self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
         self.staging
             .take()
             .ok_or_else(|| Error::invalid("a snapshot ends twice"))?
