@@ -9,6 +9,7 @@ use futures::future::{Either, select_all};
 
 use crate::client::{ATTEMPTS_IN_TIMEOUT, Client, Inner};
 use crate::connection::{Endpoint, Options, Transport};
+use crate::dial::Dial;
 use crate::env;
 use crate::error::{Cause, Error};
 use crate::route::{ENDPOINTS_MAX, Routes};
@@ -29,6 +30,7 @@ pub struct Builder {
     timeout: Duration,
     transport: Transport,
     in_flight_max: usize,
+    dial: Option<Arc<dyn Dial>>,
 }
 
 impl Default for Builder {
@@ -39,6 +41,7 @@ impl Default for Builder {
             timeout: TIMEOUT_DEFAULT,
             transport: Transport::default(),
             in_flight_max: SESSION_IN_FLIGHT_MAX,
+            dial: None,
         }
     }
 }
@@ -76,6 +79,12 @@ impl Builder {
         self
     }
 
+    /// What opens the sockets. Default: TCP.
+    pub fn dial(mut self, dial: Arc<dyn Dial>) -> Self {
+        self.dial = Some(dial);
+        self
+    }
+
     /// Makes the client. With sessions it waits until the first endpoint
     /// accepts one, and fails if none does; with unary calls an endpoint that
     /// is not there shows at the first operation.
@@ -97,6 +106,7 @@ impl Builder {
             // Before the attempt is over, so that it is known to be unsent.
             connect_timeout: CONNECT_TIMEOUT_MAX.min(attempt_timeout / 2),
             in_flight_max: self.in_flight_max,
+            dial: self.dial,
         };
         let endpoints = self.endpoints.iter();
         let endpoints = endpoints.map(|name| Endpoint::new(name, &options));

@@ -1,5 +1,7 @@
 //! One endpoint: its connection, and the two ways over it.
 
+use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +11,10 @@ use domicile_proto::v1;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
 use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::v1::session_operation::Operation;
+use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Uri};
 
+use crate::dial::{Dial, Socket};
 use crate::env::{self, Instant};
 use crate::error::{Error, Fault};
 use crate::read::Meta;
@@ -45,7 +49,7 @@ pub enum Transport {
 }
 
 /// How to connect.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// What carries the operations.
     pub(crate) transport: Transport,
@@ -53,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) connect_timeout: Duration,
     /// The most operations of a session without an answer.
     pub(crate) in_flight_max: usize,
+    /// What opens the sockets; `None`: TCP.
+    pub(crate) dial: Option<Arc<dyn Dial>>,
 }
 
 /// What a server answered to an operation.
@@ -83,14 +89,17 @@ impl Endpoint {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
         let uri = parse(name)?;
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let channel = Channel::builder(uri)
+        let endpoint = Channel::builder(uri)
             .tcp_nodelay(true)
             .connect_timeout(options.connect_timeout)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_lazy();
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let channel = match &options.dial {
+            Some(dial) => endpoint.connect_with_connector_lazy(connector(dial.clone())),
+            None => endpoint.connect_lazy(),
+        };
         let kv = KvServiceClient::new(channel.clone())
             .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
@@ -182,6 +191,23 @@ impl Endpoint {
             }
         })
     }
+}
+
+/// Sockets that a [`Dial`] opens, for a channel.
+fn connector(
+    dial: Arc<dyn Dial>,
+) -> impl tower::Service<
+    Uri,
+    Response = TokioIo<Box<dyn Socket>>,
+    Error = io::Error,
+    Future = impl Future<Output = io::Result<TokioIo<Box<dyn Socket>>>> + Send,
+> + Send
++ 'static {
+    tower::service_fn(move |uri: Uri| {
+        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let socket = dial.dial(authority);
+        async move { socket.await.map(TokioIo::new) }
+    })
 }
 
 /// A unary request names its tag and its time in the metadata.

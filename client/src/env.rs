@@ -3,10 +3,12 @@
 //! Time is tokio's, so that a simulation or a test with a paused clock owns
 //! it.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 
 pub(crate) use tokio::time::Instant;
@@ -17,28 +19,46 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Random bytes, for the id of a client.
+thread_local! {
+    /// Where this thread draws from; `None`: the machine.
+    static SEEDED: RefCell<Option<ChaCha8Rng>> = const { RefCell::new(None) };
+}
+
+/// Lets every client of this thread draw its ids and pauses from a seed: for
+/// simulations, which run on one thread and must be repeatable. Never
+/// elsewhere: ids must be unlike those of all other clients.
+#[doc(hidden)]
+pub fn draw_from_seed(seed: u64) {
+    SEEDED.set(Some(ChaCha8Rng::seed_from_u64(seed)));
+}
+
+/// A random number.
 #[allow(clippy::disallowed_methods)]
-pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    rand::rng().fill_bytes(&mut bytes);
+fn random() -> u64 {
+    let seeded = SEEDED.with_borrow_mut(|seeded| seeded.as_mut().map(Rng::next_u64));
+    seeded.unwrap_or_else(|| rand::rng().next_u64())
+}
+
+/// Random bytes, for the id of a client.
+pub(crate) fn random_bytes() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for half in bytes.chunks_exact_mut(8) {
+        half.copy_from_slice(&random().to_be_bytes());
+    }
     bytes
 }
 
 /// A number drawn evenly below `end`; 0 if `end` is 0.
-#[allow(clippy::disallowed_methods)]
 pub(crate) fn random_below(end: usize) -> usize {
-    if end == 0 {
-        return 0;
-    }
-    rand::rng().random_range(0..end)
+    // What is uneven about it is far below what a choice of endpoints shows.
+    (random() % (end.max(1) as u64)) as usize
 }
 
 /// A duration drawn evenly between half of `most` and `most`, so that many
 /// waiters do not wake at once.
-#[allow(clippy::disallowed_methods)]
 pub(crate) fn jitter(most: Duration) -> Duration {
-    most.mul_f64(rand::rng().random_range(0.5..=1.0))
+    let half = most / 2;
+    half + Duration::from_nanos(random() % (half.as_nanos() as u64).max(1))
 }
 
 /// A running task. It ends when this is dropped.

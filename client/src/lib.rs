@@ -39,6 +39,7 @@ mod bytes;
 mod client;
 mod connection;
 mod delete;
+mod dial;
 mod env;
 mod error;
 mod get;
@@ -59,6 +60,9 @@ pub use crate::bytes::IntoBytes;
 pub use crate::client::Client;
 pub use crate::connection::Transport;
 pub use crate::delete::{Delete, Deleted};
+pub use crate::dial::{Dial, Socket};
+#[doc(hidden)]
+pub use crate::env::draw_from_seed;
 pub use crate::error::{Cause, Error, Refusal};
 pub use crate::get::{Get, Got};
 pub use crate::put::{Put, Written};

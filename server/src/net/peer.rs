@@ -1,6 +1,6 @@
 //! The connection to one other node.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Link {
 
 /// Requests whose answer is awaited.
 struct Pending {
-    calls: HashMap<u64, oneshot::Sender<wire::PeerResponse>>,
+    calls: BTreeMap<u64, oneshot::Sender<wire::PeerResponse>>,
     next: u64,
     heard: Instant,
 }
@@ -193,7 +193,7 @@ impl Peer {
         mut answers: tonic::Streaming<wire::ExchangeResponse>,
     ) -> Ended {
         let pending = Mutex::new(Pending {
-            calls: HashMap::new(),
+            calls: BTreeMap::new(),
             next: 1,
             heard: self.env.now(),
         });
