@@ -37,6 +37,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// node busy with nothing).
 const RESET_STREAMS_MAX: usize = 1024;
 
+/// The date of every response in a simulation.
+const SIMULATED_DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+
 /// The limits of the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -79,7 +82,20 @@ where
     H: Health,
 {
     let closed = closing.clone().cancelled_owned();
+    // Hyper dates each response by the machine's clock, unless it is dated.
+    let date = env
+        .is_simulated()
+        .then(|| http::HeaderValue::from_static(SIMULATED_DATE));
+    let dated = move |mut response: http::Response<_>| {
+        if let Some(date) = &date {
+            response
+                .headers_mut()
+                .insert(http::header::DATE, date.clone());
+        }
+        response
+    };
     let server = Server::builder()
+        .layer(tower::util::MapResponseLayer::new(dated))
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))

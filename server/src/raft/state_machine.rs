@@ -217,6 +217,11 @@ impl RaftStateMachine<Types> for StateMachine {
             )));
         }
         self.progress.send_replace(progress_of(&self.state));
+        tracing::info!(
+            group = %self.identity.group,
+            index = meta.last_log_id.map_or(0, |last| last.index()),
+            "installed a snapshot"
+        );
         Ok(())
     }
 
