@@ -114,8 +114,8 @@ pub fn judge(history: &History, ended: anyhow::Result<()>, mut lines: Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::load::Recorder;
     use crate::history::{F, Kind, Level, Meta, Process, Run, Value, Version};
+    use crate::workload::Recorder;
 
     /// Three acknowledged elements and a final scan that shows some of them, strongly and at node 1.
     fn set(seen: &[i64]) -> History {

@@ -8,8 +8,9 @@ use anyhow::Result;
 use parking_lot::Mutex;
 
 use super::chance::Chance;
-use super::load::{Load, Recorder};
+use super::load::Load;
 use crate::cluster::{Cluster, Programs};
+use crate::workload::Recorder;
 
 /// The load between two faults when `--seconds` is not given.
 const BETWEEN: Duration = Duration::from_secs(2);

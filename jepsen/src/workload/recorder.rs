@@ -1,0 +1,152 @@
+//! The history while it grows.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::history::{F, History, Kind, Meta, Note, Op, Process, Value};
+
+/// Nanoseconds since the run began.
+type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Records operations in one total order.
+pub struct Recorder {
+    clock: Clock,
+    history: Mutex<History>,
+    processes: AtomicU64,
+    writers: AtomicU64,
+    acknowledged: AtomicU64,
+    last_began_ns: AtomicU64,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Recorder {
+    /// Nothing recorded yet; the time is that of this machine.
+    #[allow(clippy::disallowed_methods)]
+    pub fn new() -> Self {
+        let began = Instant::now();
+        Recorder::timed(Arc::new(move || began.elapsed().as_nanos() as u64))
+    }
+
+    /// Nothing recorded yet; the clock says how many nanoseconds have passed.
+    pub fn timed(clock: Clock) -> Self {
+        Recorder {
+            clock,
+            history: Mutex::default(),
+            processes: AtomicU64::new(0),
+            writers: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            last_began_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Nanoseconds since the run began.
+    pub fn now_ns(&self) -> u64 {
+        (self.clock)()
+    }
+
+    /// The writes acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// When the newest of the acknowledged writes began.
+    pub fn last_began_ns(&self) -> u64 {
+        self.last_began_ns.load(Ordering::Relaxed)
+    }
+
+    /// A write that began then is acknowledged.
+    pub(super) fn acknowledge(&self, began_ns: u64) {
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        self.last_began_ns.fetch_max(began_ns, Ordering::Relaxed);
+    }
+
+    /// Records a fault.
+    pub fn fault(&self, name: &str) {
+        self.record(
+            Kind::Info,
+            Process::Nemesis,
+            F::Other(name.to_owned()),
+            None,
+            Value::Null,
+            None,
+            Meta::default(),
+        );
+    }
+
+    /// Requires that a fault was seen for the run to count.
+    pub fn require(&self, fault: &str) {
+        let mut history = self.history.lock();
+        for note in &mut history.notes {
+            if let Note::Run(run) = note {
+                run.requirements.faults.insert(fault.to_owned());
+            }
+        }
+    }
+
+    /// Adds a note.
+    pub fn note(&self, note: Note) {
+        self.history.lock().notes.push(note);
+    }
+
+    /// What was recorded.
+    pub fn history(&self) -> History {
+        self.history.lock().clone()
+    }
+
+    /// Every register that was used so far.
+    pub fn registers(&self) -> BTreeSet<String> {
+        let history = self.history.lock();
+        let registers = history
+            .ops
+            .iter()
+            .filter(|op| matches!(op.f, F::Read | F::Write | F::Delete));
+        registers.filter_map(|op| op.key.clone()).collect()
+    }
+
+    /// A new process.
+    pub fn process(&self) -> u64 {
+        self.processes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A new writer.
+    pub(super) fn writer(&self) -> u64 {
+        self.writers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Adds a line.
+    #[allow(clippy::too_many_arguments)]
+    pub fn record(
+        &self,
+        kind: Kind,
+        process: Process,
+        f: F,
+        key: Option<&str>,
+        value: Value,
+        error: Option<String>,
+        meta: Meta,
+    ) {
+        let mut history = self.history.lock();
+        let index = history.ops.len() as u64;
+        let time_ns = self.now_ns();
+        history.ops.push(Op {
+            index,
+            time_ns,
+            kind,
+            process,
+            f,
+            key: key.map(str::to_owned),
+            value,
+            error,
+            meta,
+        });
+    }
+}
