@@ -1,11 +1,12 @@
 //! The subcommands of `jepsen`, one file each.
 //!
-//! Each is a clap struct with a `run` that returns the exit status. `sim` and `meta` are added beside these in the same way: a file, a line in [`Command`], a line in [`Cli::run`].
+//! Each is a clap struct with a `run` that returns the exit status. Another is added in the same way: a file, a line in [`Command`], a line in [`Cli::run`].
 
 pub(crate) mod chaos;
 pub(crate) mod check;
 pub(crate) mod regions;
 pub(crate) mod report;
+pub(crate) mod sim;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -41,6 +42,8 @@ enum Command {
     Regions(regions::Regions),
     /// Draw a history file as one self-contained HTML page.
     Report(report::Report),
+    Sim(sim::Sim),
+    Meta(sim::Meta),
 }
 
 impl Cli {
@@ -51,6 +54,8 @@ impl Cli {
             Command::Check(check) => check.run(),
             Command::Regions(regions) => regions.run(),
             Command::Report(report) => report.run(),
+            Command::Sim(sim) => sim.run(),
+            Command::Meta(meta) => meta.run(),
         }
     }
 }

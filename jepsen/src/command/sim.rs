@@ -1,0 +1,296 @@
+//! `jepsen sim` and `jepsen meta`: simulated clusters, one process for a seed.
+
+use std::collections::VecDeque;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use domicile_jepsen::chaos::Outcome;
+use domicile_jepsen::sim::{self, Plan, Shape};
+
+/// How often the running seeds are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Run simulated clusters and judge what their clients were told. A seed
+/// decides everything; it is repeated with the command that a failure prints.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Sim {
+    /// The seeds: `7`, or `0..100` without the last.
+    #[arg(long, value_name = "A..B")]
+    seeds: Seeds,
+
+    /// How many nodes there are.
+    #[arg(long, value_enum, default_value_t = Form::Regions)]
+    shape: Form,
+
+    /// Runs at once; by default as many as there are processors.
+    #[arg(long)]
+    jobs: Option<usize>,
+
+    /// Where seeds that failed are added, each with its shape.
+    #[arg(long, value_name = "FILE")]
+    append: Option<PathBuf>,
+
+    /// Where the trace of a single seed goes.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
+    /// Where the history of a single seed goes.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+
+    /// Print the plan of a single seed and run nothing.
+    #[arg(long)]
+    plan: bool,
+}
+
+/// Run each seed in two processes and compare their traces byte for byte.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Meta {
+    /// The seeds: `7`, or `0..5` without the last.
+    #[arg(long, value_name = "A..B")]
+    seeds: Seeds,
+
+    /// How many nodes there are.
+    #[arg(long, value_enum, default_value_t = Form::Regions)]
+    shape: Form,
+}
+
+/// The shape of a cluster.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// Three nodes in one region.
+    Region,
+    /// Three regions of three nodes.
+    Regions,
+}
+
+impl Form {
+    fn shape(self) -> Shape {
+        match self {
+            Form::Region => Shape::Region,
+            Form::Regions => Shape::Regions,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Form::Region => "region",
+            Form::Regions => "regions",
+        }
+    }
+}
+
+/// One seed, or those from the first to before the last.
+#[derive(Clone, Debug)]
+struct Seeds(Range<u64>);
+
+impl FromStr for Seeds {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Seeds> {
+        let seeds = match text.split_once("..") {
+            Some((first, end)) => first.trim().parse()?..end.trim().parse()?,
+            None => {
+                let seed: u64 = text.trim().parse()?;
+                seed..seed + 1
+            }
+        };
+        ensure!(!seeds.is_empty(), "there is no seed in {text}");
+        Ok(Seeds(seeds))
+    }
+}
+
+impl Sim {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let Seeds(seeds) = self.seeds.clone();
+        if seeds.end - seeds.start == 1 {
+            return self.one(seeds.start);
+        }
+        ensure!(
+            self.trace.is_none() && self.history.is_none() && !self.plan,
+            "a trace, a history or a plan is of a single seed"
+        );
+        let jobs = self.jobs.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        });
+        self.many(seeds, jobs.max(1))
+    }
+
+    /// Runs a seed in this process.
+    fn one(&self, seed: u64) -> Result<ExitCode> {
+        let plan = Plan::draw(seed, self.shape.shape());
+        if self.plan {
+            print!("{plan}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let ended = sim::run(&plan, self.trace.as_deref())?;
+        if let Some(path) = &self.history {
+            let file = std::fs::File::create(path).context("no file for the history")?;
+            ended.history.write(std::io::BufWriter::new(file))?;
+        }
+        for line in &ended.report.lines {
+            println!("{line}");
+        }
+        println!("trace: {} lines, {}", ended.trace.0, ended.trace.1);
+        println!("simulated: {} ms", ended.simulated.as_millis());
+        println!("seed {seed}: {}", ended.report.outcome);
+        Ok(match ended.report.outcome {
+            Outcome::Pass => ExitCode::SUCCESS,
+            Outcome::Fail | Outcome::Unknown => ExitCode::from(super::EXIT_PRODUCT),
+            Outcome::Thin => ExitCode::from(super::EXIT_COVERAGE),
+            Outcome::Harness | Outcome::Incomplete => ExitCode::from(super::EXIT_HARNESS),
+        })
+    }
+
+    fn many(&self, seeds: Range<u64>, jobs: usize) -> Result<ExitCode> {
+        let began = now();
+        let mut waiting: VecDeque<u64> = seeds.clone().collect();
+        let mut running: Vec<(u64, Child)> = Vec::new();
+        let (mut passed, mut failed, mut simulated_ms) = (0_u64, Vec::new(), 0);
+        while !waiting.is_empty() || !running.is_empty() {
+            while running.len() < jobs
+                && let Some(seed) = waiting.pop_front()
+            {
+                running.push((seed, start(self.shape, seed)?));
+            }
+            std::thread::sleep(LOOK_EVERY);
+            let mut at = 0;
+            while at < running.len() {
+                if running[at].1.try_wait()?.is_none() {
+                    at += 1;
+                    continue;
+                }
+                let (seed, child) = running.swap_remove(at);
+                let output = child.wait_with_output()?;
+                let said = String::from_utf8_lossy(&output.stdout);
+                simulated_ms += figure(&said, "simulated: ").unwrap_or(0);
+                if output.status.success() {
+                    passed += 1;
+                } else {
+                    eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
+                    eprintln!(
+                        "again: jepsen sim --shape {} --seeds {seed}",
+                        self.shape.name()
+                    );
+                    failed.push(seed);
+                    self.remember(seed)?;
+                }
+                let share = passed as usize + failed.len();
+                eprintln!("{share}/{}: seed {seed}", seeds.end - seeds.start);
+            }
+        }
+        let took = began.elapsed().as_secs_f64();
+        println!(
+            "{passed} seeds passed, {} failed {failed:?}; {:.2} cluster-hours in {took:.0} s, {:.1} times as fast as time",
+            failed.len(),
+            simulated_ms as f64 / 3.6e6,
+            simulated_ms as f64 / 1000.0 / took
+        );
+        Ok(match failed.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(super::EXIT_PRODUCT),
+        })
+    }
+
+    /// Adds a seed to those that once failed.
+    fn remember(&self, seed: u64) -> Result<()> {
+        let Some(path) = &self.append else {
+            return Ok(());
+        };
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        writeln!(file, "{} {seed}", self.shape.name())?;
+        Ok(())
+    }
+}
+
+impl Meta {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let folder = std::env::temp_dir().join(format!("domicile-meta-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let compared = self.compare(&folder);
+        std::fs::remove_dir_all(&folder)?;
+        compared
+    }
+
+    fn compare(&self, folder: &Path) -> Result<ExitCode> {
+        let Seeds(seeds) = &self.seeds;
+        for seed in seeds.clone() {
+            let mut traces = Vec::new();
+            for number in 1..=2 {
+                let trace = folder.join(format!("{seed}-{number}"));
+                let arguments = ["--trace".as_ref(), trace.as_os_str()];
+                let output = program(self.shape, seed)?.args(arguments).output()?;
+                if !output.status.success() {
+                    bail!(
+                        "seed {seed} did not pass:\n{}",
+                        String::from_utf8_lossy(&output.stdout)
+                    );
+                }
+                traces.push(std::fs::read(&trace)?);
+                std::fs::remove_file(&trace)?;
+            }
+            if traces[0] != traces[1] {
+                println!("seed {seed}: {}", difference(&traces[0], &traces[1]));
+                return Ok(ExitCode::from(super::EXIT_HARNESS));
+            }
+            println!(
+                "seed {seed}: two traces of {} bytes are equal",
+                traces[0].len()
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The first line in which two traces differ.
+fn difference(one: &[u8], other: &[u8]) -> String {
+    let lines = |trace: &[u8]| -> Vec<String> {
+        let text = String::from_utf8_lossy(trace);
+        text.lines().map(str::to_owned).collect()
+    };
+    let (one, other) = (lines(one), lines(other));
+    let at = one.iter().zip(&other).position(|(a, b)| a != b);
+    let at = at.unwrap_or(one.len().min(other.len()));
+    let none = String::from("nothing");
+    format!(
+        "the traces differ in line {} of {} and {}:\n  {}\n  {}",
+        at + 1,
+        one.len(),
+        other.len(),
+        one.get(at).unwrap_or(&none),
+        other.get(at).unwrap_or(&none)
+    )
+}
+
+fn program(shape: Form, seed: u64) -> Result<std::process::Command> {
+    let mut program = std::process::Command::new(std::env::current_exe()?);
+    program.args(["sim", "--shape", shape.name(), "--seeds", &seed.to_string()]);
+    Ok(program)
+}
+
+fn start(shape: Form, seed: u64) -> Result<Child> {
+    let mut program = program(shape, seed)?;
+    let child = program
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    child.context("a seed's process did not start")
+}
+
+fn figure(said: &str, name: &str) -> Option<u64> {
+    let line = said.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split(' ').next()?.parse().ok()
+}
+
+/// The time of this machine, for the speed.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
+}

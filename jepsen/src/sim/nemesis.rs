@@ -1,0 +1,186 @@
+//! Faults, begun and ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use domicile_server::storage::Survivors;
+use turmoil::Sim;
+
+use super::host::Host;
+use super::plan::{Fault, Plan, Span};
+
+/// How long a supervisor waits before it starts a node again.
+const RESTART_WAIT: Duration = Duration::from_secs(1);
+
+/// Who breaks things and mends them.
+pub(super) struct Nemesis<'a> {
+    plan: &'a Plan,
+    hosts: &'a BTreeMap<String, Arc<Host>>,
+    /// Nodes that do not run, and how many faults keep them down.
+    down: BTreeMap<String, u32>,
+    /// Nodes that stopped by themselves, and when they start again.
+    restarts: Vec<(Duration, String)>,
+    begun: usize,
+    open: Vec<Span>,
+}
+
+impl<'a> Nemesis<'a> {
+    pub(super) fn new(plan: &'a Plan, hosts: &'a BTreeMap<String, Arc<Host>>) -> Self {
+        Nemesis {
+            plan,
+            hosts,
+            down: BTreeMap::new(),
+            restarts: Vec::new(),
+            begun: 0,
+            open: Vec::new(),
+        }
+    }
+
+    /// Does what is due. Answers the names of the faults that began.
+    pub(super) fn turn(&mut self, sim: &mut Sim<'_>, at: Duration) -> Vec<&'static str> {
+        let (ended, open) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition(|span| span.ends <= at);
+        self.open = open;
+        self.end(sim, ended);
+        let mut began = Vec::new();
+        while let Some(span) = self.plan.faults.get(self.begun) {
+            if span.begins > at {
+                break;
+            }
+            self.begun += 1;
+            self.begin(sim, &span.fault);
+            began.push(span.fault.name());
+            self.open.push(span.clone());
+        }
+        began
+    }
+
+    /// Starts the nodes again that stopped by themselves a while ago.
+    pub(super) fn restart(&mut self, sim: &mut Sim<'_>) {
+        let now = sim.elapsed();
+        let (due, later): (Vec<_>, _) = std::mem::take(&mut self.restarts)
+            .into_iter()
+            .partition(|(when, _)| *when <= now);
+        self.restarts = later;
+        for (_, host) in due {
+            self.up(sim, &host);
+        }
+    }
+
+    /// Ends everything that is open.
+    pub(super) fn heal(&mut self, sim: &mut Sim<'_>) {
+        let open = std::mem::take(&mut self.open);
+        self.end(sim, open);
+        for host in self.hosts.values() {
+            let skew = self.plan.skews.get(&host.name).copied().unwrap_or(0);
+            host.skew_ms.store(skew, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a node that stopped by itself away and lets it start again later.
+    pub(super) fn stopped(&mut self, sim: &mut Sim<'_>, host: &str) {
+        self.take_down(sim, host, Survivors::Prefix);
+        self.restarts
+            .push((sim.elapsed() + RESTART_WAIT, host.to_owned()));
+    }
+
+    fn begin(&mut self, sim: &mut Sim<'_>, fault: &Fault) {
+        match fault {
+            Fault::Power { hosts, everything } => {
+                let survivors = match everything {
+                    true => Survivors::Nothing,
+                    false => Survivors::Prefix,
+                };
+                for host in hosts {
+                    self.take_down(sim, host, survivors);
+                }
+            }
+            Fault::Cut(some, others) => pairs(some, others, |a, b| sim.partition(a, b)),
+            Fault::OneWay(some, others) => {
+                pairs(some, others, |a, b| sim.partition_oneway(a, b));
+            }
+            Fault::Hold(some, others) => pairs(some, others, |a, b| sim.hold(a, b)),
+            Fault::Slow(one, other, late) => {
+                sim.set_link_latency(one.as_str(), other.as_str(), *late);
+            }
+            Fault::Clock(host, skew) => self.hosts[host].skew_ms.store(*skew, Ordering::Relaxed),
+            Fault::Full(host) => self.hosts[host].disk.set_full(true),
+            Fault::Broken(host) => self.hosts[host].disk.break_down(),
+        }
+    }
+
+    fn end(&mut self, sim: &mut Sim<'_>, ended: Vec<Span>) {
+        for span in ended {
+            match &span.fault {
+                Fault::Power { hosts, .. } => {
+                    for host in hosts {
+                        self.up(sim, host);
+                    }
+                }
+                Fault::Cut(some, others) => pairs(some, others, |a, b| sim.repair(a, b)),
+                Fault::OneWay(some, others) => {
+                    pairs(some, others, |a, b| sim.repair_oneway(a, b));
+                }
+                Fault::Hold(some, others) => pairs(some, others, |a, b| sim.release(a, b)),
+                Fault::Slow(one, other, _) => {
+                    let usual = distance(self.plan, one, other);
+                    sim.set_link_latency(one.as_str(), other.as_str(), usual);
+                }
+                Fault::Clock(host, _) => {
+                    let skew = self.plan.skews.get(host).copied().unwrap_or(0);
+                    self.hosts[host].skew_ms.store(skew, Ordering::Relaxed);
+                }
+                Fault::Full(host) => self.hosts[host].disk.set_full(false),
+                // The disk is well again when its node has been taken away.
+                Fault::Broken(_) => {}
+            }
+        }
+    }
+
+    fn take_down(&mut self, sim: &mut Sim<'_>, host: &str, survivors: Survivors) {
+        let reasons = self.down.entry(host.to_owned()).or_default();
+        *reasons += 1;
+        if *reasons > 1 {
+            return;
+        }
+        let disk = &self.hosts[host].disk;
+        // Nothing that a task does while it is dropped reaches the disk.
+        disk.break_down();
+        sim.crash(host);
+        disk.crash(survivors);
+    }
+
+    fn up(&mut self, sim: &mut Sim<'_>, host: &str) {
+        let Some(reasons) = self.down.get_mut(host) else {
+            return;
+        };
+        *reasons -= 1;
+        if *reasons == 0 {
+            self.down.remove(host);
+            sim.bounce(host);
+        }
+    }
+}
+
+fn pairs(some: &[String], others: &[String], mut each: impl FnMut(&str, &str)) {
+    for one in some {
+        for other in others {
+            each(one, other);
+        }
+    }
+}
+
+/// How long a message between two hosts usually takes.
+pub(super) fn distance(plan: &Plan, one: &str, other: &str) -> Duration {
+    let region = |host: &str| host.rsplit('-').nth(1).unwrap_or_default().to_owned();
+    let (one, other) = (region(one), region(other));
+    let known = plan.distances.iter();
+    let known = known.filter(|(a, b, _)| (*a == one && *b == other) || (*a == other && *b == one));
+    known
+        .map(|(_, _, delay)| *delay)
+        .next()
+        .unwrap_or(plan.near)
+}

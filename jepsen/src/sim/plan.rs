@@ -1,0 +1,368 @@
+//! What a seed decides.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use domicile_proto::policy;
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, RngExt, SeedableRng};
+
+/// How long there is load with faults.
+const SAFETY: Duration = Duration::from_secs(40);
+
+/// Nothing is broken before the cluster has run this long.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The one-way distances of the regions.
+const DISTANCES_MS: [(&str, &str, u64); 3] =
+    [("ap", "eu", 110), ("ap", "us", 75), ("eu", "us", 40)];
+
+/// The wall clocks of two nodes differ by at most twice this.
+const SKEW_MS: i64 = 5 * 60 * 1000;
+
+/// How many nodes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Three nodes in one region.
+    Region,
+    /// Three regions of three nodes.
+    Regions,
+}
+
+impl Shape {
+    /// Its regions.
+    pub fn regions(self) -> &'static [&'static str] {
+        match self {
+            Shape::Region => &["eu"],
+            Shape::Regions => &["ap", "eu", "us"],
+        }
+    }
+
+    /// How many nodes a region has.
+    pub fn nodes(self) -> u64 {
+        3
+    }
+
+    /// The policy of the cluster.
+    pub fn policy(self) -> &'static str {
+        match self {
+            Shape::Region => policy::SINGLE_REGION,
+            Shape::Regions => policy::DEMO,
+        }
+    }
+
+    /// The tags of that policy which the load uses. Written down here once
+    /// more, so that the product's reading of its policy is checked too.
+    pub fn tags(self) -> &'static [Tag] {
+        match self {
+            Shape::Region => &[Tag {
+                name: "orders",
+                home: "eu",
+                stored: &["eu"],
+                reached_from: &["eu"],
+            }],
+            Shape::Regions => &[
+                Tag {
+                    name: "global",
+                    home: "eu",
+                    stored: &["ap", "eu", "us"],
+                    reached_from: &["ap", "eu", "us"],
+                },
+                Tag {
+                    name: "eu-only",
+                    home: "eu",
+                    stored: &["eu"],
+                    reached_from: &["eu"],
+                },
+                Tag {
+                    name: "us-only",
+                    home: "us",
+                    stored: &["us"],
+                    reached_from: &["us"],
+                },
+                Tag {
+                    name: "eu-shared",
+                    home: "eu",
+                    stored: &["eu"],
+                    reached_from: &["eu", "us"],
+                },
+            ],
+        }
+    }
+
+    /// Every node as (region, number).
+    pub fn hosts(self) -> impl Iterator<Item = (&'static str, u64)> {
+        let nodes = self.nodes();
+        let regions = self.regions().iter();
+        regions.flat_map(move |region| (1..=nodes).map(move |node| (*region, node)))
+    }
+}
+
+/// A tag that the load uses.
+#[derive(Clone, Copy, Debug)]
+pub struct Tag {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it is written.
+    pub home: &'static str,
+    /// Where its bytes may be.
+    pub stored: &'static [&'static str],
+    /// Whose clients may use it.
+    pub reached_from: &'static [&'static str],
+}
+
+/// The name of a node's host.
+pub fn host_name(region: &str, node: u64) -> String {
+    format!("{region}-{node}")
+}
+
+/// What is broken. Nodes are named by their host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nodes lose power: what was not synced is lost, all of it or the end.
+    Power {
+        /// Which.
+        hosts: Vec<String>,
+        /// Whether nothing that was not synced survives.
+        everything: bool,
+    },
+    /// What goes from these to those is lost, and back.
+    Cut(Vec<String>, Vec<String>),
+    /// What goes from these to those is lost; back it comes.
+    OneWay(Vec<String>, Vec<String>),
+    /// What goes from these to those waits until the end, and back.
+    Hold(Vec<String>, Vec<String>),
+    /// The way between two nodes takes long.
+    Slow(String, String, Duration),
+    /// A wall clock jumps, and back at the end.
+    Clock(String, i64),
+    /// A disk is full.
+    Full(String),
+    /// A disk breaks; the node must stop by itself and comes back with it.
+    Broken(String),
+}
+
+impl Fault {
+    /// What kind of fault it is.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::Power { .. } => "power",
+            Fault::Cut(..) => "cut",
+            Fault::OneWay(..) => "one-way",
+            Fault::Hold(..) => "hold",
+            Fault::Slow(..) => "slow",
+            Fault::Clock(..) => "clock",
+            Fault::Full(..) => "full-disk",
+            Fault::Broken(..) => "broken-disk",
+        }
+    }
+}
+
+/// A fault and when it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// When it begins, from the start of the load.
+    pub begins: Duration,
+    /// When it ends.
+    pub ends: Duration,
+    /// What it is.
+    pub fault: Fault,
+}
+
+/// Everything a run is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// The cluster.
+    pub shape: Shape,
+    /// How long there is load with faults.
+    pub safety: Duration,
+    /// The faults by their beginning.
+    pub faults: Vec<Span>,
+    /// The delays between regions, one way.
+    pub distances: Vec<(&'static str, &'static str, Duration)>,
+    /// How far each node's wall clock is off, in milliseconds.
+    pub skews: BTreeMap<String, i64>,
+    /// The longest that a message within a region takes.
+    pub near: Duration,
+    /// The applied entries after which a group purges its log.
+    pub snapshot_entries: u64,
+    /// The workers of each region.
+    pub workers: u64,
+    /// How long a worker rests at most between two operations.
+    pub rest: Duration,
+}
+
+/// The kinds of faults that a plan switches on or off as a whole: what is
+/// always on hides what only shows without it.
+const KINDS: u64 = 10;
+
+impl Plan {
+    /// Draws a plan.
+    pub fn draw(seed: u64, shape: Shape) -> Plan {
+        let mut draw = ChaCha8Rng::seed_from_u64(seed);
+        let quiet = draw.random_range(0..10) == 0;
+        let kinds: Vec<u64> = (0..KINDS)
+            .filter(|_| draw.random_bool(0.4) && !quiet)
+            .collect();
+        let mut faults = Vec::new();
+        let mut at = QUIET;
+        while !kinds.is_empty() {
+            // Shorter than what they last: some overlap.
+            at += Duration::from_millis(draw.random_range(300..6000));
+            if at >= SAFETY {
+                break;
+            }
+            let lasts = Duration::from_millis(match draw.random_range(0..4) {
+                0 => draw.random_range(50..800),
+                1 | 2 => draw.random_range(800..6000),
+                _ => draw.random_range(6000..20_000),
+            });
+            let kind = kinds[draw.random_range(0..kinds.len())];
+            faults.push(Span {
+                begins: at,
+                ends: (at + lasts).min(SAFETY),
+                fault: fault(&mut draw, shape, kind),
+            });
+        }
+        let skewed = draw.random_bool(0.5);
+        let skews = shape.hosts().map(|(region, node)| {
+            let skew = draw.random_range(-SKEW_MS..=SKEW_MS);
+            (host_name(region, node), if skewed { skew } else { 0 })
+        });
+        let skews = skews.collect();
+        let far = draw.random_range(20..=100);
+        let distances = DISTANCES_MS
+            .iter()
+            .filter(|_| shape == Shape::Regions)
+            .map(|(a, b, ms)| (*a, *b, Duration::from_millis(ms * far / 100)))
+            .collect();
+        Plan {
+            seed,
+            shape,
+            safety: SAFETY,
+            faults,
+            distances,
+            skews,
+            near: Duration::from_millis(draw.random_range(1..8)),
+            snapshot_entries: [50, 300, 5000][draw.random_range(0..3)],
+            workers: draw.random_range(2..=4),
+            rest: Duration::from_millis(draw.random_range(20..200)),
+        }
+    }
+
+    /// A number that only this plan and `purpose` decide.
+    pub fn number(&self, purpose: &str) -> u64 {
+        let mut number = self.seed;
+        for byte in purpose.bytes() {
+            number = (number ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        ChaCha8Rng::seed_from_u64(number).next_u64()
+    }
+}
+
+fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
+    let hosts: Vec<String> = shape.hosts().map(|(r, n)| host_name(r, n)).collect();
+    let regions = shape.regions();
+    let region = regions[draw.random_range(0..regions.len())];
+    let of = |region: &str| -> Vec<String> {
+        let there = shape.hosts().filter(|(r, _)| *r == region);
+        there.map(|(r, n)| host_name(r, n)).collect()
+    };
+    let host = hosts[draw.random_range(0..hosts.len())].clone();
+    let (home, _) = host.split_once('-').unwrap_or_default();
+    let others = |not: &[String]| -> Vec<String> {
+        hosts.iter().filter(|h| !not.contains(h)).cloned().collect()
+    };
+    let some = |draw: &mut ChaCha8Rng, from: &[String]| -> Vec<String> {
+        let wanted = draw.random_range(1..=from.len());
+        let mut from = from.to_vec();
+        while from.len() > wanted {
+            from.remove(draw.random_range(0..from.len()));
+        }
+        from
+    };
+    let everything = draw.random_bool(0.3);
+    match kind {
+        0 => Fault::Power {
+            hosts: vec![host],
+            everything,
+        },
+        1 => Fault::Power {
+            hosts: some(draw, &of(region)),
+            everything,
+        },
+        2 => Fault::Power {
+            hosts: some(draw, &hosts),
+            everything,
+        },
+        // A node from its region, or a region from all others.
+        3 => {
+            let peers = of(home).into_iter().filter(|h| *h != host).collect();
+            Fault::Cut(vec![host], peers)
+        }
+        4 => {
+            let part = if regions.len() > 1 {
+                of(region)
+            } else {
+                vec![host]
+            };
+            let rest = others(&part);
+            Fault::Cut(part, rest)
+        }
+        5 => {
+            let part = some(draw, &of(home));
+            let rest = others(&part);
+            if rest.is_empty() {
+                return Fault::Clock(host, 0);
+            }
+            Fault::OneWay(part, some(draw, &rest))
+        }
+        6 => {
+            let part = if draw.random_bool(0.5) {
+                of(region)
+            } else {
+                vec![host.clone()]
+            };
+            let rest = others(&part);
+            if rest.is_empty() {
+                return Fault::Clock(host, 0);
+            }
+            Fault::Hold(part, rest)
+        }
+        7 => {
+            let other = others(std::slice::from_ref(&host));
+            let other = other[draw.random_range(0..other.len())].clone();
+            let late = Duration::from_millis(draw.random_range(50..1500));
+            Fault::Slow(host, other, late)
+        }
+        8 => Fault::Clock(host, draw.random_range(-SKEW_MS..=SKEW_MS)),
+        _ if draw.random_bool(0.5) => Fault::Full(host),
+        _ => Fault::Broken(host),
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "seed {}: {:?}, {} workers a region, near {:?}, snapshot after {}, {} faults",
+            self.seed,
+            self.shape,
+            self.workers,
+            self.near,
+            self.snapshot_entries,
+            self.faults.len()
+        )?;
+        for span in &self.faults {
+            writeln!(
+                f,
+                "  {:?} to {:?}: {:?}",
+                span.begins, span.ends, span.fault
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! One run of one plan.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use turmoil::Sim;
+
+use super::host::{Host, World};
+use super::load::{Clients, Stage};
+use super::nemesis::{Nemesis, distance};
+use super::plan::{Plan, Shape};
+use super::search;
+use super::trace::Trace;
+use crate::chaos::{Report, judge::judge};
+use crate::check::coverage::Requirements;
+use crate::cluster::Broken;
+use crate::history::{F, History, Kind, Note, Run};
+use crate::workload::Recorder;
+
+/// How long a healed cluster may take until each tag takes writes.
+pub const SERVE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a healed cluster without load may take until all replicas are
+/// equal.
+pub const CONVERGE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long the cluster may take to form.
+const FORM_WITHIN: Duration = Duration::from_secs(20);
+
+/// What simulated time is counted in.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Segments that a simulated socket holds: more than HTTP/2 lets be under way.
+const SOCKET_SEGMENTS: usize = 1 << 16;
+
+/// How a run ended.
+pub struct Ended {
+    /// What it came to.
+    pub report: Report,
+    /// Everything that clients asked and saw.
+    pub history: History,
+    /// The lines of the trace and their digest.
+    pub trace: (u64, String),
+    /// How much time passed in it.
+    pub simulated: Duration,
+}
+
+/// Runs a plan. Once in a process: see the module.
+pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
+    domicile_client::draw_from_seed(plan.number("clients"));
+    let trace = Trace::new(trace)?;
+    trace.listen();
+    // Between two ticks, when faults begin, only the last one's time is known.
+    let ticked = Arc::new(AtomicU64::new(0));
+    let last = ticked.clone();
+    let clock = Arc::new(move || {
+        let within = turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos() as u64);
+        within.unwrap_or_else(|| last.load(Ordering::Relaxed))
+    });
+    let recorder = Arc::new(Recorder::timed(clock));
+    recorder.note(Note::Run(header(plan)));
+    let world = Arc::new(World {
+        trace: trace.clone(),
+        stopped: Default::default(),
+    });
+    let hosts: BTreeMap<String, Arc<Host>> = plan
+        .shape
+        .hosts()
+        .map(|(region, node)| Arc::new(Host::new(plan, region, node, &world)))
+        .map(|host| (host.name.clone(), host))
+        .collect();
+    let stage = Arc::new(Stage::default());
+    let mut sim = build(plan);
+    for (name, host) in &hosts {
+        let host = host.clone();
+        sim.host(name.as_str(), move || host.clone().serve());
+    }
+    for region in plan.shape.regions() {
+        let clients = Arc::new(Clients {
+            plan: plan.clone(),
+            region,
+            stage: stage.clone(),
+            recorder: recorder.clone(),
+            trace: trace.clone(),
+        });
+        sim.host(format!("client-{region}"), move || clients.clone().live());
+    }
+    link(&sim, plan, &hosts);
+    let mut run = Playing {
+        plan,
+        sim,
+        nemesis: Nemesis::new(plan, &hosts),
+        world,
+        stage,
+        recorder: recorder.clone(),
+        ticked,
+    };
+    let ended = run.play();
+    let simulated = run.sim.elapsed();
+    drop(run);
+    let mut history = recorder.history();
+    history.notes.extend(search::disks(plan, &hosts, &history)?);
+    let report = judge(&history, ended, vec![plan.to_string()]);
+    Ok(Ended {
+        report,
+        history,
+        trace: trace.digest(),
+        simulated,
+    })
+}
+
+fn header(plan: &Plan) -> Run {
+    let set = &plan.shape.tags()[0];
+    let replicas = plan.shape.hosts();
+    let replicas = replicas.filter(|(region, _)| set.stored.contains(region));
+    let shape = match plan.shape {
+        Shape::Region => "region",
+        Shape::Regions => "regions",
+    };
+    let faults = plan.faults.iter().map(|span| span.fault.name().to_owned());
+    Run {
+        workload: "simulation".to_owned(),
+        seed: Some(plan.seed),
+        replay: Some(format!(
+            "cargo run -p domicile-jepsen -- sim --shape {shape} --seeds {} --trace trace.txt",
+            plan.seed
+        )),
+        requirements: Requirements {
+            operations_min: 100,
+            ok_min_percent: 10,
+            weak_reads_min: 1,
+            faults: faults.collect(),
+            ..Requirements::default()
+        },
+        replicas: replicas.map(|(r, n)| format!("{r}/{n}")).collect(),
+        ..Run::default()
+    }
+}
+
+fn build(plan: &Plan) -> Sim<'static> {
+    turmoil::Builder::new()
+        .rng_seed(plan.number("network"))
+        .tick_duration(TICK)
+        .simulation_duration(Duration::from_secs(3600))
+        .min_message_latency(Duration::from_micros(200))
+        .max_message_latency(plan.near)
+        .tcp_capacity(SOCKET_SEGMENTS)
+        .enable_random_order()
+        .build()
+}
+
+/// Puts the regions as far apart as the plan says; clients stand beside the
+/// nodes of their region.
+fn link(sim: &Sim<'_>, plan: &Plan, hosts: &BTreeMap<String, Arc<Host>>) {
+    let clients = plan.shape.regions().iter().map(|r| format!("client-{r}"));
+    let all: Vec<String> = hosts.keys().cloned().chain(clients).collect();
+    let region = |name: &str| -> String {
+        let name = name.strip_prefix("client-").unwrap_or(name);
+        name.split('-').next().unwrap_or(name).to_owned()
+    };
+    for (at, one) in all.iter().enumerate() {
+        for other in &all[at + 1..] {
+            let (a, b) = (region(one), region(other));
+            if a != b {
+                let far = distance(plan, &format!("{a}-1"), &format!("{b}-1"));
+                sim.set_link_latency(one.as_str(), other.as_str(), far);
+            }
+        }
+    }
+}
+
+struct Playing<'a> {
+    plan: &'a Plan,
+    sim: Sim<'static>,
+    nemesis: Nemesis<'a>,
+    world: Arc<World>,
+    stage: Arc<Stage>,
+    recorder: Arc<Recorder>,
+    ticked: Arc<AtomicU64>,
+}
+
+impl Playing<'_> {
+    /// Plays the plan. An error that is [`Broken`] is the product's.
+    fn play(&mut self) -> Result<()> {
+        let formed = self.until(FORM_WITHIN, |run| run.stage.formed.load(Ordering::Relaxed))?;
+        if !formed {
+            return Err(Broken::new("the cluster was not formed in time"));
+        }
+        let began = self.sim.elapsed();
+        let end = began + self.plan.safety;
+        while self.sim.elapsed() < end {
+            let at = self.sim.elapsed() - began;
+            for fault in self.nemesis.turn(&mut self.sim, at) {
+                self.recorder.fault(fault);
+                self.world
+                    .trace
+                    .line(format_args!("nemesis at {at:?}: {fault}"));
+            }
+            self.step()?;
+        }
+        self.nemesis.heal(&mut self.sim);
+        let healed = self.sim.elapsed();
+        self.world
+            .trace
+            .line(format_args!("nemesis: healed at {healed:?}"));
+        self.until(SERVE_WITHIN, |_| false)?;
+        self.served_since(healed)?;
+        self.stage.stop.store(true, Ordering::Relaxed);
+        let clients = self.plan.shape.regions().len();
+        let done = |run: &Self| run.stage.done.load(Ordering::Relaxed) == clients;
+        if !self.until(CONVERGE_WITHIN, done)? {
+            return Err(Broken::new(
+                "not everything could be read at every node in time after the faults were over",
+            ));
+        }
+        let broken = self.stage.broken.lock();
+        ensure!(broken.is_empty(), Broken::new(broken.join("; ")));
+        Ok(())
+    }
+
+    /// Lets time pass until something is so, or for a while.
+    fn until(&mut self, most: Duration, so: impl Fn(&Self) -> bool) -> Result<bool> {
+        let end = self.sim.elapsed() + most;
+        while self.sim.elapsed() < end {
+            if so(self) {
+                return Ok(true);
+            }
+            self.step()?;
+        }
+        Ok(false)
+    }
+
+    /// Lets one tick pass. A node that stopped by itself though its disk is
+    /// well is a finding.
+    fn step(&mut self) -> Result<()> {
+        self.sim
+            .step()
+            .map_err(|error| Broken::new(format!("a host failed: {error}")))?;
+        let now = self.sim.elapsed().as_nanos() as u64;
+        self.ticked.store(now, Ordering::Relaxed);
+        let stopped = std::mem::take(&mut *self.world.stopped.lock());
+        for (host, why) in stopped {
+            if !why.contains("the simulated disk is broken") {
+                return Err(Broken::new(format!("{host} stopped by itself: {why}")));
+            }
+            self.nemesis.stopped(&mut self.sim, &host);
+        }
+        self.nemesis.restart(&mut self.sim);
+        Ok(())
+    }
+
+    /// Requires that each tag has taken a write that was begun since.
+    fn served_since(&self, since: Duration) -> Result<()> {
+        let history = self.recorder.history();
+        let since = since.as_nanos() as u64;
+        let operations = history.operations();
+        for tag in self.plan.shape.tags() {
+            let written = operations.iter().any(|o| {
+                matches!(o.f(), F::Write | F::Add)
+                    && o.ok().is_some_and(|ok| ok.kind == Kind::Ok)
+                    && o.invoke.time_ns >= since
+                    && o.key().split('/').next() == Some(tag.name)
+            });
+            if !written {
+                return Err(Broken::new(format!(
+                    "{} took no write for {} s after the faults were over",
+                    tag.name,
+                    SERVE_WITHIN.as_secs()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What went wrong with a process that ran a seed.
+pub fn lost(seed: u64, why: &str) -> anyhow::Error {
+    anyhow!("the process of seed {seed} {why}")
+}

@@ -1,0 +1,121 @@
+//! Where the bytes of a tag lie on simulated disks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use bytes::Bytes;
+use domicile_server::storage::{Engine, KeyRange, Limit, Memory, Row};
+use memchr::memmem::Finder;
+
+use super::host::Host;
+use super::load::mark;
+use super::plan::Plan;
+use crate::history::{Control, F, History, Note, PolicyRow, PolicyVersion, RegionId, Sighting};
+
+/// The rows that are read at once.
+const PAGE: Limit = Limit {
+    rows_max: 4096,
+    bytes_max: 1 << 20,
+};
+
+/// Looks at every byte of every disk. The notes name the policy, each place
+/// where a tag was seen, and how much of what had to be seen was.
+pub(super) fn disks(
+    plan: &Plan,
+    hosts: &BTreeMap<String, Arc<Host>>,
+    history: &History,
+) -> Result<Vec<Note>> {
+    let mut notes = Vec::new();
+    for tag in plan.shape.tags() {
+        let set = |regions: &[&str]| regions.iter().map(|r| RegionId::from(*r)).collect();
+        notes.push(Note::Policy(PolicyRow {
+            version: PolicyVersion(1),
+            tag: tag.name.to_owned(),
+            store: set(tag.stored),
+            serve: set(tag.reached_from),
+            acked_ns: 0,
+            purge_within_ns: 0,
+            replicas: set(tag.stored),
+            kinds: BTreeMap::new(),
+        }));
+        let mark = mark(plan, tag.name);
+        let mut found = 0;
+        let mut values: Vec<String> = last_values(history, tag.name)
+            .map(|value| format!("{mark}{value}"))
+            .collect();
+        let planted = values.len() as u64;
+        for host in hosts.values() {
+            let finder = Finder::new(mark.as_bytes());
+            let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
+            for (kind, row) in rows(host)? {
+                for bytes in [&row.key, &row.value] {
+                    if finder.find(bytes).is_some() {
+                        *seen.entry(kind).or_default() += 1;
+                        if host.region == tag.home {
+                            values.retain(|value| {
+                                memchr::memmem::find(bytes, value.as_bytes()).is_none()
+                            });
+                        }
+                    }
+                }
+            }
+            notes.extend(seen.into_iter().map(|(kind, times)| {
+                Note::Sighting(Sighting {
+                    time_ns: history.ops.last().map_or(0, |op| op.time_ns),
+                    written_ns: None,
+                    region: RegionId::from(host.region),
+                    tag: tag.name.to_owned(),
+                    kind: kind.to_owned(),
+                    place: format!("{times} times at {}", host.name),
+                })
+            }));
+        }
+        found += planted - values.len() as u64;
+        notes.push(Note::Control(Control {
+            region: RegionId::from(tag.home),
+            planted,
+            found,
+        }));
+    }
+    Ok(notes)
+}
+
+/// The values that the last reads of a tag's registers showed.
+fn last_values<'a>(history: &'a History, tag: &'a str) -> impl Iterator<Item = String> + 'a {
+    let reads = history.operations().into_iter();
+    reads
+        .filter(move |o| *o.f() == F::Read && o.is_ok() && o.invoke.meta.last)
+        .filter(move |o| o.key().split('/').next() == Some(tag))
+        .filter(|o| !o.value().is_null())
+        .map(|o| o.value().to_string())
+}
+
+fn rows(host: &Host) -> Result<Vec<(&'static str, Row)>> {
+    let mut rows = Vec::new();
+    for (kind, engine) in [("log", &host.disk.log), ("state", &host.disk.state)] {
+        all(engine, kind, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn all(engine: &Memory, kind: &'static str, rows: &mut Vec<(&'static str, Row)>) -> Result<()> {
+    let everything = || KeyRange {
+        start: Bytes::new(),
+        end: None,
+    };
+    let mut views = vec![(kind, engine.view()?)];
+    for name in engine.staged()? {
+        views.push(("staged", engine.staged_view(&name)?));
+    }
+    for (kind, view) in views {
+        let mut range = everything();
+        loop {
+            let page = view.scan(&range, PAGE)?;
+            let Some(last) = page.last() else { break };
+            range.start = [&last.key[..], &[0]].concat().into();
+            rows.extend(page.into_iter().map(|row| (kind, row)));
+        }
+    }
+    Ok(())
+}

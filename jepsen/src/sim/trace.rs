@@ -1,0 +1,155 @@
+//! Everything that happens, as lines whose digest two runs can compare.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use domicile_server::net::Io;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+/// The trace of a run. Clones are the same trace.
+#[derive(Clone)]
+pub(super) struct Trace(Arc<Mutex<Lines>>);
+
+struct Lines {
+    digest: Sha256,
+    lines: u64,
+    file: Option<BufWriter<File>>,
+}
+
+impl Trace {
+    /// A trace, kept in a file if that is wanted.
+    pub(super) fn new(file: Option<&Path>) -> io::Result<Trace> {
+        let file = file.map(File::create).transpose()?.map(BufWriter::new);
+        Ok(Trace(Arc::new(Mutex::new(Lines {
+            digest: Sha256::new(),
+            lines: 0,
+            file,
+        }))))
+    }
+
+    /// Lets the messages of the nodes stand in the trace. Once in a process.
+    pub(super) fn listen(&self) {
+        let filter = tracing_subscriber::EnvFilter::new("warn,domicile_server=debug");
+        let listening = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_timer(Now)
+            .with_writer(self.clone())
+            .try_init();
+        debug_assert!(listening.is_ok(), "one process runs one seed");
+    }
+
+    /// Adds a line.
+    pub(super) fn line(&self, line: fmt::Arguments<'_>) {
+        self.add(format!("{} {line}\n", now_ms()).as_bytes());
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let mut lines = self.0.lock();
+        lines.digest.update(bytes);
+        lines.lines += 1;
+        if let Some(file) = &mut lines.file {
+            // A full disk costs the file, not the run.
+            drop(file.write_all(bytes));
+        }
+    }
+
+    /// How many lines there are, and the digest of them.
+    pub(super) fn digest(&self) -> (u64, String) {
+        let mut lines = self.0.lock();
+        if let Some(file) = &mut lines.file {
+            drop(file.flush());
+        }
+        let digest = lines.digest.clone().finalize();
+        let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        (lines.lines, digest)
+    }
+}
+
+/// Milliseconds since the run began.
+pub(super) fn now_ms() -> u64 {
+    turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
+struct Now;
+
+impl FormatTime for Now {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        write!(w, "{}", now_ms())
+    }
+}
+
+impl io::Write for Trace {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Trace {
+    type Writer = Trace;
+
+    fn make_writer(&self) -> Trace {
+        self.clone()
+    }
+}
+
+/// A socket whose writes stand in the trace.
+pub(super) struct Traced<T> {
+    io: T,
+    way: String,
+    trace: Trace,
+}
+
+impl<T> Traced<T> {
+    /// A socket that leads a way.
+    pub(super) fn new(io: T, way: String, trace: Trace) -> Self {
+        Traced { io, way, trace }
+    }
+}
+
+impl<T: Io> AsyncRead for Traced<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<T: Io> AsyncWrite for Traced<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        let crc = crc32fast::hash(&buf[..written]);
+        self.trace
+            .line(format_args!("{} {written} {crc:08x}", self.way));
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
