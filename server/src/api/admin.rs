@@ -60,6 +60,13 @@ impl AdminApi {
     ) -> Result<Option<AdminServiceClient<tonic::transport::Channel>>> {
         self.atlas()?;
         let open = self.groups.get(group).ok_or_else(|| {
+            if group == REGION_GROUP {
+                // Of a node with an empty disk, which the others know.
+                return Error::new(
+                    Reason::NotFormed,
+                    "this node holds nothing of the cluster yet; ask another node of the region",
+                );
+            }
             Error::new(
                 Reason::UnknownGroup,
                 format!("no replica of group {group} is on this node"),
