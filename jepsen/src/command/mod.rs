@@ -2,6 +2,8 @@
 //!
 //! Each is a clap struct with a `run` that returns the exit status. Another is added in the same way: a file, a line in [`Command`], a line in [`Cli::run`].
 
+#[cfg(feature = "seeded-bugs")]
+pub(crate) mod bugs;
 pub(crate) mod chaos;
 pub(crate) mod check;
 pub(crate) mod regions;
@@ -35,6 +37,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "seeded-bugs")]
+    Bugs(bugs::Bugs),
     /// Break real processes on purpose and judge what clients were told.
     Chaos(chaos::Chaos),
     /// Judge history files and print a verdict per property.
@@ -50,6 +54,8 @@ impl Cli {
     /// Runs the subcommand.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            #[cfg(feature = "seeded-bugs")]
+            Command::Bugs(bugs) => bugs.run(),
             Command::Chaos(chaos) => chaos.run(),
             Command::Check(check) => check.run(),
             Command::Regions(regions) => regions.run(),

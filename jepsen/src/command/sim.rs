@@ -22,8 +22,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[derive(clap::Args, Debug)]
 pub(crate) struct Sim {
     /// The seeds: `7`, or `0..100` without the last.
-    #[arg(long, value_name = "A..B")]
-    seeds: Seeds,
+    #[arg(long, value_name = "A..B", required_unless_present = "file")]
+    seeds: Option<Seeds>,
+
+    /// A file of seeds, each line a shape and a seed, instead.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "shape"])]
+    file: Option<PathBuf>,
 
     /// How many nodes there are.
     #[arg(long, value_enum, default_value_t = Form::Regions)]
@@ -109,9 +113,9 @@ impl FromStr for Seeds {
 
 impl Sim {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let Seeds(seeds) = self.seeds.clone();
-        if seeds.end - seeds.start == 1 {
-            return self.one(seeds.start);
+        let runs = self.runs()?;
+        if let ([(_, seed)], None) = (&runs[..], &self.file) {
+            return self.one(*seed);
         }
         ensure!(
             self.trace.is_none() && self.history.is_none() && !self.plan,
@@ -120,7 +124,28 @@ impl Sim {
         let jobs = self.jobs.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
         });
-        self.many(seeds, jobs.max(1))
+        self.many(runs, jobs.max(1))
+    }
+
+    /// The seeds to run, each with its shape.
+    fn runs(&self) -> Result<Vec<(Form, u64)>> {
+        if let Some(Seeds(seeds)) = &self.seeds {
+            return Ok(seeds.clone().map(|seed| (self.shape, seed)).collect());
+        }
+        let path = self.file.as_deref().context("there are no seeds")?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines
+            .filter(|line| !line.trim().is_empty())
+            .map(|line| {
+                let wrong = || format!("`{line}` is no shape and seed, as in `regions 7`");
+                let (shape, seed) = line.trim().split_once(' ').with_context(wrong)?;
+                let shape = Form::from_str(shape, false);
+                let shape = shape.ok().with_context(wrong)?;
+                Ok((shape, seed.parse().with_context(wrong)?))
+            })
+            .collect()
     }
 
     /// Runs a seed in this process.
@@ -149,25 +174,26 @@ impl Sim {
         })
     }
 
-    fn many(&self, seeds: Range<u64>, jobs: usize) -> Result<ExitCode> {
+    fn many(&self, runs: Vec<(Form, u64)>, jobs: usize) -> Result<ExitCode> {
         let began = now();
-        let mut waiting: VecDeque<u64> = seeds.clone().collect();
-        let mut running: Vec<(u64, Child)> = Vec::new();
+        let all = runs.len();
+        let mut waiting = VecDeque::from(runs);
+        let mut running: Vec<(Form, u64, Child)> = Vec::new();
         let (mut passed, mut failed, mut simulated_ms) = (0_u64, Vec::new(), 0);
         while !waiting.is_empty() || !running.is_empty() {
             while running.len() < jobs
-                && let Some(seed) = waiting.pop_front()
+                && let Some((shape, seed)) = waiting.pop_front()
             {
-                running.push((seed, start(self.shape, seed)?));
+                running.push((shape, seed, start(shape, seed)?));
             }
             std::thread::sleep(LOOK_EVERY);
             let mut at = 0;
             while at < running.len() {
-                if running[at].1.try_wait()?.is_none() {
+                if running[at].2.try_wait()?.is_none() {
                     at += 1;
                     continue;
                 }
-                let (seed, child) = running.swap_remove(at);
+                let (shape, seed, child) = running.swap_remove(at);
                 let output = child.wait_with_output()?;
                 let said = String::from_utf8_lossy(&output.stdout);
                 simulated_ms += figure(&said, "simulated: ").unwrap_or(0);
@@ -175,15 +201,12 @@ impl Sim {
                     passed += 1;
                 } else {
                     eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
-                    eprintln!(
-                        "again: jepsen sim --shape {} --seeds {seed}",
-                        self.shape.name()
-                    );
+                    eprintln!("again: jepsen sim --shape {} --seeds {seed}", shape.name());
                     failed.push(seed);
-                    self.remember(seed)?;
+                    self.remember(shape, seed)?;
                 }
                 let share = passed as usize + failed.len();
-                eprintln!("{share}/{}: seed {seed}", seeds.end - seeds.start);
+                eprintln!("{share}/{all}: seed {seed}");
             }
         }
         let took = began.elapsed().as_secs_f64();
@@ -200,12 +223,12 @@ impl Sim {
     }
 
     /// Adds a seed to those that once failed.
-    fn remember(&self, seed: u64) -> Result<()> {
+    fn remember(&self, shape: Form, seed: u64) -> Result<()> {
         let Some(path) = &self.append else {
             return Ok(());
         };
         let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-        writeln!(file, "{} {seed}", self.shape.name())?;
+        writeln!(file, "{} {seed}", shape.name())?;
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct Host {
     pub(super) region: &'static str,
     pub(super) node: u64,
     pub(super) shape: Shape,
-    pub(super) disk: MemoryDisk,
+    disk: Mutex<MemoryDisk>,
     /// How far its wall clock is off.
     pub(super) skew_ms: AtomicI64,
     starts: AtomicU64,
@@ -58,7 +58,7 @@ impl Host {
             region,
             node,
             shape: plan.shape,
-            disk: MemoryDisk::new(plan.number(&format!("disk of {name}"))),
+            disk: Mutex::new(MemoryDisk::new(plan.number(&format!("disk of {name}")))),
             skew_ms: AtomicI64::new(plan.skews.get(&name).copied().unwrap_or(0)),
             starts: AtomicU64::new(0),
             seed: plan.number(&name),
@@ -70,6 +70,17 @@ impl Host {
             world: world.clone(),
             name,
         }
+    }
+
+    /// Its disk.
+    pub(super) fn disk(&self) -> MemoryDisk {
+        self.disk.lock().clone()
+    }
+
+    /// Gives it an empty disk. The node must be gone.
+    pub(super) fn wipe(&self) {
+        let seed = self.seed ^ self.starts.load(Ordering::Relaxed) ^ u64::MAX;
+        *self.disk.lock() = MemoryDisk::new(seed);
     }
 
     /// Runs the node until it is crashed. It never ends by itself: a node that
@@ -109,7 +120,7 @@ impl Host {
         let clock = Arc::new(move || clock.now().duration_since(began));
         let mut options = DiskOptions::new(self.region, self.node, clock);
         options.run = Run::Task;
-        let disk = Arc::new(Disk::memory(&self.disk, options)?);
+        let disk = Arc::new(Disk::memory(&self.disk(), options)?);
         let wiring = Wiring {
             region: RegionName::new(self.region)?,
             node: NodeId(self.node),

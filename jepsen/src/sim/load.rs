@@ -39,6 +39,8 @@ pub(super) struct Stage {
     pub(super) stop: AtomicBool,
     /// The client hosts that have read everything once more.
     pub(super) done: AtomicUsize,
+    /// Nodes whose disk is lost and that nobody has replaced yet.
+    pub(super) lost: Mutex<Vec<(&'static str, u64)>>,
     /// What the clients saw that must not be.
     pub(super) broken: Mutex<Vec<String>>,
 }
@@ -67,12 +69,17 @@ impl Clients {
         while !self.stage.formed.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let replacing = tokio::spawn(self.clone().replace());
         let workers: Vec<_> = (0..self.plan.workers)
             .map(|number| tokio::spawn(self.clone().work(number)))
             .collect();
         for worker in workers {
             worker.await?;
         }
+        while self.is_replacing() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        replacing.abort();
         while let Err(error) = self.read_all().await {
             self.trace.line(format_args!("{}: {error:#}", self.region));
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -122,6 +129,34 @@ impl Clients {
         }
     }
 
+    /// Whether a node of the region waits for its replacement.
+    fn is_replacing(&self) -> bool {
+        let lost = self.stage.lost.lock();
+        lost.iter().any(|(region, _)| *region == self.region)
+    }
+
+    /// Does what an operator does for nodes that have lost their disk.
+    async fn replace(self: Arc<Self>) {
+        let client = self.connect(endpoints(self.plan.shape, self.region)).await;
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let lost = self.stage.lost.lock().clone();
+            let own = lost.iter().find(|(region, _)| *region == self.region);
+            let Some((_, node)) = own else { continue };
+            match client.admin().replace_node(*node, None).await {
+                Ok(_) => {
+                    self.trace
+                        .line(format_args!("{}/{node} replaced", self.region));
+                    self.stage
+                        .lost
+                        .lock()
+                        .retain(|l| l != &(self.region, *node));
+                }
+                Err(error) => self.trace.line(format_args!("not replaced: {error}")),
+            }
+        }
+    }
+
     /// The tags that clients of this region use.
     fn tags(&self) -> Vec<Tag> {
         let tags = self.plan.shape.tags().iter();
@@ -146,7 +181,12 @@ impl Clients {
             let age = turn / OPERATIONS_PER_KEYS;
             let key = format!("k{age}-{}", draw.random_range(0..KEYS));
             match draw.random_range(0..100) {
-                0..35 => drop(worker.overwrite(&key).await),
+                0..25 => drop(worker.overwrite(&key).await),
+                25..30 => worker.create(&key).await,
+                30..35 => {
+                    let seen = worker.read_own().await;
+                    self.stage.broken.lock().extend(seen);
+                }
                 35..40 => drop(worker.erase(&key).await),
                 40..60 => drop(worker.read(&key, Level::Strong, false).await),
                 60..80 => drop(worker.read(&key, Level::Local, false).await),

@@ -9,6 +9,7 @@ use domicile_server::storage::Survivors;
 use turmoil::Sim;
 
 use super::host::Host;
+use super::load::Stage;
 use super::plan::{Fault, Plan, Span};
 
 /// How long a supervisor waits before it starts a node again.
@@ -18,6 +19,7 @@ const RESTART_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Nemesis<'a> {
     plan: &'a Plan,
     hosts: &'a BTreeMap<String, Arc<Host>>,
+    stage: Arc<Stage>,
     /// Nodes that do not run, and how many faults keep them down.
     down: BTreeMap<String, u32>,
     /// Nodes that stopped by themselves, and when they start again.
@@ -27,10 +29,15 @@ pub(super) struct Nemesis<'a> {
 }
 
 impl<'a> Nemesis<'a> {
-    pub(super) fn new(plan: &'a Plan, hosts: &'a BTreeMap<String, Arc<Host>>) -> Self {
+    pub(super) fn new(
+        plan: &'a Plan,
+        hosts: &'a BTreeMap<String, Arc<Host>>,
+        stage: Arc<Stage>,
+    ) -> Self {
         Nemesis {
             plan,
             hosts,
+            stage,
             down: BTreeMap::new(),
             restarts: Vec::new(),
             begun: 0,
@@ -98,6 +105,10 @@ impl<'a> Nemesis<'a> {
                     self.take_down(sim, host, survivors);
                 }
             }
+            Fault::Wipe(host) => {
+                self.take_down(sim, host, Survivors::Prefix);
+                self.hosts[host].wipe();
+            }
             Fault::Cut(some, others) => pairs(some, others, |a, b| sim.partition(a, b)),
             Fault::OneWay(some, others) => {
                 pairs(some, others, |a, b| sim.partition_oneway(a, b));
@@ -107,8 +118,8 @@ impl<'a> Nemesis<'a> {
                 sim.set_link_latency(one.as_str(), other.as_str(), *late);
             }
             Fault::Clock(host, skew) => self.hosts[host].skew_ms.store(*skew, Ordering::Relaxed),
-            Fault::Full(host) => self.hosts[host].disk.set_full(true),
-            Fault::Broken(host) => self.hosts[host].disk.break_down(),
+            Fault::Full(host) => self.hosts[host].disk().set_full(true),
+            Fault::Broken(host) => self.hosts[host].disk().break_down(),
         }
     }
 
@@ -119,6 +130,11 @@ impl<'a> Nemesis<'a> {
                     for host in hosts {
                         self.up(sim, host);
                     }
+                }
+                Fault::Wipe(host) => {
+                    self.up(sim, host);
+                    let host = &self.hosts[host];
+                    self.stage.lost.lock().push((host.region, host.node));
                 }
                 Fault::Cut(some, others) => pairs(some, others, |a, b| sim.repair(a, b)),
                 Fault::OneWay(some, others) => {
@@ -133,7 +149,7 @@ impl<'a> Nemesis<'a> {
                     let skew = self.plan.skews.get(host).copied().unwrap_or(0);
                     self.hosts[host].skew_ms.store(skew, Ordering::Relaxed);
                 }
-                Fault::Full(host) => self.hosts[host].disk.set_full(false),
+                Fault::Full(host) => self.hosts[host].disk().set_full(false),
                 // The disk is well again when its node has been taken away.
                 Fault::Broken(_) => {}
             }
@@ -146,7 +162,7 @@ impl<'a> Nemesis<'a> {
         if *reasons > 1 {
             return;
         }
-        let disk = &self.hosts[host].disk;
+        let disk = self.hosts[host].disk();
         // Nothing that a task does while it is dropped reaches the disk.
         disk.break_down();
         sim.crash(host);

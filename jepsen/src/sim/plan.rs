@@ -18,6 +18,9 @@ const QUIET: Duration = Duration::from_secs(2);
 const DISTANCES_MS: [(&str, &str, u64); 3] =
     [("ap", "eu", 110), ("ap", "us", 75), ("eu", "us", 40)];
 
+/// What was under way when a way was cut has arrived after this.
+const IN_FLIGHT: Duration = Duration::from_secs(1);
+
 /// The wall clocks of two nodes differ by at most twice this.
 const SKEW_MS: i64 = 5 * 60 * 1000;
 
@@ -127,6 +130,8 @@ pub enum Fault {
         /// Whether nothing that was not synced survives.
         everything: bool,
     },
+    /// A node loses its disk and is replaced.
+    Wipe(String),
     /// What goes from these to those is lost, and back.
     Cut(Vec<String>, Vec<String>),
     /// What goes from these to those is lost; back it comes.
@@ -148,6 +153,7 @@ impl Fault {
     pub fn name(&self) -> &'static str {
         match self {
             Fault::Power { .. } => "power",
+            Fault::Wipe(..) => "wipe",
             Fault::Cut(..) => "cut",
             Fault::OneWay(..) => "one-way",
             Fault::Hold(..) => "hold",
@@ -197,7 +203,7 @@ pub struct Plan {
 
 /// The kinds of faults that a plan switches on or off as a whole: what is
 /// always on hides what only shows without it.
-const KINDS: u64 = 10;
+const KINDS: u64 = 11;
 
 impl Plan {
     /// Draws a plan.
@@ -221,10 +227,15 @@ impl Plan {
                 _ => draw.random_range(6000..20_000),
             });
             let kind = kinds[draw.random_range(0..kinds.len())];
+            let fault = fault(&mut draw, shape, kind);
+            // A quorum of each group must keep its disks.
+            if matches!(fault, Fault::Wipe(_)) && faults.iter().any(is_wipe) {
+                continue;
+            }
             faults.push(Span {
                 begins: at,
                 ends: (at + lasts).min(SAFETY),
-                fault: fault(&mut draw, shape, kind),
+                fault,
             });
         }
         let skewed = draw.random_bool(0.5);
@@ -253,6 +264,37 @@ impl Plan {
         }
     }
 
+    /// When a region that is home to nothing is cut off from all others and no
+    /// other fault of the network touches that: from when it is certain, until
+    /// healing begins.
+    pub fn isolations(&self) -> impl Iterator<Item = (&'static str, Duration, Duration)> {
+        let of_network = |span: &&Span| {
+            let fault = &span.fault;
+            matches!(
+                fault,
+                Fault::Cut(..) | Fault::OneWay(..) | Fault::Hold(..) | Fault::Slow(..)
+            )
+        };
+        let away = |region: &&'static str| self.shape.tags().iter().all(|t| t.home != *region);
+        let regions: Vec<_> = self.shape.regions().iter().copied().filter(away).collect();
+        self.faults.iter().filter_map(move |span| {
+            let Fault::Cut(part, _) = &span.fault else {
+                return None;
+            };
+            let is_whole = |region: &&&'static str| {
+                let hosts = self.shape.hosts().filter(|(r, _)| *r == **region);
+                let hosts: Vec<String> = hosts.map(|(r, n)| host_name(r, n)).collect();
+                hosts == *part
+            };
+            let region = regions.iter().find(is_whole)?;
+            let mut network = self.faults.iter().filter(of_network);
+            let alone = network
+                .all(|other| other == span || other.ends < span.begins || other.begins > span.ends);
+            let certain = span.begins + IN_FLIGHT;
+            (alone && certain < span.ends).then_some((*region, certain, span.ends))
+        })
+    }
+
     /// A number that only this plan and `purpose` decide.
     pub fn number(&self, purpose: &str) -> u64 {
         let mut number = self.seed;
@@ -261,6 +303,10 @@ impl Plan {
         }
         ChaCha8Rng::seed_from_u64(number).next_u64()
     }
+}
+
+fn is_wipe(span: &Span) -> bool {
+    matches!(span.fault, Fault::Wipe(_))
 }
 
 fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
@@ -339,6 +385,7 @@ fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
             Fault::Slow(host, other, late)
         }
         8 => Fault::Clock(host, draw.random_range(-SKEW_MS..=SKEW_MS)),
+        9 => Fault::Wipe(host),
         _ if draw.random_bool(0.5) => Fault::Full(host),
         _ => Fault::Broken(host),
     }

@@ -18,7 +18,7 @@ use super::trace::Trace;
 use crate::chaos::{Report, judge::judge};
 use crate::check::coverage::Requirements;
 use crate::cluster::Broken;
-use crate::history::{F, History, Kind, Note, Run};
+use crate::history::{F, History, Isolation, Kind, Note, RegionId, Run};
 use crate::workload::Recorder;
 
 /// How long a healed cluster may take until each tag takes writes.
@@ -93,7 +93,7 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
     let mut run = Playing {
         plan,
         sim,
-        nemesis: Nemesis::new(plan, &hosts),
+        nemesis: Nemesis::new(plan, &hosts, stage.clone()),
         world,
         stage,
         recorder: recorder.clone(),
@@ -191,6 +191,13 @@ impl Playing<'_> {
             return Err(Broken::new("the cluster was not formed in time"));
         }
         let began = self.sim.elapsed();
+        for (region, from, to) in self.plan.isolations() {
+            self.recorder.note(Note::Isolation(Isolation {
+                region: RegionId::from(region),
+                from_ns: (began + from).as_nanos() as u64,
+                to_ns: (began + to).as_nanos() as u64,
+            }));
+        }
         let end = began + self.plan.safety;
         while self.sim.elapsed() < end {
             let at = self.sim.elapsed() - began;

@@ -93,7 +93,8 @@ fn last_values<'a>(history: &'a History, tag: &'a str) -> impl Iterator<Item = S
 
 fn rows(host: &Host) -> Result<Vec<(&'static str, Row)>> {
     let mut rows = Vec::new();
-    for (kind, engine) in [("log", &host.disk.log), ("state", &host.disk.state)] {
+    let disk = host.disk();
+    for (kind, engine) in [("log", &disk.log), ("state", &disk.state)] {
         all(engine, kind, &mut rows)?;
     }
     Ok(rows)

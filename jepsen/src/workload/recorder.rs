@@ -108,7 +108,7 @@ impl Recorder {
         let registers = history
             .ops
             .iter()
-            .filter(|op| matches!(op.f, F::Read | F::Write | F::Delete));
+            .filter(|op| matches!(op.f, F::Read | F::Write | F::Delete | F::Cas));
         registers.filter_map(|op| op.key.clone()).collect()
     }
 

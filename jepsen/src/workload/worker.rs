@@ -13,6 +13,9 @@ pub const AGAIN_MAX: u32 = 2;
 /// The set that workers add to, and the prefix of its keys.
 pub const SET: &str = "set";
 
+/// The records of one page of the set: few, so that there are several.
+const SCAN_RECORDS: usize = 16;
+
 /// The numbers of one worker, so that no two write the same value.
 const VALUES_PER_WORKER: u64 = 1_000_000_000;
 
@@ -112,6 +115,64 @@ impl Worker {
             == Kind::Ok
     }
 
+    /// Writes a register that must not be there, as a compare-and-set from
+    /// null.
+    pub async fn create(&mut self, key: &str) {
+        let value = self.value();
+        let who = Process::Client(self.process);
+        let (recorder, name) = (self.recorder.clone(), self.name(key));
+        let record = |kind, error, meta| {
+            let value = Value::from(vec![Value::Null, Value::from(value)]);
+            recorder.record(kind, who, F::Cas, Some(&name), value, error, meta);
+        };
+        record(Kind::Invoke, None, Meta::default());
+        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
+        let put = tag.put(
+            format!("{}{key}", self.mark),
+            format!("{}{value}", self.mark),
+        );
+        match put.if_absent().await {
+            Ok(written) => {
+                let version = Some(Version(written.version.get()));
+                let meta = Meta {
+                    version,
+                    ..Meta::default()
+                };
+                record(Kind::Ok, None, meta);
+            }
+            Err(error) => {
+                let unknown = matches!(error, Error::OutcomeUnknown { .. });
+                let kind = if unknown { Kind::Info } else { Kind::Fail };
+                let reason = Some(error.reason_name().to_owned());
+                record(kind, reason, Meta::default());
+                if unknown {
+                    self.process = self.recorder.process();
+                }
+            }
+        }
+    }
+
+    /// Writes a record that only this worker writes, and reads it where it
+    /// pleases the cluster, but not older. Answers what it read that must not
+    /// be; `None`: all is well, or nothing was answered.
+    pub async fn read_own(&mut self) -> Option<String> {
+        let value = self.value();
+        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
+        let key = format!("{}own-{}", self.mark, self.number);
+        let put = tag.put(key.clone(), format!("{}{value}", self.mark));
+        let written = put.await.ok()?;
+        let got = tag.get(key).at_least(&written.token).or_wait().await.ok()?;
+        let seen = got.version()?;
+        (seen < written.version).then(|| {
+            format!(
+                "{} answered a read at the token of version {} with version {}",
+                got.meta.served_by,
+                written.version.get(),
+                seen.get()
+            )
+        })
+    }
+
     /// Deletes a register. Answers whether that was acknowledged.
     pub async fn erase(&mut self, key: &str) -> bool {
         self.write(F::Delete, key, None, None, key).await == Kind::Ok
@@ -168,7 +229,7 @@ impl Worker {
         key: &str,
         put: Option<i64>,
     ) -> (Result<Option<u64>, Error>, Option<RequestId>) {
-        let tag = self.client.tag(&*self.tag).expect("the tag is well formed");
+        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
         let mut again = None;
         let mut attempt = 0;
         loop {
@@ -220,7 +281,7 @@ impl Worker {
             recorder.record(kind, who, F::Read, Some(&name), value, error, meta);
         };
         record(Kind::Invoke, Value::Null, None, asked.clone());
-        let tag = self.client.tag(&*self.tag).expect("the tag is well formed");
+        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
         let get = tag.get(format!("{}{key}", self.mark));
         let get = match level {
             Level::Strong => get.strong(),
@@ -261,8 +322,9 @@ impl Worker {
             recorder.record(kind, who, F::Scan, Some(&name), value, error, meta);
         };
         record(Kind::Invoke, Value::Null, None, meta.clone());
-        let tag = self.client.tag(&*self.tag).expect("the tag is well formed");
+        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
         let scan = tag.scan().prefix(format!("{}{SET}/", self.mark));
+        let scan = scan.page_size(SCAN_RECORDS);
         let scan = match level {
             Level::Strong => scan.strong(),
             _ => scan.local(),
