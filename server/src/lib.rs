@@ -21,5 +21,6 @@ pub mod placement;
 pub mod raft;
 pub mod replicate;
 pub mod residency;
+pub mod seeded;
 pub mod storage;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::env::{Env, Instant, Task};
 use crate::raft::{Group, Groups};
 use crate::residency::Subject;
+use crate::seeded::{self, Bug};
 use crate::storage::GroupId;
 
 /// How often the leader is asked while local reads are served.
@@ -67,6 +68,9 @@ impl Freshness {
     /// An upper bound of how far behind a replica is; `None`: unknown.
     pub fn lag(&self, group: &Group) -> Option<Duration> {
         self.asked.store(true, Ordering::Relaxed);
+        if seeded::is_on(Bug::LagZero) {
+            return Some(Duration::ZERO);
+        }
         group.quorum_age().or_else(|| {
             let fresh_at = *self.fresh_at.lock().get(&group.identity().group)?;
             Some(self.env.now().saturating_duration_since(fresh_at))
@@ -80,6 +84,10 @@ impl Freshness {
             Some(())
         };
         if let Ok(Some(())) = tokio::time::timeout(PROBE_WAIT, probe).await {
+            let asked_at = match seeded::is_on(Bug::LagFromAnswer) {
+                true => self.env.now(),
+                false => asked_at,
+            };
             let mut fresh_at = self.fresh_at.lock();
             let at = fresh_at.entry(group.identity().group).or_insert(asked_at);
             *at = (*at).max(asked_at);

@@ -7,6 +7,7 @@ use domicile_proto::v1;
 use prost::Message;
 
 use crate::error::{Error, Result};
+use crate::seeded::{self, Bug};
 use crate::storage::{Engine, KeyRange, Limit, keys, record};
 
 /// The rows read at once while a page is filled.
@@ -91,7 +92,10 @@ pub(super) fn scan(engine: &dyn Engine, tag: &str, query: &ScanQuery) -> Result<
             {
                 return Ok(Page {
                     records,
-                    next: Some(Bytes::copy_from_slice(key)),
+                    next: Some(match seeded::is_on(Bug::ScanSkips) {
+                        true => [key, &[0]].concat().into(),
+                        false => Bytes::copy_from_slice(key),
+                    }),
                 });
             }
             bytes += size;

@@ -24,6 +24,7 @@ use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{RaftLogId, Types};
 use crate::residency::Gate;
+use crate::seeded::{self, Bug};
 use crate::storage::Index;
 
 /// How long one confirmation may take: a few elections.
@@ -107,9 +108,15 @@ impl Worker {
     }
 
     async fn barrier(&mut self) -> Result<Progress> {
+        if seeded::is_on(Bug::ReadUnconfirmed) {
+            return Ok(*self.progress.borrow());
+        }
         let index = tokio::time::timeout(CONFIRM_WAIT, self.index())
             .await
             .map_err(|_| no_quorum("no quorum confirmed the read in time"))??;
+        if seeded::is_on(Bug::ReadBeforeApply) {
+            return Ok(*self.progress.borrow());
+        }
         wait_applied(&mut self.progress, index, APPLY_WAIT).await
     }
 
@@ -162,6 +169,16 @@ impl Worker {
 /// Asks a quorum whether this replica still leads, and answers the index that
 /// a read must have applied.
 pub(super) async fn confirm(raft: &Raft<Types, StateMachine>) -> Result<RaftLogId> {
+    if seeded::is_on(Bug::ReadOfDeposed) {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if let (true, Some(applied)) = (
+            metrics.current_leader == Some(metrics.id),
+            metrics.last_applied,
+        ) {
+            return Ok(applied);
+        }
+    }
     match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
         Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
         Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {

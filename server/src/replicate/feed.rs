@@ -5,6 +5,7 @@ use domicile_proto::internal::v1 as wire;
 
 use crate::error::{Error, Reason, Result};
 use crate::raft::Position;
+use crate::seeded::{self, Bug};
 use crate::storage::{Engine, GroupId, Limit, Row, View, keys, record};
 
 /// The records of one batch.
@@ -62,6 +63,14 @@ pub(super) fn changes(
                 return Ok(last.map(|last| Changes { records, last }));
             }
             let change: wire::StoredChange = record::open(&row.value)?;
+            if change.deleted && seeded::is_on(Bug::FeedSkipsDeletes) {
+                last = Some(Position {
+                    epoch: until.epoch,
+                    index,
+                    sub,
+                });
+                continue;
+            }
             let copied = as_changed(engine, tag, change)?;
             bytes += size(&copied);
             records.push(copied);
@@ -71,6 +80,9 @@ pub(super) fn changes(
                 sub,
             });
         }
+    }
+    if seeded::is_on(Bug::FeedSkipsLast) && records.len() > 1 {
+        records.pop();
     }
     Ok(last.map(|last| Changes { records, last }))
 }

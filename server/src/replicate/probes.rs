@@ -21,6 +21,7 @@ use crate::env::{Env, Instant};
 use crate::net::Regions;
 use crate::raft::{Group, Groups, Position, Transport};
 use crate::residency::{Gate, Subject};
+use crate::seeded::{self, Bug};
 use crate::storage::GroupId;
 
 /// How often the home is asked while mirrors are read here.
@@ -108,6 +109,10 @@ impl Probes {
         let Some(confirmed) = self.ask(home, &mirrors).await else {
             return;
         };
+        let asked_at = match seeded::is_on(Bug::LagFromAnswer) {
+            true => self.env.now(),
+            false => asked_at,
+        };
         for (tag, group) in mirrors {
             let answer = confirmed.tags.iter().find(|t| t.tag == tag.as_str());
             let Some(answer) = answer else { continue };
@@ -124,7 +129,7 @@ impl Probes {
         let mut progress = group.watch_progress();
         let reached = progress.wait_for(|progress| {
             let mirror = progress.mirror.unwrap_or_default();
-            mirror.open && mirror.cursor >= position
+            seeded::is_on(Bug::MirrorUnreached) || (mirror.open && mirror.cursor >= position)
         });
         if !matches!(tokio::time::timeout(REACH_WAIT, reached).await, Ok(Ok(_))) {
             return;

@@ -31,6 +31,7 @@ use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
 use super::space::{self, Space};
 use super::{keys, verify, wal};
 use crate::error::{Error, Reason, Result};
+use crate::seeded::{self, Bug};
 
 /// The format of the data directory.
 pub const FORMAT: u32 = 1;
@@ -235,7 +236,9 @@ impl Disk {
     /// Makes the state durable and raises the applied floors: entries up to
     /// these may be purged afterwards. The caller has applied them.
     pub fn make_applied_durable(&self, applied: &BTreeMap<GroupId, Index>) -> Result<()> {
-        self.state.flush()?;
+        if !seeded::is_on(Bug::PurgeEarly) {
+            self.state.flush()?;
+        }
         self.anchor.update(|anchor| {
             for (group, index) in applied {
                 if let Some(replica) = anchor::find_mut(anchor, *group) {

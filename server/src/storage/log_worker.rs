@@ -14,6 +14,7 @@ use super::ids::{GroupId, Index};
 use super::log_writer::{Change, Command, FLOOR_INTERVAL, Parts, Shared};
 use super::{keys, record};
 use crate::error::{Error, Reason, Result};
+use crate::seeded::{self, Bug};
 
 /// The commands of one synced batch: more than ever wait for one fsync.
 const DRAIN_COMMANDS_MAX: usize = 4096;
@@ -165,6 +166,7 @@ impl Worker {
                         batch.put(keys::log_entry(group, *index), record::seal_bytes(entry));
                     }
                 }
+                Change::Vote(_) if seeded::is_on(Bug::VoteForgotten) => {}
                 Change::Vote(vote) => batch.put(keys::log_vote(group), record::seal(vote)),
                 Change::Truncate(after) => {
                     let from = after.map_or(Index(0), Index::next);
@@ -200,7 +202,11 @@ impl Worker {
     fn sync(&mut self, batch: WriteBatch, drained: &[Command]) -> Result<()> {
         let (bytes, rows) = (batch.bytes() as u64, batch.len() as u64);
         let before = (self.parts.clock)();
-        self.parts.engine.write(batch, Durability::Synced)?;
+        let durability = match seeded::is_on(Bug::LogUnsynced) {
+            true => Durability::Buffered,
+            false => Durability::Synced,
+        };
+        self.parts.engine.write(batch, durability)?;
         let took = (self.parts.clock)().saturating_sub(before);
         self.rolled_at += bytes + rows * ROW_OVERHEAD_BYTES;
         let Some(shared) = self.shared.upgrade() else {

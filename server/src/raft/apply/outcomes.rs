@@ -14,6 +14,7 @@ use domicile_proto::internal::v1 as wire;
 
 use super::records::Outcome;
 use crate::error::Result;
+use crate::seeded::{self, Bug};
 use crate::storage::{Engine, GroupId, Index, Limit, keys, record};
 
 /// The most clients remembered for a group. The one that wrote least lately is
@@ -86,6 +87,9 @@ impl Outcomes {
 
     /// What is known of a write.
     pub(super) fn known(&self, id: &wire::WriteId) -> Known {
+        if seeded::is_on(Bug::RetryAppliedTwice) {
+            return Known::New;
+        }
         let Some(client) = self.clients.get(&id.client) else {
             return Known::New;
         };

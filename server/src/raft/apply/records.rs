@@ -10,6 +10,7 @@ use super::newest::Newest;
 use super::outcomes::Known;
 use crate::error::{Error, Result};
 use crate::raft::types::Position;
+use crate::seeded::{self, Bug};
 use crate::storage::{Index, keys, record};
 
 /// What became of one write.
@@ -90,19 +91,28 @@ impl Applier<'_> {
         operation: wire::Operation,
         fence: &wire::Fence,
     ) -> Result<Outcome> {
-        if operation.version <= self.state.last_version {
+        if operation.version <= self.state.last_version && !seeded::is_on(Bug::VersionOfClock) {
             return Ok(Outcome::Stale);
         }
         let newest = self.newest(&operation.key)?;
         let current = newest.as_ref().filter(|n| !n.deleted).map(|n| n.version);
         let holds = match operation.condition {
             None => true,
+            Some(_) if seeded::is_on(Bug::ConditionIgnored) => true,
             Some(Condition::IfAbsent(_)) => current.is_none(),
             Some(Condition::IfVersion(version)) => current == Some(version),
         };
         self.state.last_version = operation.version;
         if !holds {
             return Ok(Outcome::ConditionFailed { current });
+        }
+        if seeded::is_on(Bug::DeleteForgotten)
+            && matches!(operation.change, Some(Change::Delete(_)))
+        {
+            return Ok(Outcome::Written {
+                version: operation.version,
+                before: current,
+            });
         }
         let value = match operation.change {
             Some(Change::Put(value)) => Some(value),

@@ -1,0 +1,92 @@
+//! Bugs put in on purpose, to see that the harness finds them.
+//!
+//! Each is a question at the place where it would be made: [`is_on`]. Without
+//! the feature `seeded-bugs` the answer is the constant `false`, and nothing of
+//! a bug is in the program. With it, a process has the one bug that the
+//! variable [`VARIABLE`] names.
+
+macro_rules! bugs {
+    ($($(#[doc = $what:literal])+ $bug:ident = $name:literal,)+) => {
+        /// A bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[doc = $what])+ $bug,)+
+        }
+
+        /// Every bug with its name and what it does.
+        #[cfg(feature = "seeded-bugs")]
+        pub const ALL: &[(Bug, &str, &str)] =
+            &[$((Bug::$bug, $name, concat!($($what),+)),)+];
+    };
+}
+
+bugs! {
+    /// The log acknowledges what it has not synced.
+    LogUnsynced = "log-unsynced",
+    /// A vote is not written down.
+    VoteForgotten = "vote-forgotten",
+    /// The log is purged of what the state has not on disk.
+    PurgeEarly = "purge-early",
+    /// A strong read is answered by any replica as it is.
+    ReadUnconfirmed = "read-unconfirmed",
+    /// Who believes to lead answers strong reads without asking a quorum.
+    ReadOfDeposed = "read-of-deposed",
+    /// A strong read does not wait until what it asked for is applied.
+    ReadBeforeApply = "read-before-apply",
+    /// A write is acknowledged before a quorum has it.
+    AckEarly = "ack-early",
+    /// A write of unknown outcome is reported as not applied.
+    UnknownIsFailed = "unknown-is-failed",
+    /// Request ids are not remembered.
+    RetryAppliedTwice = "retry-applied-twice",
+    /// A condition is not looked at.
+    ConditionIgnored = "condition-ignored",
+    /// Versions follow the wall clock alone.
+    VersionOfClock = "version-of-clock",
+    /// A delete leaves the record.
+    DeleteForgotten = "delete-forgotten",
+    /// A local read says that it is not behind.
+    LagZero = "lag-zero",
+    /// The lag counts from the answer of a probe, not from its question.
+    LagFromAnswer = "lag-from-answer",
+    /// A mirror counts as fresh before it has what the home confirmed.
+    MirrorUnreached = "mirror-unreached",
+    /// The feed leaves deletes out.
+    FeedSkipsDeletes = "feed-skips-deletes",
+    /// The feed leaves the last record of a batch out.
+    FeedSkipsLast = "feed-skips-last",
+    /// A mirror applies a batch again that it has.
+    CopyAppliedTwice = "copy-applied-twice",
+    /// A snapshot leaves a row out.
+    SnapshotDropsRow = "snapshot-drops-row",
+    /// A scan leaves out the record that a page begins with.
+    ScanSkips = "scan-skips",
+    /// No gate and no node asks which region may have what.
+    AccessUnchecked = "access-unchecked",
+    /// The position that a read must have reached is not looked at.
+    TokenIgnored = "token-ignored",
+}
+
+/// The variable that names the bug of a process.
+#[cfg(feature = "seeded-bugs")]
+pub const VARIABLE: &str = "DOMICILE_SEEDED_BUG";
+
+/// Whether this process has the bug.
+#[cfg(feature = "seeded-bugs")]
+pub fn is_on(bug: Bug) -> bool {
+    static CHOSEN: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| {
+        let wanted = std::env::var(VARIABLE).ok()?;
+        let known = ALL.iter().find(|(_, name, _)| *name == wanted);
+        assert!(known.is_some(), "{VARIABLE} names no bug: {wanted}");
+        known.map(|(bug, _, _)| *bug)
+    });
+    *chosen == Some(bug)
+}
+
+/// Whether this process has the bug: never.
+#[cfg(not(feature = "seeded-bugs"))]
+#[inline(always)]
+pub const fn is_on(_: Bug) -> bool {
+    false
+}
