@@ -163,28 +163,47 @@ impl Rocks {
         options
     }
 
-    /// Does what the stage's order says. Every step may be done twice.
+    /// Does what the stage's order says.
     fn ingest_begun(&self, name: &str) -> Result<()> {
-        let order = self.staging.order(name)?;
-        // What came before is durable first, so that a crash in the middle
-        // leaves no rows older than the ingested ones to be lost.
-        self.flush()?;
+        INGEST.iter().try_for_each(|step| step(self, name))
+    }
+
+    fn clear_replaced(&self, name: &str) -> Result<()> {
         let mut clear = WriteBatch::new();
-        for range in order.replaced {
+        for range in self.staging.order(name)?.replaced {
             clear.delete_range(range);
         }
-        self.write(clear, Durability::Buffered)?;
+        self.write(clear, Durability::Buffered)
+    }
+
+    fn take_files(&self, name: &str) -> Result<()> {
         let files = self.staging.files(name)?;
-        if !files.is_empty() {
-            self.db
-                .ingest_external_file(files)
-                .map_err(|e| self.failed("could not ingest staged rows", &e))?;
+        if files.is_empty() {
+            return Ok(());
         }
-        self.write(order.then, Durability::Buffered)?;
-        self.flush()?;
-        self.staging.discard(name)
+        self.db
+            .ingest_external_file(files)
+            .map_err(|e| self.failed("could not ingest staged rows", &e))
+    }
+
+    fn write_then(&self, name: &str) -> Result<()> {
+        let order = self.staging.order(name)?;
+        self.write(order.then, Durability::Buffered)
     }
 }
+
+/// What an ingest does once its order is written, step by step. A crash after
+/// any of them is repaired by doing all of them again.
+pub(super) const INGEST: [fn(&Rocks, &str) -> Result<()>; 6] = [
+    // What came before is durable first, so that a crash in the middle leaves
+    // no rows older than the ingested ones to be lost.
+    |rocks, _| rocks.flush(),
+    Rocks::clear_replaced,
+    Rocks::take_files,
+    Rocks::write_then,
+    |rocks, _| rocks.flush(),
+    |rocks, name| rocks.staging.discard(name),
+];
 
 impl Engine for Rocks {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
