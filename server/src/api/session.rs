@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
+use domicile_proto::token::Positions;
 use domicile_proto::v1;
 use futures::Stream;
 use tokio::sync::{Semaphore, mpsc};
@@ -26,7 +27,8 @@ use v1::session_result::Result as Answer;
 use crate::api::status::failure;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
+use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, cover, reply_to};
+use crate::storage::Index;
 use crate::telemetry::{Metrics, Operation as Kind};
 
 /// The results that are gathered into one frame.
@@ -41,6 +43,8 @@ enum Reply {
     Frame(v1::SessionResponse),
     /// One result, to be gathered with others.
     One(v1::SessionResult),
+    /// One write that is in the log of the tag's home, to be gathered too.
+    Written(v1::SessionResult, Arc<Route>, Index),
     /// The last word.
     Closing(Error),
 }
@@ -50,6 +54,7 @@ pub struct Replies {
     replies: mpsc::UnboundedReceiver<Reply>,
     gathered: Vec<Reply>,
     slots: Arc<Semaphore>,
+    store: Arc<Store>,
     closed: bool,
     _reader: Task,
 }
@@ -68,7 +73,7 @@ pub(super) fn serve(
     let slots = Arc::new(Semaphore::new(SESSION_IN_FLIGHT_MAX));
     let session = Session {
         env: env.clone(),
-        store,
+        store: store.clone(),
         metrics,
         caller,
         replies: tx,
@@ -78,6 +83,7 @@ pub(super) fn serve(
         replies: rx,
         gathered: Vec::new(),
         slots,
+        store,
         closed: false,
         _reader: env.spawn("session", session.run(requests, closing)),
     }
@@ -115,6 +121,7 @@ impl Replies {
         let mut bytes = 0;
         let mut taken = 0;
         let mut answered = 0;
+        let mut written = Positions::default();
         for reply in &mut self.gathered {
             match reply {
                 Reply::One(result) => {
@@ -126,6 +133,16 @@ impl Replies {
                     if bytes >= FRAME_BYTES_MAX {
                         break;
                     }
+                }
+                Reply::Written(_, route, index)
+                    if !cover(&mut written, route, *index) && taken > 0 =>
+                {
+                    break;
+                }
+                Reply::Written(result, ..) => {
+                    frame.results.push(std::mem::take(result));
+                    answered += 1;
+                    taken += 1;
                 }
                 // A frame has its own meta, so it goes alone.
                 Reply::Frame(_) | Reply::Closing(_) if taken > 0 => break,
@@ -143,6 +160,10 @@ impl Replies {
                     break;
                 }
             }
+        }
+        if written != Positions::default() {
+            // One position for all writes of the frame: it is sealed once.
+            frame.token = self.store.seal(written);
         }
         self.gathered.drain(..taken);
         self.slots.add_permits(answered);
@@ -220,6 +241,7 @@ impl Session {
         let mut local = Vec::new();
         let mut strong = Vec::new();
         let mut writes = Vec::new();
+        let home = Arc::new(route.clone());
         for v1::SessionOperation { id, operation } in frame.operations {
             match operation {
                 Some(Operation::Get(get)) => match ReadOptions::from_wire(get.options.as_ref()) {
@@ -231,10 +253,10 @@ impl Session {
                     Err(error) => self.send(fail(id, error)),
                 },
                 Some(Operation::Put(put)) => {
-                    writes.extend(self.write(id, WriteRequest::Put(put)));
+                    writes.extend(self.write(id, &home, WriteRequest::Put(put)));
                 }
                 Some(Operation::Delete(delete)) => {
-                    writes.extend(self.write(id, WriteRequest::Delete(delete)));
+                    writes.extend(self.write(id, &home, WriteRequest::Delete(delete)));
                 }
                 Some(Operation::Scan(scan)) => self.scan(id, route.clone(), scan),
                 None => self.send(fail(
@@ -255,7 +277,13 @@ impl Session {
     }
 
     /// A write whose answer goes into the session.
-    fn write(&self, id: u64, request: WriteRequest) -> Option<crate::raft::Write> {
+    fn write(
+        &self,
+        id: u64,
+        route: &Arc<Route>,
+        request: WriteRequest,
+    ) -> Option<crate::raft::Write> {
+        let route = route.clone();
         let replies = self.replies.clone();
         let metrics = self.metrics.clone();
         let kind = match request {
@@ -264,13 +292,20 @@ impl Session {
         };
         reply_to(request, move |answer| {
             metrics.observe_operation(kind, answer.as_ref().err().map(|e| e.reason));
-            let result = match answer {
-                Ok((Written::Put(put), _)) => Answer::Put(put),
-                Ok((Written::Delete(delete), _)) => Answer::Delete(delete),
-                Err(error) => Answer::Failure(failure(error)),
+            let (result, index) = match answer {
+                Ok((Written::Put(put), index)) => (Answer::Put(put), index),
+                Ok((Written::Delete(delete), index)) => (Answer::Delete(delete), index),
+                Err(error) => {
+                    // The client may have gone; then nobody listens.
+                    drop(replies.send(fail(id, error)));
+                    return;
+                }
             };
-            // The client may have gone; then nobody listens.
-            drop(replies.send(one(id, result)));
+            let result = v1::SessionResult {
+                id,
+                result: Some(result),
+            };
+            drop(replies.send(Reply::Written(result, route, index)));
         })
     }
 

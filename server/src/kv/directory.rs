@@ -12,6 +12,7 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, Groups};
 use crate::residency::{Atlas, Gate};
 use crate::seeded::{self, Bug};
+use crate::storage::GroupId;
 
 /// Where requests for a tag go.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Route {
     pub home: RegionName,
     /// The epoch of the home.
     pub epoch: u64,
+    /// The group of its records, at the home and at every mirror.
+    pub range: GroupId,
     /// What of the tag is on this node.
     pub here: Here,
 }
@@ -161,6 +164,7 @@ impl Directory {
             tag: place.tag.clone(),
             home: place.home.region.clone(),
             epoch: place.home.epoch,
+            range: place.group,
             here,
         })
     }

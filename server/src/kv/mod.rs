@@ -24,5 +24,5 @@ pub use directory::{Directory, Here, Route};
 pub use freshness::Freshness;
 pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};
-pub use store::{Parts, Store};
+pub use store::{Parts, Store, cover};
 pub use write::{WriteRequest, Written, reply_to};

@@ -356,18 +356,16 @@ impl Store {
 
     /// A read position that covers a log entry of the tag's home.
     pub fn token(&self, route: &Route, index: Index) -> Bytes {
-        let (Some(secret), Some(group)) = (self.secret(), route.group()) else {
-            return Bytes::new();
-        };
         let mut positions = Positions::default();
-        let range = RangeId(group.identity().group.0);
-        let position = Position {
-            epoch: Epoch(route.epoch),
-            index: LogIndex(index.0),
-        };
-        match positions.see(range, position) {
-            Ok(()) => positions.seal(&secret).encode(),
-            Err(_) => Bytes::new(),
+        cover(&mut positions, route, index);
+        self.seal(positions)
+    }
+
+    /// Positions as a client carries them.
+    pub fn seal(&self, positions: Positions) -> Bytes {
+        match self.secret() {
+            Some(secret) => positions.seal(&secret).encode(),
+            None => Bytes::new(),
         }
     }
 
@@ -538,8 +536,7 @@ impl Store {
         let token = Token::decode(token).map_err(|_| invalid())?;
         let secret = self.secret().ok_or_else(invalid)?;
         let positions = token.verify(&[&secret]).map_err(|_| invalid())?;
-        let group = route.group().ok_or_else(elsewhere)?;
-        let range = RangeId(group.identity().group.0);
+        let range = RangeId(route.range.0);
         Ok(Index(positions.get(range).map_or(0, |p| p.index.get())))
     }
 
@@ -558,6 +555,15 @@ impl Store {
     pub fn groups(&self) -> &Arc<Groups> {
         &self.groups
     }
+}
+
+/// Adds a log entry of a tag's home to positions; `false`: they are full.
+pub fn cover(positions: &mut Positions, route: &Route, index: Index) -> bool {
+    let position = Position {
+        epoch: Epoch(route.epoch),
+        index: LogIndex(index.0),
+    };
+    positions.see(RangeId(route.range.0), position).is_ok()
 }
 
 /// The entry of the home's log up to which a copy has everything.
