@@ -3,7 +3,7 @@
 //! Each is a question at the place where it would be made: [`is_on`]. Without
 //! the feature `seeded-bugs` the answer is the constant `false`, and nothing of
 //! a bug is in the program. With it, a process has the one bug that the
-//! variable [`VARIABLE`] names.
+//! variable `DOMICILE_SEEDED_BUG` names.
 
 macro_rules! bugs {
     ($($(#[doc = $what:literal])+ $bug:ident = $name:literal,)+) => {
@@ -63,6 +63,9 @@ bugs! {
     ScanSkips = "scan-skips",
     /// No gate and no node asks which region may have what.
     AccessUnchecked = "access-unchecked",
+    /// The home ships every tag to every region, past its own gate. The
+    /// receivers must refuse it: no promise may break.
+    LyingSender = "lying-sender",
     /// The position that a read must have reached is not looked at.
     TokenIgnored = "token-ignored",
 }

@@ -3,7 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,6 +41,8 @@ pub(super) struct Stage {
     pub(super) done: AtomicUsize,
     /// Nodes whose disk is lost and that nobody has replaced yet.
     pub(super) lost: Mutex<Vec<(&'static str, u64)>>,
+    /// What the gates of the nodes refused to take in.
+    pub(super) refusals: AtomicU64,
     /// What the clients saw that must not be.
     pub(super) broken: Mutex<Vec<String>>,
 }
@@ -287,6 +289,12 @@ impl Clients {
         let late =
             |error: Error| anyhow::anyhow!("{name} has not caught up with {}: {error}", tag.name);
         let handle = node.tag(tag.name)?;
+        if tag.name == self.set() {
+            let gates = node.admin().replication().await?.refusals;
+            let taken_in = gates.iter().filter(|refusal| refusal.gate == "ingress");
+            let count = taken_in.map(|refusal| refusal.count).sum();
+            self.stage.refusals.fetch_add(count, Ordering::Relaxed);
+        }
         handle
             .get(SET)
             .at_least(token)

@@ -100,11 +100,13 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         ticked,
     };
     let ended = run.play();
+    let refusals = run.stage.refusals.load(Ordering::Relaxed);
     let simulated = run.sim.elapsed();
     drop(run);
     let mut history = recorder.history();
     history.notes.extend(search::disks(plan, &hosts, &history)?);
-    let report = judge(&history, ended, vec![plan.to_string()]);
+    let lines = vec![plan.to_string(), format!("ingress refusals: {refusals}")];
+    let report = judge(&history, ended, lines);
     Ok(Ended {
         report,
         history,

@@ -161,14 +161,22 @@ impl Worker {
         let key = format!("{}own-{}", self.mark, self.number);
         let put = tag.put(key.clone(), format!("{}{value}", self.mark));
         let written = put.await.ok()?;
-        let got = tag.get(key).at_least(&written.token).or_wait().await.ok()?;
-        let seen = got.version()?;
-        (seen < written.version).then(|| {
+        let got = match tag.get(key).at_least(&written.token).or_wait().await {
+            Ok(got) => got,
+            Err(error) if error.reason() == Some(Reason::InvalidArgument) => {
+                return Some(format!(
+                    "a read at the token of a write is refused: {error}"
+                ));
+            }
+            Err(_) => return None,
+        };
+        let seen = got.version();
+        (seen < Some(written.version)).then(|| {
             format!(
-                "{} answered a read at the token of version {} with version {}",
+                "{} answered a read at the token of version {} with version {:?}",
                 got.meta.served_by,
                 written.version.get(),
-                seen.get()
+                seen.map(|seen| seen.get())
             )
         })
     }

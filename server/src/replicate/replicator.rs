@@ -12,6 +12,7 @@ use crate::env::{Env, Task};
 use crate::net::Regions;
 use crate::raft::Groups;
 use crate::residency::Gate;
+use crate::seeded::{self, Bug};
 use crate::storage::Disk;
 
 /// How often leaderships are looked at.
@@ -62,13 +63,21 @@ impl Replicator {
             return wanted;
         };
         for place in atlas.places() {
-            if place.home.region != *self.gate.region() || place.mirrors.is_empty() {
+            let lies = seeded::is_on(Bug::LyingSender);
+            if place.home.region != *self.gate.region() || (place.mirrors.is_empty() && !lies) {
                 continue;
             }
             let Some(group) = self.groups.get(place.group).filter(|g| g.leads()) else {
                 continue;
             };
-            for (region, incarnation) in &place.mirrors {
+            let mut mirrors = place.mirrors.clone();
+            if lies {
+                for region in atlas.policy.regions().keys() {
+                    mirrors.entry(region.clone()).or_insert(1);
+                }
+                mirrors.remove(self.gate.region());
+            }
+            for (region, incarnation) in &mirrors {
                 let Some(peers) = self.regions.of(region) else {
                     continue;
                 };

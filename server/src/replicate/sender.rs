@@ -27,6 +27,7 @@ use crate::net::Peers;
 use crate::raft::apply::ledger_row;
 use crate::raft::{Group, NodeId, Position, Transport};
 use crate::residency::{Gate, Subject};
+use crate::seeded::{self, Bug};
 use crate::storage::{Disk, Durability, WriteBatch, keys, record};
 
 /// The batches that may be on their way at once: with full ones some 100 MiB/s
@@ -112,6 +113,12 @@ impl Sender {
     }
 
     async fn session(&self, node: NodeId) -> Ended {
+        if seeded::is_on(Bug::LyingSender) && self.tag.as_str().ends_with("-only") {
+            return match self.stream(node, Position::default()).await {
+                Ok(()) => Ended::Moved,
+                Err(ended) => ended,
+            };
+        }
         let asked = self.ship(node, Cargo::Ask(wire::ShipAsk {}));
         let state = match asked.await {
             Ok(state) => state,

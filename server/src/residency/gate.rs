@@ -188,6 +188,9 @@ impl Gate {
         subject: &Subject,
         message: T,
     ) -> Result<Cleared<T>> {
+        if seeded::is_on(Bug::LyingSender) {
+            return Ok(Cleared { message });
+        }
         match self.pass(to, to, subject, message.cargo()) {
             Ok(()) => Ok(Cleared { message }),
             Err(refused) => {
