@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use bytes::Bytes;
-use domicile_server::storage::{Engine, KeyRange, Limit, Memory, Row};
+use domicile_server::storage::{Engine, KeyRange, Limit, Memory, Row, Survivors};
 use memchr::memmem::Finder;
 
 use super::host::Host;
@@ -94,6 +94,10 @@ fn last_values<'a>(history: &'a History, tag: &'a str) -> impl Iterator<Item = S
 fn rows(host: &Host) -> Result<Vec<(&'static str, Row)>> {
     let mut rows = Vec::new();
     let disk = host.disk();
+    if disk.state.view().is_err() {
+        // The run ended while it was broken.
+        disk.crash(Survivors::Prefix);
+    }
     for (kind, engine) in [("log", &disk.log), ("state", &disk.state)] {
         all(engine, kind, &mut rows)?;
     }

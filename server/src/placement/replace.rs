@@ -30,7 +30,7 @@ impl Placement {
     pub async fn replace_node(&self, request: v1::ReplaceNodeRequest) -> Result<u32> {
         let node = NodeId(request.node);
         let region = self.region_group()?;
-        let catalog = self.formed()?;
+        let mut catalog = self.formed()?;
         if !catalog.nodes.iter().any(|n| n.node == node.0) {
             return Err(Error::new(
                 Reason::UnknownNode,
@@ -52,16 +52,18 @@ impl Placement {
             ));
         }
         self.replace_in_control(node, &request.address).await?;
-        let moved = !request.address.is_empty();
-        if moved || !self.is_unfinished(&region, &catalog, node) {
+        if !self
+            .has_its_replica(&catalog, node, &request.address)
+            .await?
+        {
             region
                 .propose_catalog(Change::NodeReplaced(wire::NodeReplaced {
                     node: node.0,
                     address: request.address,
                 }))
                 .await?;
+            catalog = self.formed()?;
         }
-        let catalog = self.formed()?;
         self.regions.own().learn(&catalog.nodes);
         let address = self.address_of(node)?;
         let mut replaced = 1;
@@ -290,24 +292,45 @@ impl Placement {
         })
     }
 
-    /// Whether an earlier replacement of the node has not been finished: the
-    /// catalog then has ids that some group does not know as voters.
-    fn is_unfinished(&self, region: &Group, catalog: &wire::Catalog, node: NodeId) -> bool {
-        catalog.groups.iter().any(|group| {
-            let meant = group.replicas.iter().find(|m| m.node == node.0);
-            let open = if group.group == REGION_GROUP.0 {
-                Some(region.status())
-            } else {
-                self.groups.get(GroupId(group.group)).map(|g| g.status())
-            };
-            match (meant, open) {
-                (Some(meant), Some(status)) => !status
-                    .members
-                    .iter()
-                    .any(|m| m.voter && m.replica.0 == meant.replica),
-                _ => false,
-            }
-        })
+    /// Whether the node has the replica of the region group that the catalog
+    /// names, at the address where it is to be. Then its disk is not lost, or
+    /// an earlier command has got that far, and ids that were given must stay:
+    /// a replica whose id is taken from it is of no use any more.
+    async fn has_its_replica(
+        &self,
+        catalog: &wire::Catalog,
+        node: NodeId,
+        address: &str,
+    ) -> Result<bool> {
+        let known = self.address_of(node)?;
+        if !address.is_empty() && address != known {
+            return Ok(false);
+        }
+        let Some(group) = catalog.groups.iter().find(|g| g.group == REGION_GROUP.0) else {
+            return Ok(false);
+        };
+        let meant = group.replicas.iter().find(|m| m.node == node.0);
+        let ask = wire::PlaceRequest {
+            cluster: catalog.cluster.clone(),
+            region: catalog.region.clone(),
+            node: node.0,
+            group: Some(group.clone()),
+            ..wire::PlaceRequest::default()
+        };
+        let here = self.regions.own().place(&known, ask).await?.replica;
+        if here == 0 {
+            return Ok(false);
+        }
+        if meant.is_some_and(|meant| meant.replica == here) {
+            return Ok(true);
+        }
+        Err(Error::new(
+            Reason::AlreadyFormed,
+            format!(
+                "node {node} was replaced and still has its old store; stop it, run `domiciled \
+                 set-aside` on its data directory, start it and run this command again"
+            ),
+        ))
     }
 
     async fn place_at(
