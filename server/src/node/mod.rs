@@ -111,15 +111,8 @@ impl Node {
                 first
             });
         });
-        let mut failed = disk.log.failed();
-        let stop = halt.clone();
-        let watch_disk = env.spawn("disk-watch", async move {
-            if let Ok(failed) = failed.wait_for(Option::is_some).await {
-                let why = failed.as_ref().map_or_else(String::new, |e| e.to_string());
-                drop(failed);
-                stop(why);
-            }
-        });
+        let (stop, failed) = (halt.clone(), disk.failed());
+        let watch_disk = env.spawn("disk-watch", async move { stop(failed.await) });
         let placement = Placement::new(Parts {
             env: env.clone(),
             disk: disk.clone(),

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::anchor::{self, AnchorFile, FileSlots, MemorySlots};
 use super::engine::{Durability, Engine, Wal, WalEnd, WriteBatch};
@@ -29,6 +30,7 @@ use super::log_writer::{Clock, LoadedLog, LogWriter, OnSync, Parts, Run, Running
 use super::memory::{Memory, Survivors};
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
 use super::space::{self, Space};
+use super::watched::Watched;
 use super::{keys, verify, wal};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
@@ -116,6 +118,7 @@ pub struct Disk {
     /// Where snapshots are staged; `None`: in memory.
     pub snapshots: Option<PathBuf>,
     engine: Arc<dyn Engine>,
+    state_failed: watch::Receiver<Option<String>>,
     space: Space,
     running: Mutex<Option<Running>>,
     /// Held until the directory is closed; the last field, so that it is let
@@ -205,16 +208,30 @@ impl Disk {
             on_sync: options.on_sync.clone(),
         };
         let (log, running) = LogWriter::start(parts, tails, options.run)?;
+        let (failed, state_failed) = watch::channel(None);
         Ok(Disk {
             anchor,
             log,
-            state: instances.state,
+            state: Arc::new(Watched::new(instances.state, failed)),
             snapshots: None,
             engine: instances.log,
+            state_failed,
             space,
             running: Mutex::new(Some(running)),
             _lock: None,
         })
+    }
+
+    /// Waits for the first error of the disk and says what it was; the node
+    /// must exit then.
+    pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
+        let (log, state) = (self.log.failed(), self.state_failed.clone());
+        async move {
+            tokio::select! {
+                why = first(log) => why,
+                why = first(state) => why,
+            }
+        }
     }
 
     /// Adds a replica to the anchor, before its first vote or entry. What an
@@ -313,6 +330,16 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// The first error that is heard; never, if none will be.
+async fn first<T: ToString>(mut heard: watch::Receiver<Option<T>>) -> String {
+    let failed = heard.wait_for(Option::is_some).await;
+    let why = failed.ok().and_then(|f| f.as_ref().map(T::to_string));
+    match why {
+        Some(why) => why,
+        None => std::future::pending().await,
     }
 }
 

@@ -39,6 +39,7 @@ mod space;
 mod tests;
 mod verify;
 mod wal;
+mod watched;
 
 pub use anchor::AnchorFile;
 pub use disk::{Disk, DiskOptions, FORMAT, MemoryDisk, STATE_CACHE_BYTES};
