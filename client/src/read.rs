@@ -53,6 +53,28 @@ impl Token {
         &self.0
     }
 
+    /// Both in one: a read at least as new as it sees what either of them
+    /// names. So a caller that uses several tags carries one token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when one of them did not come from a cluster, or
+    /// both together name more ranges than a token holds.
+    pub fn merge(&self, other: &Token) -> Result<Token, Error> {
+        let read = |token: &Token| {
+            domicile_proto::token::Token::decode(&token.0)
+                .map_err(|error| Error::invalid(format!("the token cannot be read: {error}")))
+        };
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => Ok(other.clone()),
+            (_, true) => Ok(self.clone()),
+            _ => read(self)?
+                .merge(&read(other)?)
+                .map(|merged| Token(merged.encode()))
+                .map_err(|error| Error::invalid(format!("the tokens cannot be merged: {error}"))),
+        }
+    }
+
     /// Whether there is no position in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -144,6 +144,14 @@ impl Token {
         Ok(positions)
     }
 
+    /// The positions, ascending by range. Nobody has verified them: they are
+    /// for whoever was given the token and wants to know what it says.
+    pub fn positions(&self) -> impl Iterator<Item = (RangeId, Position)> + '_ {
+        self.positions
+            .iter()
+            .map(|(range, sealed)| (*range, sealed.position))
+    }
+
     /// Whether the token holds no position.
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
