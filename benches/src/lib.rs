@@ -6,7 +6,7 @@
 //! [`report`] sets them side by side. [`echo`] and [`disk`] measure what gRPC
 //! and the disk alone can do.
 //!
-//! Not done here: checking consistency (see the crate `domicile-jepsen`), and
+//! Not done here: checking consistency (see the crate `jepsen`), and
 //! open-loop load. In a closed loop a worker waits for its answer before it
 //! sends again, so a stall delays the requests behind it instead of counting
 //! against each of them (coordinated omission): the percentiles say what the

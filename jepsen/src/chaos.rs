@@ -11,6 +11,7 @@ mod damage;
 mod input;
 pub mod judge;
 pub mod load;
+mod mixed;
 pub mod power;
 pub mod scenario;
 mod stage;

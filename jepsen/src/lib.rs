@@ -9,6 +9,7 @@ pub mod chaos;
 pub mod check;
 pub mod cluster;
 pub mod history;
+pub mod network;
 pub mod regions;
 pub mod report;
 pub mod sim;

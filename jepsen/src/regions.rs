@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use domicile_client::Client;
 
-use crate::cluster::{Broken, Node, Programs, free_address};
+use crate::cluster::{Broken, Cluster, Node, Programs, free_address};
 use load::Load;
 
 /// The policy of the demo: `global` is mirrored everywhere, `eu-only` nowhere.
@@ -71,12 +71,13 @@ pub struct Figures {
 /// Runs it. An error that is [`Broken`] means that a promise was.
 pub async fn run(run: &Run) -> Result<Figures> {
     std::fs::create_dir_all(&run.folder)?;
-    let mut nodes = start(run)?;
+    let mut cluster = start(run)?;
+    let nodes = &mut cluster.nodes;
     let of = |region: &str, nodes: &[Node]| -> Vec<String> {
         let there = nodes.iter().filter(|n| n.region == region);
         there.map(Node::endpoint).collect()
     };
-    let (eu, us) = (of("eu", &nodes), of("us", &nodes));
+    let (eu, us) = (of("eu", nodes), of("us", nodes));
     let load = Arc::new(Load::default());
     let mut figures = Figures::default();
     for round in 0..run.rounds {
@@ -84,14 +85,14 @@ pub async fn run(run: &Run) -> Result<Figures> {
             .start(&[("eu", eu.clone()), ("us", us.clone())])
             .await?;
         tokio::time::sleep(run.between).await;
-        for node in &mut nodes {
+        for node in nodes.iter_mut() {
             node.kill();
         }
         working.stop().await;
-        for node in &mut nodes {
+        for node in nodes.iter_mut() {
             node.start()?;
         }
-        for node in &mut nodes {
+        for node in nodes.iter_mut() {
             node.wait_up()?;
         }
         let began = now();
@@ -113,12 +114,12 @@ pub async fn run(run: &Run) -> Result<Figures> {
     audit(run, &nodes[0], &[])?;
     nodes[1].kill();
     audit(run, &nodes[0], &["INCOMPLETE"])?;
-    for node in &mut nodes {
+    for node in nodes.iter_mut() {
         node.kill();
     }
     let marks = load.marks();
     figures.marks = marks.len() as u64;
-    for node in &nodes {
+    for node in nodes.iter() {
         let found = search::marks(&node.data, &marks)?;
         figures.searched_bytes += found.bytes;
         if node.region == "eu" {
@@ -140,44 +141,25 @@ pub async fn run(run: &Run) -> Result<Figures> {
 }
 
 /// Starts every node and forms the cluster.
-fn start(run: &Run) -> Result<Vec<Node>> {
+fn start(run: &Run) -> Result<Cluster> {
     let mut nodes = Vec::new();
-    let mut arguments: Vec<String> = ["cluster", "init", "--name", "regions", "--policy"]
-        .map(str::to_owned)
-        .into();
-    let policy = run.folder.join("policy.toml");
-    std::fs::write(&policy, POLICY)?;
-    arguments.push(policy.to_string_lossy().into_owned());
     for region in REGIONS {
         for number in 1..=run.nodes {
             let mut node = Node::new(&run.programs, &run.folder, region, number)?;
-            let mut callers = Vec::new();
             for other in REGIONS.iter().filter(|other| **other != region) {
-                let address = free_address()?;
-                arguments.push("--callers".into());
-                arguments.push(format!("{region}/{number}@{other}={address}"));
-                callers.push(format!("{other}={address}"));
+                node.callers.push(((*other).to_owned(), free_address()?));
             }
-            node.set(&format!("callers={}", callers.join(",")));
             // Nine nodes share a disk and its memory.
             node.set("storage.block_cache_mib=16");
-            node.start()?;
-            arguments.push("--node".into());
-            arguments.push(format!("{region}/{number}={}", node.address));
             nodes.push(node);
         }
     }
-    for node in &mut nodes {
-        node.wait_up()?;
-    }
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let formed = run.programs.domicile(&nodes[0].endpoint(), &arguments)?;
-    ensure!(
-        formed.status.success(),
-        "the cluster was not formed: {}",
-        String::from_utf8_lossy(&formed.stderr)
-    );
-    Ok(nodes)
+    let mut cluster = Cluster {
+        nodes,
+        programs: run.programs.clone(),
+    };
+    cluster.form_by(&run.folder, POLICY)?;
+    Ok(cluster)
 }
 
 /// The time of this machine; processes keep no other.

@@ -14,5 +14,6 @@ pub mod run;
 mod search;
 mod trace;
 
-pub use plan::{Plan, Shape};
+pub use crate::workload::Shape;
+pub use plan::Plan;
 pub use run::{Ended, run};

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use domicile_client::Client;
 
+use super::chance::Chance;
 use super::load::{TAG, connect};
 use super::stage::Stage;
 use crate::cluster::{Broken, Cluster};
@@ -130,11 +131,10 @@ impl Damage {
     }
 
     /// Damages a data directory. Answers what exactly was done.
-    fn strike(&self, data: &Path, stage: &Stage<'_>) -> Result<String> {
+    fn strike(&self, data: &Path, chance: &mut Chance) -> Result<String> {
         let path = self.file(data)?;
         let mut bytes = fs::read(&path)?;
         let name = path.strip_prefix(data).unwrap_or(&path).display();
-        let mut chance = stage.chance.lock();
         match self.how {
             How::Flip => {
                 // Zeros are often room that nothing depends on.
@@ -158,6 +158,22 @@ impl Damage {
             }
         }
     }
+}
+
+/// Damages a data directory in a way that a number decides. Answers what
+/// exactly was done.
+///
+/// The end of the log is left alone: within the last second before the kill it
+/// looks like one that was never written, and here nobody waits that second.
+pub(super) fn strike(data: &Path, number: u64) -> Result<String> {
+    let mut chance = Chance::new(number);
+    let kinds: Vec<&Damage> = KINDS.iter().filter(|kind| kind.end != ".log").collect();
+    // Some kinds of files are not there yet.
+    let first = chance.among(0..kinds.len() as u64) as usize;
+    let mut turns = kinds.iter().cycle().skip(first).take(kinds.len());
+    let kind = turns.find(|kind| kind.file(data).is_ok());
+    let kind = kind.context("there is no file to damage")?;
+    kind.strike(data, &mut chance)
 }
 
 /// The kinds of a run: all of them in an order of the seed, then again in another.
@@ -219,7 +235,7 @@ async fn round(
     pause(stage, cluster, third)?;
     tokio::time::sleep(SETTLE).await;
     stage.kill(cluster, &[victim]);
-    let done = damage.strike(&cluster.nodes[victim].data, stage)?;
+    let done = damage.strike(&cluster.nodes[victim].data, &mut stage.chance.lock())?;
     stage.recorder.fault("damage");
     resume(stage, cluster, behind)?;
     let from = cluster.nodes[victim].log_end();
@@ -355,7 +371,7 @@ fn missing(local: &Versions, strong: &Versions) -> usize {
 }
 
 /// Requires that a node which ended said why, and how to bring it back.
-fn refusal(victim: usize, said: &str) -> Result<()> {
+pub(super) fn refusal(victim: usize, said: &str) -> Result<()> {
     let why = ["CORRUPTION", "STORAGE"];
     let named =
         |line: &str| line.starts_with("domiciled: ") && why.iter().any(|r| line.contains(r));

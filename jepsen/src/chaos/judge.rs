@@ -3,10 +3,8 @@
 use std::fmt;
 
 use crate::check::{self, Verdict};
-use crate::cluster::Broken;
+use crate::cluster::{Broken, Lacking};
 use crate::history::{History, Note};
-
-use super::power::Lacking;
 
 /// Findings shown of one property; the rest are counted.
 const FINDINGS_SHOWN_MAX: usize = 5;

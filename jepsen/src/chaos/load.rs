@@ -87,7 +87,7 @@ impl Load {
 /// Reads every register that was ever used and the set, strongly; then the set
 /// and a digest of everything at each node by itself.
 pub async fn read_all(endpoints: &[String], recorder: &Arc<Recorder>) -> Result<()> {
-    let reader = Worker::new(connect(endpoints).await?, recorder.clone(), TAG);
+    let mut reader = Worker::new(connect(endpoints).await?, recorder.clone(), TAG);
     let began = recorder.now_ns();
     let late = |what: &str| {
         let waited = Duration::from_nanos(recorder.now_ns() - began);

@@ -4,7 +4,6 @@
 //! `shutdown` of a mounted file system drops exactly what no fsync has made
 //! durable, as a machine without power does.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,28 +12,11 @@ use anyhow::{Context as _, Result, ensure};
 /// The size of a disk: room for the logs of a short run.
 const DISK_BYTES: u64 = 1 << 30;
 
+/// The file that takes the room of a full disk.
+const FILLER: &str = "filler";
+
 /// Where the files of the disks lie: memory, so that a sync costs little.
 const MEMORY: &str = "/dev/shm";
-
-/// This machine cannot run the scenario, and why.
-#[derive(Debug)]
-pub struct Lacking(String);
-
-impl Lacking {
-    /// The error of a scenario that cannot be run here.
-    #[allow(clippy::new_ret_no_self)]
-    pub fn new(why: impl Into<String>) -> anyhow::Error {
-        Lacking(why.into()).into()
-    }
-}
-
-impl fmt::Display for Lacking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Lacking {}
 
 /// A file system that can lose power. Unmounted and removed when dropped.
 pub struct Disk {
@@ -98,8 +80,8 @@ impl Disk {
     }
 
     /// Cuts disks off at once: nothing that is not on them now ever gets there.
-    pub fn cut(disks: &[Disk]) -> Result<()> {
-        let cutting = disks.iter().map(|disk| {
+    pub fn cut<'a>(disks: impl IntoIterator<Item = &'a Disk>) -> Result<()> {
+        let cutting = disks.into_iter().map(|disk| {
             Command::new("xfs_io")
                 .args(["-x", "-c", "shutdown"])
                 .arg(&disk.mount)
@@ -112,6 +94,38 @@ impl Disk {
             ensure!(status.success(), "a disk was not cut off");
         }
         Ok(())
+    }
+
+    /// The file that is the disk.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Where it is mounted.
+    pub fn mount_point(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Takes all room on it but `left` bytes.
+    pub fn fill(&self, left: u64) -> Result<()> {
+        let output = Command::new("df")
+            .args(["--output=avail", "-B1"])
+            .arg(&self.mount)
+            .output()
+            .context("df does not run")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let free: u64 = said.split_whitespace().last().unwrap_or("0").parse()?;
+        let Some(taken) = free.checked_sub(left).filter(|taken| *taken > 0) else {
+            return Ok(());
+        };
+        let path = self.mount.join(FILLER).to_string_lossy().into_owned();
+        run("fallocate", &["-l", &taken.to_string(), &path])
+    }
+
+    /// Gives the room back.
+    pub fn drain(&self) {
+        // It may have gone with what was not synced.
+        drop(std::fs::remove_file(self.mount.join(FILLER)));
     }
 
     /// Unmounts it. Nothing may use it any more.

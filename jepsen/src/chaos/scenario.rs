@@ -10,11 +10,13 @@ use clap::ValueEnum;
 
 use super::judge::{Report, judge};
 use super::load::{TAG, connect, read_locally};
-use super::power::{Disk, Lacking};
+use super::mixed::{self, Theme};
+use super::power::Disk;
 use super::stage::{Run, Stage};
 use super::{damage, input};
-use crate::cluster::{Broken, Cluster, NODES};
+use crate::cluster::{Broken, Cluster, Lacking, NODES};
 use crate::history::{History, Note, Run as Header};
+use crate::workload::Shape;
 
 /// How long after a leader was killed writes must be acknowledged again. An
 /// election takes at most 1.4 s; the rest is for a busy machine.
@@ -54,6 +56,12 @@ pub enum Scenario {
     Damage,
     /// Requests, configurations and data directories are wrong, beside a load that is not.
     BadInput,
+    /// Faults of network, processes, disks and clocks that a seed draws overlap, in one region.
+    MixedRegion,
+    /// The same in three regions, with a search for bytes where they must not be.
+    MixedRegions,
+    /// A region is cut off for more than a minute while others lose processes.
+    Isolation,
 }
 
 impl fmt::Display for Scenario {
@@ -68,7 +76,10 @@ impl Scenario {
     pub fn rounds(self) -> u32 {
         match self {
             Scenario::Damage => damage::KINDS_COUNT,
-            Scenario::BadInput => 1,
+            Scenario::BadInput
+            | Scenario::MixedRegion
+            | Scenario::MixedRegions
+            | Scenario::Isolation => 1,
             _ => 3,
         }
     }
@@ -88,15 +99,37 @@ impl Scenario {
         command
     }
 
+    /// Whether it needs a network of its own ([`crate::network::enter`]).
+    pub fn needs_network(self) -> bool {
+        self.theme().is_some()
+    }
+
+    fn theme(self) -> Option<Theme> {
+        match self {
+            Scenario::MixedRegion => Some(Theme::Any(Shape::Region)),
+            Scenario::MixedRegions => Some(Theme::Any(Shape::Regions)),
+            Scenario::Isolation => Some(Theme::Isolation),
+            _ => None,
+        }
+    }
+
     /// Runs the scenario and judges its history.
     pub async fn run(self, run: &Run) -> Report {
-        let stage = Stage::new(run);
-        stage.recorder.note(Note::Run(Header {
+        let header = Header {
             workload: self.to_string(),
             seed: Some(run.seed),
             replay: Some(self.command(run)),
-            replicas: (1..=NODES).map(|number| format!("eu/{number}")).collect(),
             ..Header::default()
+        };
+        if let Some(theme) = self.theme() {
+            let played = mixed::play(theme, run, header).await;
+            let kept = keep(&played.history, &run.folder);
+            return judge(&played.history, played.ended.and(kept), played.lines);
+        }
+        let stage = Stage::new(run);
+        stage.recorder.note(Note::Run(Header {
+            replicas: (1..=NODES).map(|number| format!("eu/{number}")).collect(),
+            ..header
         }));
         let ended = self.play(&stage).await;
         let history = stage.recorder.history();
@@ -115,6 +148,9 @@ impl Scenario {
             Scenario::Pause => pause(stage).await,
             Scenario::Damage => damage::damage_nodes(stage).await,
             Scenario::BadInput => input::bad_input(stage).await,
+            Scenario::MixedRegion | Scenario::MixedRegions | Scenario::Isolation => {
+                unreachable!("these are played by `mixed`")
+            }
         }
     }
 }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use super::order::Checked;
 use super::{Finding, Stamp, Verdict, retries, stamp};
 use crate::history::{
-    Change, Epoch, F, History, Index, Note, Operation, RegionId, SESSION_LOST, Seen, Value, Version,
+    Change, Epoch, F, History, Index, Note, Operation, Outcome, RegionId, SESSION_LOST, Seen,
+    Value, Version,
 };
 
 /// Something a session knows: a stamp and who taught it.
@@ -36,12 +37,13 @@ pub fn check(history: &History) -> Checked {
             sessions.entry(session).or_default().push(operation);
         }
     }
+    let deletes = Deletes::of(history);
     let ends = epoch_ends(history);
     let logs = region_logs(history);
     let (mut findings, mut checked) = (Vec::new(), 0);
     for (session, operations) in sessions {
         checked += operations.len() as u64;
-        let found = guarantees(&operations)
+        let found = guarantees(&operations, &deletes)
             .into_iter()
             .chain(
                 operations
@@ -69,7 +71,7 @@ fn tag<'a>(operation: &Operation<'a>) -> &'a str {
     named.unwrap_or_else(|| operation.key().split_once('/').map_or("", |(tag, _)| tag))
 }
 
-fn guarantees<'a>(operations: &[Operation<'a>]) -> Vec<Finding> {
+fn guarantees<'a>(operations: &[Operation<'a>], deletes: &Deletes<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut memory = Memory::default();
     let retries = retries(operations);
@@ -93,6 +95,9 @@ fn guarantees<'a>(operations: &[Operation<'a>]) -> Vec<Finding> {
         }
         let own = operation.ok().and_then(|op| stamp(&op.meta));
         for (anomaly, (bound, other)) in bounds.remove(&at).into_iter().flatten().flatten() {
+            if own.is_none() && deletes.hide(&operation, bound) {
+                continue;
+            }
             findings.extend(broken(anomaly, &operation, own, bound, &other));
         }
         if let Some(own) = own {
@@ -100,6 +105,34 @@ fn guarantees<'a>(operations: &[Operation<'a>]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The deletes of each key that may have taken effect: their invocation, and their version if it was told.
+///
+/// A record that is absent has no version to be compared: a delete of anyone's may have come between.
+struct Deletes<'a>(BTreeMap<&'a str, Vec<(u64, Option<Stamp>)>>);
+
+impl<'a> Deletes<'a> {
+    fn of(history: &'a History) -> Self {
+        let mut deletes: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for operation in history.operations() {
+            let writes = operation.f().is_write() && operation.outcome() != Outcome::Fail;
+            if writes && made_absent(&operation) {
+                let version = operation.ok().and_then(|op| stamp(&op.meta));
+                let key = deletes.entry(operation.key()).or_default();
+                key.push((operation.called(), version));
+            }
+        }
+        Deletes(deletes)
+    }
+
+    /// Whether a read may show nothing because of a delete at or after `bound`.
+    fn hide(&self, read: &Operation<'_>, bound: Stamp) -> bool {
+        let deletes = self.0.get(read.key()).into_iter().flatten();
+        deletes
+            .filter(|(called, _)| *called < read.returned())
+            .any(|(_, version)| version.is_none_or(|version| version >= bound))
+    }
 }
 
 impl<'a> Memory<'a> {

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use domicile_jepsen::chaos::{Outcome, Run, Scenario};
-use domicile_jepsen::cluster::Programs;
+use domicile_jepsen::cluster::{Lacking, Programs};
+use domicile_jepsen::network;
 
 /// This machine cannot run the scenario.
 const EXIT_INCOMPLETE: u8 = 11;
@@ -45,6 +46,20 @@ impl Chaos {
             !self.without_sync || self.scenario == Scenario::PowerLoss,
             "--without-sync shows that power-loss can fail; no other scenario has it"
         );
+        if self.scenario.needs_network() {
+            match network::enter() {
+                Ok(None) => {}
+                Ok(Some(status)) => {
+                    let code = status.code().unwrap_or(i32::from(super::EXIT_HARNESS));
+                    return Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)));
+                }
+                Err(error) if error.is::<Lacking>() => {
+                    println!("{}: INCOMPLETE: {error:#}", self.scenario);
+                    return Ok(ExitCode::from(EXIT_INCOMPLETE));
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let folder = self.dir.clone().unwrap_or_else(|| {
             let name = format!("domicile-chaos-{}-{}", self.scenario, std::process::id());
             std::env::temp_dir().join(name)

@@ -1,11 +1,11 @@
 //! `jepsen sim` and `jepsen meta`: simulated clusters, one process for a seed.
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode, Stdio};
+use std::process::{Child, ExitCode};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use domicile_jepsen::sim::{self, Plan, Shape};
 
 /// How often the running seeds are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long the process of a seed may take: many times what any needs.
+const SEED_WAIT: Duration = Duration::from_secs(600);
 
 /// Run simulated clusters and judge what their clients were told. A seed
 /// decides everything; it is repeated with the command that a failure prints.
@@ -157,7 +160,7 @@ impl Sim {
         }
         let ended = sim::run(&plan, self.trace.as_deref())?;
         if let Some(path) = &self.history {
-            let file = std::fs::File::create(path).context("no file for the history")?;
+            let file = File::create(path).context("no file for the history")?;
             ended.history.write(std::io::BufWriter::new(file))?;
         }
         for line in &ended.report.lines {
@@ -178,29 +181,28 @@ impl Sim {
         let began = now();
         let all = runs.len();
         let mut waiting = VecDeque::from(runs);
-        let mut running: Vec<(Form, u64, Child)> = Vec::new();
+        let mut running: Vec<Seed> = Vec::new();
         let (mut passed, mut failed, mut simulated_ms) = (0_u64, Vec::new(), 0);
         while !waiting.is_empty() || !running.is_empty() {
             while running.len() < jobs
                 && let Some((shape, seed)) = waiting.pop_front()
             {
-                running.push((shape, seed, start(shape, seed)?));
+                running.push(start(shape, seed)?);
             }
             std::thread::sleep(LOOK_EVERY);
             let mut at = 0;
             while at < running.len() {
-                if running[at].2.try_wait()?.is_none() {
+                let Some(well) = running[at].ended()? else {
                     at += 1;
                     continue;
-                }
-                let (shape, seed, child) = running.swap_remove(at);
-                let output = child.wait_with_output()?;
-                let said = String::from_utf8_lossy(&output.stdout);
+                };
+                let mut ended = running.swap_remove(at);
+                let (shape, seed, said) = (ended.shape, ended.seed, ended.said()?);
                 simulated_ms += figure(&said, "simulated: ").unwrap_or(0);
-                if output.status.success() {
+                if well {
                     passed += 1;
                 } else {
-                    eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
+                    eprintln!("{said}");
                     eprintln!("again: jepsen sim --shape {} --seeds {seed}", shape.name());
                     failed.push(seed);
                     self.remember(shape, seed)?;
@@ -230,6 +232,39 @@ impl Sim {
         let mut file = OpenOptions::new().append(true).create(true).open(path)?;
         writeln!(file, "{} {seed}", shape.name())?;
         Ok(())
+    }
+}
+
+/// A seed that runs in a process of its own.
+struct Seed {
+    shape: Form,
+    seed: u64,
+    child: Child,
+    said: File,
+    began: Instant,
+}
+
+impl Seed {
+    /// Whether it ended well; `None`: it runs.
+    fn ended(&mut self) -> Result<Option<bool>> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(Some(status.success()));
+        }
+        if self.began.elapsed() < SEED_WAIT {
+            return Ok(None);
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        writeln!(self.said, "it did not end within {SEED_WAIT:?}")?;
+        Ok(Some(false))
+    }
+
+    /// What it said.
+    fn said(&mut self) -> Result<String> {
+        let mut said = Vec::new();
+        self.said.seek(SeekFrom::Start(0))?;
+        self.said.read_to_end(&mut said)?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
     }
 }
 
@@ -298,13 +333,19 @@ fn program(shape: Form, seed: u64) -> Result<std::process::Command> {
     Ok(program)
 }
 
-fn start(shape: Form, seed: u64) -> Result<Child> {
+fn start(shape: Form, seed: u64) -> Result<Seed> {
     let mut program = program(shape, seed)?;
-    let child = program
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    child.context("a seed's process did not start")
+    // Into a file: a pipe that nobody reads would hold it up.
+    let said = tempfile::tempfile().context("no file for what a seed says")?;
+    let child = program.stdout(said.try_clone()?).stderr(said.try_clone()?);
+    let child = child.spawn().context("a seed's process did not start")?;
+    Ok(Seed {
+        shape,
+        seed,
+        child,
+        said,
+        began: now(),
+    })
 }
 
 fn figure(said: &str, name: &str) -> Option<u64> {

@@ -20,8 +20,9 @@ use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::plan::{Plan, Shape, host_name};
+use super::plan::Plan;
 use super::trace::{Trace, Traced};
+use crate::workload::{Shape, host_name};
 
 /// The port for callers of the node's own region.
 const PORT: u16 = 7000;

@@ -1,6 +1,6 @@
 //! Faults, begun and ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use domicile_server::storage::Survivors;
 use turmoil::Sim;
 
 use super::host::Host;
-use super::load::Stage;
 use super::plan::{Fault, Plan, Span};
+use crate::workload::Stage;
 
 /// How long a supervisor waits before it starts a node again.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
@@ -22,6 +22,8 @@ pub(super) struct Nemesis<'a> {
     stage: Arc<Stage>,
     /// Nodes that do not run, and how many faults keep them down.
     down: BTreeMap<String, u32>,
+    /// Nodes whose disk broke while they ran.
+    broken: BTreeSet<String>,
     /// Nodes that stopped by themselves, and when they start again.
     restarts: Vec<(Duration, String)>,
     begun: usize,
@@ -39,30 +41,33 @@ impl<'a> Nemesis<'a> {
             hosts,
             stage,
             down: BTreeMap::new(),
+            broken: BTreeSet::new(),
             restarts: Vec::new(),
             begun: 0,
             open: Vec::new(),
         }
     }
 
-    /// Does what is due. Answers the names of the faults that began.
-    pub(super) fn turn(&mut self, sim: &mut Sim<'_>, at: Duration) -> Vec<&'static str> {
+    /// Does what is due. Answers the names of the faults that began, and of
+    /// those that ended, as `end-NAME`.
+    pub(super) fn turn(&mut self, sim: &mut Sim<'_>, at: Duration) -> Vec<String> {
         let (ended, open) = std::mem::take(&mut self.open)
             .into_iter()
-            .partition(|span| span.ends <= at);
+            .partition(|span: &Span| span.ends <= at);
         self.open = open;
+        let ends = |span: &Span| format!("end-{}", span.fault.name());
+        let mut told: Vec<String> = ended.iter().map(ends).collect();
         self.end(sim, ended);
-        let mut began = Vec::new();
         while let Some(span) = self.plan.faults.get(self.begun) {
             if span.begins > at {
                 break;
             }
             self.begun += 1;
             self.begin(sim, &span.fault);
-            began.push(span.fault.name());
+            told.push(span.fault.name().to_owned());
             self.open.push(span.clone());
         }
-        began
+        told
     }
 
     /// Starts the nodes again that stopped by themselves a while ago.
@@ -109,17 +114,15 @@ impl<'a> Nemesis<'a> {
                 self.take_down(sim, host, Survivors::Prefix);
                 self.hosts[host].wipe();
             }
-            Fault::Cut(some, others) => pairs(some, others, |a, b| sim.partition(a, b)),
-            Fault::OneWay(some, others) => {
-                pairs(some, others, |a, b| sim.partition_oneway(a, b));
-            }
-            Fault::Hold(some, others) => pairs(some, others, |a, b| sim.hold(a, b)),
-            Fault::Slow(one, other, late) => {
-                sim.set_link_latency(one.as_str(), other.as_str(), *late);
+            Fault::Cut(..) | Fault::OneWay(..) | Fault::Hold(..) | Fault::Slow(..) => {
+                hinder(sim, fault);
             }
             Fault::Clock(host, skew) => self.hosts[host].skew_ms.store(*skew, Ordering::Relaxed),
             Fault::Full(host) => self.hosts[host].disk().set_full(true),
-            Fault::Broken(host) => self.hosts[host].disk().break_down(),
+            Fault::Broken(host) => {
+                self.broken.insert(host.clone());
+                self.hosts[host].disk().break_down();
+            }
         }
     }
 
@@ -154,6 +157,16 @@ impl<'a> Nemesis<'a> {
                 Fault::Broken(_) => {}
             }
         }
+        // The network keeps one state for each way: what other faults hinder
+        // must be hindered again.
+        for span in &self.open {
+            hinder(sim, &span.fault);
+        }
+    }
+
+    /// Whether a node has had reason to stop by itself: its disk broke.
+    pub(super) fn broke(&self, host: &str) -> bool {
+        self.broken.contains(host)
     }
 
     fn take_down(&mut self, sim: &mut Sim<'_>, host: &str, survivors: Survivors) {
@@ -167,6 +180,7 @@ impl<'a> Nemesis<'a> {
         disk.break_down();
         sim.crash(host);
         disk.crash(survivors);
+        self.broken.remove(host);
     }
 
     fn up(&mut self, sim: &mut Sim<'_>, host: &str) {
@@ -178,6 +192,19 @@ impl<'a> Nemesis<'a> {
             self.down.remove(host);
             sim.bounce(host);
         }
+    }
+}
+
+/// Puts a fault of the network in force; the others are none.
+fn hinder(sim: &Sim<'_>, fault: &Fault) {
+    match fault {
+        Fault::Cut(some, others) => pairs(some, others, |a, b| sim.partition(a, b)),
+        Fault::OneWay(some, others) => pairs(some, others, |a, b| sim.partition_oneway(a, b)),
+        Fault::Hold(some, others) => pairs(some, others, |a, b| sim.hold(a, b)),
+        Fault::Slow(one, other, late) => {
+            sim.set_link_latency(one.as_str(), other.as_str(), *late);
+        }
+        _ => {}
     }
 }
 

@@ -9,17 +9,17 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 use turmoil::Sim;
 
-use super::host::{Host, World};
-use super::load::{Clients, Stage};
+use super::host::{Host, SimDial, World, endpoints};
+use super::load::{self, Reached};
 use super::nemesis::{Nemesis, distance};
-use super::plan::{Plan, Shape};
+use super::plan::Plan;
 use super::search;
 use super::trace::Trace;
 use crate::chaos::{Report, judge::judge};
 use crate::check::coverage::Requirements;
 use crate::cluster::Broken;
-use crate::history::{F, History, Isolation, Kind, Note, RegionId, Run};
-use crate::workload::Recorder;
+use crate::history::{History, Isolation, Note, RegionId, Run};
+use crate::workload::{Clients, Recorder, Stage};
 
 /// How long a healed cluster may take until each tag takes writes.
 pub const SERVE_WITHIN: Duration = Duration::from_secs(10);
@@ -73,21 +73,35 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         .map(|(region, node)| Arc::new(Host::new(plan, region, node, &world)))
         .map(|host| (host.name.clone(), host))
         .collect();
-    let stage = Arc::new(Stage::default());
+    let (stage, reached) = (Arc::new(Stage::default()), Arc::new(Reached::default()));
     let mut sim = build(plan);
     for (name, host) in &hosts {
         let host = host.clone();
         sim.host(name.as_str(), move || host.clone().serve());
     }
     for region in plan.shape.regions() {
+        let host = format!("client-{region}");
+        let dial = SimDial {
+            from: host.clone(),
+            trace: trace.clone(),
+        };
+        let said = trace.clone();
         let clients = Arc::new(Clients {
-            plan: plan.clone(),
+            seed: plan.seed,
+            shape: plan.shape,
             region,
+            endpoints: endpoints(plan.shape, region),
+            workers: plan.workers,
+            rest: plan.rest,
             stage: stage.clone(),
             recorder: recorder.clone(),
-            trace: trace.clone(),
+            dial: Some(Arc::new(dial)),
+            said: Arc::new(move |what| said.line(what)),
         });
-        sim.host(format!("client-{region}"), move || clients.clone().live());
+        let (reached, trace) = (reached.clone(), trace.clone());
+        sim.host(host, move || {
+            load::live(clients.clone(), reached.clone(), trace.clone())
+        });
     }
     link(&sim, plan, &hosts);
     let mut run = Playing {
@@ -96,6 +110,7 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         nemesis: Nemesis::new(plan, &hosts, stage.clone()),
         world,
         stage,
+        reached,
         recorder: recorder.clone(),
         ticked,
     };
@@ -119,16 +134,13 @@ fn header(plan: &Plan) -> Run {
     let set = &plan.shape.tags()[0];
     let replicas = plan.shape.hosts();
     let replicas = replicas.filter(|(region, _)| set.stored.contains(region));
-    let shape = match plan.shape {
-        Shape::Region => "region",
-        Shape::Regions => "regions",
-    };
+    let shape = plan.shape.name();
     let faults = plan.faults.iter().map(|span| span.fault.name().to_owned());
     Run {
         workload: "simulation".to_owned(),
         seed: Some(plan.seed),
         replay: Some(format!(
-            "cargo run -p domicile-jepsen -- sim --shape {shape} --seeds {} --trace trace.txt",
+            "cargo run -p jepsen -- sim --shape {shape} --seeds {} --trace trace.txt",
             plan.seed
         )),
         requirements: Requirements {
@@ -181,6 +193,7 @@ struct Playing<'a> {
     nemesis: Nemesis<'a>,
     world: Arc<World>,
     stage: Arc<Stage>,
+    reached: Arc<Reached>,
     recorder: Arc<Recorder>,
     ticked: Arc<AtomicU64>,
 }
@@ -188,7 +201,9 @@ struct Playing<'a> {
 impl Playing<'_> {
     /// Plays the plan. An error that is [`Broken`] is the product's.
     fn play(&mut self) -> Result<()> {
-        let formed = self.until(FORM_WITHIN, |run| run.stage.formed.load(Ordering::Relaxed))?;
+        let formed = self.until(FORM_WITHIN, |run| {
+            run.reached.formed.load(Ordering::Relaxed)
+        })?;
         if !formed {
             return Err(Broken::new("the cluster was not formed in time"));
         }
@@ -204,7 +219,7 @@ impl Playing<'_> {
         while self.sim.elapsed() < end {
             let at = self.sim.elapsed() - began;
             for fault in self.nemesis.turn(&mut self.sim, at) {
-                self.recorder.fault(fault);
+                self.recorder.fault(&fault);
                 self.world
                     .trace
                     .line(format_args!("nemesis at {at:?}: {fault}"));
@@ -212,6 +227,7 @@ impl Playing<'_> {
             self.step()?;
         }
         self.nemesis.heal(&mut self.sim);
+        self.recorder.fault("heal");
         let healed = self.sim.elapsed();
         self.world
             .trace
@@ -220,7 +236,7 @@ impl Playing<'_> {
         self.served_since(healed)?;
         self.stage.stop.store(true, Ordering::Relaxed);
         let clients = self.plan.shape.regions().len();
-        let done = |run: &Self| run.stage.done.load(Ordering::Relaxed) == clients;
+        let done = |run: &Self| run.reached.done.load(Ordering::Relaxed) == clients;
         if !self.until(CONVERGE_WITHIN, done)? {
             return Err(Broken::new(
                 "not everything could be read at every node in time after the faults were over",
@@ -253,7 +269,7 @@ impl Playing<'_> {
         self.ticked.store(now, Ordering::Relaxed);
         let stopped = std::mem::take(&mut *self.world.stopped.lock());
         for (host, why) in stopped {
-            if !why.contains("the simulated disk is broken") {
+            if !self.nemesis.broke(&host) {
                 return Err(Broken::new(format!("{host} stopped by itself: {why}")));
             }
             self.nemesis.stopped(&mut self.sim, &host);
@@ -264,16 +280,9 @@ impl Playing<'_> {
 
     /// Requires that each tag has taken a write that was begun since.
     fn served_since(&self, since: Duration) -> Result<()> {
-        let history = self.recorder.history();
-        let since = since.as_nanos() as u64;
-        let operations = history.operations();
+        let since_ns = since.as_nanos() as u64;
         for tag in self.plan.shape.tags() {
-            let written = operations.iter().any(|o| {
-                matches!(o.f(), F::Write | F::Add)
-                    && o.ok().is_some_and(|ok| ok.kind == Kind::Ok)
-                    && o.invoke.time_ns >= since
-                    && o.key().split('/').next() == Some(tag.name)
-            });
+            let written = self.recorder.wrote_since(tag.name, since_ns);
             if !written {
                 return Err(Broken::new(format!(
                     "{} took no write for {} s after the faults were over",

@@ -9,9 +9,10 @@ use domicile_server::storage::{Engine, KeyRange, Limit, Memory, Row, Survivors};
 use memchr::memmem::Finder;
 
 use super::host::Host;
-use super::load::mark;
 use super::plan::Plan;
 use crate::history::{Control, F, History, Note, PolicyRow, PolicyVersion, RegionId, Sighting};
+use crate::workload::canary::{self, Canary, Search};
+use crate::workload::mark;
 
 /// The rows that are read at once.
 const PAGE: Limit = Limit {
@@ -39,12 +40,9 @@ pub(super) fn disks(
             replicas: set(tag.stored),
             kinds: BTreeMap::new(),
         }));
-        let mark = mark(plan, tag.name);
-        let mut found = 0;
-        let mut values: Vec<String> = last_values(history, tag.name)
-            .map(|value| format!("{mark}{value}"))
-            .collect();
-        let planted = values.len() as u64;
+        let mark = mark(plan.seed, tag.name);
+        let (keys, values) = last_records(plan.seed, history, tag.name);
+        let mut control = [Search::new(keys), Search::new(values)];
         for host in hosts.values() {
             let finder = Finder::new(mark.as_bytes());
             let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -53,9 +51,7 @@ pub(super) fn disks(
                     if finder.find(bytes).is_some() {
                         *seen.entry(kind).or_default() += 1;
                         if host.region == tag.home {
-                            values.retain(|value| {
-                                memchr::memmem::find(bytes, value.as_bytes()).is_none()
-                            });
+                            control.iter_mut().for_each(|search| search.look(bytes));
                         }
                     }
                 }
@@ -71,24 +67,34 @@ pub(super) fn disks(
                 })
             }));
         }
-        found += planted - values.len() as u64;
-        notes.push(Note::Control(Control {
-            region: RegionId::from(tag.home),
-            planted,
-            found,
-        }));
+        for search in &control {
+            notes.push(Note::Control(Control {
+                region: RegionId::from(tag.home),
+                planted: search.found().len() as u64,
+                found: search.count(),
+            }));
+        }
     }
     Ok(notes)
 }
 
-/// The values that the last reads of a tag's registers showed.
-fn last_values<'a>(history: &'a History, tag: &'a str) -> impl Iterator<Item = String> + 'a {
+/// The canaries in the keys and in the values that the last reads of a tag's
+/// registers showed.
+fn last_records(seed: u64, history: &History, tag: &str) -> (Vec<Canary>, Vec<Canary>) {
     let reads = history.operations().into_iter();
-    reads
-        .filter(move |o| *o.f() == F::Read && o.is_ok() && o.invoke.meta.last)
-        .filter(move |o| o.key().split('/').next() == Some(tag))
-        .filter(|o| !o.value().is_null())
-        .map(|o| o.value().to_string())
+    let shown = reads
+        .filter(|o| *o.f() == F::Read && o.is_ok() && o.invoke.meta.last)
+        .filter_map(|o| {
+            let (of, key) = o.key().split_once('/')?;
+            let value = o.value().as_int()?;
+            (of == tag).then(|| {
+                (
+                    canary::of_key(seed, tag, key),
+                    canary::of_value(seed, tag, value),
+                )
+            })
+        });
+    shown.unzip()
 }
 
 fn rows(host: &Host) -> Result<Vec<(&'static str, Row)>> {

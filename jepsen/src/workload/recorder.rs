@@ -1,6 +1,6 @@
 //! The history while it grows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -20,6 +20,8 @@ pub struct Recorder {
     writers: AtomicU64,
     acknowledged: AtomicU64,
     last_began_ns: AtomicU64,
+    /// When the newest acknowledged write of each tag began.
+    began_ns: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Default for Recorder {
@@ -45,6 +47,7 @@ impl Recorder {
             writers: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             last_began_ns: AtomicU64::new(0),
+            began_ns: Mutex::default(),
         }
     }
 
@@ -63,8 +66,18 @@ impl Recorder {
         self.last_began_ns.load(Ordering::Relaxed)
     }
 
-    /// A write that began then is acknowledged.
-    pub(super) fn acknowledge(&self, began_ns: u64) {
+    /// Whether a tag has acknowledged a write that began since.
+    pub fn wrote_since(&self, tag: &str, since_ns: u64) -> bool {
+        let began = self.began_ns.lock();
+        began.get(tag).is_some_and(|began| *began >= since_ns)
+    }
+
+    /// A write of a tag that began then is acknowledged.
+    pub(super) fn acknowledge(&self, tag: &str, began_ns: u64) {
+        let mut began = self.began_ns.lock();
+        let newest = began.entry(tag.to_owned()).or_default();
+        *newest = began_ns.max(*newest);
+        drop(began);
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
         self.last_began_ns.fetch_max(began_ns, Ordering::Relaxed);
     }
@@ -110,6 +123,22 @@ impl Recorder {
             .iter()
             .filter(|op| matches!(op.f, F::Read | F::Write | F::Delete | F::Cas));
         registers.filter_map(|op| op.key.clone()).collect()
+    }
+
+    /// The counters that were ever used.
+    pub fn counters(&self) -> BTreeSet<String> {
+        let history = self.history.lock();
+        let counters = history.ops.iter().filter(|op| op.f == F::Increment);
+        counters.filter_map(|op| op.key.clone()).collect()
+    }
+
+    /// The lists that were ever appended to.
+    pub fn lists(&self) -> BTreeSet<String> {
+        let history = self.history.lock();
+        let asked = history.ops.iter().filter(|op| op.f == F::Txn);
+        let steps = asked.filter_map(|op| op.value.as_list()).flatten();
+        let keys = steps.filter_map(|step| step.as_list()?.get(1)?.as_text().map(str::to_owned));
+        keys.collect()
     }
 
     /// A new process.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use domicile_client::{Client, Error, Reason, RequestId};
+use domicile_client::{Acknowledge, Client, Error, Got, Reason, RequestId, TagHandle, Token};
 
-use super::Recorder;
+use super::carried::Session;
+use super::shape::mark;
+use super::{Recorder, canary};
 use crate::history::{F, Kind, Level, Meta, Process, RegionId, Value, Version};
 
 /// How often a write of unknown outcome is sent again with its request id.
@@ -19,6 +21,9 @@ const SCAN_RECORDS: usize = 16;
 /// The numbers of one worker, so that no two write the same value.
 const VALUES_PER_WORKER: u64 = 1_000_000_000;
 
+/// The version of an acknowledged write, if it made one, and its token.
+type Accepted = (Option<u64>, Token);
+
 /// One who writes values that nobody else writes, into the records of one tag
 /// at a time.
 pub struct Worker {
@@ -28,34 +33,116 @@ pub struct Worker {
     number: u64,
     written: u64,
     tag: String,
-    /// Stands in every key and value of the tag, for who searches bytes.
-    mark: String,
+    /// Decides the marks and canaries in keys and values, for who searches
+    /// bytes; `None`: there are none.
+    seed: Option<u64>,
     /// Elements that were added for certain and may be removed.
     added: Vec<i64>,
+    /// Whom the next write waits for, beside the home.
+    acknowledge: Option<Acknowledge>,
+    /// What it has done and seen.
+    session: Session,
+    /// A client for each node of the region, for reads at any of them.
+    nodes: Vec<Client>,
 }
 
 impl Worker {
     /// A worker of a number of its own on a tag.
     pub fn new(client: Client, recorder: Arc<Recorder>, tag: &str) -> Worker {
+        let number = recorder.writer();
         Worker {
             process: recorder.process(),
-            number: recorder.writer(),
+            session: Session {
+                name: format!("worker {number}"),
+                ..Session::default()
+            },
+            nodes: Vec::new(),
+            acknowledge: None,
+            number,
             client,
             recorder,
             written: 0,
             tag: tag.to_owned(),
-            mark: String::new(),
+            seed: None,
             added: Vec::new(),
         }
     }
 
-    /// Goes over to another tag, whose keys and values all hold a mark.
-    pub fn turn_to(&mut self, tag: &str, mark: &str) {
+    /// Goes over to another tag, whose keys and values all hold its mark and
+    /// a canary of their own.
+    pub fn turn_to(&mut self, tag: &str, seed: u64) {
         if self.tag != tag {
             self.added.clear();
         }
         tag.clone_into(&mut self.tag);
-        mark.clone_into(&mut self.mark);
+        self.seed = Some(seed);
+    }
+
+    /// Gives it a client for each node, to read at any of them.
+    pub fn among(mut self, nodes: Vec<Client>) -> Worker {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Where it records.
+    pub(super) fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+
+    /// The process it is now.
+    pub(super) fn who(&self) -> Process {
+        Process::Client(self.process)
+    }
+
+    /// Becomes another process: a write of the old one may still come.
+    pub(super) fn renew(&mut self) {
+        self.process = self.recorder.process();
+    }
+
+    /// What it has done and seen.
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The same, to learn more.
+    pub(super) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// The tag, at whatever node the client chooses.
+    pub(super) fn handle(&self) -> TagHandle {
+        let tag = self.client.tag(&self.tag);
+        tag.expect("the tag is well formed")
+    }
+
+    /// The tag at one of the nodes, another one with every value written.
+    pub(super) fn anywhere(&self) -> TagHandle {
+        let turn = self.written as usize % self.nodes.len().max(1);
+        match self.nodes.get(turn) {
+            Some(node) => node.tag(&self.tag).expect("the tag is well formed"),
+            None => self.handle(),
+        }
+    }
+
+    /// A key of the tag as it is sent.
+    pub(super) fn key(&self, key: &str) -> Vec<u8> {
+        match self.seed {
+            Some(seed) => key_bytes(seed, &self.tag, key),
+            None => key.as_bytes().to_vec(),
+        }
+    }
+
+    /// A value as it is sent.
+    pub(super) fn value_of(&self, value: i64) -> Vec<u8> {
+        self.text_of(&value.to_string(), value)
+    }
+
+    /// A text as it is sent, with the canary of a value.
+    pub(super) fn text_of(&self, text: &str, value: i64) -> Vec<u8> {
+        match self.seed {
+            Some(seed) => text_bytes(seed, &self.tag, text, value),
+            None => text.as_bytes().to_vec(),
+        }
     }
 
     /// The number of this worker.
@@ -69,7 +156,7 @@ impl Worker {
     }
 
     /// A value of (worker, sequence) that nobody has written.
-    fn value(&mut self) -> i64 {
+    pub(super) fn next_value(&mut self) -> i64 {
         self.written += 1;
         assert!(
             self.written < VALUES_PER_WORKER,
@@ -80,13 +167,13 @@ impl Worker {
     }
 
     /// How a key of the tag is called in the history.
-    fn name(&self, key: &str) -> String {
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}/{key}", self.tag)
     }
 
     /// Adds an element to the set. Answers whether that was acknowledged.
     pub async fn add(&mut self) -> bool {
-        let element = self.value();
+        let element = self.next_value();
         let key = format!("{SET}/{element}");
         let kind = self
             .write(F::Add, SET, Some(element), Some(element), &key)
@@ -109,16 +196,25 @@ impl Worker {
 
     /// Overwrites a register. Answers whether that was acknowledged.
     pub async fn overwrite(&mut self, key: &str) -> bool {
-        let value = self.value();
+        let value = self.next_value();
         self.write(F::Write, key, Some(value), Some(value), key)
             .await
             == Kind::Ok
     }
 
+    /// Overwrites a register and waits for mirrors. Answers whether that was
+    /// acknowledged.
+    pub async fn overwrite_acknowledged(&mut self, key: &str, by: Option<Acknowledge>) -> bool {
+        self.acknowledge = by;
+        let acknowledged = self.overwrite(key).await;
+        self.acknowledge = None;
+        acknowledged
+    }
+
     /// Writes a register that must not be there, as a compare-and-set from
     /// null.
     pub async fn create(&mut self, key: &str) {
-        let value = self.value();
+        let value = self.next_value();
         let who = Process::Client(self.process);
         let (recorder, name) = (self.recorder.clone(), self.name(key));
         let record = |kind, error, meta| {
@@ -127,10 +223,7 @@ impl Worker {
         };
         record(Kind::Invoke, None, Meta::default());
         let tag = self.client.tag(&self.tag).expect("the tag is well formed");
-        let put = tag.put(
-            format!("{}{key}", self.mark),
-            format!("{}{value}", self.mark),
-        );
+        let put = tag.put(self.key(key), self.value_of(value));
         match put.if_absent().await {
             Ok(written) => {
                 let version = Some(Version(written.version.get()));
@@ -141,7 +234,7 @@ impl Worker {
                 record(Kind::Ok, None, meta);
             }
             Err(error) => {
-                let unknown = matches!(error, Error::OutcomeUnknown { .. });
+                let unknown = is_unknown(&error);
                 let kind = if unknown { Kind::Info } else { Kind::Fail };
                 let reason = Some(error.reason_name().to_owned());
                 record(kind, reason, Meta::default());
@@ -156,10 +249,10 @@ impl Worker {
     /// pleases the cluster, but not older. Answers what it read that must not
     /// be; `None`: all is well, or nothing was answered.
     pub async fn read_own(&mut self) -> Option<String> {
-        let value = self.value();
+        let value = self.next_value();
         let tag = self.client.tag(&self.tag).expect("the tag is well formed");
-        let key = format!("{}own-{}", self.mark, self.number);
-        let put = tag.put(key.clone(), format!("{}{value}", self.mark));
+        let key = self.key(&format!("own-{}", self.number));
+        let put = tag.put(key.clone(), self.value_of(value));
         let written = put.await.ok()?;
         let got = match tag.get(key).at_least(&written.token).or_wait().await {
             Ok(got) => got,
@@ -201,24 +294,27 @@ impl Worker {
             let value = value.map_or(Value::Null, Value::from);
             recorder.record(kind, who, f.clone(), Some(&name), value, error, meta);
         };
-        record(Kind::Invoke, None, Meta::default());
+        let asked = Meta {
+            session: Some(self.session.name.clone()),
+            ..Meta::default()
+        };
+        record(Kind::Invoke, None, asked.clone());
         let (ended, again) = self.send(key, put).await;
         let meta = Meta {
             request_id: again.map(|id| id.to_string()),
-            ..Meta::default()
+            ..asked
         };
         let kind = match ended {
-            Ok(version) => {
+            Ok((version, token)) => {
                 let version = version.map(Version);
                 record(Kind::Ok, None, Meta { version, ..meta });
-                recorder.acknowledge(began_ns);
+                self.session.learn(&token);
+                recorder.acknowledge(&self.tag, began_ns);
                 return Kind::Ok;
             }
             Err(error) => {
-                let forgotten = error.reason() == Some(Reason::RequestForgotten);
-                let unknown = matches!(error, Error::OutcomeUnknown { .. }) || forgotten;
                 // What a later attempt is told says nothing of an earlier one.
-                let unknown = unknown || again.is_some();
+                let unknown = is_unknown(&error) || again.is_some();
                 let kind = if unknown { Kind::Info } else { Kind::Fail };
                 record(kind, Some(error.reason_name().to_owned()), meta);
                 kind
@@ -236,30 +332,35 @@ impl Worker {
         &self,
         key: &str,
         put: Option<i64>,
-    ) -> (Result<Option<u64>, Error>, Option<RequestId>) {
+    ) -> (Result<Accepted, Error>, Option<RequestId>) {
         let tag = self.client.tag(&self.tag).expect("the tag is well formed");
         let mut again = None;
         let mut attempt = 0;
         loop {
             let ended = match put {
                 Some(value) => {
-                    let value = format!("{}{value}", self.mark);
-                    let put = tag.put(format!("{}{key}", self.mark), value);
+                    let put = tag.put(self.key(key), self.value_of(value));
                     let put = match again {
                         Some(id) => put.request_id(id),
                         None => put,
                     };
-                    put.await.map(|written| Some(written.version.get()))
+                    let put = match &self.acknowledge {
+                        Some(by) => put.acknowledge(by.clone()),
+                        None => put,
+                    };
+                    put.await
+                        .map(|written| (Some(written.version.get()), written.token))
                 }
                 None => {
-                    let delete = tag.delete(format!("{}{key}", self.mark));
+                    let delete = tag.delete(self.key(key));
                     let delete = match again {
                         Some(id) => delete.request_id(id),
                         None => delete,
                     };
-                    delete
-                        .await
-                        .map(|deleted| deleted.existed.then_some(deleted.version.get()))
+                    delete.await.map(|deleted| {
+                        let version = deleted.existed.then_some(deleted.version.get());
+                        (version, deleted.token)
+                    })
                 }
             };
             match ended {
@@ -276,36 +377,39 @@ impl Worker {
     }
 
     /// Reads a register. Answers whether it was read.
-    pub async fn read(&self, key: &str, level: Level, last: bool) -> bool {
+    pub async fn read(&mut self, key: &str, level: Level, last: bool) -> bool {
         let who = Process::Client(self.process);
+        // Only what certainly is not older belongs to the session.
+        let session = (level == Level::Strong && !last).then(|| self.session.name.clone());
         let asked = Meta {
             level: Some(level),
+            session,
             last,
             ..Meta::default()
         };
-        let name = self.name(key);
+        let (recorder, name) = (self.recorder.clone(), self.name(key));
         let record = |kind, value, error, meta| {
-            let recorder = &self.recorder;
             recorder.record(kind, who, F::Read, Some(&name), value, error, meta);
         };
         record(Kind::Invoke, Value::Null, None, asked.clone());
-        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
-        let get = tag.get(format!("{}{key}", self.mark));
         let get = match level {
-            Level::Strong => get.strong(),
-            _ => get.local(),
+            Level::Strong => self.handle().get(self.key(key)).strong(),
+            _ => self.anywhere().get(self.key(key)).local(),
         };
         match get.await {
             Ok(got) => {
-                let value = got.record.as_ref().map(|r| number(r.value.as_ref()));
+                if asked.session.is_some() {
+                    self.session.learn(&got.meta.token);
+                }
+                let (value, version) = versioned(&got);
                 let meta = Meta {
-                    version: got.record.as_ref().map(|r| Version(r.version.get())),
+                    version,
                     region: region(&got.meta.served_by),
                     served_by: Some(got.meta.served_by.to_string()),
-                    lag_ms: got.meta.lag.map(|lag| lag.as_millis() as u64),
+                    lag_ms: lag_ms(&got.meta),
                     ..asked
                 };
-                record(Kind::Ok, value.unwrap_or(Value::Null), None, meta);
+                record(Kind::Ok, value, None, meta);
                 true
             }
             Err(error) => {
@@ -331,7 +435,9 @@ impl Worker {
         };
         record(Kind::Invoke, Value::Null, None, meta.clone());
         let tag = self.client.tag(&self.tag).expect("the tag is well formed");
-        let scan = tag.scan().prefix(format!("{}{SET}/", self.mark));
+        let mark = self.seed.map(|seed| mark(seed, &self.tag));
+        let prefix = format!("{}{SET}/", mark.unwrap_or_default());
+        let scan = tag.scan().prefix(prefix);
         let scan = scan.page_size(SCAN_RECORDS);
         let scan = match level {
             Level::Strong => scan.strong(),
@@ -360,18 +466,62 @@ impl Worker {
     }
 }
 
+/// Whether a write that ended so may have been applied.
+pub(super) fn is_unknown(error: &Error) -> bool {
+    let applied = matches!(
+        error.reason(),
+        Some(Reason::RequestForgotten | Reason::AckNotReached)
+    );
+    matches!(error, Error::OutcomeUnknown { .. }) || applied
+}
+
 /// The region of `region/node`.
-fn region(served_by: &str) -> Option<RegionId> {
+pub(super) fn region(served_by: &str) -> Option<RegionId> {
     let (region, _) = served_by.split_once('/')?;
     Some(RegionId::from(region))
+}
+
+/// A key as it is sent: the tag's mark, what the history calls it, its canary.
+pub fn key_bytes(seed: u64, tag: &str, key: &str) -> Vec<u8> {
+    let mut bytes = format!("{}{key}~", mark(seed, tag)).into_bytes();
+    bytes.extend(canary::planted(canary::of_key(seed, tag, key)));
+    bytes
+}
+
+/// A value as it is sent: the tag's mark, the value's canary, the number.
+pub fn value_bytes(seed: u64, tag: &str, value: i64) -> Vec<u8> {
+    text_bytes(seed, tag, &value.to_string(), value)
+}
+
+fn text_bytes(seed: u64, tag: &str, text: &str, value: i64) -> Vec<u8> {
+    let mut bytes = mark(seed, tag).into_bytes();
+    bytes.extend(canary::planted(canary::of_value(seed, tag, value)));
+    bytes.extend(format!(".{text}").into_bytes());
+    bytes
 }
 
 /// What a record holds behind its mark: a number, or something that nobody
 /// wrote.
 pub fn number(bytes: &[u8]) -> Value {
+    let text = payload(bytes);
+    let parsed = text.parse::<i64>();
+    parsed.map_or_else(|_| Value::from(&*text), Value::from)
+}
+
+/// What a value holds behind its mark and its canary.
+pub(super) fn payload(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let digits = text.rsplit('.').next().unwrap_or(&text);
-    digits
-        .parse::<i64>()
-        .map_or_else(|_| Value::from(&*text), Value::from)
+    text.rsplit('.').next().unwrap_or(&text).to_owned()
+}
+
+/// The lag that an answer reports.
+pub(super) fn lag_ms(meta: &domicile_client::Meta) -> Option<u64> {
+    meta.lag.map(|lag| lag.as_millis() as u64)
+}
+
+/// What a read of a register shows.
+pub(super) fn versioned(got: &Got) -> (Value, Option<Version>) {
+    let value = got.record.as_ref().map(|r| number(r.value.as_ref()));
+    let version = got.record.as_ref().map(|r| Version(r.version.get()));
+    (value.unwrap_or(Value::Null), version)
 }

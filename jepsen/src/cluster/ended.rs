@@ -1,0 +1,43 @@
+//! Why a run ends before its end.
+
+use std::fmt;
+
+/// Something the product promised did not happen.
+#[derive(Debug)]
+pub struct Broken(String);
+
+impl Broken {
+    /// The error of a run that saw a broken promise.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new(what: impl Into<String>) -> anyhow::Error {
+        Broken(what.into()).into()
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// This machine cannot run the scenario, and why.
+#[derive(Debug)]
+pub struct Lacking(String);
+
+impl Lacking {
+    /// The error of a scenario that cannot be run here.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new(why: impl Into<String>) -> anyhow::Error {
+        Lacking(why.into()).into()
+    }
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Lacking {}

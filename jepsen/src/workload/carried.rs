@@ -1,0 +1,130 @@
+//! Sessions: what a worker did and saw, carried in a token to any node.
+
+use std::time::Duration;
+
+use domicile_client::Token;
+use domicile_proto::token::Token as Positions;
+
+use super::worker::{lag_ms, region, versioned};
+use super::{Recorder, Worker};
+use crate::history::{Epoch, F, Index, Kind, Level, Meta, Process, Seen, Value};
+
+/// A session of one worker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Session {
+    /// Its name in the history.
+    pub(super) name: String,
+    /// What it has done and seen.
+    pub(super) token: Token,
+}
+
+impl Session {
+    /// Learns from the token of an answer.
+    pub(super) fn learn(&mut self, token: &Token) {
+        // One that cannot be merged is the checker's to find: it stays out.
+        if let Ok(merged) = self.token.merge(token) {
+            self.token = merged;
+        }
+    }
+
+    /// The positions in it.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        positions(&self.token)
+    }
+}
+
+/// The positions that a token names.
+pub(super) fn positions(token: &Token) -> Vec<Seen> {
+    let Ok(token) = Positions::decode(token.as_bytes()) else {
+        return Vec::new();
+    };
+    let positions = token.positions();
+    positions
+        .map(|(range, position)| Seen {
+            range: range.get().to_string(),
+            epoch: Epoch(position.epoch.get()),
+            index: Index(position.index.get()),
+        })
+        .collect()
+}
+
+impl Worker {
+    /// Reads a register at whatever node serves it, not older than what the
+    /// session knows.
+    pub async fn read_in_session(&mut self, key: &str) {
+        let session = self.session().clone();
+        let asked = Meta {
+            level: Some(Level::AtLeast),
+            session: Some(session.name.clone()),
+            token: session.seen(),
+            ..Meta::default()
+        };
+        let get = self.anywhere().get(self.key(key));
+        let get = get.at_least(&session.token).or_wait();
+        let token = self.record_read(key, asked, get).await;
+        if let Some(token) = token {
+            self.session_mut().learn(&token);
+        }
+    }
+
+    /// Reads a register at whatever node serves it, not older than a bound.
+    pub async fn read_bounded(&mut self, key: &str, bound: Duration) {
+        let asked = Meta {
+            level: Some(Level::Bounded),
+            bound_ms: Some(bound.as_millis() as u64),
+            ..Meta::default()
+        };
+        let get = self.anywhere().get(self.key(key)).max_staleness(bound);
+        let get = match self.next_value() % 2 {
+            0 => get.or_wait(),
+            _ => get.or_fail(),
+        };
+        self.record_read(key, asked, get).await;
+    }
+
+    /// Sends a read and records it. Answers the token of the answer.
+    async fn record_read(
+        &self,
+        key: &str,
+        asked: Meta,
+        get: domicile_client::Get,
+    ) -> Option<Token> {
+        let (who, name) = (Process::Client(self.recorder().process()), self.name(key));
+        let record = |kind, value, error, meta| {
+            let recorder: &Recorder = self.recorder();
+            recorder.record(kind, who, F::Read, Some(&name), value, error, meta);
+        };
+        record(Kind::Invoke, Value::Null, None, asked.clone());
+        match get.await {
+            Ok(got) => {
+                let meta = Meta {
+                    region: region(&got.meta.served_by),
+                    served_by: Some(got.meta.served_by.clone()),
+                    lag_ms: lag_ms(&got.meta),
+                    token: match asked.session {
+                        Some(_) => after(&asked.token, &positions(&got.meta.token)),
+                        None => Vec::new(),
+                    },
+                    ..asked
+                };
+                let (value, version) = versioned(&got);
+                record(Kind::Ok, value, None, Meta { version, ..meta });
+                Some(got.meta.token.clone())
+            }
+            Err(error) => {
+                let reason = Some(error.reason_name().to_owned());
+                record(Kind::Fail, Value::Null, reason, asked);
+                None
+            }
+        }
+    }
+}
+
+/// The positions of a session after an answer: those of the answer, and the
+/// carried ones of ranges that it says nothing of.
+fn after(carried: &[Seen], answered: &[Seen]) -> Vec<Seen> {
+    let mut all = answered.to_vec();
+    let silent = |seen: &&Seen| answered.iter().all(|other| other.range != seen.range);
+    all.extend(carried.iter().filter(silent).cloned());
+    all
+}

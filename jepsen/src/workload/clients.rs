@@ -1,0 +1,366 @@
+//! The clients of one region, and what they do.
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::DefaultHasher;
+use std::fmt;
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use domicile_client::{Acknowledge, Client, Dial, Error, Reason};
+use parking_lot::Mutex;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::shape::{Shape, Tag, drawn};
+use super::worker::{key_bytes, value_bytes};
+use super::{Recorder, SET, Worker};
+use crate::history::{Digest, Level, Note, RegionId};
+
+/// How long one operation may take, the library's own retries included.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The operations of a worker after which it takes new keys, so that no key's
+/// history grows long.
+const OPERATIONS_PER_KEYS: u64 = 60;
+
+/// The keys of a tag in use at one time.
+const KEYS: u64 = 3;
+
+/// How old a bounded read may be: sometimes met by a mirror, sometimes not.
+const BOUND: Duration = Duration::from_millis(400);
+
+/// How long a client waits between two attempts at the same thing.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Where a run is.
+#[derive(Default)]
+pub struct Stage {
+    /// The workers end.
+    pub stop: AtomicBool,
+    /// The regions whose workers have ended.
+    pub rested: AtomicUsize,
+    /// Nodes whose disk is lost and that nobody has replaced yet.
+    pub lost: Mutex<Vec<(&'static str, u64)>>,
+    /// What the gates of the nodes refused to take in.
+    pub refusals: AtomicU64,
+    /// What the clients saw that must not be.
+    pub broken: Mutex<Vec<String>>,
+}
+
+/// The clients of one region.
+#[derive(Clone)]
+pub struct Clients {
+    /// Decides what they do, and the marks.
+    pub seed: u64,
+    /// The cluster.
+    pub shape: Shape,
+    /// Where they are.
+    pub region: &'static str,
+    /// Where they find each node of their region.
+    pub endpoints: Vec<String>,
+    /// How many work at once.
+    pub workers: u64,
+    /// How long a worker rests at most between two operations.
+    pub rest: Duration,
+    /// Where the run is.
+    pub stage: Arc<Stage>,
+    /// What they record into.
+    pub recorder: Arc<Recorder>,
+    /// How sockets are opened; `None`: as usual.
+    pub dial: Option<Arc<dyn Dial>>,
+    /// Hears what happens beside the operations.
+    pub said: Arc<dyn Fn(fmt::Arguments<'_>) + Send + Sync>,
+}
+
+impl Clients {
+    /// Works until the stage says stop, then reads everything once more, as
+    /// often as it takes.
+    pub async fn live(self: Arc<Self>) -> Result<()> {
+        let replacing = tokio::spawn(self.clone().replace());
+        let workers: Vec<_> = (0..self.workers)
+            .map(|number| tokio::spawn(self.clone().work(number)))
+            .collect();
+        for worker in workers {
+            worker.await?;
+        }
+        while self.is_replacing() {
+            tokio::time::sleep(STEP).await;
+        }
+        replacing.abort();
+        // Nobody compares replicas while somebody still writes.
+        self.stage.rested.fetch_add(1, Ordering::Relaxed);
+        while self.stage.rested.load(Ordering::Relaxed) < self.shape.regions().len() {
+            tokio::time::sleep(STEP).await;
+        }
+        let client = self.connect(self.endpoints.clone()).await;
+        while !self.trespass(&client).await {
+            tokio::time::sleep(STEP).await;
+        }
+        loop {
+            match self.read_all(&client).await {
+                Ok(digests) => {
+                    digests
+                        .into_iter()
+                        .for_each(|digest| self.recorder.note(Note::Digest(digest)));
+                    return Ok(());
+                }
+                Err(error) => (self.said)(format_args!("{}: {error:#}", self.region)),
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
+    async fn connect(&self, endpoints: Vec<String>) -> Client {
+        loop {
+            let mut builder = Client::builder()
+                .endpoints(endpoints.clone())
+                .region(self.region)
+                .timeout(TIMEOUT);
+            if let Some(dial) = &self.dial {
+                builder = builder.dial(dial.clone());
+            }
+            match builder.connect().await {
+                Ok(client) => return client,
+                Err(error) => (self.said)(format_args!("no client: {error:#}")),
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
+    /// Whether a node of the region waits for its replacement.
+    fn is_replacing(&self) -> bool {
+        let lost = self.stage.lost.lock();
+        lost.iter().any(|(region, _)| *region == self.region)
+    }
+
+    /// Does what an operator does for nodes that have lost their disk.
+    async fn replace(self: Arc<Self>) {
+        let client = self.connect(self.endpoints.clone()).await;
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let lost = self.stage.lost.lock().clone();
+            let own = lost.iter().find(|(region, _)| *region == self.region);
+            let Some((_, node)) = own else { continue };
+            match client.admin().replace_node(*node, None).await {
+                Ok(_) => {
+                    (self.said)(format_args!("{}/{node} replaced", self.region));
+                    self.stage
+                        .lost
+                        .lock()
+                        .retain(|l| l != &(self.region, *node));
+                }
+                Err(error) => (self.said)(format_args!("not replaced: {error}")),
+            }
+        }
+    }
+
+    /// The tags that clients of this region use.
+    fn tags(&self) -> Vec<Tag> {
+        let tags = self.shape.tags().iter();
+        let own = tags.filter(|tag| tag.reached_from.contains(&self.region));
+        own.copied().collect()
+    }
+
+    async fn work(self: Arc<Self>, number: u64) {
+        let client = self.connect(self.endpoints.clone()).await;
+        let mut nodes = Vec::new();
+        for endpoint in &self.endpoints {
+            nodes.push(self.connect(vec![endpoint.clone()]).await);
+        }
+        let mut worker = Worker::new(client, self.recorder.clone(), "").among(nodes);
+        let seed = drawn(self.seed, &format!("worker {number} in {}", self.region));
+        let mut draw = ChaCha8Rng::seed_from_u64(seed);
+        let tags = self.tags();
+        let mut turn = 0;
+        while !self.stage.stop.load(Ordering::Relaxed) {
+            turn += 1;
+            let tag = tags[draw.random_range(0..tags.len())];
+            worker.turn_to(tag.name, self.seed);
+            let age = turn / OPERATIONS_PER_KEYS;
+            let key = format!("k{age}-{}", draw.random_range(0..KEYS));
+            let what = draw.random_range(0..100);
+            self.operate(&mut worker, tag, (age, &key), what).await;
+            let rest = draw.random_range(1..=self.rest.as_millis() as u64);
+            tokio::time::sleep(Duration::from_millis(rest)).await;
+        }
+    }
+
+    /// One of a hundred operations.
+    async fn operate(&self, worker: &mut Worker, tag: Tag, (age, key): (u64, &str), what: u64) {
+        match what {
+            0..16 => _ = worker.overwrite(key).await,
+            16..20 => {
+                let mirrors = tag.stored.len() - 1;
+                let wanted = (mirrors > 0).then_some(Acknowledge::Mirrors(mirrors as u32));
+                worker.overwrite_acknowledged(key, wanted).await;
+            }
+            20..24 => worker.create(key).await,
+            24..28 => {
+                let seen = worker.read_own().await;
+                self.stage.broken.lock().extend(seen);
+            }
+            28..32 => _ = worker.erase(key).await,
+            32..44 => _ = worker.read(key, Level::Strong, false).await,
+            44..56 => _ = worker.read(key, Level::Local, false).await,
+            56..64 => worker.read_in_session(key).await,
+            64..68 => worker.read_bounded(key, BOUND).await,
+            68..73 => worker.increment(&format!("count{age}")).await,
+            73..74 => _ = worker.total(&format!("count{age}"), false).await,
+            74..79 => worker.append(&format!("list{age}")).await,
+            79..80 => _ = worker.list(&format!("list{age}")).await,
+            80..90 if tag.name == self.set() => drop(worker.add().await),
+            90..93 if tag.name == self.set() => worker.remove().await,
+            93..95 if tag.name == self.set() => drop(worker.scan(Level::Strong, false).await),
+            95.. => drop(self.trespass(worker.client()).await),
+            _ => _ = worker.read(key, Level::Local, false).await,
+        }
+    }
+
+    /// The tag whose records include the set.
+    fn set(&self) -> &'static str {
+        self.shape.tags()[0].name
+    }
+
+    /// Asks for what must be refused. Answers whether all of it was, for the
+    /// right reason.
+    async fn trespass(&self, client: &Client) -> bool {
+        let mut refused = true;
+        for tag in self.shape.tags() {
+            let Ok(handle) = client.tag(tag.name) else {
+                continue;
+            };
+            let foreign = self.shape.regions().iter();
+            let mut foreign = foreign.filter(|region| !tag.stored.contains(region));
+            let key = key_bytes(self.seed, tag.name, "trespass");
+            let put = handle.put(key.clone(), value_bytes(self.seed, tag.name, 0));
+            if !tag.reached_from.contains(&self.region) {
+                refused &= self.refused(tag, "written", put.await.err());
+                let read = handle.get(key).local();
+                refused &= self.refused(tag, "read", read.await.err());
+            } else if let Some(region) = foreign.next() {
+                let there = Acknowledge::Regions(vec![(*region).to_owned()]);
+                let put = put.acknowledge(there);
+                refused &= self.refused(tag, "placed", put.await.err());
+            }
+        }
+        refused
+    }
+
+    /// Whether the policy refused something. That it was done is a finding.
+    fn refused(&self, tag: &Tag, what: &str, error: Option<Error>) -> bool {
+        let Some(error) = error else {
+            let (name, region) = (tag.name, self.region);
+            let what = format!("{name} was {what} from {region} against the policy");
+            self.stage.broken.lock().push(what);
+            return true;
+        };
+        matches!(
+            error.reason(),
+            Some(Reason::ResidencyViolation | Reason::AccessRegionDenied | Reason::NotHeldHere)
+        )
+    }
+
+    /// Reads every register, counter and list of the tags whose home this is,
+    /// and the state of every node of the region. Answers the nodes' digests.
+    async fn read_all(&self, client: &Client) -> Result<Vec<Digest>> {
+        let mut reader = Worker::new(client.clone(), self.recorder.clone(), "");
+        let mut digests = Vec::new();
+        for tag in self.shape.tags() {
+            reader.turn_to(tag.name, self.seed);
+            if tag.home == self.region {
+                self.read_records(&mut reader, tag).await?;
+            }
+            if !tag.stored.contains(&self.region) {
+                continue;
+            }
+            let token = client.tag(tag.name)?.get(SET).strong().await;
+            let token = token.with_context(|| format!("no strong read of {}", tag.name))?;
+            for (at, endpoint) in self.endpoints.iter().enumerate() {
+                let name = format!("{}/{}", self.region, at + 1);
+                let node = self.connect(vec![endpoint.clone()]).await;
+                digests.push(self.read_node(&name, node, tag, &token.meta.token).await?);
+            }
+        }
+        Ok(digests)
+    }
+
+    async fn read_records(&self, reader: &mut Worker, tag: &Tag) -> Result<()> {
+        let own = |names: BTreeSet<String>| -> Vec<String> {
+            let prefix = format!("{}/", tag.name);
+            let keys = names.iter().filter_map(|name| name.strip_prefix(&prefix));
+            keys.map(str::to_owned).collect()
+        };
+        for key in own(self.recorder.registers()) {
+            if !reader.read(&key, Level::Strong, true).await {
+                bail!("{} cannot be read", tag.name);
+            }
+        }
+        for key in own(self.recorder.counters()) {
+            if !reader.total(&key, true).await {
+                bail!("a counter of {} cannot be read", tag.name);
+            }
+        }
+        for key in own(self.recorder.lists()) {
+            if !reader.list(&key).await {
+                bail!("a list of {} cannot be read", tag.name);
+            }
+        }
+        if tag.name == self.set() && reader.scan(Level::Strong, true).await.is_none() {
+            bail!("the set cannot be read");
+        }
+        Ok(())
+    }
+
+    async fn read_node(
+        &self,
+        name: &str,
+        node: Client,
+        tag: &Tag,
+        token: &domicile_client::Token,
+    ) -> Result<Digest> {
+        let late =
+            |error: Error| anyhow::anyhow!("{name} has not caught up with {}: {error}", tag.name);
+        let handle = node.tag(tag.name)?;
+        if tag.name == self.set() {
+            let gates = node.admin().replication().await?.refusals;
+            let taken_in = gates.iter().filter(|refusal| refusal.gate == "ingress");
+            let count = taken_in.map(|refusal| refusal.count).sum();
+            self.stage.refusals.fetch_add(count, Ordering::Relaxed);
+        }
+        handle
+            .get(SET)
+            .at_least(token)
+            .or_wait()
+            .await
+            .map_err(late)?;
+        if tag.name == self.set() {
+            let mut reader = Worker::new(node.clone(), self.recorder.clone(), tag.name);
+            reader.turn_to(tag.name, self.seed);
+            let served = reader.scan(Level::Local, true).await;
+            if served.as_deref() != Some(name) {
+                bail!("{served:?} answered for {name}");
+            }
+        }
+        let (mut digest, mut records) = (DefaultHasher::new(), 0);
+        let mut pages = handle.scan().local().pages();
+        while let Some(page) = pages.next().await? {
+            for row in &page.records {
+                row.key.as_ref().hash(&mut digest);
+                row.value.as_ref().hash(&mut digest);
+                row.version.get().hash(&mut digest);
+                records += 1;
+            }
+        }
+        Ok(Digest {
+            region: RegionId::from(self.region),
+            node: name.rsplit('/').next().unwrap_or(name).to_owned(),
+            tag: tag.name.to_owned(),
+            range: "all".to_owned(),
+            digest: format!("{:016x}", digest.finish()),
+            records,
+        })
+    }
+}
