@@ -15,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use domicile_proto::policy;
 use tokio::task::JoinSet;
 
 use super::stage::Run;
@@ -78,6 +77,7 @@ pub(super) async fn play(theme: Theme, run: &Run, header: Header) -> Played {
             operations_min: 500,
             ok_min_percent: 10,
             weak_reads_min: 20,
+            lags_min: 20,
             faults: plan.names(),
             ..Requirements::default()
         },
@@ -110,13 +110,9 @@ async fn break_and_search(
     found: &mut Vec<Note>,
 ) -> Result<()> {
     let (seats, mut cluster) = Seats::new(&run.programs, &run.folder, plan)?;
-    let policy = match plan.shape {
-        Shape::Region => policy::SINGLE_REGION,
-        Shape::Regions => policy::DEMO,
-    };
-    cluster.form_by(&run.folder, policy)?;
+    cluster.form_by(&run.folder, plan.shape.policy())?;
     let capture = match plan.shape {
-        Shape::Region => None,
+        Shape::Lone | Shape::Region => None,
         Shape::Regions => Some(seats.network().capture(&run.folder.join("traffic.pcap"))?),
     };
     let stage = Arc::new(Stage::default());

@@ -25,6 +25,8 @@ pub struct Requirements {
     pub epoch_changes_min: u64,
     /// The least number of reads below strong.
     pub weak_reads_min: u64,
+    /// The least number of reads below strong that report a lag.
+    pub lags_min: u64,
     /// Faults that must have been installed at least once.
     pub faults: BTreeSet<String>,
     /// Events that must have been observed at least once, as named by nemesis lines.
@@ -39,6 +41,7 @@ impl Default for Requirements {
             leader_changes_min: 0,
             epoch_changes_min: 0,
             weak_reads_min: 0,
+            lags_min: 0,
             faults: BTreeSet::new(),
             sometimes: BTreeSet::new(),
         }
@@ -60,6 +63,8 @@ pub struct Coverage {
     pub leader_changes: u64,
     /// Home changes seen: epochs per tag beyond the first.
     pub epoch_changes: u64,
+    /// Reads below strong that report a lag.
+    pub lags: u64,
     /// Reads below strong.
     pub weak_reads: u64,
     /// Faults by name, with how often each was installed.
@@ -133,6 +138,7 @@ fn count(history: &History) -> Coverage {
             && operation.level() != crate::history::Level::Strong
         {
             coverage.weak_reads += 1;
+            coverage.lags += u64::from(meta.lag_ms.is_some());
         }
     }
     coverage.leader_changes = terms.values().map(|terms| terms.len() as u64 - 1).sum();
@@ -181,6 +187,7 @@ impl Coverage {
             self.weak_reads,
             requirements.weak_reads_min,
         );
+        at_least("reads with a lag", self.lags, requirements.lags_min);
         let percent = (self.ok * 100).checked_div(self.operations).unwrap_or(0);
         at_least("% of operations ok", percent, requirements.ok_min_percent);
         for name in requirements.faults.iter().chain(&requirements.sometimes) {

@@ -88,7 +88,7 @@ const SURVIVED: &str = "lying-sender";
 /// The run must pass, and evidence of what was refused must be there.
 fn survive(bug: &str) -> Result<Option<Found>> {
     let shape = "regions";
-    let output = with_bug(bug, shape, 0)?;
+    let output = run(Some(bug), shape, 0)?;
     let said = String::from_utf8_lossy(&output.stdout);
     let line = said
         .lines()
@@ -106,14 +106,21 @@ fn find(bug: &str, most: u64) -> Result<Option<Found>> {
     if bug == SURVIVED {
         return survive(bug);
     }
+    let mut seeds = 0;
     for seed in 0..most {
         for shape in ["region", "regions"] {
-            let output = with_bug(bug, shape, seed)?;
-            // A panic of a node ends the process with another status.
-            if !output.status.success() {
+            seeds += 1;
+            let output = run(Some(bug), shape, seed)?;
+            if caught(&output) {
+                let without = run(None, shape, seed)?;
+                ensure!(
+                    without.status.success(),
+                    "seed {seed} of {shape} fails without a bug, too: {}",
+                    how(&without)
+                );
                 return Ok(Some(Found {
                     shape,
-                    seeds: seed + 1,
+                    seeds,
                     how: how(&output),
                 }));
             }
@@ -122,12 +129,21 @@ fn find(bug: &str, most: u64) -> Result<Option<Found>> {
     Ok(None)
 }
 
-fn with_bug(bug: &str, shape: &str, seed: u64) -> Result<Output> {
-    let program = std::env::current_exe()?;
-    Ok(Command::new(program)
-        .args(["sim", "--shape", shape, "--seeds", &seed.to_string()])
-        .env(VARIABLE, bug)
-        .output()?)
+/// Whether a promise was seen broken. A run that exercised too little, or in
+/// which the harness broke, has found nothing.
+fn caught(output: &Output) -> bool {
+    let broken = i32::from(super::EXIT_PRODUCT);
+    let said = String::from_utf8_lossy(&output.stderr);
+    output.status.code() == Some(broken) || said.contains("panicked at")
+}
+
+fn run(bug: Option<&str>, shape: &str, seed: u64) -> Result<Output> {
+    let mut program = Command::new(std::env::current_exe()?);
+    program.args(["sim", "--shape", shape, "--seeds", &seed.to_string()]);
+    if let Some(bug) = bug {
+        program.env(VARIABLE, bug);
+    }
+    Ok(program.output()?)
 }
 
 /// The checkers that found it.

@@ -72,6 +72,8 @@ pub(crate) struct Meta {
 /// The shape of a cluster.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Form {
+    /// One node alone.
+    Lone,
     /// Three nodes in one region.
     Region,
     /// Three regions of three nodes.
@@ -81,16 +83,14 @@ enum Form {
 impl Form {
     fn shape(self) -> Shape {
         match self {
+            Form::Lone => Shape::Lone,
             Form::Region => Shape::Region,
             Form::Regions => Shape::Regions,
         }
     }
 
     fn name(self) -> &'static str {
-        match self {
-            Form::Region => "region",
-            Form::Regions => "regions",
-        }
+        self.shape().name()
     }
 }
 

@@ -90,6 +90,11 @@ impl<'a> Nemesis<'a> {
             let skew = self.plan.skews.get(&host.name).copied().unwrap_or(0);
             host.skew_ms.store(skew, Ordering::Relaxed);
         }
+        if let Some(host) = &self.plan.remains {
+            self.take_down(sim, host, Survivors::Prefix);
+            let host = &self.hosts[host];
+            self.stage.dead.lock().insert((host.region, host.node));
+        }
     }
 
     /// Takes a node that stopped by itself away and lets it start again later.

@@ -12,6 +12,13 @@ use crate::workload::{Shape, drawn, host_name};
 /// How long there is load with faults.
 const SAFETY: Duration = Duration::from_secs(40);
 
+/// How long there is load in runs that cut a region off for longer than the
+/// policy lease.
+const LONG_SAFETY: Duration = Duration::from_secs(75);
+
+/// How long such a region is cut off, at least.
+const LAPSE: Duration = Duration::from_secs(36);
+
 /// Nothing is broken before the cluster has run this long.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -92,6 +99,9 @@ pub struct Plan {
     pub safety: Duration,
     /// The faults by their beginning.
     pub faults: Vec<Span>,
+    /// The node that stays dead when everything else is healed: the others must
+    /// do without it.
+    pub remains: Option<String>,
     /// The delays between regions, one way.
     pub distances: Vec<(&'static str, &'static str, Duration)>,
     /// How far each node's wall clock is off, in milliseconds.
@@ -110,6 +120,9 @@ pub struct Plan {
 /// always on hides what only shows without it.
 const KINDS: u64 = 11;
 
+/// Those that need no other node: power, clock, a full or broken disk.
+const OWN_KINDS: [u64; 3] = [0, 8, 10];
+
 impl Plan {
     /// Draws a plan.
     pub fn draw(seed: u64, shape: Shape) -> Plan {
@@ -117,13 +130,19 @@ impl Plan {
         let quiet = draw.random_range(0..10) == 0;
         let kinds: Vec<u64> = (0..KINDS)
             .filter(|_| draw.random_bool(0.4) && !quiet)
+            .filter(|kind| shape != Shape::Lone || OWN_KINDS.contains(kind))
             .collect();
         let mut faults = Vec::new();
+        let lapses = shape == Shape::Regions && draw.random_bool(0.15);
+        let safety = if lapses { LONG_SAFETY } else { SAFETY };
+        if lapses {
+            faults.push(lapse(&mut draw, shape));
+        }
         let mut at = QUIET;
         while !kinds.is_empty() {
             // Shorter than what they last: some overlap.
             at += Duration::from_millis(draw.random_range(300..6000));
-            if at >= SAFETY {
+            if at >= safety {
                 break;
             }
             let lasts = Duration::from_millis(match draw.random_range(0..4) {
@@ -139,10 +158,11 @@ impl Plan {
             }
             faults.push(Span {
                 begins: at,
-                ends: (at + lasts).min(SAFETY),
+                ends: (at + lasts).min(safety),
                 fault,
             });
         }
+        faults.sort_by_key(|span| span.begins);
         let skewed = draw.random_bool(0.5);
         let skews = shape.hosts().map(|(region, node)| {
             let skew = draw.random_range(-SKEW_MS..=SKEW_MS);
@@ -158,7 +178,8 @@ impl Plan {
         Plan {
             seed,
             shape,
-            safety: SAFETY,
+            safety,
+            remains: remains(&mut draw, shape, &faults),
             faults,
             distances,
             skews,
@@ -204,6 +225,39 @@ impl Plan {
     pub fn number(&self, purpose: &str) -> u64 {
         drawn(self.seed, purpose)
     }
+}
+
+/// A region is cut off for longer than the policy lease runs.
+fn lapse(draw: &mut ChaCha8Rng, shape: Shape) -> Span {
+    let regions = shape.regions();
+    let region = regions[draw.random_range(0..regions.len())];
+    let (part, rest) = shape.hosts().partition::<Vec<_>, _>(|(r, _)| *r == region);
+    let names = |hosts: Vec<(&str, u64)>| -> Vec<String> {
+        hosts.iter().map(|(r, n)| host_name(r, *n)).collect()
+    };
+    let begins = QUIET + Duration::from_millis(draw.random_range(0..10_000));
+    let lasts = LAPSE + Duration::from_millis(draw.random_range(0..20_000));
+    Span {
+        begins,
+        ends: begins + lasts,
+        fault: Fault::Cut(names(part), names(rest)),
+    }
+}
+
+/// A node that stays dead, of a region whose other nodes keep their disks.
+fn remains(draw: &mut ChaCha8Rng, shape: Shape, faults: &[Span]) -> Option<String> {
+    if shape == Shape::Lone || !draw.random_bool(0.2) {
+        return None;
+    }
+    let wiped = |region: &str| {
+        faults.iter().any(|span| match &span.fault {
+            Fault::Wipe(host) => host.split('-').next() == Some(region),
+            _ => false,
+        })
+    };
+    let sound: Vec<_> = shape.hosts().filter(|(r, _)| !wiped(r)).collect();
+    let drawn = draw.random_range(0..sound.len().max(1));
+    sound.get(drawn).map(|(r, n)| host_name(r, *n))
 }
 
 fn is_wipe(span: &Span) -> bool {
@@ -304,6 +358,9 @@ impl fmt::Display for Plan {
             self.snapshot_entries,
             self.faults.len()
         )?;
+        if let Some(host) = &self.remains {
+            writeln!(f, "  {host} stays dead")?;
+        }
         for span in &self.faults {
             writeln!(
                 f,

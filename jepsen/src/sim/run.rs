@@ -19,7 +19,7 @@ use crate::chaos::{Report, judge::judge};
 use crate::check::coverage::Requirements;
 use crate::cluster::Broken;
 use crate::history::{History, Isolation, Note, RegionId, Run};
-use crate::workload::{Clients, Recorder, Stage};
+use crate::workload::{Clients, Recorder, Stage, host_name};
 
 /// How long a healed cluster may take until each tag takes writes.
 pub const SERVE_WITHIN: Duration = Duration::from_secs(10);
@@ -147,10 +147,14 @@ fn header(plan: &Plan) -> Run {
             operations_min: 100,
             ok_min_percent: 10,
             weak_reads_min: 1,
+            lags_min: 5,
             faults: faults.collect(),
             ..Requirements::default()
         },
-        replicas: replicas.map(|(r, n)| format!("{r}/{n}")).collect(),
+        replicas: replicas
+            .filter(|(r, n)| plan.remains.as_deref() != Some(&host_name(r, *n)))
+            .map(|(r, n)| format!("{r}/{n}"))
+            .collect(),
         ..Run::default()
     }
 }

@@ -44,6 +44,8 @@ pub struct Stage {
     pub rested: AtomicUsize,
     /// Nodes whose disk is lost and that nobody has replaced yet.
     pub lost: Mutex<Vec<(&'static str, u64)>>,
+    /// Nodes that stay dead to the end.
+    pub dead: Mutex<BTreeSet<(&'static str, u64)>>,
     /// What the gates of the nodes refused to take in.
     pub refusals: AtomicU64,
     /// What the clients saw that must not be.
@@ -279,6 +281,9 @@ impl Clients {
             let token = client.tag(tag.name)?.get(SET).strong().await;
             let token = token.with_context(|| format!("no strong read of {}", tag.name))?;
             for (at, endpoint) in self.endpoints.iter().enumerate() {
+                if self.stage.dead.lock().contains(&(self.region, at as u64 + 1)) {
+                    continue;
+                }
                 let name = format!("{}/{}", self.region, at + 1);
                 let node = self.connect(vec![endpoint.clone()]).await;
                 digests.push(self.read_node(&name, node, tag, &token.meta.token).await?);

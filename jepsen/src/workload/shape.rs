@@ -7,6 +7,8 @@ use rand::{Rng as _, SeedableRng as _};
 /// How many nodes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
+    /// One node alone.
+    Lone,
     /// Three nodes in one region.
     Region,
     /// Three regions of three nodes.
@@ -17,20 +19,23 @@ impl Shape {
     /// Its regions.
     pub fn regions(self) -> &'static [&'static str] {
         match self {
-            Shape::Region => &["eu"],
+            Shape::Lone | Shape::Region => &["eu"],
             Shape::Regions => &["ap", "eu", "us"],
         }
     }
 
     /// How many nodes a region has.
     pub fn nodes(self) -> u64 {
-        3
+        match self {
+            Shape::Lone => 1,
+            Shape::Region | Shape::Regions => 3,
+        }
     }
 
     /// The policy of the cluster.
     pub fn policy(self) -> &'static str {
         match self {
-            Shape::Region => policy::SINGLE_REGION,
+            Shape::Lone | Shape::Region => policy::SINGLE_REGION,
             Shape::Regions => policy::DEMO,
         }
     }
@@ -39,7 +44,7 @@ impl Shape {
     /// more, so that the product's reading of its policy is checked too.
     pub fn tags(self) -> &'static [Tag] {
         match self {
-            Shape::Region => &[Tag {
+            Shape::Lone | Shape::Region => &[Tag {
                 name: "orders",
                 home: "eu",
                 stored: &["eu"],
@@ -77,6 +82,7 @@ impl Shape {
     /// What it is called on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Shape::Lone => "lone",
             Shape::Region => "region",
             Shape::Regions => "regions",
         }

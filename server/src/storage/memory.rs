@@ -149,9 +149,12 @@ impl Memory {
 }
 
 impl State {
+    /// Replays what was not synced, so that the two never share their rows:
+    /// the next write would copy all of them.
     fn sync(&mut self) {
-        self.unsynced.clear();
-        self.durable = self.live.clone();
+        for batch in self.unsynced.drain(..) {
+            apply(Arc::make_mut(&mut self.durable), batch);
+        }
         self.syncs += 1;
     }
 }
@@ -173,9 +176,9 @@ impl Engine for Memory {
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
         let mut state = self.working()?;
         apply(Arc::make_mut(&mut state.live), batch.clone());
-        match durability {
-            Durability::Synced => state.sync(),
-            Durability::Buffered => state.unsynced.push(batch),
+        state.unsynced.push(batch);
+        if durability == Durability::Synced {
+            state.sync();
         }
         Ok(())
     }
@@ -227,7 +230,9 @@ impl Engine for Memory {
         }
         live.extend(staged.rows);
         apply(live, then);
-        state.sync();
+        state.unsynced.clear();
+        state.durable = state.live.clone();
+        state.syncs += 1;
         Ok(())
     }
 
