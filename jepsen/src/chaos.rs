@@ -18,5 +18,5 @@ mod stage;
 mod wire;
 
 pub use judge::{Outcome, Report};
-pub use scenario::Scenario;
+pub use scenario::{PAGE, Scenario};
 pub use stage::Run;

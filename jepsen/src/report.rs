@@ -209,7 +209,7 @@ fn bands(history: &History, end_ns: u64) -> Vec<(String, u64, u64)> {
             .as_map()
             .and_then(|map| map.get("until"))
             .and_then(Value::as_int);
-        let subject = name.split_once('-').map_or(name, |(_, rest)| rest);
+        let subject = name.rsplit_once('-').map_or(name, |(_, rest)| rest);
         let later = faults[at + 1..].iter().find(|later| {
             let end = later.f.name();
             ends(end) && (!end.contains('-') || end.ends_with(subject) || end.ends_with(name))
@@ -218,7 +218,11 @@ fn bands(history: &History, end_ns: u64) -> Vec<(String, u64, u64)> {
             .map(|ns| ns.max(0) as u64)
             .or(later.map(|op| op.time_ns))
             .unwrap_or(end_ns);
-        bands.push((format!("{name} {}", op.value), op.time_ns, until));
+        let title = match &op.value {
+            Value::Null => name.to_owned(),
+            value => format!("{name} {value}"),
+        };
+        bands.push((title, op.time_ns, until));
     }
     bands
 }

@@ -50,5 +50,5 @@ fn a_script_that_is_wrong_fails() {
         .expect("the demo runs");
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("line 2: exit 1, expected 0"), "{said}");
+    assert!(said.contains("line 2: exit 1 after"), "{said}");
 }

@@ -17,6 +17,7 @@ use super::{damage, input};
 use crate::cluster::{Broken, Cluster, Lacking, NODES};
 use crate::history::{History, Note, Run as Header};
 use crate::workload::Shape;
+use crate::{check, report};
 
 /// How long after a leader was killed writes must be acknowledged again. An
 /// election takes at most 1.4 s; the rest is for a busy machine.
@@ -36,6 +37,9 @@ const FILLERS: u32 = 3000;
 
 /// The bytes of one of them.
 const FILLER_BYTES: usize = 2000;
+
+/// The page of a run, in its folder.
+pub const PAGE: &str = "report.html";
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -155,8 +159,11 @@ impl Scenario {
     }
 }
 
-/// Writes the history beside the data.
+/// Writes the history and its page beside the data.
 fn keep(history: &History, folder: &Path) -> Result<()> {
+    let title = format!("{}", folder.display());
+    let page = report::html(&title, history, &check::run(history));
+    fs::write(folder.join(PAGE), page).context("the page was not written")?;
     let mut file = std::io::BufWriter::new(fs::File::create(folder.join("history.jsonl"))?);
     history.write(&mut file)?;
     std::io::Write::flush(&mut file).context("the history was not written")

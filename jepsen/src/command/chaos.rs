@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
-use domicile_jepsen::chaos::{Outcome, Run, Scenario};
+use domicile_jepsen::chaos::{Outcome, PAGE, Run, Scenario};
 use domicile_jepsen::cluster::{Lacking, Programs};
 use domicile_jepsen::network;
 
@@ -31,6 +32,9 @@ pub(crate) struct Chaos {
     /// Where the run keeps its data, logs and history; must not exist yet. Without this, a new folder that is removed when the run passes.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Where the page of the run goes: operations, faults, verdicts. It is also in the run's folder, while that is kept.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Where `domiciled` and `domicile` are. Beside this program unless told.
     #[arg(long)]
     bin_dir: Option<PathBuf>,
@@ -87,6 +91,9 @@ impl Chaos {
             println!("{line}");
         }
         println!("{}: {}", self.scenario, report.outcome);
+        if let Some(page) = &self.report {
+            fs::copy(run.folder.join(PAGE), page).context("the page was not kept")?;
+        }
         if self.dir.is_none() && matches!(report.outcome, Outcome::Pass | Outcome::Incomplete) {
             fs::remove_dir_all(&run.folder)?;
         } else {

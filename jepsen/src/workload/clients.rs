@@ -281,7 +281,12 @@ impl Clients {
             let token = client.tag(tag.name)?.get(SET).strong().await;
             let token = token.with_context(|| format!("no strong read of {}", tag.name))?;
             for (at, endpoint) in self.endpoints.iter().enumerate() {
-                if self.stage.dead.lock().contains(&(self.region, at as u64 + 1)) {
+                if self
+                    .stage
+                    .dead
+                    .lock()
+                    .contains(&(self.region, at as u64 + 1))
+                {
                     continue;
                 }
                 let name = format!("{}/{}", self.region, at + 1);

@@ -181,6 +181,11 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
+    /// Where its time comes from.
+    pub(super) fn env(&self) -> &Env {
+        &self.env
+    }
+
     /// Starts every node and forms the cluster, or starts the one that is in
     /// the directory.
     pub(super) async fn start(env: Env, shape: Shape, data: PathBuf) -> Result<Cluster> {

@@ -1,9 +1,11 @@
 //! What can be typed.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use domicile_proto::address::RegionName;
+use regex::Regex;
 
 use super::cluster::Name;
 
@@ -107,12 +109,16 @@ impl Command {
 }
 
 /// What a line of a script should do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Expected {
     /// The exit code.
     pub(super) code: u8,
     /// What it should print; empty: anything.
-    pub(super) text: String,
+    text: String,
+    /// What it should print, if that was written as `/PATTERN/`.
+    pattern: Option<Regex>,
+    /// How long it should take at least.
+    after: Duration,
 }
 
 impl Expected {
@@ -121,21 +127,55 @@ impl Expected {
         let fine = Expected {
             code: 0,
             text: String::new(),
+            pattern: None,
+            after: Duration::ZERO,
         };
         let Some(rest) = line.trim().strip_prefix("expect ") else {
             return Ok((fine, line));
         };
         let (expected, command) = rest
             .split_once(": ")
-            .ok_or_else(|| anyhow!("`expect N TEXT: COMMAND`; there is no colon"))?;
-        let (code, text) = expected.split_once(' ').unwrap_or((expected, ""));
+            .ok_or_else(|| anyhow!("`expect N [after M] TEXT: COMMAND`; there is no colon"))?;
+        let (code, rest) = expected.split_once(' ').unwrap_or((expected, ""));
+        let code = code
+            .parse()
+            .map_err(|_| anyhow!("`{code}` is no exit code"))?;
+        let (after, text) = match rest.strip_prefix("after ") {
+            None => (Duration::ZERO, rest),
+            Some(rest) => {
+                let (after, text) = rest.split_once(' ').unwrap_or((rest, ""));
+                let millis = after.strip_suffix("ms").and_then(|ms| ms.parse().ok());
+                let millis = millis.ok_or_else(|| anyhow!("`{after}` is no time, as in 80ms"))?;
+                (Duration::from_millis(millis), text)
+            }
+        };
+        let pattern = text.strip_prefix('/').and_then(|t| t.strip_suffix('/'));
         let expected = Expected {
-            code: code
-                .parse()
-                .map_err(|_| anyhow!("`{code}` is no exit code"))?,
+            code,
             text: text.to_owned(),
+            pattern: pattern.map(Regex::new).transpose()?,
+            after,
         };
         Ok((expected, command))
+    }
+
+    /// Whether a command did so.
+    pub(super) fn is_met(&self, code: u8, text: &str, took: Duration) -> bool {
+        let printed = match &self.pattern {
+            Some(pattern) => pattern.is_match(text),
+            None => text.contains(&self.text),
+        };
+        code == self.code && printed && took >= self.after
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}", self.code)?;
+        if !self.after.is_zero() {
+            write!(f, " after at least {:?}", self.after)?;
+        }
+        write!(f, " with `{}`", self.text)
     }
 }
 
@@ -167,11 +207,21 @@ mod tests {
 
     #[test]
     fn a_script_says_what_it_expects() {
-        let (expected, command) = Expected::read("expect 4 NOT: put a: b").expect("read");
-        assert_eq!((expected.code, expected.text.as_str()), (4, "NOT"));
+        let short = Duration::from_millis(5);
+        let read = |line| Expected::read(line).expect("read");
+        let (expected, command) = read("expect 4 NOT: put a: b");
         assert_eq!(command, "put a: b");
-        let (expected, command) = Expected::read("get a/b").expect("read");
+        assert!(expected.is_met(4, "NOT HELD", short));
+        assert!(!expected.is_met(0, "NOT HELD", short));
+        assert!(!expected.is_met(4, "held", short));
+        let (expected, command) = read("get a/b");
         assert_eq!((expected.code, command), (0, "get a/b"));
-        assert!(Expected::read("expect 4 no colon").is_err());
+        let (expected, _) = read("expect 0 after 80ms eu/: get a");
+        assert!(expected.is_met(0, "eu/1", Duration::from_millis(81)));
+        assert!(!expected.is_met(0, "eu/1", short));
+        let (expected, _) = read("expect 0 /lag_ms\\D+[0-9]{4}/: get a");
+        assert!(expected.is_met(0, "\"lag_ms\": 2100", short));
+        assert!(!expected.is_met(0, "\"lag_ms\": 210", short));
+        assert!(Expected::read("expect 0 no colon").is_err());
     }
 }

@@ -39,7 +39,9 @@ pub struct Arguments {
 
     /// Run the commands of a file instead of a prompt, one a line, and end
     /// with a failure at the first that does not do what it should. A line
-    /// `expect N TEXT: COMMAND` should exit with N and print TEXT.
+    /// `expect N TEXT: COMMAND` should exit with N and print TEXT, or what
+    /// fits it if it is written as `/PATTERN/`; `expect N after 80ms TEXT: ...`
+    /// should take as long, too.
     #[arg(long, value_name = "FILE")]
     exec: Option<PathBuf>,
 }

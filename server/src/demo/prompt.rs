@@ -86,6 +86,7 @@ pub(super) async fn execute(mut cluster: Cluster, script: &str) -> Result<u8> {
         }
         println!("demo> {line}");
         let (expected, command) = Expected::read(line)?;
+        let began = cluster.env().now();
         let done = match perform(&mut cluster, &home, command).await {
             Ok(done) => done,
             Err(error) => Done {
@@ -95,10 +96,11 @@ pub(super) async fn execute(mut cluster: Cluster, script: &str) -> Result<u8> {
             },
         };
         print!("{}", done.text);
-        if done.code != expected.code || !done.text.contains(&expected.text) {
+        let took = cluster.env().now().duration_since(began);
+        if !expected.is_met(done.code, &done.text, took) {
             println!(
-                "line {number}: exit {}, expected {} with `{}`",
-                done.code, expected.code, expected.text
+                "line {number}: exit {} after {took:?}, {expected}",
+                done.code
             );
             failed = true;
         }

@@ -99,6 +99,7 @@ impl<'a> Nemesis<'a> {
             }
             self.begun += 1;
             self.recorder.fault(span.fault.name());
+            eprintln!("{:.1} s: {}", at.as_secs_f64(), span.fault.name());
             let begun = self.begin(&span.fault, at);
             begun.with_context(|| format!("{} did not begin", span.fault.name()))?;
             self.open.push(span);
