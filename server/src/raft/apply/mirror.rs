@@ -46,6 +46,7 @@ impl Applier<'_> {
         self.batch
             .delete_range(keys::changes(self.identity.group, Index(0), 0));
         *self.newest = Lately::default();
+        self.emptied = true;
         self.state.last_version = self.state.last_version.max(begin.last_version);
         self.state.mirror = Some(wire::MirrorState {
             open: false,

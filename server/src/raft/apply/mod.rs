@@ -160,6 +160,9 @@ pub struct Applier<'a> {
     catalog: Option<wire::Catalog>,
     control: Option<wire::Control>,
     batch: WriteBatch,
+    /// Whether the batch deletes every record, so that the engine still has
+    /// rows that are none any more.
+    emptied: bool,
 }
 
 impl<'a> Applier<'a> {
@@ -180,6 +183,7 @@ impl<'a> Applier<'a> {
             catalog: None,
             control: None,
             batch: WriteBatch::default(),
+            emptied: false,
         }
     }
 
@@ -210,12 +214,8 @@ impl<'a> Applier<'a> {
         // so a crash leaves rows and applied index in step.
         self.engine
             .write(self.batch, crate::storage::Durability::Buffered)?;
+        self.newest.settle();
         Ok(self.state)
-    }
-
-    /// How many bytes the batch has so far.
-    pub fn bytes(&self) -> usize {
-        self.batch.bytes()
     }
 
     fn command(&mut self, index: Index, bytes: &Bytes) -> Result<Applied> {

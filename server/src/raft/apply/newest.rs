@@ -4,13 +4,14 @@
 //! again soon, and the batch that is being collected is not in the engine yet;
 //! both are found here. Two generations stand in for an order of use: when the
 //! young one is full it becomes the old one, and what is used again is young.
+//! That happens between batches only, so that all of a batch is found.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 
 /// The bytes of one generation: some ten thousand small records. A group takes
-/// at most twice this.
+/// at most twice this, and what one batch writes.
 const GENERATION_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What an entry takes besides its key and row.
@@ -61,6 +62,11 @@ impl Lately {
     fn put(&mut self, key: Bytes, newest: Newest) {
         self.young_bytes += key.len() + newest.row.len() + ENTRY_BYTES;
         self.young.insert(key, newest);
+    }
+
+    /// Notes that everything inserted is in the engine now, and forgets what
+    /// is too much.
+    pub(super) fn settle(&mut self) {
         if self.young_bytes > GENERATION_BYTES_MAX {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
@@ -87,6 +93,7 @@ mod tests {
             let key = (version % 20_000).to_be_bytes();
             lately.insert(&key, newest(version));
             assert_eq!(lately.get(&key).map(|n| n.version), Some(version));
+            lately.settle();
         }
         let kept = lately.young.len() + lately.old.len();
         assert!(kept * 1000 <= 2 * GENERATION_BYTES_MAX, "{kept} rows kept");

@@ -176,6 +176,9 @@ impl Applier<'_> {
         if let Some(newest) = self.newest.get(key) {
             return Ok(Some(newest));
         }
+        if self.emptied {
+            return Ok(None);
+        }
         let Some(row) = self.engine.get(&keys::record(&self.identity.tag, key))? else {
             return Ok(None);
         };

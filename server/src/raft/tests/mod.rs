@@ -1,5 +1,6 @@
 //! The Raft library's own suite for storage, against ours.
 
+mod batching;
 mod mirror;
 
 use std::sync::Arc;

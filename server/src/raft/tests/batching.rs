@@ -1,0 +1,142 @@
+//! How entries are gathered into write batches is each replica's own affair:
+//! the rows must come out the same.
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use openraft::EntryPayload;
+use prost::Message;
+use wire::command::Command;
+
+use crate::raft::apply::{Applier, GroupState, Identity, Lately, Outcomes};
+use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire};
+use crate::storage::{Engine, GroupId, KeyRange, Limit, Memory};
+
+const GROUP: GroupId = GroupId(18);
+const INCARNATION: u64 = 4;
+
+fn entry(index: u64, command: Command) -> RaftEntryOf {
+    let command = wire::Command {
+        fence: None,
+        command: Some(command),
+    };
+    RaftEntryOf {
+        log_id: log_id_from_wire(&wire::LogId {
+            term: 1,
+            leader: 1,
+            index,
+        }),
+        payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
+    }
+}
+
+/// Every row that a replica has after it applied commands, so many to a batch.
+fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
+    let engine = Memory::new("state", 1);
+    let us = RegionName::new("us").expect("a name");
+    let identity = Identity::new(GROUP, INCARNATION, "global", &us).expect("a tag");
+    let mut state = GroupState::default();
+    let mut outcomes = Outcomes::default();
+    let mut lately = Lately::default();
+    let entries: Vec<_> = (1..)
+        .zip(commands)
+        .map(|(index, command)| entry(index, command.clone()))
+        .collect();
+    for entries in entries.chunks(batch) {
+        let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut lately);
+        for entry in entries {
+            applier.apply(entry).expect("applied");
+        }
+        state = applier.finish().expect("written");
+    }
+    let everything = KeyRange {
+        start: Bytes::new(),
+        end: None,
+    };
+    let limit = Limit {
+        rows_max: usize::MAX,
+        bytes_max: usize::MAX,
+    };
+    let rows = engine.scan(&everything, limit).expect("read");
+    rows.into_iter().map(|row| (row.key, row.value)).collect()
+}
+
+fn assert_same(commands: &[Command], batches: &[usize]) {
+    let one_by_one = rows(commands, 1);
+    for batch in batches {
+        let batched = rows(commands, *batch);
+        let differs = batched.iter().zip(&one_by_one).position(|(a, b)| a != b);
+        assert!(
+            batched.len() == one_by_one.len() && differs.is_none(),
+            "{batch} entries to a batch: {} rows and {}, the first that differs is {differs:?}",
+            batched.len(),
+            one_by_one.len()
+        );
+    }
+}
+
+fn copied(key: &str, version: u64) -> wire::CopiedRecord {
+    wire::CopiedRecord {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        version,
+        origin: "eu".into(),
+        policy_version: 1,
+        value: Some(wire::Value::default()),
+    }
+}
+
+fn filling(attempt: u64, version: u64) -> [Command; 3] {
+    [
+        Command::BeginBackfill(wire::BeginBackfill {
+            incarnation: INCARNATION,
+            attempt,
+            ..wire::BeginBackfill::default()
+        }),
+        Command::Backfill(wire::Backfill {
+            incarnation: INCARNATION,
+            attempt,
+            transfer: attempt,
+            from: "eu".into(),
+            records: vec![copied("a", version), copied("b", version)],
+            ..wire::Backfill::default()
+        }),
+        Command::EndBackfill(wire::EndBackfill {
+            incarnation: INCARNATION,
+            attempt,
+            pages: 1,
+        }),
+    ]
+}
+
+/// What a batch deletes is still in the engine while the batch is gathered.
+#[test]
+fn a_mirror_that_is_emptied_has_the_same_rows_however_entries_are_batched() {
+    let mut commands = filling(1, 10).to_vec();
+    commands.extend(filling(2, 20));
+    assert_same(&commands, &[2, 3, 4, 6]);
+}
+
+/// What a batch writes is not in the engine while the batch is gathered, so
+/// all of it must be found in memory, however much it is.
+#[test]
+fn many_small_writes_have_the_same_rows_however_entries_are_batched() {
+    let entries = 40_u64;
+    let operations = 2_000_u64;
+    let commands: Vec<_> = (0..entries)
+        .map(|at| {
+            let operations = (0..operations).map(|sub| wire::Operation {
+                version: at * operations + sub + 1,
+                // Half of the keys are written again when much has come between.
+                key: Bytes::copy_from_slice(
+                    &((at % (entries / 2)) * operations + sub).to_be_bytes(),
+                ),
+                change: Some(wire::operation::Change::Put(wire::Value::default())),
+                ..wire::Operation::default()
+            });
+            Command::Batch(wire::Batch {
+                operations: operations.collect(),
+            })
+        })
+        .collect();
+    assert_same(&commands, &[entries as usize]);
+}
