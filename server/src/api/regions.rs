@@ -88,7 +88,7 @@ pub(super) fn replication(api: &AdminApi, atlas: &Atlas) -> v1::GetReplicationRe
             home: place.home.region.to_string(),
             open: mirror.open,
             mirror_index: mirror.cursor.index.0,
-            lag_ms: api.probes.lag(place.group).map(millis),
+            lag_ms: api.probes.lag(&group).map(millis),
         })
     });
     v1::GetReplicationResponse {

@@ -488,7 +488,7 @@ impl Store {
     fn lag(&self, route: &Route) -> Option<Duration> {
         match &route.here {
             Here::Home(group) => self.freshness.lag(group),
-            Here::Mirror { group, .. } => self.probes.lag(group.identity().group),
+            Here::Mirror { group, .. } => self.probes.lag(group),
             Here::Nothing => None,
         }
     }

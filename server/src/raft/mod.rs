@@ -37,4 +37,6 @@ pub use transport::{Chunks, SharedTransport, Transport};
 pub use types::{NodeId, Position, ReplicaId};
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

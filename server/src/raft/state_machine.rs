@@ -46,6 +46,8 @@ pub struct Mirror {
     pub open: bool,
     /// The last change of the home it has.
     pub cursor: Position,
+    /// The attempt that fills it or filled it; 0: none yet.
+    pub attempt: u64,
 }
 
 /// The state machine of one replica.
@@ -158,6 +160,7 @@ fn progress_of(state: &GroupState) -> Progress {
         mirror: state.mirror.as_ref().map(|mirror| Mirror {
             open: mirror.open,
             cursor: mirror.cursor.map(Position::from).unwrap_or_default(),
+            attempt: mirror.attempt,
         }),
     }
 }

@@ -42,8 +42,17 @@ pub struct Probes {
     gate: Arc<Gate>,
     groups: Arc<Groups>,
     regions: Arc<Regions>,
-    fresh_at: Mutex<BTreeMap<GroupId, Instant>>,
+    fresh_at: Mutex<BTreeMap<GroupId, Fresh>>,
     asked: AtomicBool,
+}
+
+/// Since when a mirror is known not to be older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fresh {
+    /// The attempt that filled it. Emptied and filled anew it may be older.
+    attempt: u64,
+    /// When the home was asked for a position that the mirror has reached.
+    at: Instant,
 }
 
 impl Probes {
@@ -60,10 +69,12 @@ impl Probes {
     }
 
     /// An upper bound of how far a mirror here is behind; `None`: unknown.
-    pub fn lag(&self, group: GroupId) -> Option<Duration> {
+    pub fn lag(&self, group: &Group) -> Option<Duration> {
         self.asked.store(true, Ordering::Relaxed);
-        let fresh_at = *self.fresh_at.lock().get(&group)?;
-        Some(self.env.now().saturating_duration_since(fresh_at))
+        let fresh = *self.fresh_at.lock().get(&group.identity().group)?;
+        let mirror = group.progress().mirror.unwrap_or_default();
+        (mirror.attempt == fresh.attempt)
+            .then(|| self.env.now().saturating_duration_since(fresh.at))
     }
 
     /// Probes for as long as the node runs.
@@ -131,12 +142,19 @@ impl Probes {
             let mirror = progress.mirror.unwrap_or_default();
             seeded::is_on(Bug::MirrorUnreached) || (mirror.open && mirror.cursor >= position)
         });
-        if !matches!(tokio::time::timeout(REACH_WAIT, reached).await, Ok(Ok(_))) {
-            return;
-        }
+        let attempt = match tokio::time::timeout(REACH_WAIT, reached).await {
+            Ok(Ok(progress)) => progress.mirror.unwrap_or_default().attempt,
+            Ok(Err(_)) | Err(_) => return,
+        };
+        let new = Fresh {
+            attempt,
+            at: asked_at,
+        };
         let mut fresh_at = self.fresh_at.lock();
-        let at = fresh_at.entry(group.identity().group).or_insert(asked_at);
-        *at = (*at).max(asked_at);
+        let fresh = fresh_at.entry(group.identity().group).or_insert(new);
+        if fresh.attempt != attempt || fresh.at < asked_at {
+            *fresh = new;
+        }
     }
 
     async fn ask(
@@ -187,5 +205,35 @@ impl Probes {
         wire::ProbeResult {
             tags: confirmed.into_iter().flatten().collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Speaker, TcpDial};
+    use crate::raft::NodeId;
+    use crate::raft::testing::{Alone, identity};
+
+    #[tokio::test(start_paused = true)]
+    async fn freshness_does_not_outlive_the_rows_it_is_of() {
+        let node = Alone::new("us");
+        let group = node.lead(identity(18, "global", "us")).await;
+        let speaker = Speaker::new(node.gate.region().clone(), NodeId(1));
+        let regions = Regions::new(node.env.clone(), Arc::new(TcpDial), speaker);
+        let (env, gate) = (node.env.clone(), node.gate.clone());
+        let probes = Probes::new(env, gate, node.groups.clone(), Arc::new(regions));
+        node.fill(&group, 1).await;
+        let asked_at = node.env.now();
+        probes.reach(&group, Position::default(), asked_at).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let lag = node.env.now() - asked_at;
+        assert_eq!(probes.lag(&group), Some(lag));
+        // Filled anew, from a view of the home that may be older.
+        node.fill(&group, 3).await;
+        assert_eq!(probes.lag(&group), None);
+        let asked_at = node.env.now();
+        probes.reach(&group, Position::default(), asked_at).await;
+        assert_eq!(probes.lag(&group), Some(Duration::ZERO));
     }
 }

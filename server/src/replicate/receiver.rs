@@ -182,7 +182,7 @@ async fn ask(group: &Group) -> Result<wire::ShipResult> {
     Ok(shown(wire::MirrorState {
         open: mirror.open,
         cursor: mirror.cursor.to_wire(),
-        attempt: 0,
+        attempt: mirror.attempt,
         pages: 0,
         incarnation: group.identity().incarnation,
     }))

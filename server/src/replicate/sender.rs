@@ -131,12 +131,15 @@ impl Sender {
         let ended = if state.open {
             self.note(|lane| {
                 lane.state = LaneState::Streaming;
-                lane.acked = lane.acked.max(cursor);
+                lane.acked = cursor;
             });
             self.stream(node, cursor).await
         } else {
-            self.note(|lane| lane.state = LaneState::Backfilling);
-            self.fill(node).await
+            self.note(|lane| {
+                lane.state = LaneState::Backfilling;
+                lane.acked = Position::default();
+            });
+            self.fill(node, &state).await
         };
         match ended {
             Ok(()) => Ended::Moved,
@@ -211,17 +214,22 @@ impl Sender {
         }))
     }
 
-    /// Fills the mirror from a view of the home.
-    async fn fill(&self, node: NodeId) -> Result<(), Ended> {
+    /// Fills the mirror, which is as it was `seen`, from a view of the home.
+    async fn fill(&self, node: NodeId, seen: &wire::MirrorState) -> Result<(), Ended> {
         let attempt = self.env.random() | 1;
         let (progress, view) = self.group.position().await?;
         let begin = wire::BeginBackfill {
             incarnation: self.incarnation,
+            seen_attempt: seen.attempt,
+            seen_open: seen.open,
             attempt,
             position: progress.changed.to_wire(),
             last_version: progress.last_version,
         };
-        self.ship(node, Cargo::BeginBackfill(begin)).await?;
+        let begun = self.ship(node, Cargo::BeginBackfill(begin)).await?;
+        if begun.attempt != attempt {
+            return Err(Ended::Moved);
+        }
         let mut start = bytes::Bytes::new();
         let mut pages = 0;
         let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
@@ -267,7 +275,8 @@ impl Sender {
             attempt,
             pages,
         };
-        self.ship(node, Cargo::EndBackfill(end)).await.map(drop)
+        self.ship(node, Cargo::EndBackfill(end)).await?;
+        Ok(())
     }
 
     /// Ships something. It is on its way when this returns; the future brings

@@ -6,7 +6,8 @@
 //! nothing. Cursor and records move in one batch: exactly once.
 //!
 //! A mirror that is filled anew is emptied first and closed until the last
-//! record is in: what is not there yet must not look like "not found".
+//! record is in: what is not there yet must not look like "not found". Whoever
+//! empties it says what it saw of it, so that only one of two senders does.
 
 use domicile_proto::internal::v1 as wire;
 use prost::Message;
@@ -35,9 +36,16 @@ impl Applier<'_> {
         self.copied(index, copy.transfer, &copy.from, copy.records)
     }
 
-    /// Empties the mirror, to be filled by an attempt.
+    /// Empties the mirror, to be filled by an attempt, if it still is as the
+    /// sender saw it. A sender that lost its lead must not empty what another
+    /// has filled meanwhile.
     pub(super) fn begin_backfill(&mut self, begin: &wire::BeginBackfill) {
-        if begin.incarnation != self.identity.incarnation {
+        let mirror = self.mirror();
+        let fits = begin.incarnation == self.identity.incarnation
+            && begin.attempt != 0
+            && begin.seen_attempt == mirror.attempt
+            && begin.seen_open == mirror.open;
+        if !fits {
             return;
         }
         let tag = self.identity.tag.clone();

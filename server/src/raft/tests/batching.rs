@@ -85,10 +85,13 @@ fn copied(key: &str, version: u64) -> wire::CopiedRecord {
     }
 }
 
+/// Fills a mirror that was filled by the attempt before.
 fn filling(attempt: u64, version: u64) -> [Command; 3] {
     [
         Command::BeginBackfill(wire::BeginBackfill {
             incarnation: INCARNATION,
+            seen_attempt: attempt - 1,
+            seen_open: attempt > 1,
             attempt,
             ..wire::BeginBackfill::default()
         }),

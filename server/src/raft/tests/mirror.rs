@@ -70,9 +70,15 @@ impl Mirror {
     /// A mirror that is open and empty.
     fn open() -> Self {
         let mut mirror = Mirror::new();
-        mirror.apply(Command::BeginBackfill(begin(1)));
+        mirror.begin(1);
         assert!(mirror.apply(Command::EndBackfill(end(1, 0))).open);
         mirror
+    }
+
+    /// Empties it, as it is now, for an attempt.
+    fn begin(&mut self, attempt: u64) -> wire::MirrorState {
+        let seen = self.state.mirror.unwrap_or_default();
+        self.apply(Command::BeginBackfill(begin(attempt, seen)))
     }
 
     fn value(&self, key: &str) -> Option<String> {
@@ -132,9 +138,12 @@ fn copy(
     }
 }
 
-fn begin(attempt: u64) -> wire::BeginBackfill {
+/// The sender saw the state of `seen`.
+fn begin(attempt: u64, seen: wire::MirrorState) -> wire::BeginBackfill {
     wire::BeginBackfill {
         incarnation: INCARNATION,
+        seen_attempt: seen.attempt,
+        seen_open: seen.open,
         attempt,
         position: None,
         last_version: 0,
@@ -218,7 +227,7 @@ fn a_mirror_is_closed_until_it_is_full() {
         5,
         vec![copied("old", 1, Some("x"))],
     )));
-    assert!(!mirror.apply(Command::BeginBackfill(begin(2))).open);
+    assert!(!mirror.begin(2).open);
     assert_eq!(mirror.value("old"), None, "it is emptied first");
     // A page that is missing keeps it closed.
     mirror.apply(Command::Backfill(page(
@@ -255,4 +264,23 @@ fn a_mirror_is_closed_until_it_is_full() {
     assert!(mirror.apply(Command::EndBackfill(end(2, 2))).open);
     assert_eq!(mirror.value("a").as_deref(), Some("a"));
     assert_eq!(mirror.value("b").as_deref(), Some("b"));
+}
+
+#[test]
+fn a_begin_that_comes_late_does_not_empty_what_another_sender_filled() {
+    let mut mirror = Mirror::new();
+    let never_filled = wire::MirrorState::default();
+    // The home's leader saw a mirror that was never filled, lost its lead, and
+    // its begin is still on its way when the next leader fills the mirror.
+    let late = begin(7, never_filled);
+    mirror.begin(1);
+    let filled = page(1, 0, vec![copied("a", 3, Some("a"))]);
+    let filling = mirror.apply(Command::Backfill(filled));
+    assert_eq!(mirror.apply(Command::BeginBackfill(late)).attempt, 1);
+    assert!(mirror.apply(Command::EndBackfill(end(1, 1))).open);
+    for stale in [begin(7, never_filled), begin(8, filling)] {
+        let state = mirror.apply(Command::BeginBackfill(stale));
+        assert!(state.open && state.attempt == 1, "{state:?}");
+    }
+    assert_eq!(mirror.value("a").as_deref(), Some("a"));
 }

@@ -1,0 +1,181 @@
+//! Groups of one replica, in memory, for the tests of the rooms above.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use futures::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
+
+use crate::env::Env;
+use crate::error::{Error, Reason, Result};
+use crate::raft::{
+    Chunks, Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport, Write,
+};
+use crate::residency::{Cleared, Gate};
+use crate::storage::{Disk, DiskOptions, Engine, GroupId, Index, MemoryDisk, Run};
+
+/// A node that is every group's only replica.
+pub(crate) struct Alone {
+    /// Its time and tasks.
+    pub(crate) env: Env,
+    /// Its disk.
+    pub(crate) disk: Arc<Disk>,
+    /// Its gates, which know no policy yet.
+    pub(crate) gate: Arc<Gate>,
+    /// Its groups.
+    pub(crate) groups: Arc<Groups>,
+    /// Keeps the fence of its groups.
+    fence: watch::Sender<wire::Fence>,
+}
+
+impl Alone {
+    /// A node of a region, without groups.
+    pub(crate) fn new(region: &str) -> Alone {
+        Alone::on(region, |engine| engine)
+    }
+
+    /// The same with another engine for its state.
+    pub(crate) fn on(
+        region: &str,
+        state: impl FnOnce(Arc<dyn Engine>) -> Arc<dyn Engine>,
+    ) -> Alone {
+        let env = Env::real();
+        let mut options = DiskOptions::new(region, 1, Arc::new(|| Duration::ZERO));
+        options.run = Run::Task;
+        let mut disk = Disk::memory(&MemoryDisk::new(1), options).expect("a disk");
+        disk.state = state(disk.state.clone());
+        Alone {
+            disk: Arc::new(disk),
+            gate: Gate::new(env.clone(), RegionName::new(region).expect("a name")),
+            groups: Arc::default(),
+            fence: watch::channel(wire::Fence::default()).0,
+            env,
+        }
+    }
+
+    /// Opens a group and waits until it leads.
+    pub(crate) async fn lead(&self, identity: Identity) -> Arc<Group> {
+        self.env.scoped(self.open(identity)).await
+    }
+
+    async fn open(&self, identity: Identity) -> Arc<Group> {
+        let member = wire::Member {
+            replica: 1,
+            node: 1,
+        };
+        let anchored = wire::AnchoredReplica {
+            group: identity.group.0,
+            tag: identity.tag.to_string(),
+            incarnation: identity.incarnation,
+            replica: member.replica,
+            ..wire::AnchoredReplica::default()
+        };
+        self.disk.add_replica(anchored).expect("anchored");
+        let opening = Opening {
+            env: self.env.clone(),
+            identity,
+            replica: ReplicaId(member.replica),
+            disk: self.disk.clone(),
+            transport: Arc::new(Nowhere),
+            timing: Timing::default(),
+            fence: self.fence.subscribe(),
+            gate: self.gate.clone(),
+        };
+        let group = Group::open(opening, |why| panic!("the replica stopped: {why}"));
+        let group = group.await.expect("opened");
+        group.initialize(&[member]).await.expect("formed");
+        let led = async {
+            while !group.leads() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            group.read_barrier().await.expect("leads");
+        };
+        tokio::time::timeout(Duration::from_secs(10), led)
+            .await
+            .expect("one replica elects itself");
+        self.groups.add(group.clone());
+        group
+    }
+
+    /// Puts a record, and answers the entry that did.
+    pub(crate) async fn put(&self, group: &Group, key: &str, value: &str) -> Index {
+        let (tx, rx) = oneshot::channel();
+        let value = wire::Value {
+            bytes: value.to_owned().into(),
+            ..wire::Value::default()
+        };
+        group.propose(vec![Write {
+            id: None,
+            key: key.to_owned().into(),
+            change: wire::operation::Change::Put(value),
+            condition: None,
+            acknowledgement: None,
+            reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
+        }]);
+        rx.await.expect("answered").expect("written").index
+    }
+
+    /// Proposes what a home ships, and waits until it is applied.
+    pub(crate) async fn ship(
+        &self,
+        group: &Group,
+        command: wire::command::Command,
+    ) -> wire::MirrorState {
+        let shipped = async { group.propose_copied(command).await?.await };
+        self.env.scoped(shipped).await.expect("applied")
+    }
+
+    /// Empties and opens a mirror.
+    pub(crate) async fn fill(&self, group: &Group, attempt: u64) {
+        let incarnation = group.identity().incarnation;
+        let seen = group.progress().mirror.unwrap_or_default();
+        let begin = wire::BeginBackfill {
+            incarnation,
+            seen_attempt: seen.attempt,
+            seen_open: seen.open,
+            attempt,
+            ..wire::BeginBackfill::default()
+        };
+        let begin = wire::command::Command::BeginBackfill(begin);
+        assert_eq!(self.ship(group, begin).await.attempt, attempt);
+        let end = wire::EndBackfill {
+            incarnation,
+            attempt,
+            pages: 0,
+        };
+        let end = wire::command::Command::EndBackfill(end);
+        assert!(self.ship(group, end).await.open);
+    }
+}
+
+/// What a group of a tag is, in a region.
+pub(crate) fn identity(group: u64, tag: &str, region: &str) -> Identity {
+    let region = RegionName::new(region).expect("a name");
+    Identity::new(GroupId(group), 1, tag, &region).expect("a tag")
+}
+
+/// Reaches nobody.
+struct Nowhere;
+
+impl Transport for Nowhere {
+    fn send(
+        &self,
+        _: NodeId,
+        _: Cleared<wire::PeerRequest>,
+    ) -> oneshot::Receiver<wire::PeerResponse> {
+        // A dropped sender fails the call.
+        oneshot::channel().1
+    }
+
+    fn send_snapshot(
+        &self,
+        _: NodeId,
+        _: Cleared<wire::SnapshotStart>,
+        _: Chunks,
+    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        let error = Error::new(Reason::Unreachable, "nobody is there");
+        Box::pin(std::future::ready(Err(error)))
+    }
+}
