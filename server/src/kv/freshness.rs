@@ -51,8 +51,8 @@ impl Freshness {
         self.env.spawn("freshness", async move {
             loop {
                 for group in groups.all() {
-                    let is_home = group.identity().subject != Subject::Control
-                        && group.progress().mirror.is_none();
+                    let identity = group.identity();
+                    let is_home = identity.subject != Subject::Control && !identity.is_mirror;
                     if is_home && !group.leads() {
                         let (this, group) = (this.clone(), group.clone());
                         this.env.clone().spawn_brief(async move {

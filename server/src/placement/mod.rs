@@ -140,7 +140,8 @@ impl Placement {
             (self.regions.own().clone(), self.timing.clone())
         };
         let region = self.speaker.region();
-        let identity = Identity::new(id, replica.incarnation, &replica.tag, region)?;
+        let identity =
+            Identity::new(id, replica.incarnation, &replica.tag, region)?.as_mirror(replica.mirror);
         let group = Group::open(
             Opening {
                 env: self.env.clone(),

@@ -214,6 +214,7 @@ fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion) -> wire::C
             incarnation: 1,
             replicas,
             formed: false,
+            mirror: false,
         }],
     }
 }

@@ -148,6 +148,7 @@ impl Placement {
                     incarnation,
                     replicas: replicas.collect(),
                     formed: false,
+                    mirror: place.home.region != *self.speaker.region(),
                 }))
                 .await?;
         }
@@ -189,6 +190,7 @@ impl Placement {
             replica: here.replica,
             peers: catalog.nodes.clone(),
             founders: group.replicas.clone(),
+            mirror: group.mirror,
             ..wire::AnchoredReplica::default()
         };
         self.anchor(&catalog.cluster, replica.clone())?;

@@ -134,6 +134,7 @@ impl Placement {
             replica: request.replica,
             peers: request.nodes,
             regions: request.regions,
+            mirror: group.mirror,
             ..wire::AnchoredReplica::default()
         };
         self.anchor(&request.cluster, replica.clone())?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::policy::{DEMO, Policy};
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
@@ -13,8 +14,8 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::{
     Chunks, Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport, Write,
 };
-use crate::residency::{Cleared, Gate};
-use crate::storage::{Disk, DiskOptions, Engine, GroupId, Index, MemoryDisk, Run};
+use crate::residency::{Atlas, Cleared, Gate};
+use crate::storage::{Disk, DiskOptions, Engine, FIRST_RANGE, GroupId, Index, MemoryDisk, Run};
 
 /// A node that is every group's only replica.
 pub(crate) struct Alone {
@@ -53,6 +54,13 @@ impl Alone {
             fence: watch::channel(wire::Fence::default()).0,
             env,
         }
+    }
+
+    /// Adopts the demo's policy. The range of a tag is its number by name, from
+    /// 16.
+    pub(crate) fn adopt_demo(&self) {
+        let control = demo();
+        self.gate.adopt(Atlas::new(control).expect("valid"));
     }
 
     /// Opens a group and waits until it leads.
@@ -147,6 +155,32 @@ impl Alone {
         };
         let end = wire::command::Command::EndBackfill(end);
         assert!(self.ship(group, end).await.open);
+    }
+}
+
+/// The control group's state under the demo's policy.
+pub(crate) fn demo() -> wire::Control {
+    let policy = Policy::parse(DEMO).expect("valid");
+    let tags = (FIRST_RANGE..).zip(policy.tags());
+    let tags = tags.map(|(range, (tag, rules))| wire::ControlTag {
+        tag: tag.to_string(),
+        range,
+        home: rules.home.to_string(),
+        epoch: 1,
+        mirrors: rules
+            .replicate_to
+            .iter()
+            .map(|region| wire::ControlMirror {
+                region: region.to_string(),
+                incarnation: 1,
+            })
+            .collect(),
+    });
+    wire::Control {
+        policy: DEMO.into(),
+        tags: tags.collect(),
+        token_key: vec![7; 32].into(),
+        ..wire::Control::default()
     }
 }
 

@@ -218,7 +218,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn freshness_does_not_outlive_the_rows_it_is_of() {
         let node = Alone::new("us");
-        let group = node.lead(identity(18, "global", "us")).await;
+        let group = node
+            .lead(identity(18, "global", "us").as_mirror(true))
+            .await;
         let speaker = Speaker::new(node.gate.region().clone(), NodeId(1));
         let regions = Regions::new(node.env.clone(), Arc::new(TcpDial), speaker);
         let (env, gate) = (node.env.clone(), node.gate.clone());

@@ -121,6 +121,9 @@ impl Receiver {
         if place.home.region != *from || place.home.epoch != ship.epoch {
             return Err(refused("the sender is not the tag's home"));
         }
+        if !place.mirrors.contains_key(self.gate.region()) {
+            return Err(refused("the tag has no mirror in this region"));
+        }
         let Some(group) = self.groups.get(place.group) else {
             return Err(Shown::Leader(0));
         };
@@ -203,4 +206,42 @@ fn unpack<M: Message + Default>(packed: &Bytes) -> Result<M> {
     }
     let bytes: Bytes = lz4_flex::decompress(block, size).map_err(damaged)?.into();
     M::decode(bytes).map_err(|e| Error::invalid("a batch does not decode").caused_by(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::testing::{Alone, demo, identity};
+
+    /// What a node of `region` answers to a node of its tag's home that asks
+    /// how far the mirror of `global` is.
+    async fn asked_in(region: &str) -> Shown {
+        let node = Alone::new(region);
+        node.adopt_demo();
+        let tags = demo().tags;
+        let global = tags.iter().find(|t| t.tag == "global").expect("a tag");
+        let is_mirror = global.home != region;
+        node.lead(identity(global.range, "global", region).as_mirror(is_mirror))
+            .await;
+        let (env, gate) = (node.env.clone(), node.gate.clone());
+        let receiver = Receiver::new(env, gate, node.groups.clone());
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        let ship = wire::Ship {
+            tag: "global".into(),
+            epoch: 1,
+            policy_version: 1,
+            cargo: Some(Cargo::Ask(wire::ShipAsk {})),
+        };
+        let home = RegionName::new(&global.home).expect("a name");
+        let answer = move |result| drop(tx.send(result));
+        receiver.take(&home, ship, Box::new(answer));
+        rx.await.expect("answered").result.expect("an answer")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_region_with_a_mirror_takes_what_is_shipped() {
+        assert!(matches!(asked_in("us").await, Shown::State(_)));
+        let at_home = asked_in("eu").await;
+        assert!(matches!(at_home, Shown::Refused(_)), "{at_home:?}");
+    }
 }

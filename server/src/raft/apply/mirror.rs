@@ -24,7 +24,7 @@ impl Applier<'_> {
     /// Applies changes of the home. Answers how many records were written.
     pub(super) fn copy(&mut self, index: Index, copy: wire::Copy) -> Result<u32> {
         let mut mirror = self.mirror();
-        let fits = copy.incarnation == self.identity.incarnation
+        let fits = self.is_for(copy.incarnation)
             && mirror.open
             && (Position::from_wire(mirror.cursor) == Position::from_wire(copy.prev)
                 || seeded::is_on(Bug::CopyAppliedTwice));
@@ -41,7 +41,7 @@ impl Applier<'_> {
     /// has filled meanwhile.
     pub(super) fn begin_backfill(&mut self, begin: &wire::BeginBackfill) {
         let mirror = self.mirror();
-        let fits = begin.incarnation == self.identity.incarnation
+        let fits = self.is_for(begin.incarnation)
             && begin.attempt != 0
             && begin.seen_attempt == mirror.attempt
             && begin.seen_open == mirror.open;
@@ -68,7 +68,7 @@ impl Applier<'_> {
     /// Applies records of a backfill. Answers how many were written.
     pub(super) fn backfill(&mut self, index: Index, page: wire::Backfill) -> Result<u32> {
         let mut mirror = self.mirror();
-        let fits = page.incarnation == self.identity.incarnation
+        let fits = self.is_for(page.incarnation)
             && !mirror.open
             && mirror.attempt == page.attempt
             && mirror.pages == page.page;
@@ -83,7 +83,7 @@ impl Applier<'_> {
     /// Opens a mirror that has every record.
     pub(super) fn end_backfill(&mut self, end: &wire::EndBackfill) {
         let mut mirror = self.mirror();
-        let fits = end.incarnation == self.identity.incarnation
+        let fits = self.is_for(end.incarnation)
             && !mirror.open
             && mirror.attempt == end.attempt
             && mirror.pages == end.pages;
@@ -96,6 +96,12 @@ impl Applier<'_> {
     /// How far the mirror is, for the sender.
     pub(super) fn mirrored(&self) -> Applied {
         Applied::Mirror(Box::new(self.mirror()))
+    }
+
+    /// Whether a mirror of this incarnation is meant, and this is it. A home
+    /// takes nothing that is shipped: its records are its own.
+    fn is_for(&self, incarnation: u64) -> bool {
+        self.identity.is_mirror && incarnation == self.identity.incarnation
     }
 
     fn mirror(&self) -> wire::MirrorState {

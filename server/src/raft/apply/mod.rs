@@ -128,6 +128,8 @@ pub struct Identity {
     pub region: RegionName,
     /// What its messages are about, as the gates see it.
     pub subject: Subject,
+    /// Whether it takes its records from a home in another region.
+    pub is_mirror: bool,
 }
 
 impl Identity {
@@ -146,7 +148,15 @@ impl Identity {
             tag: tag.into(),
             region: region.clone(),
             subject,
+            is_mirror: false,
         })
+    }
+
+    /// The same group as a mirror, or not.
+    #[must_use]
+    pub fn as_mirror(mut self, is_mirror: bool) -> Self {
+        self.is_mirror = is_mirror;
+        self
     }
 }
 

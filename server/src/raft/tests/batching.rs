@@ -34,7 +34,9 @@ fn entry(index: u64, command: Command) -> RaftEntryOf {
 fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
     let engine = Memory::new("state", 1);
     let us = RegionName::new("us").expect("a name");
-    let identity = Identity::new(GROUP, INCARNATION, "global", &us).expect("a tag");
+    let identity = Identity::new(GROUP, INCARNATION, "global", &us)
+        .expect("a tag")
+        .as_mirror(true);
     let mut state = GroupState::default();
     let mut outcomes = Outcomes::default();
     let mut lately = Lately::default();

@@ -30,7 +30,9 @@ impl Mirror {
         let us = RegionName::new("us").expect("a name");
         Mirror {
             engine: Memory::new("state", 1),
-            identity: Identity::new(GROUP, INCARNATION, "global", &us).expect("a tag"),
+            identity: Identity::new(GROUP, INCARNATION, "global", &us)
+                .expect("a tag")
+                .as_mirror(true),
             state: GroupState::default(),
             outcomes: Outcomes::default(),
             lately: Lately::default(),
@@ -39,6 +41,13 @@ impl Mirror {
     }
 
     fn apply(&mut self, command: Command) -> wire::MirrorState {
+        match self.entry(command) {
+            Applied::Mirror(state) => *state,
+            other => panic!("{other}"),
+        }
+    }
+
+    fn entry(&mut self, command: Command) -> Applied {
         self.index += 1;
         let command = wire::Command {
             fence: None,
@@ -61,10 +70,16 @@ impl Mirror {
         );
         let applied = applier.apply(&entry).expect("applied");
         self.state = applier.finish().expect("written");
-        match applied {
-            Applied::Mirror(state) => *state,
-            other => panic!("{other}"),
-        }
+        applied
+    }
+
+    /// Applies a client's write.
+    fn write(&mut self, operation: wire::Operation) {
+        let batch = wire::Batch {
+            operations: vec![operation],
+        };
+        let written = self.entry(Command::Batch(batch));
+        assert!(matches!(written, Applied::Writes(_)), "{written}");
     }
 
     /// A mirror that is open and empty.
@@ -283,4 +298,25 @@ fn a_begin_that_comes_late_does_not_empty_what_another_sender_filled() {
         assert!(state.open && state.attempt == 1, "{state:?}");
     }
     assert_eq!(mirror.value("a").as_deref(), Some("a"));
+}
+
+#[test]
+fn a_home_takes_nothing_that_is_shipped() {
+    let mut home = Mirror::new();
+    home.identity = home.identity.as_mirror(false);
+    let put = wire::Operation {
+        version: 5,
+        key: Bytes::from_static(b"a"),
+        change: Some(wire::operation::Change::Put(wire::Value::default())),
+        ..wire::Operation::default()
+    };
+    home.write(put);
+    let state = home.begin(1);
+    assert_eq!(state.attempt, 0, "{state:?}");
+    let records = vec![copied("a", 9, Some("shipped"))];
+    home.apply(Command::Backfill(page(1, 0, records.clone())));
+    assert!(!home.apply(Command::EndBackfill(end(1, 1))).open);
+    home.apply(Command::Copy(copy(None, 5, records)));
+    assert_eq!(home.value("a").as_deref(), Some(""));
+    assert_eq!((home.state.mirror, home.ledger()), (None, 0));
 }
