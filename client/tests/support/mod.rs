@@ -521,6 +521,7 @@ impl AdminService for Fake {
         }
         Ok(Response::new(v1::InitClusterResponse {
             cluster_id: format!("{}-{}", request.nodes[0].region, request.nodes.len()),
+            warnings: Vec::new(),
         }))
     }
 

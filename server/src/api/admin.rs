@@ -235,9 +235,10 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::InitClusterResponse>, Status> {
         let placement = self.placement.clone();
         let init = async move { placement.init(request.into_inner()).await };
-        let cluster = self.env.scoped(init).await.map_err(status)?;
+        let formed = self.env.scoped(init).await.map_err(status)?;
         Ok(Response::new(v1::InitClusterResponse {
-            cluster_id: hex::encode(cluster),
+            cluster_id: hex::encode(formed.cluster),
+            warnings: formed.warnings,
         }))
     }
 

@@ -25,10 +25,19 @@ const FORM_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked for.
 const FORM_STEP: Duration = Duration::from_millis(50);
 
+/// A cluster that is formed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Formed {
+    /// Its id, 16 bytes.
+    pub cluster: Bytes,
+    /// What whoever formed it should know.
+    pub warnings: Vec<String>,
+}
+
 impl Placement {
     /// Forms the cluster. Asked again with the same request it goes on where
     /// it was interrupted, or answers as before.
-    pub async fn init(self: &Arc<Self>, request: v1::InitClusterRequest) -> Result<Bytes> {
+    pub async fn init(self: &Arc<Self>, request: v1::InitClusterRequest) -> Result<Formed> {
         let mut plan = Plan::new(&self.env, &request)?;
         self.check_names_this(&plan.control)?;
         if let Some(known) = self.speaker.cluster() {
@@ -37,7 +46,10 @@ impl Placement {
         }
         if let Some(formed) = self.control()? {
             return if plan.asks_for(&formed) {
-                Ok(formed.cluster)
+                Ok(Formed {
+                    cluster: formed.cluster,
+                    warnings: plan.warnings,
+                })
             } else {
                 Err(Error::new(
                     Reason::AlreadyFormed,
@@ -49,7 +61,12 @@ impl Placement {
         let deadline = self.env.now() + FORM_WAIT;
         loop {
             match self.tell_all(&plan, true).await {
-                Ok(true) => return Ok(plan.control.cluster),
+                Ok(true) => {
+                    return Ok(Formed {
+                        cluster: plan.control.cluster,
+                        warnings: plan.warnings,
+                    });
+                }
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "not every node was told"),
             }

@@ -17,6 +17,8 @@ mod plan;
 mod reconcile;
 mod replace;
 
+pub use form::Formed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) control: wire::Control,
     /// What each region knows of itself.
     pub(super) catalogs: BTreeMap<String, wire::Catalog>,
+    /// What whoever forms the cluster should know.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Plan {
@@ -74,6 +76,7 @@ impl Plan {
         });
         let tags = tags.collect::<Result<Vec<_>>>()?;
         let members = members(&regions);
+        let warnings = warnings(&members, &regions);
         let cluster = Bytes::copy_from_slice(&env.random_bytes::<16>());
         let catalogs = regions
             .iter()
@@ -95,6 +98,7 @@ impl Plan {
                 token_key: Bytes::copy_from_slice(&env.random_bytes::<32>()),
             },
             catalogs,
+            warnings,
         })
     }
 
@@ -163,33 +167,68 @@ fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
 /// The replicas of the control group: an odd number of voters, spread over the
 /// regions so that from three on none alone is a quorum; the others learn.
 fn members(regions: &[wire::ControlRegion]) -> Vec<wire::ControlMember> {
-    let nodes: usize = regions.iter().map(|r| r.nodes.len()).sum();
-    let most = if regions.len() > 1 {
-        CONTROL_VOTERS
-    } else {
-        REPLICAS
-    };
-    let voters = match nodes.min(most) {
-        odd if odd % 2 == 1 => odd,
-        even => even.saturating_sub(1),
-    };
+    let (voters, of_region) = seats(regions);
     // One node of each region in turn.
     let longest = regions.iter().map(|r| r.nodes.len()).max().unwrap_or(0);
     let in_turn = (0..longest).flat_map(|at| {
         regions.iter().filter_map(move |region| {
             let node = region.nodes.get(at)?;
-            Some((region.region.clone(), node.node))
+            Some((region.region.clone(), node.node, at < of_region))
         })
     });
+    let mut seats = 0..voters;
     (1..)
         .zip(in_turn)
-        .map(|(replica, (region, node))| wire::ControlMember {
+        .map(|(replica, (region, node, may_vote))| wire::ControlMember {
             replica,
             region,
             node,
-            voter: replica <= voters as u64,
+            voter: may_vote && seats.next().is_some(),
         })
         .collect()
+}
+
+/// How many nodes vote in the control group, and how many of one region at
+/// most. Fewer vote where more would make one region of three a quorum.
+fn seats(regions: &[wire::ControlRegion]) -> (usize, usize) {
+    let most = if regions.len() > 1 {
+        CONTROL_VOTERS
+    } else {
+        REPLICAS
+    };
+    let mut possible = (1..=most).rev().step_by(2).map(|voters| {
+        let of_region = match regions.len() {
+            1 => voters,
+            // One of two always has the majority of an odd number.
+            2 => voters / 2 + 1,
+            _ => voters / 2,
+        };
+        (voters, of_region)
+    });
+    let fits = |(voters, of_region): &(usize, usize)| {
+        let seats = regions.iter().map(|r| r.nodes.len().min(*of_region));
+        seats.sum::<usize>() >= *voters
+    };
+    possible.find(fits).unwrap_or((1, 1))
+}
+
+/// What whoever forms the cluster should know: a region that is a quorum of
+/// the control group alone, where there are others.
+fn warnings(members: &[wire::ControlMember], regions: &[wire::ControlRegion]) -> Vec<String> {
+    let voters: Vec<_> = members.iter().filter(|m| m.voter).collect();
+    let names = regions.iter().map(|region| &region.region);
+    let alone = names.filter(|region| {
+        let of_region = voters.iter().filter(|m| m.region == **region).count();
+        regions.len() > 1 && of_region > voters.len() / 2
+    });
+    let warned = alone.map(|region| {
+        format!(
+            "{region} has the majority of the control group's voters: when it is lost, the \
+             policy cannot change and copying between regions ends; a node in a third region \
+             mends this"
+        )
+    });
+    warned.collect()
 }
 
 /// What a region knows of itself at first: its nodes and its region group.
@@ -252,9 +291,7 @@ mod tests {
             let all: usize = voters.values().sum();
             assert_eq!(all % 2, 1, "{voters:?}");
             let most = voters.values().max().expect("three regions");
-            if (a, b, c) != (5, 1, 1) && (a, b, c) != (3, 1, 1) {
-                assert!(*most <= all / 2, "{voters:?}");
-            }
+            assert!(*most <= all / 2, "{voters:?}");
         }
     }
 
@@ -264,5 +301,15 @@ mod tests {
         assert_eq!(voters(&[region("a", 1, 2)])["a"], 1);
         let two = voters(&[region("a", 1, 3), region("b", 2, 3)]);
         assert_eq!((two["a"], two["b"]), (3, 2));
+    }
+
+    #[test]
+    fn whoever_forms_two_regions_is_told_which_decides_alone() {
+        let warned = |regions: &[wire::ControlRegion]| warnings(&members(regions), regions);
+        let (a, b, c) = (region("a", 1, 3), region("b", 2, 3), region("c", 3, 1));
+        let two = warned(&[a.clone(), b.clone()]);
+        assert!(two.len() == 1 && two[0].starts_with("a has"), "{two:?}");
+        assert_eq!(warned(&[a.clone(), b, c]), Vec::<String>::new());
+        assert_eq!(warned(&[a]), Vec::<String>::new());
     }
 }

@@ -150,7 +150,15 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
     };
     let client = context.connect_for_change().await?;
     let formed = client.admin().init_cluster(request).await?;
-    let json = json!({ "cluster_id": formed.cluster_id, "name": arguments.name, "nodes": nodes });
+    for warning in &formed.warnings {
+        context.output.message(&format!("warning: {warning}"));
+    }
+    let json = json!({
+        "cluster_id": formed.cluster_id,
+        "name": arguments.name,
+        "nodes": nodes,
+        "warnings": formed.warnings,
+    });
     let text = || {
         table(
             ["CLUSTER", "ID", "NODES"],
