@@ -9,6 +9,10 @@
 
 mod observe;
 mod serve;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,10 @@
 //! Forming a cluster, once.
 //!
-//! Every node is told and anchors its replicas of the control and the region
-//! group before any group is initialised; then all are told to begin. Told
-//! again, a node goes on where it was, so a lost call is made again.
+//! Every node is asked first whether it can be part of the cluster, and keeps
+//! nothing of that, so that a command with a mistake can be corrected. Then
+//! every node anchors its replicas of the control and the region group before
+//! any group is initialised; then all are told to begin. Told again, a node
+//! goes on where it was, so a lost call is made again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
+use wire::FormStep;
 
 use super::Placement;
 use super::plan::Plan;
@@ -57,10 +60,11 @@ impl Placement {
                 ))
             };
         }
-        self.tell_all(&plan, false).await?;
+        self.tell_all(&plan, FormStep::Check).await?;
+        self.tell_all(&plan, FormStep::Anchor).await?;
         let deadline = self.env.now() + FORM_WAIT;
         loop {
-            match self.tell_all(&plan, true).await {
+            match self.tell_all(&plan, FormStep::Begin).await {
                 Ok(true) => {
                     return Ok(Formed {
                         cluster: plan.control.cluster,
@@ -102,12 +106,12 @@ impl Placement {
     }
 
     /// Tells every node. Answers whether all have formed.
-    async fn tell_all(self: &Arc<Self>, plan: &Plan, begin: bool) -> Result<bool> {
+    async fn tell_all(self: &Arc<Self>, plan: &Plan, step: FormStep) -> Result<bool> {
         let told = plan.control.regions.iter().flat_map(|region| {
             region
                 .nodes
                 .iter()
-                .map(|node| self.tell(plan, &region.region, node, begin))
+                .map(|node| self.tell(plan, &region.region, node, step))
         });
         let told = futures::future::try_join_all(told).await?;
         Ok(told.into_iter().all(|formed| formed))
@@ -118,13 +122,13 @@ impl Placement {
         plan: &Plan,
         region: &str,
         node: &wire::Node,
-        begin: bool,
+        step: FormStep,
     ) -> Result<bool> {
         let request = wire::FormRequest {
             catalog: plan.catalogs.get(region).cloned(),
             control: Some(plan.control.clone()),
             node: node.node,
-            begin,
+            step: step.into(),
         };
         if node.node == self.speaker.node().0 && region == self.speaker.region().as_str() {
             return self.form(request).await;
@@ -136,11 +140,13 @@ impl Placement {
         peers.form(&node.address, request).await
     }
 
-    /// Takes a node into a new cluster: anchors its replicas of the control and
-    /// the region group and opens them; once every node has done so, begins.
-    /// Answers whether this node has applied the first entries of both and
-    /// serves its tags.
+    /// Takes a node into a new cluster, step by step: says whether it can be
+    /// part of it, anchors its replicas of the control and the region group and
+    /// opens them, and once every node has done so, begins. Answers whether
+    /// this node has applied the first entries of both and serves its tags.
     pub async fn form(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
+        let step = FormStep::try_from(request.step)
+            .map_err(|_| Error::invalid("the step is not known here"))?;
         let (Some(new), Some(all)) = (request.catalog, request.control) else {
             return Err(Error::invalid(
                 "the catalog or the control state is missing",
@@ -157,12 +163,15 @@ impl Placement {
                 ),
             ));
         }
+        if step == FormStep::Check {
+            return self.could_form(&new, &all).map(|()| false);
+        }
         self.speaker.join(new.cluster.clone())?;
         self.regions.learn(&all.regions)?;
         let control = self.form_control(&all).await?;
         let region = self.form_region(&new).await?;
         let done = (self.control()?.is_some(), self.catalog()?.is_some());
-        if request.begin {
+        if step == FormStep::Begin {
             self.begin(&control, &voters(&all)).await?;
             self.begin(&region, &founders(&new)).await?;
             if control.leads() && !done.0 {
@@ -180,6 +189,29 @@ impl Placement {
         }
         self.adopt()?;
         Ok(self.serves_its_tags())
+    }
+
+    /// Whether this node can be part of a new cluster: it is empty, or an
+    /// earlier attempt at the same one was interrupted here.
+    fn could_form(&self, new: &wire::Catalog, all: &wire::Control) -> Result<()> {
+        let meant = [self.control_replica(all)?, self.region_replica(new)?];
+        let is_same = |known: &wire::AnchoredReplica| {
+            let mut meant = meant.iter().filter(|meant| meant.group == known.group);
+            meant.all(|m| m.replica == known.replica && m.founders == known.founders)
+        };
+        let cluster = self.speaker.cluster();
+        let anchored = self.disk.anchor.get().replicas;
+        if cluster.is_none_or(|known| *known == new.cluster) && anchored.iter().all(is_same) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::AlreadyFormed,
+            format!(
+                "node {} belongs to a cluster already; leave it out, or stop it, run `domiciled \
+                 set-aside` on its data directory and start it again",
+                self.speaker.name()
+            ),
+        ))
     }
 
     /// Whether every tag that the policy puts into the region has a group here
@@ -200,47 +232,50 @@ impl Placement {
         if let Some(open) = self.groups.get(CONTROL_GROUP) {
             return Ok(open);
         }
+        let replica = self.control_replica(all)?;
+        self.anchor(&all.cluster, replica.clone())?;
+        self.open(&replica).await
+    }
+
+    /// This node's replica of the control group, as it begins.
+    fn control_replica(&self, all: &wire::Control) -> Result<wire::AnchoredReplica> {
         let here = all.members.iter().find(|m| {
             m.node == self.speaker.node().0 && m.region == self.speaker.region().as_str()
         });
-        let Some(here) = here else {
-            return Err(Error::invalid(
-                "the control state gives this node no replica",
-            ));
-        };
-        let replica = wire::AnchoredReplica {
+        let here =
+            here.ok_or_else(|| Error::invalid("the control state gives this node no replica"))?;
+        Ok(wire::AnchoredReplica {
             group: CONTROL_GROUP.0,
             incarnation: 1,
             replica: here.replica,
             regions: all.regions.clone(),
             founders: voters(all),
             ..wire::AnchoredReplica::default()
-        };
-        self.anchor(&all.cluster, replica.clone())?;
-        self.open(&replica).await
+        })
     }
 
     async fn form_region(self: &Arc<Self>, new: &wire::Catalog) -> Result<Arc<Group>> {
         if let Some(open) = self.groups.get(REGION_GROUP) {
             return Ok(open);
         }
+        let replica = self.region_replica(new)?;
+        self.anchor(&new.cluster, replica.clone())?;
+        self.open(&replica).await
+    }
+
+    /// This node's replica of the region group, as it begins.
+    fn region_replica(&self, new: &wire::Catalog) -> Result<wire::AnchoredReplica> {
         let founders = founders(new);
-        let Some(here) = founders.iter().find(|m| m.node == self.speaker.node().0) else {
-            return Err(Error::new(
-                Reason::Unsupported,
-                "a region has at most three nodes in this release",
-            ));
-        };
-        let replica = wire::AnchoredReplica {
+        let here = founders.iter().find(|m| m.node == self.speaker.node().0);
+        let here = here.ok_or_else(|| Error::invalid("the catalog gives this node no replica"))?;
+        Ok(wire::AnchoredReplica {
             group: REGION_GROUP.0,
             incarnation: 1,
             replica: here.replica,
             peers: new.nodes.clone(),
             founders,
             ..wire::AnchoredReplica::default()
-        };
-        self.anchor(&new.cluster, replica.clone())?;
-        self.open(&replica).await
+        })
     }
 
     /// Initialises a group at its first founder.

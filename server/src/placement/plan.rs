@@ -36,6 +36,16 @@ impl Plan {
         let policy = read_policy(&request.policy)?;
         let regions = regions(&request.nodes)?;
         for region in &regions {
+            if region.nodes.len() > REPLICAS {
+                return Err(Error::new(
+                    Reason::Unsupported,
+                    format!(
+                        "{} has {} nodes; a region has at most {REPLICAS} in this release",
+                        region.region,
+                        region.nodes.len()
+                    ),
+                ));
+            }
             let known = policy
                 .regions()
                 .keys()
@@ -274,6 +284,35 @@ mod tests {
                 })
                 .collect(),
         }
+    }
+
+    /// What forming a cluster of so many nodes in each region is refused for.
+    fn refused(nodes: &[(&str, u64)]) -> Option<Reason> {
+        let nodes = nodes.iter().flat_map(|(region, count)| {
+            (1..=*count).map(move |node| v1::NodeAddress {
+                node,
+                region: (*region).into(),
+                address: format!("{region}-{node}:7400"),
+                callers: Vec::new(),
+            })
+        });
+        let request = v1::InitClusterRequest {
+            name: "test".into(),
+            nodes: nodes.collect(),
+            policy: domicile_proto::policy::DEMO.into(),
+        };
+        let plan = Plan::new(&Env::real(), &request);
+        plan.err().map(|refused| refused.reason)
+    }
+
+    #[test]
+    fn what_cannot_be_formed_is_refused_before_a_node_hears_of_it() {
+        assert_eq!(refused(&[("eu", 3), ("us", 3), ("ap", 1)]), None);
+        let four = [("eu", 3), ("us", 4), ("ap", 1)];
+        assert_eq!(refused(&four), Some(Reason::Unsupported));
+        let unknown = [("eu", 1), ("us", 1), ("ap", 1), ("mars", 1)];
+        assert_eq!(refused(&unknown), Some(Reason::PolicyInvalid));
+        assert_eq!(refused(&[("eu", 1)]), Some(Reason::InvalidArgument));
     }
 
     fn voters(regions: &[wire::ControlRegion]) -> BTreeMap<String, usize> {

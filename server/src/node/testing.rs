@@ -1,0 +1,154 @@
+//! Whole nodes in one process, on disks and sockets in memory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::address::RegionName;
+use domicile_proto::v1;
+use futures::StreamExt;
+use futures::channel::mpsc;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::{Limits, Node, Wiring};
+use crate::env::Env;
+use crate::error::Result;
+use crate::net::{BoxedIo, Dial};
+use crate::raft::{NodeId, Timing};
+use crate::storage::{Disk, DiskOptions, MemoryDisk, Run};
+use crate::telemetry::Metrics;
+
+/// The bytes that may be under way on a socket.
+const SOCKET_BYTES: usize = 1024 * 1024;
+
+/// How long anything that is waited for may take.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// The port of a node, as its name.
+pub(super) fn address(name: &str) -> String {
+    format!("{}:7400", name.replace('/', "-"))
+}
+
+/// Takes the sockets of a node.
+type Listener = mpsc::UnboundedSender<io::Result<BoxedIo>>;
+
+/// The sockets of every node that runs, by address.
+#[derive(Clone, Default)]
+struct Network(Arc<Mutex<BTreeMap<String, Listener>>>);
+
+impl Dial for Network {
+    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let (near, far) = tokio::io::duplex(SOCKET_BYTES);
+        let listener = self.0.lock().get(&address).cloned();
+        let dialed = listener.ok_or_else(refused).and_then(|listener| {
+            let taken = listener.unbounded_send(Ok(BoxedIo::new(far)));
+            taken.map_err(|_| refused())
+        });
+        Box::pin(std::future::ready(dialed.map(|()| BoxedIo::new(near))))
+    }
+}
+
+/// The nodes of a cluster.
+#[derive(Default)]
+pub(super) struct World {
+    network: Network,
+    disks: BTreeMap<String, MemoryDisk>,
+    /// The nodes that run, by name, such as `eu/1`.
+    pub(super) nodes: BTreeMap<String, Node>,
+}
+
+impl World {
+    /// Starts nodes with empty disks.
+    pub(super) async fn start(names: &[&str]) -> World {
+        let mut world = World::default();
+        for name in names {
+            world.restart(name).await;
+        }
+        world
+    }
+
+    /// Starts a node that does not run, on the disk that it has.
+    pub(super) async fn restart(&mut self, name: &str) {
+        let env = Env::real();
+        let (region, number) = name.split_once('/').expect("REGION/N");
+        let number: u64 = number.parse().expect("a number");
+        let disk = self.disks.entry(name.to_owned());
+        let disk = disk.or_insert_with(|| MemoryDisk::new(number)).clone();
+        let (clock, began) = (env.clone(), env.now());
+        let clock = Arc::new(move || clock.now().duration_since(began));
+        let mut options = DiskOptions::new(region, number, clock);
+        options.run = Run::Task;
+        let (tx, incoming) = mpsc::unbounded();
+        self.network.0.lock().insert(address(name), tx);
+        let wiring = Wiring {
+            env,
+            region: RegionName::new(region).expect("a name"),
+            node: NodeId(number),
+            address: address(name),
+            disk: Arc::new(Disk::memory(&disk, options).expect("a disk")),
+            dial: Arc::new(self.network.clone()),
+            timing: Timing::default(),
+            limits: Limits::default(),
+            metrics: Metrics::new(),
+        };
+        let node = Node::start(wiring, incoming.boxed())
+            .await
+            .expect("started");
+        self.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Stops a node.
+    pub(super) async fn stop(&mut self, name: &str) {
+        self.network.0.lock().remove(&address(name));
+        let node = self.nodes.remove(name).expect("it runs");
+        node.shutdown(Duration::from_secs(5))
+            .await
+            .expect("stopped");
+    }
+
+    /// Gives a node that does not run an empty disk.
+    pub(super) fn wipe(&mut self, name: &str) {
+        self.disks.remove(name);
+    }
+
+    /// Asks a node to form a cluster of others under the demo's policy.
+    pub(super) async fn init(&self, at: &str, names: &[&str]) -> Result<()> {
+        let nodes = names.iter().map(|name| {
+            let (region, node) = name.split_once('/').expect("REGION/N");
+            v1::NodeAddress {
+                node: node.parse().expect("a number"),
+                region: region.into(),
+                address: address(name),
+                callers: Vec::new(),
+            }
+        });
+        let request = v1::InitClusterRequest {
+            name: "test".into(),
+            nodes: nodes.collect(),
+            policy: domicile_proto::policy::DEMO.into(),
+        };
+        self.nodes[at].init(request).await
+    }
+
+    /// Waits until something holds.
+    pub(super) async fn until(&self, what: &str, holds: impl Fn(&World) -> bool) {
+        let held = async {
+            while !holds(self) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let held = tokio::time::timeout(WAIT, held).await;
+        assert!(held.is_ok(), "not in {WAIT:?}: {what}");
+    }
+
+    /// Waits until every node that runs serves its tags.
+    pub(super) async fn until_ready(&self) {
+        self.until("every node is ready", |world| {
+            world.nodes.values().all(Node::is_ready)
+        })
+        .await;
+    }
+}
