@@ -43,12 +43,12 @@ impl Carries for wire::PeerRequest {
                 Some(wire::ship::Cargo::Copy(_) | wire::ship::Cargo::Backfill(_)) => {
                     Cargo::Kept(&[Kind::Key, Kind::Value, Kind::Tombstone, Kind::LogEntry])
                 }
-                Some(
-                    wire::ship::Cargo::Ask(_)
-                    | wire::ship::Cargo::BeginBackfill(_)
-                    | wire::ship::Cargo::EndBackfill(_),
-                )
-                | None => Cargo::Nothing,
+                // They empty and open what the region holds: only under the
+                // lease, and only where the tag may be.
+                Some(wire::ship::Cargo::BeginBackfill(_) | wire::ship::Cargo::EndBackfill(_)) => {
+                    Cargo::Kept(&[Kind::LogEntry])
+                }
+                Some(wire::ship::Cargo::Ask(_)) | None => Cargo::Nothing,
             },
             Some(Request::Read(_)) => Cargo::Handled,
         }

@@ -54,6 +54,21 @@ fn copy() -> wire::PeerRequest {
     }))
 }
 
+/// What a filling begins and ends with.
+fn ends_of_filling() -> [wire::PeerRequest; 2] {
+    use wire::ship::Cargo;
+    [
+        Cargo::BeginBackfill(wire::BeginBackfill::default()),
+        Cargo::EndBackfill(wire::EndBackfill::default()),
+    ]
+    .map(|cargo| {
+        request(Request::Ship(wire::Ship {
+            cargo: Some(cargo),
+            ..wire::Ship::default()
+        }))
+    })
+}
+
 fn read() -> wire::PeerRequest {
     request(Request::Read(wire::Read::default()))
 }
@@ -62,7 +77,8 @@ fn read() -> wire::PeerRequest {
 async fn a_record_leaves_only_for_a_region_that_may_hold_it() {
     let (env, gate) = gate("eu");
     gate.confirm_lease(env.now());
-    for message in [entry(), copy()] {
+    let [begin, end] = ends_of_filling();
+    for message in [entry(), copy(), begin, end] {
         let refused = gate.egress(&region("us"), &tag("eu-only"), message.clone());
         assert_eq!(
             refused.expect_err("kept").reason,
@@ -127,6 +143,10 @@ async fn without_the_lease_nothing_crosses_a_border() {
     let crosses = || gate.egress(&region("us"), &tag("global"), copy()).map(drop);
     // At the start it has not been confirmed.
     assert_eq!(crosses().expect_err("closed").reason, Reason::NoQuorum);
+    for message in ends_of_filling() {
+        let refused = gate.egress(&region("us"), &tag("global"), message);
+        assert_eq!(refused.expect_err("closed").reason, Reason::NoQuorum);
+    }
     assert!(gate.egress(&region("eu"), &tag("global"), entry()).is_ok());
     let asked = env.now();
     tokio::time::sleep(Duration::from_secs(5)).await;
