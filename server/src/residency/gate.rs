@@ -37,7 +37,7 @@ pub enum Subject {
 ///
 /// Only the gate makes one:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// let forged = domicile_server::residency::Cleared { message: () };
 /// ```
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl<T> Cleared<T> {
 
 /// A message as it was received. Only the ingress gate opens it:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0616
 /// let received = domicile_server::residency::Untrusted::received(1);
 /// let opened = received.message;
 /// ```
