@@ -200,7 +200,7 @@ impl Taken {
             Ok(request) => request,
             Err(refused) => {
                 tracing::warn!(from = %self.from, reason = %refused.reason, "refused at the gate");
-                return self.inbound.refuse(sequence, &refused.message);
+                return self.inbound.refuse_for(sequence, &refused);
             }
         };
         let replica = ReplicaId(request.to_replica);
@@ -210,7 +210,7 @@ impl Taken {
                 let store = &self.api.store;
                 let taken = store.take_forwarded(&self.from, number, forward, &self.answers);
                 if let Err(error) = taken {
-                    self.inbound.refuse(sequence, &error.message);
+                    self.inbound.refuse_for(sequence, &error);
                 }
             }
             Some(Request::Ship(ship)) => {
@@ -240,9 +240,12 @@ impl Taken {
                         response: Some(wire::peer_response::Response::Read(read)),
                     };
                     // What was read leaves the region here.
-                    let cleared = api.gate.egress(&from, &subject, response);
-                    let response = cleared.map_err(|refused| refused.message)?;
-                    let response = response.into_message().response;
+                    let response = match api.gate.egress(&from, &subject, response) {
+                        Ok(cleared) => cleared.into_message().response,
+                        Err(refused) => {
+                            Some(wire::peer_response::Response::Refusal((&refused).into()))
+                        }
+                    };
                     response.ok_or_else(|| "the answer is missing".to_owned())
                 });
             }

@@ -86,25 +86,45 @@ pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Wr
         let Ok(Ok(answer)) = tokio::time::timeout(FORWARD_WAIT, answer).await else {
             return;
         };
-        match answer.response {
-            Some(Response::Forward(result)) => {
-                for (reply, outcome) in replies.into_iter().zip(result.outcomes) {
-                    reply.send(from_wire(outcome));
-                }
-            }
-            // Refused before it was taken: certainly not applied.
-            Some(Response::Refusal(_)) => {
-                for reply in replies {
-                    reply.send(Err(Error::new(
-                        Reason::NoQuorum,
-                        "the leader has changed; nothing was written, try again",
-                    )
-                    .retry_after(Duration::from_millis(100))));
-                }
-            }
-            _ => {}
-        }
+        answered(replies, answer.response);
     });
+}
+
+/// Hands on what the other node answered.
+fn answered(replies: Vec<Reply>, response: Option<Response>) {
+    match response {
+        Some(Response::Forward(result)) => {
+            for (reply, outcome) in replies.into_iter().zip(result.outcomes) {
+                reply.send(from_wire(outcome));
+            }
+        }
+        // Refused before it was taken: certainly not applied.
+        Some(Response::Refusal(refusal)) => {
+            let refused = lasting(&refusal).unwrap_or_else(|| {
+                Error::new(
+                    Reason::NoQuorum,
+                    "the leader has changed; nothing was written, try again",
+                )
+                .retry_after(Duration::from_millis(100))
+            });
+            for reply in replies {
+                reply.send(Err(refused.again()));
+            }
+        }
+        // Dropping the replies answers "unknown".
+        _ => {}
+    }
+}
+
+/// The refusal of a node that will go on refusing: what was asked is not
+/// allowed there. `None`: it may be otherwise at the next attempt.
+pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
+    let reason = refusal.reason.parse().ok()?;
+    let lasts = matches!(
+        reason,
+        Reason::ResidencyViolation | Reason::AccessRegionDenied | Reason::GrantDenied
+    );
+    lasts.then(|| Error::new(reason, refusal.why.clone()))
 }
 
 /// The writes that another node passed on; what comes of all of them goes out
@@ -246,4 +266,34 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
         error = error.retry_after(Duration::from_millis(100));
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a writer is told of a refusal for a reason.
+    fn told(reason: &str) -> Error {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let reply = Reply::new(move |answer| drop(tx.send(answer)));
+        let refusal = wire::Refusal {
+            why: "the gate is closed".into(),
+            reason: reason.into(),
+        };
+        answered(vec![reply], Some(Response::Refusal(refusal)));
+        rx.recv().expect("answered").expect_err("refused")
+    }
+
+    #[test]
+    fn a_writer_hears_whether_trying_again_helps() {
+        for lasting in [Reason::ResidencyViolation, Reason::AccessRegionDenied] {
+            let told = told(lasting.name());
+            assert_eq!((told.reason, told.retry_after), (lasting, None));
+        }
+        for passing in ["", "NO_QUORUM", "NOT_FORMED", "SOMETHING_NEW"] {
+            let told = told(passing);
+            assert_eq!(told.reason, Reason::NoQuorum, "{passing}");
+            assert!(told.retry_after.is_some(), "{passing}");
+        }
+    }
 }

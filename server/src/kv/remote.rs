@@ -12,7 +12,7 @@ use wire::read::What;
 use wire::read_result::Result as Wire;
 
 use super::directory::Route;
-use super::forward::{error_of, failure};
+use super::forward::{error_of, failure, lasting};
 use super::options::ReadOptions;
 use super::store::Store;
 use crate::error::{Error, Reason, Result};
@@ -112,9 +112,10 @@ impl Store {
                 Some(Response::Read(wire::ReadResult {
                     result: Some(read), ..
                 })) => return Ok(read),
-                Some(Response::Refusal(refusal)) => {
-                    last = Error::new(Reason::Unreachable, refusal.why);
-                }
+                Some(Response::Refusal(refusal)) => match lasting(&refusal) {
+                    Some(refused) => return Err(refused),
+                    None => last = Error::new(Reason::Unreachable, refusal.why),
+                },
                 _ => return Err(Error::internal("the home answered another question")),
             }
         }

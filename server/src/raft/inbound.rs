@@ -86,7 +86,7 @@ impl Inbound {
             return;
         };
         if let Err(refused) = may_belong(&self.gate, &self.from, target.identity()) {
-            self.refuse(sequence, &refused.message);
+            self.refuse_for(sequence, &refused);
             return;
         }
         let opened = self
@@ -96,7 +96,7 @@ impl Inbound {
             Ok(request) => request.request,
             Err(refused) => {
                 tracing::warn!(%group, from = %self.from, reason = %refused.reason, "refused at the gate");
-                self.refuse(sequence, &refused.message);
+                self.refuse_for(sequence, &refused);
                 return;
             }
         };
@@ -126,15 +126,19 @@ impl Inbound {
         self.env.spawn_brief(async move {
             let response = response
                 .await
-                .unwrap_or_else(|why| Response::Refusal(wire::Refusal { why }));
+                .unwrap_or_else(|why| Response::Refusal(refusal(&why)));
             send(&answers, sequence, response);
         });
     }
 
     /// Refuses a request.
     pub fn refuse(&self, sequence: u64, why: &str) {
-        let refusal = wire::Refusal { why: why.into() };
-        send(&self.answers, sequence, Response::Refusal(refusal));
+        send(&self.answers, sequence, Response::Refusal(refusal(why)));
+    }
+
+    /// Refuses a request for an error, whose reason its sender hears.
+    pub fn refuse_for(&self, sequence: u64, error: &Error) {
+        send(&self.answers, sequence, Response::Refusal(error.into()));
     }
 
     fn append(&mut self, sequence: u64, target: Arc<Group>, append: wire::Append) {
@@ -153,9 +157,7 @@ impl Inbound {
                 let last = rpc.entries.last().map(|e| e.log_id).or(prev);
                 let response = match target.raft().append_entries(rpc).await {
                     Ok(response) => append_response(response, prev, last),
-                    Err(error) => Response::Refusal(wire::Refusal {
-                        why: error.to_string(),
-                    }),
+                    Err(error) => Response::Refusal(refusal(&error.to_string())),
                 };
                 send(&answers, sequence, response);
             });
@@ -211,13 +213,28 @@ impl Inbound {
             // spares the leader its deadline.
             let refused = std::mem::take(&mut *waiting.lock());
             for sequence in refused {
-                let refusal = wire::Refusal {
-                    why: "the pipeline has ended".into(),
-                };
-                send(&answers, sequence, Response::Refusal(refusal));
+                let refused = refusal("the pipeline has ended");
+                send(&answers, sequence, Response::Refusal(refused));
             }
         });
         (tx, task)
+    }
+}
+
+impl From<&Error> for wire::Refusal {
+    fn from(error: &Error) -> Self {
+        wire::Refusal {
+            reason: error.reason.name().into(),
+            ..refusal(&error.message)
+        }
+    }
+}
+
+/// A refusal of which no caller should hear.
+fn refusal(why: &str) -> wire::Refusal {
+    wire::Refusal {
+        why: why.into(),
+        reason: String::new(),
     }
 }
 
@@ -251,9 +268,7 @@ fn append_response(
     last: Option<LogIdOf<Types>>,
 ) -> Response {
     if response.is_conflict() && prev.is_none() {
-        return Response::Refusal(wire::Refusal {
-            why: "an append from the first entry conflicts".into(),
-        });
+        return Response::Refusal(refusal("an append from the first entry conflicts"));
     }
     matched(response.into_stream_result(prev, last))
 }
@@ -261,9 +276,7 @@ fn append_response(
 fn stream_response(result: Result<StreamAppendResult<Types>, Fatal<Types>>) -> Response {
     match result {
         Ok(result) => matched(result),
-        Err(fatal) => Response::Refusal(wire::Refusal {
-            why: fatal.to_string(),
-        }),
+        Err(fatal) => Response::Refusal(refusal(&fatal.to_string())),
     }
 }
 
