@@ -3,9 +3,9 @@
 //! A request is admitted from its tag and its caller's region alone
 //! ([`directory`]); a write goes to the tag's home, here or over to its leader
 //! or its region ([`store`], [`forward`]), and may wait for mirrors
-//! ([`acknowledge`]); a read is served here at the level asked for ([`read`]),
-//! with a truthful upper bound of its age ([`freshness`]), or passed on to the
-//! home ([`remote`]).
+//! ([`acknowledge`]); a read is served here if the copy meets the level
+//! asked for ([`reach`], [`read`]), with a truthful upper bound of its age
+//! ([`freshness`]), or passed on to the home ([`remote`]).
 //!
 //! Not done here: the wire (`api`), agreement (`raft`), deciding where groups
 //! are (`placement` fills the directory).
@@ -15,6 +15,7 @@ mod directory;
 mod forward;
 mod freshness;
 mod options;
+mod reach;
 mod read;
 mod remote;
 mod store;

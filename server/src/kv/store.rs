@@ -8,7 +8,7 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
-use domicile_proto::token::{Position, Positions, Secret, Token};
+use domicile_proto::token::{Position, Positions, Secret};
 use domicile_proto::v1;
 use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
 
@@ -18,22 +18,18 @@ use crate::kv::acknowledge;
 use crate::kv::directory::{Directory, Here, Route};
 use crate::kv::forward::{self, Target};
 use crate::kv::freshness::Freshness;
-use crate::kv::options::{Level, OnUnmet, ReadOptions};
+use crate::kv::options::ReadOptions;
+use crate::kv::reach::{Reached, Served};
 use crate::kv::read::{self, ScanQuery};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{Answers, Group, Groups, NodeId, Progress, ReplicaId, Write};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::Gate;
-use crate::seeded::{self, Bug};
 use crate::storage::{Disk, GroupId, Index};
 
 /// How often a read that waits for its level looks again.
-const WAIT_STEP: Duration = Duration::from_millis(20);
-
-/// How long a read waits for its level at most; the caller's deadline may be
-/// sooner.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+pub(super) const WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// What the store works with.
 pub struct Parts {
@@ -64,8 +60,8 @@ pub struct Store {
     pub(super) env: Env,
     pub(super) directory: Arc<Directory>,
     pub(super) gate: Arc<Gate>,
-    freshness: Arc<Freshness>,
-    probes: Arc<Probes>,
+    pub(super) freshness: Arc<Freshness>,
+    pub(super) probes: Arc<Probes>,
     shipped: Arc<Shipped>,
     groups: Arc<Groups>,
     regions: Arc<Regions>,
@@ -73,21 +69,6 @@ pub struct Store {
     disk: Arc<Disk>,
     /// Spreads what is passed on over the nodes of a region.
     turn: AtomicU64,
-}
-
-/// What a read is served from, and how old that may be.
-struct Reached {
-    level: v1::Level,
-    lag: Option<Duration>,
-    progress: Progress,
-}
-
-/// Where a read is served.
-enum Served {
-    /// Here.
-    Here(Reached),
-    /// The level is not met here, and the reader wants the home's answer then.
-    AtHome,
 }
 
 impl Store {
@@ -369,175 +350,10 @@ impl Store {
         }
     }
 
-    fn secret(&self) -> Option<Secret> {
+    pub(super) fn secret(&self) -> Option<Secret> {
         let key = self.directory.token_key()?;
         let key: &[u8; 32] = key.as_ref().try_into().ok()?;
         Some(Secret::new(key))
-    }
-
-    /// Waits until the copy here meets the level asked for.
-    async fn reach(&self, route: &Route, options: &ReadOptions) -> Result<Served> {
-        let group = match &route.here {
-            Here::Home(group) | Here::Mirror { group, .. } => group,
-            Here::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
-            Here::Nothing => return Ok(Served::AtHome),
-        };
-        if options.level == Level::Strong {
-            return match &route.here {
-                Here::Home(group) => self.strong(group).await.map(Served::Here),
-                _ => Ok(Served::AtHome),
-            };
-        }
-        if let Err(closed) = self.readable(route) {
-            return match options.on_unmet {
-                OnUnmet::Forward => Ok(Served::AtHome),
-                OnUnmet::Wait | OnUnmet::Fail => Err(closed),
-            };
-        }
-        let level = match &options.level {
-            Level::Strong | Level::Local => return self.local(route).map(Served::Here),
-            Level::Bounded(bound) => {
-                let fresh = || self.lag(route).is_some_and(|lag| lag <= *bound);
-                let met = async {
-                    while !fresh() {
-                        tokio::time::sleep(WAIT_STEP).await;
-                    }
-                };
-                match self.unless(options, fresh(), met).await? {
-                    false => return self.at_home(route, group).await,
-                    true => v1::Level::Bounded,
-                }
-            }
-            Level::AtLeast(token) => {
-                let wanted = self.position(route, token)?;
-                let wanted = match seeded::is_on(Bug::TokenIgnored) {
-                    true => Index(0),
-                    false => wanted,
-                };
-                let mut progress = group.watch_progress();
-                let met = async {
-                    // A closed group is met by the deadline of the caller.
-                    drop(progress.wait_for(|p| seen(route, p) >= wanted).await);
-                };
-                let now = seen(route, &group.progress()) >= wanted;
-                match self.unless(options, now, met).await? {
-                    false => return self.at_home(route, group).await,
-                    true => v1::Level::AtLeast,
-                }
-            }
-        };
-        Ok(Served::Here(Reached {
-            level,
-            ..self.local(route)?
-        }))
-    }
-
-    /// The strong read that an unmet level is forwarded to.
-    async fn at_home(&self, route: &Route, group: &Group) -> Result<Served> {
-        match &route.here {
-            Here::Home(_) => self.strong(group).await.map(Served::Here),
-            _ => Ok(Served::AtHome),
-        }
-    }
-
-    /// What a local read is served from.
-    fn local(&self, route: &Route) -> Result<Reached> {
-        self.readable(route)?;
-        let group = route.group().ok_or_else(elsewhere)?;
-        // Lag before progress: it must not be counted from after the state.
-        let lag = self.lag(route);
-        Ok(Reached {
-            level: v1::Level::Local,
-            lag,
-            progress: group.progress(),
-        })
-    }
-
-    /// Whether the copy here may be read at all.
-    fn readable(&self, route: &Route) -> Result<()> {
-        let Here::Mirror {
-            group,
-            serves_isolated,
-        } = &route.here
-        else {
-            return match route.here {
-                Here::Nothing => Err(elsewhere()),
-                _ => Ok(()),
-            };
-        };
-        if !group.progress().mirror.unwrap_or_default().open {
-            return Err(Error::new(
-                Reason::Backfilling,
-                "the mirror here does not have every record yet; read at the home, or later",
-            )
-            .fact("home", &route.home)
-            .retry_after(WAIT_STEP));
-        }
-        if !serves_isolated && self.gate.lease_left().is_zero() {
-            return Err(Error::new(
-                Reason::StalenessNotMet,
-                "the policy lease has lapsed, and the tag's policy says that a mirror stops \
-                 then; read at the home",
-            )
-            .fact("home", &route.home)
-            .retry_after(WAIT_STEP));
-        }
-        Ok(())
-    }
-
-    fn lag(&self, route: &Route) -> Option<Duration> {
-        match &route.here {
-            Here::Home(group) => self.freshness.lag(group),
-            Here::Mirror { group, .. } => self.probes.lag(group),
-            Here::Nothing => None,
-        }
-    }
-
-    async fn strong(&self, group: &Group) -> Result<Reached> {
-        let asked = self.env.now();
-        let progress = group.read_barrier().await?;
-        let lag = self.env.now().saturating_duration_since(asked);
-        Ok(Reached {
-            level: v1::Level::Strong,
-            lag: Some(lag),
-            progress,
-        })
-    }
-
-    /// Does what the request wants when its level is not met now. Answers
-    /// whether it is met; else the read is forwarded.
-    async fn unless(
-        &self,
-        options: &ReadOptions,
-        met: bool,
-        wait: impl Future<Output = ()>,
-    ) -> Result<bool> {
-        let not_met = || {
-            Error::new(
-                Reason::StalenessNotMet,
-                "the copy here is not as fresh as asked for; try later or read strongly",
-            )
-            .retry_after(WAIT_STEP)
-        };
-        match options.on_unmet {
-            _ if met => Ok(true),
-            OnUnmet::Forward => Ok(false),
-            OnUnmet::Fail => Err(not_met()),
-            OnUnmet::Wait => match tokio::time::timeout(WAIT_MAX, wait).await {
-                Ok(()) => Ok(true),
-                Err(_) => Err(not_met()),
-            },
-        }
-    }
-
-    /// The index that a token asks of the tag.
-    fn position(&self, route: &Route, token: &[u8]) -> Result<Index> {
-        let invalid = || Error::invalid("the read position is not one that this cluster gave");
-        let token = Token::decode(token).map_err(|_| invalid())?;
-        let secret = self.secret().ok_or_else(invalid)?;
-        let positions = token.verify(&[&secret]).map_err(|_| invalid())?;
-        let range = RangeId(route.range.0);
-        Ok(Index(positions.get(range).map_or(0, |p| p.index.get())))
     }
 
     fn meta(&self, route: &Route, reached: &Reached) -> v1::ReadMeta {
@@ -566,14 +382,6 @@ pub fn cover(positions: &mut Positions, route: &Route, index: Index) -> bool {
     positions.see(RangeId(route.range.0), position).is_ok()
 }
 
-/// The entry of the home's log up to which a copy has everything.
-fn seen(route: &Route, progress: &Progress) -> Index {
-    match &route.here {
-        Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
-        _ => progress.index,
-    }
-}
-
 /// The entry of the home's log that made the last change a copy has. What it
 /// applied behind changes nothing, and no mirror hears of it.
 fn changed(route: &Route, progress: &Progress) -> Index {
@@ -589,7 +397,7 @@ fn refuse(writes: Vec<Write>, error: &Error) {
     }
 }
 
-fn elsewhere() -> Error {
+pub(super) fn elsewhere() -> Error {
     Error::new(
         Reason::NoQuorum,
         "no replica of the tag's group is on this node yet; try again, or another node of the \

@@ -1,0 +1,211 @@
+//! Whether the copy here meets the level that a read asks for, and what is done
+//! when it does not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::token::Token;
+use domicile_proto::v1;
+use domicile_proto::version::RangeId;
+
+use super::directory::{Here, Route};
+use super::options::{Level, OnUnmet, ReadOptions};
+use super::store::{Store, WAIT_STEP, elsewhere};
+use crate::error::{Error, Reason, Result};
+use crate::raft::{Group, Progress};
+use crate::seeded::{self, Bug};
+use crate::storage::Index;
+
+/// How long a read waits for its level at most; the caller's deadline may be
+/// sooner.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What a read is served from, and how old that may be.
+pub(super) struct Reached {
+    pub(super) level: v1::Level,
+    pub(super) lag: Option<Duration>,
+    pub(super) progress: Progress,
+}
+
+/// Where a read is served.
+pub(super) enum Served {
+    /// Here.
+    Here(Reached),
+    /// The level is not met here, and the reader wants the home's answer then.
+    AtHome,
+}
+
+impl Store {
+    /// Waits until the copy here meets the level asked for.
+    pub(super) async fn reach(&self, route: &Route, options: &ReadOptions) -> Result<Served> {
+        let group = match &route.here {
+            Here::Home(group) | Here::Mirror { group, .. } => group,
+            Here::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
+            Here::Nothing => return Ok(Served::AtHome),
+        };
+        if options.level == Level::Strong {
+            return match &route.here {
+                Here::Home(group) => self.strong(group).await.map(Served::Here),
+                _ => Ok(Served::AtHome),
+            };
+        }
+        if let Err(closed) = self.readable(route) {
+            return match options.on_unmet {
+                OnUnmet::Forward => Ok(Served::AtHome),
+                OnUnmet::Wait | OnUnmet::Fail => Err(closed),
+            };
+        }
+        let level = match &options.level {
+            Level::Strong | Level::Local => return self.local(route).map(Served::Here),
+            Level::Bounded(bound) => {
+                let fresh = || self.lag(route).is_some_and(|lag| lag <= *bound);
+                let met = async {
+                    while !fresh() {
+                        tokio::time::sleep(WAIT_STEP).await;
+                    }
+                };
+                match self.unless(options, fresh(), met).await? {
+                    false => return self.at_home(route, group).await,
+                    true => v1::Level::Bounded,
+                }
+            }
+            Level::AtLeast(token) => {
+                let wanted = self.position(route, token)?;
+                let wanted = match seeded::is_on(Bug::TokenIgnored) {
+                    true => Index(0),
+                    false => wanted,
+                };
+                let mut progress = group.watch_progress();
+                let met = async {
+                    // A closed group is met by the deadline of the caller.
+                    drop(progress.wait_for(|p| seen(route, p) >= wanted).await);
+                };
+                let now = seen(route, &group.progress()) >= wanted;
+                match self.unless(options, now, met).await? {
+                    false => return self.at_home(route, group).await,
+                    true => v1::Level::AtLeast,
+                }
+            }
+        };
+        Ok(Served::Here(Reached {
+            level,
+            ..self.local(route)?
+        }))
+    }
+
+    /// The strong read that an unmet level is forwarded to.
+    async fn at_home(&self, route: &Route, group: &Group) -> Result<Served> {
+        match &route.here {
+            Here::Home(_) => self.strong(group).await.map(Served::Here),
+            _ => Ok(Served::AtHome),
+        }
+    }
+
+    /// What a local read is served from.
+    pub(super) fn local(&self, route: &Route) -> Result<Reached> {
+        self.readable(route)?;
+        let group = route.group().ok_or_else(elsewhere)?;
+        // Lag before progress: it must not be counted from after the state.
+        let lag = self.lag(route);
+        Ok(Reached {
+            level: v1::Level::Local,
+            lag,
+            progress: group.progress(),
+        })
+    }
+
+    /// Whether the copy here may be read at all.
+    fn readable(&self, route: &Route) -> Result<()> {
+        let Here::Mirror {
+            group,
+            serves_isolated,
+        } = &route.here
+        else {
+            return match route.here {
+                Here::Nothing => Err(elsewhere()),
+                _ => Ok(()),
+            };
+        };
+        if !group.progress().mirror.unwrap_or_default().open {
+            return Err(Error::new(
+                Reason::Backfilling,
+                "the mirror here does not have every record yet; read at the home, or later",
+            )
+            .fact("home", &route.home)
+            .retry_after(WAIT_STEP));
+        }
+        if !serves_isolated && self.gate.lease_left().is_zero() {
+            return Err(Error::new(
+                Reason::StalenessNotMet,
+                "the policy lease has lapsed, and the tag's policy says that a mirror stops \
+                 then; read at the home",
+            )
+            .fact("home", &route.home)
+            .retry_after(WAIT_STEP));
+        }
+        Ok(())
+    }
+
+    fn lag(&self, route: &Route) -> Option<Duration> {
+        match &route.here {
+            Here::Home(group) => self.freshness.lag(group),
+            Here::Mirror { group, .. } => self.probes.lag(group),
+            Here::Nothing => None,
+        }
+    }
+
+    async fn strong(&self, group: &Group) -> Result<Reached> {
+        let asked = self.env.now();
+        let progress = group.read_barrier().await?;
+        let lag = self.env.now().saturating_duration_since(asked);
+        Ok(Reached {
+            level: v1::Level::Strong,
+            lag: Some(lag),
+            progress,
+        })
+    }
+
+    /// Does what the request wants when its level is not met now. Answers
+    /// whether it is met; else the read is forwarded.
+    async fn unless(
+        &self,
+        options: &ReadOptions,
+        met: bool,
+        wait: impl Future<Output = ()>,
+    ) -> Result<bool> {
+        let not_met = || {
+            Error::new(
+                Reason::StalenessNotMet,
+                "the copy here is not as fresh as asked for; try later or read strongly",
+            )
+            .retry_after(WAIT_STEP)
+        };
+        match options.on_unmet {
+            _ if met => Ok(true),
+            OnUnmet::Forward => Ok(false),
+            OnUnmet::Fail => Err(not_met()),
+            OnUnmet::Wait => match tokio::time::timeout(WAIT_MAX, wait).await {
+                Ok(()) => Ok(true),
+                Err(_) => Err(not_met()),
+            },
+        }
+    }
+
+    /// The index that a token asks of the tag.
+    fn position(&self, route: &Route, token: &[u8]) -> Result<Index> {
+        let invalid = || Error::invalid("the read position is not one that this cluster gave");
+        let token = Token::decode(token).map_err(|_| invalid())?;
+        let secret = self.secret().ok_or_else(invalid)?;
+        let positions = token.verify(&[&secret]).map_err(|_| invalid())?;
+        let range = RangeId(route.range.0);
+        Ok(Index(positions.get(range).map_or(0, |p| p.index.get())))
+    }
+}
+
+/// The entry of the home's log up to which a copy has everything.
+fn seen(route: &Route, progress: &Progress) -> Index {
+    match &route.here {
+        Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
+        _ => progress.index,
+    }
+}
