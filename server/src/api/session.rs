@@ -312,12 +312,12 @@ impl Session {
     /// Answers gets from what this node has, in one frame.
     fn get_local(&self, route: &Route, gets: Vec<(u64, Bytes)>) {
         let mut results = Vec::with_capacity(gets.len());
+        let mut failed = Vec::with_capacity(gets.len());
         let mut next = gets.iter();
         let keys = gets.iter().map(|(_, key)| key.clone());
         let meta = self.store.get_local(route, keys, |record| {
             let (id, _) = *next.next().expect("one answer for each key");
-            let failed = record.as_ref().err().map(|e| e.reason);
-            self.metrics.observe_operation(Kind::Get, failed);
+            failed.push(record.as_ref().err().map(|e| e.reason));
             let result = match record {
                 Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
                 Err(error) => Answer::Failure(failure(error)),
@@ -329,6 +329,9 @@ impl Session {
         });
         match meta {
             Some(meta) => {
+                for failed in failed {
+                    self.metrics.observe_operation(Kind::Get, failed);
+                }
                 if let Some(lag_ms) = meta.lag_ms {
                     self.metrics
                         .observe_staleness(Duration::from_millis(lag_ms));

@@ -21,6 +21,9 @@ mod remote;
 mod store;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub use directory::{Directory, Here, Route};
 pub use freshness::Freshness;
 pub use options::ReadOptions;

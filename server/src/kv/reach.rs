@@ -1,7 +1,6 @@
 //! Whether the copy here meets the level that a read asks for, and what is done
 //! when it does not.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::token::Token;
@@ -12,7 +11,7 @@ use super::directory::{Here, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
 use super::store::{Store, WAIT_STEP, elsewhere};
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Group, Progress};
+use crate::raft::{Generation, Group, Progress};
 use crate::seeded::{self, Bug};
 use crate::storage::Index;
 
@@ -22,9 +21,14 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What a read is served from, and how old that may be.
 pub(super) struct Reached {
+    /// The level that is met.
     pub(super) level: v1::Level,
+    /// How old it may be; `None`: unknown.
     pub(super) lag: Option<Duration>,
+    /// How far the copy is.
     pub(super) progress: Progress,
+    /// The rows it is of. What is read counts only while they are these.
+    pub(super) generation: Generation,
 }
 
 /// Where a read is served.
@@ -45,7 +49,7 @@ impl Store {
         };
         if options.level == Level::Strong {
             return match &route.here {
-                Here::Home(group) => self.strong(group).await.map(Served::Here),
+                Here::Home(group) => self.strong(route, group).await.map(Served::Here),
                 _ => Ok(Served::AtHome),
             };
         }
@@ -96,14 +100,14 @@ impl Store {
     /// The strong read that an unmet level is forwarded to.
     async fn at_home(&self, route: &Route, group: &Group) -> Result<Served> {
         match &route.here {
-            Here::Home(_) => self.strong(group).await.map(Served::Here),
+            Here::Home(_) => self.strong(route, group).await.map(Served::Here),
             _ => Ok(Served::AtHome),
         }
     }
 
     /// What a local read is served from.
     pub(super) fn local(&self, route: &Route) -> Result<Reached> {
-        self.readable(route)?;
+        let generation = self.readable(route)?;
         let group = route.group().ok_or_else(elsewhere)?;
         // Lag before progress: it must not be counted from after the state.
         let lag = self.lag(route);
@@ -111,20 +115,20 @@ impl Store {
             level: v1::Level::Local,
             lag,
             progress: group.progress(),
+            generation,
         })
     }
 
-    /// Whether the copy here may be read at all.
-    fn readable(&self, route: &Route) -> Result<()> {
+    /// The rows here, if they may be read at all.
+    fn readable(&self, route: &Route) -> Result<Generation> {
+        let group = route.group().ok_or_else(elsewhere)?;
+        // First: what is found of the group below must be of these rows.
+        let generation = group.generation().ok_or_else(|| replaced(route))?;
         let Here::Mirror {
-            group,
-            serves_isolated,
+            serves_isolated, ..
         } = &route.here
         else {
-            return match route.here {
-                Here::Nothing => Err(elsewhere()),
-                _ => Ok(()),
-            };
+            return Ok(generation);
         };
         if !group.progress().mirror.unwrap_or_default().open {
             return Err(Error::new(
@@ -143,7 +147,7 @@ impl Store {
             .fact("home", &route.home)
             .retry_after(WAIT_STEP));
         }
-        Ok(())
+        Ok(generation)
     }
 
     fn lag(&self, route: &Route) -> Option<Duration> {
@@ -154,14 +158,17 @@ impl Store {
         }
     }
 
-    async fn strong(&self, group: &Group) -> Result<Reached> {
+    async fn strong(&self, route: &Route, group: &Group) -> Result<Reached> {
         let asked = self.env.now();
         let progress = group.read_barrier().await?;
+        // Rows that replace these later are newer.
+        let generation = group.generation().ok_or_else(|| replaced(route))?;
         let lag = self.env.now().saturating_duration_since(asked);
         Ok(Reached {
             level: v1::Level::Strong,
             lag: Some(lag),
             progress,
+            generation,
         })
     }
 
@@ -208,4 +215,25 @@ fn seen(route: &Route, progress: &Progress) -> Index {
         Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
         _ => progress.index,
     }
+}
+
+/// Whether what was read since is all of the rows that were reached.
+pub(super) fn is_whole(route: &Route, reached: &Reached) -> bool {
+    let now = route.group().and_then(|group| group.generation());
+    now == Some(reached.generation)
+}
+
+/// The rows here are being cleared or replaced: what is missing in them may
+/// exist.
+pub(super) fn replaced(route: &Route) -> Error {
+    let reason = match &route.here {
+        Here::Mirror { .. } => Reason::Backfilling,
+        Here::Home(_) | Here::Nothing => Reason::NoQuorum,
+    };
+    Error::new(
+        reason,
+        "the records on this node are being replaced; read at another one, or later",
+    )
+    .fact("home", &route.home)
+    .retry_after(WAIT_STEP)
 }

@@ -19,7 +19,7 @@ use crate::kv::directory::{Directory, Here, Route};
 use crate::kv::forward::{self, Target};
 use crate::kv::freshness::Freshness;
 use crate::kv::options::ReadOptions;
-use crate::kv::reach::{Reached, Served};
+use crate::kv::reach::{Reached, Served, is_whole, replaced};
 use crate::kv::read::{self, ScanQuery};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
@@ -30,6 +30,9 @@ use crate::storage::{Disk, GroupId, Index};
 
 /// How often a read that waits for its level looks again.
 pub(super) const WAIT_STEP: Duration = Duration::from_millis(20);
+
+/// How often rows are read that are replaced meanwhile, which is rare.
+const READS_MAX: usize = 3;
 
 /// What the store works with.
 pub struct Parts {
@@ -251,19 +254,24 @@ impl Store {
         options: &ReadOptions,
     ) -> Result<(Vec<Option<v1::Record>>, v1::ReadMeta)> {
         keys.iter().try_for_each(check_key)?;
-        let reached = match self.reach(route, options).await? {
-            Served::Here(reached) => reached,
-            Served::AtHome => return self.get_at_home(route, keys).await,
-        };
-        let records = keys
-            .iter()
-            .map(|key| read::get(self.disk.state.as_ref(), route.tag.as_str(), key))
-            .collect::<Result<_>>()?;
-        Ok((records, self.meta(route, &reached)))
+        for _ in 0..READS_MAX {
+            let reached = match self.reach(route, options).await? {
+                Served::Here(reached) => reached,
+                Served::AtHome => return self.get_at_home(route, keys).await,
+            };
+            let records = keys
+                .iter()
+                .map(|key| read::get(self.disk.state.as_ref(), route.tag.as_str(), key))
+                .collect::<Result<_>>();
+            if is_whole(route, &reached) {
+                return Ok((records?, self.meta(route, &reached)));
+            }
+        }
+        Err(replaced(route))
     }
 
     /// Reads keys as this node has them, at once; `None`: this node cannot
-    /// answer alone.
+    /// answer alone, and what was answered does not count.
     pub fn get_local(
         &self,
         route: &Route,
@@ -278,7 +286,7 @@ impl Store {
                     .and_then(|()| read::get(self.disk.state.as_ref(), route.tag.as_str(), &key)),
             );
         }
-        Some(self.meta(route, &reached))
+        is_whole(route, &reached).then(|| self.meta(route, &reached))
     }
 
     /// Reads one page of a scan.
@@ -297,13 +305,29 @@ impl Store {
                 )));
             }
         }
-        let reached = match self.reach(route, &options).await? {
-            Served::Here(reached) => reached,
-            Served::AtHome => return self.scan_at_home(route, request).await,
-        };
+        for _ in 0..READS_MAX {
+            let reached = match self.reach(route, &options).await? {
+                Served::Here(reached) => reached,
+                Served::AtHome => return self.scan_at_home(route, request).await,
+            };
+            let page = self.page(route, &request, &reached);
+            if is_whole(route, &reached) {
+                return page;
+            }
+        }
+        Err(replaced(route))
+    }
+
+    /// Reads one page from what this node has.
+    fn page(
+        &self,
+        route: &Route,
+        request: &v1::ScanRequest,
+        reached: &Reached,
+    ) -> Result<v1::ScanResponse> {
         let last_version = reached.progress.last_version;
         let (version, start) = if request.page_token.is_empty() {
-            (last_version, request.start)
+            (last_version, request.start.clone())
         } else {
             let position = read::page_position(&request.page_token)?;
             if last_version < position.version {
@@ -317,8 +341,8 @@ impl Store {
         };
         let query = ScanQuery {
             start,
-            end: request.end,
-            records_max: match page_size {
+            end: request.end.clone(),
+            records_max: match request.page_size as usize {
                 0 => SCAN_PAGE_DEFAULT,
                 size => size,
             },
@@ -331,7 +355,7 @@ impl Store {
                 .next
                 .map(|next| read::page_token(version, next))
                 .unwrap_or_default(),
-            meta: Some(self.meta(route, &reached)),
+            meta: Some(self.meta(route, reached)),
         })
     }
 

@@ -20,6 +20,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::proposer::{Proposer, Write};
 use crate::raft::reads::{self, Reads};
+use crate::raft::rows::{Generation, Rows};
 use crate::raft::snapshot;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
@@ -166,6 +167,7 @@ pub struct Group {
     disk: Arc<Disk>,
     raft: Raft<Types, StateMachine>,
     progress: watch::Receiver<Progress>,
+    rows: Arc<Rows>,
     proposer: Proposer,
     reads: Reads,
     fence: watch::Receiver<wire::Fence>,
@@ -191,7 +193,7 @@ impl Group {
         } = opening;
         let log = LogStore::open(identity.group, disk.clone())?;
         let machine = StateMachine::open(identity.clone(), disk.clone())?;
-        let progress = machine.progress();
+        let (progress, rows) = (machine.progress(), machine.rows());
         let config = Arc::new(timing.config(identity.group.to_string())?);
         let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());
         let raft = Raft::new(replica, config, network, log, machine)
@@ -230,6 +232,7 @@ impl Group {
             disk,
             raft,
             progress,
+            rows,
             fence,
             _watch: watch,
         }))
@@ -379,6 +382,12 @@ impl Group {
     /// must have applied.
     pub(in crate::raft) async fn confirmed_index(&self) -> Result<RaftLogId> {
         reads::confirm(&self.raft).await
+    }
+
+    /// Which rows this replica has; `None`: they are being cleared or
+    /// replaced. What is read counts only if this is the same before and after.
+    pub fn generation(&self) -> Option<Generation> {
+        self.rows.generation()
     }
 
     /// How far this replica has applied.

@@ -5,7 +5,7 @@
 //! the other replicas ([`network`], [`inbound`]) and, once a quorum has it,
 //! applied ([`state_machine`], [`apply`]). A strong read waits at
 //! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
-//! a snapshot ([`snapshot`]).
+//! a snapshot ([`snapshot`]); whoever reads meanwhile is told ([`rows`]).
 //!
 //! Everything of openraft stays behind this room: what leaves it is our own
 //! types ([`types`]), what reaches a disk or a wire our own messages.
@@ -22,6 +22,7 @@ mod log_store;
 mod network;
 mod proposer;
 mod reads;
+mod rows;
 mod snapshot;
 mod state_machine;
 mod transport;
@@ -32,6 +33,7 @@ pub use group::{Group, Leader, MemberStatus, Opening, Status, Timing};
 pub use groups::Groups;
 pub use inbound::{Answers, Inbound, SnapshotReceiver};
 pub use proposer::{Answer, Reply, Write};
+pub use rows::Generation;
 pub use state_machine::{Mirror, Progress};
 pub use transport::{Chunks, SharedTransport, Transport};
 pub use types::{NodeId, Position, ReplicaId};

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::error::Result;
 use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes};
+use crate::raft::rows::Rows;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::types::{
     LeaderId, Position, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types,
@@ -58,6 +59,7 @@ pub(super) struct StateMachine {
     outcomes: Outcomes,
     lately: Lately,
     progress: watch::Sender<Progress>,
+    rows: Arc<Rows>,
 }
 
 impl StateMachine {
@@ -74,6 +76,7 @@ impl StateMachine {
             outcomes,
             lately: Lately::default(),
             progress,
+            rows: Arc::default(),
         })
     }
 
@@ -82,7 +85,17 @@ impl StateMachine {
         self.progress.subscribe()
     }
 
-    fn apply_batch(&mut self, entries: &[crate::raft::types::RaftEntryOf]) -> Result<Vec<Applied>> {
+    /// Whether the rows are whole, for readers.
+    pub(super) fn rows(&self) -> Arc<Rows> {
+        self.rows.clone()
+    }
+
+    /// Applies entries in one batch. Answers what came of each, and whether the
+    /// rows count as replaced until progress says what they are.
+    fn apply_batch(
+        &mut self,
+        entries: &[crate::raft::types::RaftEntryOf],
+    ) -> Result<(Vec<Applied>, bool)> {
         let mut applier = Applier::new(
             self.disk.state.as_ref(),
             &self.identity,
@@ -94,8 +107,12 @@ impl StateMachine {
             .iter()
             .map(|entry| applier.apply(entry))
             .collect::<Result<Vec<_>>>()?;
+        let empties = applier.empties();
+        if empties {
+            self.rows.begin();
+        }
         self.state = applier.finish()?;
-        Ok(answers)
+        Ok((answers, empties))
     }
 
     /// Applies what was collected, then answers: a reader that saw the answer
@@ -104,10 +121,13 @@ impl StateMachine {
         if collected.entries.is_empty() {
             return Ok(());
         }
-        let answers = self
+        let (answers, emptied) = self
             .apply_batch(&collected.entries)
             .map_err(io::Error::other)?;
         self.progress.send_replace(progress_of(&self.state));
+        if emptied {
+            self.rows.end();
+        }
         for (answer, responder) in answers.into_iter().zip(collected.responders.drain(..)) {
             if let Some(responder) = responder {
                 responder.send(answer);
@@ -207,6 +227,9 @@ impl RaftStateMachine<Types> for StateMachine {
         meta: &SnapshotMeta<LeaderId, ReplicaId, Seat>,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
+        // Before the first row goes. After an error it stays so: the replica
+        // halts, and nothing may be read of what it left.
+        self.rows.begin();
         snapshot::install(&self.disk, &self.identity, snapshot).map_err(io::Error::other)?;
         self.state = GroupState::load(self.disk.state.as_ref(), self.identity.group)
             .map_err(io::Error::other)?;
@@ -220,6 +243,7 @@ impl RaftStateMachine<Types> for StateMachine {
             )));
         }
         self.progress.send_replace(progress_of(&self.state));
+        self.rows.end();
         tracing::info!(
             group = %self.identity.group,
             index = meta.last_log_id.map_or(0, |last| last.index()),

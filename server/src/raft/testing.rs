@@ -6,7 +6,9 @@ use std::time::Duration;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{DEMO, Policy};
+use futures::FutureExt;
 use futures::future::BoxFuture;
+use openraft::storage::RaftStateMachine;
 use tokio::sync::{oneshot, watch};
 
 use crate::env::Env;
@@ -156,6 +158,20 @@ impl Alone {
         let end = wire::command::Command::EndBackfill(end);
         assert!(self.ship(group, end).await.open);
     }
+}
+
+/// Replaces the rows of a replica with its own, as a snapshot does.
+pub(crate) async fn reinstall(group: &Group) {
+    let installed = group.raft().with_state_machine(|machine| {
+        let installing = async {
+            let own = machine.get_current_snapshot().await?;
+            let own = own.expect("it has applied something");
+            machine.install_snapshot(&own.meta, own.snapshot).await
+        };
+        let installed = installing.now_or_never().expect("it waits for nothing");
+        Box::pin(std::future::ready(installed))
+    });
+    installed.await.expect("it runs").expect("installed");
 }
 
 /// The control group's state under the demo's policy.

@@ -156,14 +156,9 @@ impl Sender {
         loop {
             let until = progress.borrow_and_update().changed;
             while flights.len() < BATCHES_IN_FLIGHT_MAX && sent < until {
-                let page = feed::changes(
-                    self.disk.state.as_ref(),
-                    self.group.identity().group,
-                    self.tag.as_str(),
-                    sent,
-                    until,
-                )?;
-                let Some(page) = page else { break };
+                let Some(page) = self.page(sent, until)? else {
+                    break;
+                };
                 let last = page.last;
                 flights.push_back(self.copy(node, sent, page)?);
                 sent = last;
@@ -188,6 +183,24 @@ impl Sender {
                 }
             }
         }
+    }
+
+    /// The changes behind `sent`, up to and with `until`.
+    fn page(&self, sent: Position, until: Position) -> Result<Option<feed::Changes>, Ended> {
+        // A leader that was deposed may get a snapshot while its sender still
+        // runs. A change that is missing in between must not be passed over.
+        let generation = self.group.generation();
+        let page = feed::changes(
+            self.disk.state.as_ref(),
+            self.group.identity().group,
+            self.tag.as_str(),
+            sent,
+            until,
+        );
+        if generation.is_none() || self.group.generation() != generation {
+            return Err(Ended::Lost);
+        }
+        Ok(page?)
     }
 
     /// Sends a batch of changes on its way.

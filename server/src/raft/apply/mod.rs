@@ -216,6 +216,11 @@ impl<'a> Applier<'a> {
         Ok(applied)
     }
 
+    /// Whether the batch deletes every record that was there before.
+    pub fn empties(&self) -> bool {
+        self.emptied
+    }
+
     /// Writes everything in one batch and answers the state after it.
     pub fn finish(mut self) -> Result<GroupState> {
         self.batch

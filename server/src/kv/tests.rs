@@ -1,0 +1,374 @@
+//! Reads of a node that is its groups' only replica, while its rows change.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::v1;
+use parking_lot::Mutex;
+use wire::command::Command;
+
+use super::{Directory, Freshness, Parts, ReadOptions, Route, Store};
+use crate::error::{Reason, Result};
+use crate::net::{Regions, Speaker, TcpDial};
+use crate::raft::testing::{Alone, demo, identity, reinstall};
+use crate::raft::{Group, NodeId};
+use crate::replicate::{Probes, Shipped};
+use crate::storage::{
+    Durability, Engine, KeyRange, Limit, Row, Stage, View, Write, WriteBatch, keys,
+};
+
+/// How long a step of a test may take.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Where an engine waits until the test lets it go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// Rows of a range are deleted, and nothing has come in their place.
+    Emptied,
+    /// A record is about to be read.
+    Read,
+}
+
+/// An engine that waits once at a place.
+struct Waiting {
+    engine: Arc<dyn Engine>,
+    armed: Arc<Mutex<Option<(At, Sender<()>, Receiver<()>)>>>,
+}
+
+impl Waiting {
+    fn wait(&self, at: At) {
+        let mut armed = self.armed.lock();
+        if armed.as_ref().is_none_or(|(place, ..)| *place != at) {
+            return;
+        }
+        let taken = armed.take();
+        drop(armed);
+        if let Some((_, reached, go_on)) = taken {
+            reached.send(()).expect("the test waits");
+            go_on.recv_timeout(WAIT).expect("the test goes on");
+        }
+    }
+}
+
+impl Engine for Waiting {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        if key.starts_with(&keys::record("global", b"")) {
+            self.wait(At::Read);
+        }
+        self.engine.get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
+        if range.start.starts_with(&keys::record("global", b"")) {
+            self.wait(At::Read);
+        }
+        self.engine.scan(range, limit)
+    }
+
+    fn last(&self, range: &KeyRange) -> Result<Option<Row>> {
+        self.engine.last(range)
+    }
+
+    fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        let empties = |write: &Write| matches!(write, Write::DeleteRange(_));
+        let empties = batch.writes.iter().any(empties);
+        self.engine.write(batch, durability)?;
+        if empties {
+            self.wait(At::Emptied);
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.engine.flush()
+    }
+
+    fn view(&self) -> Result<Arc<dyn View>> {
+        self.engine.view()
+    }
+
+    fn stage(&self, name: &str) -> Result<Box<dyn Stage>> {
+        self.engine.stage(name)
+    }
+
+    fn staged(&self) -> Result<Vec<String>> {
+        self.engine.staged()
+    }
+
+    fn staged_view(&self, name: &str) -> Result<Arc<dyn View>> {
+        self.engine.staged_view(name)
+    }
+
+    /// In steps, as RocksDB does it.
+    fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()> {
+        let mut clear = WriteBatch::new();
+        for range in replaced {
+            clear.delete_range(range.clone());
+        }
+        self.write(clear, Durability::Buffered)?;
+        self.engine.ingest(name, replaced, then)
+    }
+
+    fn discard(&self, name: &str) -> Result<()> {
+        self.engine.discard(name)
+    }
+}
+
+/// A node with a replica of `global`, the home's or a mirror's.
+struct Fixture {
+    node: Alone,
+    group: Arc<Group>,
+    store: Arc<Store>,
+    armed: Arc<Mutex<Option<(At, Sender<()>, Receiver<()>)>>>,
+}
+
+impl Fixture {
+    /// In a region, with one record.
+    async fn in_region(region: &str) -> Fixture {
+        let armed = Arc::<Mutex<Option<_>>>::default();
+        let waiting = armed.clone();
+        let node = Alone::on(region, |engine| {
+            Arc::new(Waiting {
+                engine,
+                armed: waiting,
+            })
+        });
+        node.adopt_demo();
+        node.gate.confirm_lease(node.env.now());
+        let tags = demo().tags;
+        let global = tags.iter().find(|t| t.tag == "global").expect("a tag");
+        let is_mirror = global.home != region;
+        let identity = identity(global.range, "global", region).as_mirror(is_mirror);
+        let group = node.lead(identity).await;
+        let fixture = Fixture {
+            store: Arc::new(store(&node)),
+            node,
+            group,
+            armed,
+        };
+        match is_mirror {
+            true => fixture.fill(1).await,
+            false => drop(fixture.node.put(&fixture.group, "a", "one").await),
+        }
+        fixture
+    }
+
+    /// Fills the mirror with one record.
+    async fn fill(&self, attempt: u64) {
+        self.empty(attempt).await;
+        let filled = [
+            Command::Backfill(wire::Backfill {
+                incarnation: 1,
+                attempt,
+                transfer: 9,
+                from: "eu".into(),
+                records: vec![wire::CopiedRecord {
+                    key: Bytes::from_static(b"a"),
+                    version: 7,
+                    origin: "eu".into(),
+                    policy_version: 1,
+                    value: Some(wire::Value {
+                        bytes: Bytes::from_static(b"one"),
+                        ..wire::Value::default()
+                    }),
+                }],
+                ..wire::Backfill::default()
+            }),
+            Command::EndBackfill(wire::EndBackfill {
+                incarnation: 1,
+                attempt,
+                pages: 1,
+            }),
+        ];
+        for command in filled {
+            self.node.ship(&self.group, command).await;
+        }
+    }
+
+    /// Empties the mirror.
+    async fn empty(&self, attempt: u64) {
+        let seen = self.group.progress().mirror.unwrap_or_default();
+        let begin = wire::BeginBackfill {
+            incarnation: 1,
+            seen_attempt: seen.attempt,
+            seen_open: seen.open,
+            attempt,
+            ..wire::BeginBackfill::default()
+        };
+        let begin = Command::BeginBackfill(begin);
+        assert_eq!(self.node.ship(&self.group, begin).await.attempt, attempt);
+    }
+
+    /// The engine waits at the next place of this kind. Answers what tells that
+    /// it does, and what lets it go on.
+    fn wait_at(&self, at: At) -> (Receiver<()>, Sender<()>) {
+        let (reached, reached_rx) = channel();
+        let (go_on, go_on_rx) = channel();
+        *self.armed.lock() = Some((at, reached, go_on_rx));
+        (reached_rx, go_on)
+    }
+
+    fn route(&self) -> Route {
+        let caller = self.node.gate.region().clone();
+        self.store.admit("global", &caller).expect("admitted")
+    }
+
+    /// Why each kind of read is refused, at a level.
+    async fn refused(&self, level: v1::Level) -> Vec<Reason> {
+        let options = options(level);
+        let keys = [Bytes::from_static(b"a")];
+        let read = ReadOptions::from_wire(Some(&options)).expect("valid");
+        let get = self.store.get(&self.route(), &keys, &read).await;
+        let scan = v1::ScanRequest {
+            options: Some(options),
+            ..v1::ScanRequest::default()
+        };
+        let scan = self.store.scan(&self.route(), scan).await;
+        assert!(self.get_local().is_none(), "a session's get was answered");
+        [get.err(), scan.err()]
+            .into_iter()
+            .map(|error| error.expect("refused").reason)
+            .collect()
+    }
+
+    /// A session's local get: what it finds, if it counts.
+    fn get_local(&self) -> Option<Option<v1::Record>> {
+        let mut found = None;
+        let keys = std::iter::once(Bytes::from_static(b"a"));
+        let meta = self.store.get_local(&self.route(), keys, |record| {
+            found = Some(record.expect("read"));
+        });
+        meta.and(found)
+    }
+
+    async fn get(&self, level: v1::Level) -> Result<Option<v1::Record>> {
+        let read = ReadOptions::from_wire(Some(&options(level)))?;
+        let keys = [Bytes::from_static(b"a")];
+        let (records, _) = self.store.get(&self.route(), &keys, &read).await?;
+        Ok(records.into_iter().next().flatten())
+    }
+}
+
+/// A level that is met here or not at all.
+fn options(level: v1::Level) -> v1::ReadOptions {
+    v1::ReadOptions {
+        level: level.into(),
+        on_unmet: v1::OnUnmet::Fail.into(),
+        ..v1::ReadOptions::default()
+    }
+}
+
+fn store(node: &Alone) -> Store {
+    let region: RegionName = node.gate.region().clone();
+    let speaker = Speaker::new(region, NodeId(1));
+    let env = node.env.clone();
+    let regions = Arc::new(Regions::new(
+        env.clone(),
+        Arc::new(TcpDial),
+        speaker.clone(),
+    ));
+    let (gate, groups) = (node.gate.clone(), node.groups.clone());
+    Store::new(Parts {
+        directory: Arc::new(Directory::new(gate.clone(), groups.clone())),
+        freshness: Freshness::new(env.clone()),
+        probes: Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone()),
+        shipped: Shipped::new(env.clone()),
+        groups,
+        regions,
+        gate,
+        speaker,
+        disk: node.disk.clone(),
+        env,
+    })
+}
+
+/// Waits until the engine does.
+async fn reached(reached: Receiver<()>) {
+    let waited = tokio::task::spawn_blocking(move || reached.recv_timeout(WAIT));
+    waited.await.expect("no panic").expect("the engine waits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_read_of_a_mirror_that_is_just_emptied() {
+    let mirror = Arc::new(Fixture::in_region("us").await);
+    assert!(mirror.get_local().flatten().is_some());
+    let (emptied, go_on) = mirror.wait_at(At::Emptied);
+    let emptying = tokio::spawn({
+        let mirror = mirror.clone();
+        async move { mirror.empty(2).await }
+    });
+    // The rows are gone, and progress does not say so yet.
+    reached(emptied).await;
+    assert!(mirror.group.progress().mirror.expect("a mirror").open);
+    let refused = mirror.refused(v1::Level::Local).await;
+    assert_eq!(refused, [Reason::Backfilling; 2]);
+    go_on.send(()).expect("it waits");
+    emptying.await.expect("emptied");
+    let refused = mirror.refused(v1::Level::Local).await;
+    assert_eq!(refused, [Reason::Backfilling; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_read_that_a_mirror_was_emptied_under_does_not_count() {
+    let mirror = Arc::new(Fixture::in_region("us").await);
+    for scans in [false, true] {
+        let attempt = mirror.group.progress().mirror.expect("a mirror").attempt;
+        mirror.fill(attempt + 1).await;
+        let (reading, go_on) = mirror.wait_at(At::Read);
+        let read = tokio::spawn({
+            let mirror = mirror.clone();
+            async move {
+                let scan = v1::ScanRequest {
+                    options: Some(options(v1::Level::Local)),
+                    ..v1::ScanRequest::default()
+                };
+                match scans {
+                    true => mirror.store.scan(&mirror.route(), scan).await.map(drop),
+                    false => mirror.get(v1::Level::Local).await.map(drop),
+                }
+            }
+        });
+        reached(reading).await;
+        mirror.empty(attempt + 2).await;
+        go_on.send(()).expect("it waits");
+        let refused = read.await.expect("no panic").expect_err("it is closed");
+        assert_eq!(refused.reason, Reason::Backfilling);
+    }
+    // The same in a session.
+    mirror.fill(100).await;
+    let (reading, go_on) = mirror.wait_at(At::Read);
+    let session = mirror.clone();
+    let read = tokio::task::spawn_blocking(move || session.get_local());
+    reached(reading).await;
+    mirror.empty(101).await;
+    go_on.send(()).expect("it waits");
+    assert_eq!(read.await.expect("no panic"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_read_while_a_snapshot_replaces_the_rows() {
+    for region in ["eu", "us"] {
+        let replica = Arc::new(Fixture::in_region(region).await);
+        let (emptied, go_on) = replica.wait_at(At::Emptied);
+        let installing = tokio::spawn({
+            let group = replica.group.clone();
+            async move { reinstall(&group).await }
+        });
+        reached(emptied).await;
+        let (level, reason) = match region {
+            "eu" => (v1::Level::Strong, Reason::NoQuorum),
+            _ => (v1::Level::Local, Reason::Backfilling),
+        };
+        assert_eq!(replica.refused(level).await, [reason; 2]);
+        assert_eq!(replica.refused(v1::Level::Local).await, [reason; 2]);
+        go_on.send(()).expect("it waits");
+        installing.await.expect("installed");
+        let record = replica.get(level).await.expect("read");
+        assert_eq!(record.expect("it is there").value, "one");
+        assert!(replica.get_local().flatten().is_some());
+    }
+}
