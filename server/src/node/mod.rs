@@ -132,7 +132,10 @@ impl Node {
         let following = env.scoped(placement.start()).await?;
         let freshness = Freshness::new(env.clone());
         let probing = freshness.start(groups.clone());
-        let leasing = keep_lease(env.clone(), gate.clone(), groups.clone());
+        let adopting = placement.clone();
+        let leasing = keep_lease(env.clone(), gate.clone(), groups.clone(), move || {
+            adopting.adopt()
+        });
         let leasing = env.spawn("lease", leasing);
         let probes = Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone());
         let probing_homes = env.spawn("probes", probes.clone().follow());

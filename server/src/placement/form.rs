@@ -20,7 +20,7 @@ use super::plan::Plan;
 use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{catalog, control};
 use crate::raft::{Group, NodeId, ReplicaId};
-use crate::storage::{CONTROL_GROUP, REGION_GROUP};
+use crate::storage::{CONTROL_GROUP, Engine, GroupId, REGION_GROUP};
 
 /// How long the groups may take to agree on what they begin with.
 const FORM_WAIT: Duration = Duration::from_secs(30);
@@ -288,12 +288,29 @@ impl Placement {
 
     /// The catalog of the region as it is applied here.
     pub fn catalog(&self) -> Result<Option<wire::Catalog>> {
-        catalog::load(self.disk.state.as_ref(), REGION_GROUP)
+        self.whole(REGION_GROUP, |engine| catalog::load(engine, REGION_GROUP))
     }
 
     /// The control group's state as it is applied here.
     pub fn control(&self) -> Result<Option<wire::Control>> {
-        control::load(self.disk.state.as_ref())
+        self.whole(CONTROL_GROUP, control::load)
+    }
+
+    /// Reads a group's own state. While a snapshot replaces it, it would look
+    /// as if there were none.
+    fn whole<T>(&self, id: GroupId, read: impl Fn(&dyn Engine) -> Result<T>) -> Result<T> {
+        let open = self.groups.get(id);
+        let generation = || open.as_ref().map(|group| group.generation());
+        let before = generation();
+        let state = read(self.disk.state.as_ref())?;
+        if before == Some(None) || generation() != before {
+            return Err(Error::new(
+                Reason::NoQuorum,
+                format!("group {id} takes a snapshot in on this node; try again"),
+            )
+            .retry_after(FORM_STEP));
+        }
+        Ok(state)
     }
 }
 

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domicile_proto::internal::v1 as wire;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::env::{Env, Task};
@@ -53,6 +54,9 @@ pub struct Placement {
     halt: Halt,
     /// Held while replicas are opened, so that none is opened twice.
     opening: tokio::sync::Mutex<()>,
+    /// Held while what is applied here is taken over, so that what was read
+    /// last is what is kept.
+    adopting: Mutex<()>,
     address: String,
 }
 
@@ -96,6 +100,7 @@ impl Placement {
             fence,
             halt: parts.halt,
             opening: tokio::sync::Mutex::new(()),
+            adopting: Mutex::new(()),
             address: parts.address,
         })
     }

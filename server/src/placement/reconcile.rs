@@ -44,7 +44,8 @@ impl Placement {
     }
 
     /// Takes over what is applied here: policy, addresses, fence, routes.
-    pub(super) fn adopt(&self) -> Result<()> {
+    pub fn adopt(&self) -> Result<()> {
+        let _adopting = self.adopting.lock();
         if let Some(control) = self.control()?
             && self
                 .gate

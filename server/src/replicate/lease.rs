@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::env::Env;
+use crate::error::Result;
 use crate::raft::Groups;
 use crate::residency::{Gate, LEASE};
 use crate::storage::CONTROL_GROUP;
@@ -18,9 +19,15 @@ const RETRY_STEP: Duration = Duration::from_millis(300);
 const CONFIRM_WAIT: Duration = Duration::from_secs(4);
 
 /// Asks the control group's leader again and again whether anything newer is in
-/// force. The lease counts from each question: once this node has applied what
-/// was in force then, it acted on nothing older.
-pub async fn keep_lease(env: Env, gate: Arc<Gate>, groups: Arc<Groups>) {
+/// force. The lease counts from each question: once this node has applied and
+/// adopted what was in force then, it acts on nothing older. `adopt` has the
+/// gates take over what is applied here.
+pub async fn keep_lease(
+    env: Env,
+    gate: Arc<Gate>,
+    groups: Arc<Groups>,
+    adopt: impl Fn() -> Result<()> + Send + 'static,
+) {
     const { assert!(RENEW_STEP.as_secs() * 3 < LEASE.as_secs()) };
     loop {
         let asked = env.now();
@@ -31,12 +38,77 @@ pub async fn keep_lease(env: Env, gate: Arc<Gate>, groups: Arc<Groups>) {
             }
             None => false,
         };
-        let known = gate.atlas().is_some();
-        if confirmed && known {
+        // Applied is not enough: the gates decide by what was adopted.
+        if confirmed && adopted(&adopt) && gate.atlas().is_some() {
             gate.confirm_lease(asked);
             tokio::time::sleep(RENEW_STEP).await;
         } else {
             tokio::time::sleep(env.jitter(RETRY_STEP)).await;
         }
+    }
+}
+
+fn adopted(adopt: &impl Fn() -> Result<()>) -> bool {
+    let adopted = adopt();
+    if let Err(error) = &adopted {
+        tracing::debug!(%error, "the policy was not adopted; trying again");
+    }
+    adopted.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use super::*;
+    use crate::error::Error;
+    use crate::raft::testing::{Alone, identity};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_runs_once_the_gates_have_what_was_confirmed() {
+        let node = Alone::new("eu");
+        node.lead(identity(CONTROL_GROUP.0, "", "eu")).await;
+        node.adopt_demo();
+        let asked = Arc::new(AtomicU64::new(0));
+        let ran_before = Arc::new(AtomicBool::new(false));
+        let adopt = {
+            let (gate, asked, ran_before) = (node.gate.clone(), asked.clone(), ran_before.clone());
+            move || {
+                let runs = !gate.lease_left().is_zero();
+                ran_before.fetch_or(runs, Ordering::Relaxed);
+                match asked.fetch_add(1, Ordering::Relaxed) {
+                    0..3 => Err(Error::internal("not yet")),
+                    _ => Ok(()),
+                }
+            }
+        };
+        let keeping = keep_lease(
+            node.env.clone(),
+            node.gate.clone(),
+            node.groups.clone(),
+            adopt,
+        );
+        let _keeping = node.env.spawn("lease", keeping);
+        tokio::time::sleep(RETRY_STEP * 10).await;
+        assert!(asked.load(Ordering::Relaxed) > 3);
+        assert!(!ran_before.load(Ordering::Relaxed));
+        assert!(node.gate.lease_left() > LEASE - CONFIRM_WAIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_is_kept_while_the_control_group_answers_and_no_longer() {
+        let node = Alone::new("eu");
+        let group = node.lead(identity(CONTROL_GROUP.0, "", "eu")).await;
+        node.adopt_demo();
+        let (env, gate) = (node.env.clone(), node.gate.clone());
+        let keeping = keep_lease(env, gate, node.groups.clone(), || Ok(()));
+        let _keeping = node.env.spawn("lease", keeping);
+        for _ in 0..10 {
+            tokio::time::sleep(LEASE / 3).await;
+            assert!(!node.gate.lease_left().is_zero());
+        }
+        group.shutdown().await;
+        tokio::time::sleep(LEASE).await;
+        assert!(node.gate.lease_left().is_zero());
     }
 }
