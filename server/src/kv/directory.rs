@@ -112,6 +112,11 @@ impl Directory {
         if !unchecked && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, region, caller) {
             return Err(refusal(&atlas, &place.tag, caller, denial));
         }
+        if caller != region {
+            // A tightening that was not heard of may have forbidden it.
+            let held = self.gate.hold_lease();
+            held.map_err(|lapsed| lapsed.fact("home", &place.home.region))?;
+        }
         self.route_from(tag)
     }
 }

@@ -17,6 +17,7 @@ use crate::net::{Regions, Speaker, TcpDial};
 use crate::raft::testing::{Alone, demo, identity, reinstall};
 use crate::raft::{Group, NodeId};
 use crate::replicate::{Probes, Shipped};
+use crate::residency::LEASE;
 use crate::storage::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Write, WriteBatch, keys,
 };
@@ -370,5 +371,42 @@ async fn nothing_is_read_while_a_snapshot_replaces_the_rows() {
         let record = replica.get(level).await.expect("read");
         assert_eq!(record.expect("it is there").value, "one");
         assert!(replica.get_local().flatten().is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_isolated_home_serves_the_callers_of_its_own_region_only() {
+    let home = Fixture::in_region("eu").await;
+    let (own, other) = (RegionName::new("eu"), RegionName::new("us"));
+    let (own, other) = (own.expect("a name"), other.expect("a name"));
+    assert!(home.store.admit("global", &other).is_ok());
+    tokio::time::sleep(LEASE).await;
+    let refused = home.store.admit("global", &other).err().expect("refused");
+    assert_eq!(refused.reason, Reason::NoQuorum);
+    assert!(home.store.admit("global", &own).is_ok());
+    assert!(home.get(v1::Level::Strong).await.expect("read").is_some());
+    home.node.gate.confirm_lease(home.node.env.now());
+    assert!(home.store.admit("global", &other).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_isolated_mirror_serves_only_where_the_policy_says_so() {
+    for (on_isolation, served) in [("serve", true), ("stop", false)] {
+        let mirror = Fixture::in_region("us").await;
+        let mut control = demo();
+        let mirrors = "replicate_to = [\"us\", \"ap\"]";
+        let rules = format!("{mirrors}\non_isolation = \"{on_isolation}\"");
+        control.policy = control.policy.replace(mirrors, &rules);
+        mirror.node.adopt(control);
+        assert!(mirror.get(v1::Level::Local).await.expect("read").is_some());
+        tokio::time::sleep(LEASE).await;
+        let isolated = mirror.get(v1::Level::Local).await;
+        assert_eq!(isolated.is_ok(), served, "{on_isolation}");
+        assert_eq!(mirror.get_local().is_some(), served, "{on_isolation}");
+        if let Err(refused) = isolated {
+            assert_eq!(refused.reason, Reason::StalenessNotMet);
+        }
+        mirror.node.gate.confirm_lease(mirror.node.env.now());
+        assert!(mirror.get(v1::Level::Local).await.expect("read").is_some());
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Alone {
     pub(crate) env: Env,
     /// Its disk.
     pub(crate) disk: Arc<Disk>,
+    /// What is under its disk.
+    pub(crate) memory: MemoryDisk,
     /// Its gates, which know no policy yet.
     pub(crate) gate: Arc<Gate>,
     /// Its groups.
@@ -47,10 +49,12 @@ impl Alone {
         let env = Env::real();
         let mut options = DiskOptions::new(region, 1, Arc::new(|| Duration::ZERO));
         options.run = Run::Task;
-        let mut disk = Disk::memory(&MemoryDisk::new(1), options).expect("a disk");
+        let memory = MemoryDisk::new(1);
+        let mut disk = Disk::memory(&memory, options).expect("a disk");
         disk.state = state(disk.state.clone());
         Alone {
             disk: Arc::new(disk),
+            memory,
             gate: Gate::new(env.clone(), RegionName::new(region).expect("a name")),
             groups: Arc::default(),
             fence: watch::channel(wire::Fence::default()).0,
@@ -58,10 +62,13 @@ impl Alone {
         }
     }
 
-    /// Adopts the demo's policy. The range of a tag is its number by name, from
-    /// 16.
+    /// Adopts the demo's policy.
     pub(crate) fn adopt_demo(&self) {
-        let control = demo();
+        self.adopt(demo());
+    }
+
+    /// Adopts a state of the control group.
+    pub(crate) fn adopt(&self, control: wire::Control) {
         self.gate.adopt(Atlas::new(control).expect("valid"));
     }
 
@@ -174,7 +181,8 @@ pub(crate) async fn reinstall(group: &Group) {
     installed.await.expect("it runs").expect("installed");
 }
 
-/// The control group's state under the demo's policy.
+/// The control group's state under the demo's policy. The range of a tag is its
+/// number by name, from the first.
 pub(crate) fn demo() -> wire::Control {
     let policy = Policy::parse(DEMO).expect("valid");
     let tags = (FIRST_RANGE..).zip(policy.tags());

@@ -181,6 +181,15 @@ impl Gate {
         })
     }
 
+    /// Refuses, while the lease has lapsed, what comes from another region or
+    /// goes there.
+    pub fn hold_lease(&self) -> Result<()> {
+        match self.lease_left().is_zero() {
+            true => Err(lapsed()),
+            false => Ok(()),
+        }
+    }
+
     /// Lets a message out to a node of region `to`, or refuses it.
     pub fn egress<T: Carries>(
         &self,
@@ -275,8 +284,8 @@ impl Gate {
         if cargo == Cargo::Nothing || seeded::is_on(Bug::AccessUnchecked) {
             return Ok(());
         }
-        if crosses && self.lease_left().is_zero() {
-            return Err(lapsed());
+        if crosses {
+            self.hold_lease()?;
         }
         let atlas = self.atlas.load();
         let Some(atlas) = &*atlas else {
