@@ -104,7 +104,10 @@ impl Store {
 
     /// Writes. Each write is answered through its own reply.
     pub fn write(&self, route: &Route, mut writes: Vec<Write>) {
-        if let Err(error) = self.disk.admit_write() {
+        // Only a node that stores them: elsewhere they are passed on.
+        if let Here::Home(_) = &route.here
+            && let Err(error) = self.disk.admit_write()
+        {
             return refuse(writes, &error);
         }
         // Impossible acknowledgements are refused before anything is written.
@@ -214,8 +217,11 @@ impl Store {
                 "this replica does not lead the group",
             ));
         }
-        let group = group.clone();
-        self.propose(&route, &group, forward::taken(sequence, forward, answers));
+        let (group, writes) = (group.clone(), forward::taken(sequence, forward, answers));
+        match self.disk.admit_write() {
+            Ok(()) => self.propose(&route, &group, writes),
+            Err(error) => refuse(writes, &error),
+        }
         Ok(())
     }
 

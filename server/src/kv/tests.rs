@@ -11,7 +11,7 @@ use domicile_proto::v1;
 use parking_lot::Mutex;
 use wire::command::Command;
 
-use super::{Directory, Freshness, Parts, ReadOptions, Route, Store};
+use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest, reply_to};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
 use crate::raft::testing::{Alone, demo, identity, reinstall};
@@ -409,4 +409,48 @@ async fn an_isolated_mirror_serves_only_where_the_policy_says_so() {
         mirror.node.gate.confirm_lease(mirror.node.env.now());
         assert!(mirror.get(v1::Level::Local).await.expect("read").is_some());
     }
+}
+
+/// Why a write here fails.
+async fn write_refused(node: &Fixture) -> Reason {
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    let put = v1::PutRequest {
+        key: Bytes::from_static(b"b"),
+        ..v1::PutRequest::default()
+    };
+    let write = reply_to(WriteRequest::Put(put), move |answer| drop(tx.send(answer)));
+    let write = write.expect("it is valid");
+    node.store.write(&node.route(), vec![write]);
+    let answer = rx.await.expect("answered");
+    answer.err().expect("refused").reason
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
+    let mirror = Fixture::in_region("us").await;
+    mirror.node.memory.set_full(true);
+    // Passed on to the home, which nobody reaches here.
+    assert_eq!(write_refused(&mirror).await, Reason::NoQuorum);
+    let home = Fixture::in_region("eu").await;
+    home.node.memory.set_full(true);
+    assert_eq!(write_refused(&home).await, Reason::DiskFull);
+    // What a follower passes on is stored here, too.
+    let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+    let forward = wire::Forward {
+        writes: vec![wire::ForwardedWrite::default()],
+        tag: "global".into(),
+    };
+    let from = home.node.gate.region();
+    let leader = (1, home.group.replica());
+    let taken = home.store.take_forwarded(from, leader, forward, &answers);
+    taken.expect("taken");
+    let answer = answered.recv().await.and_then(|answer| answer.response);
+    let Some(wire::peer_response::Response::Forward(result)) = answer else {
+        panic!("{answer:?}");
+    };
+    let outcome = result.outcomes.into_iter().next().and_then(|o| o.outcome);
+    let Some(wire::forwarded_outcome::Outcome::Failed(failed)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(failed.reason, "DISK_FULL");
 }
