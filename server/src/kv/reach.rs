@@ -10,6 +10,7 @@ use domicile_proto::version::RangeId;
 use super::directory::{Here, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
 use super::store::{Store, WAIT_STEP, elsewhere};
+use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Generation, Group, Progress};
 use crate::seeded::{self, Bug};
@@ -17,7 +18,7 @@ use crate::storage::Index;
 
 /// How long a read waits for its level at most; the caller's deadline may be
 /// sooner.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What a read is served from, and how old that may be.
 pub(super) struct Reached {
@@ -53,11 +54,13 @@ impl Store {
                 _ => Ok(Served::AtHome),
             };
         }
+        let deadline = self.env.now() + WAIT_MAX;
         if let Err(closed) = self.readable(route) {
-            return match options.on_unmet {
-                OnUnmet::Forward => Ok(Served::AtHome),
-                OnUnmet::Wait | OnUnmet::Fail => Err(closed),
-            };
+            match options.on_unmet {
+                OnUnmet::Forward => return Ok(Served::AtHome),
+                OnUnmet::Fail => return Err(closed),
+                OnUnmet::Wait => self.until_readable(route, deadline).await?,
+            }
         }
         let level = match &options.level {
             Level::Strong | Level::Local => return self.local(route).map(Served::Here),
@@ -68,7 +71,7 @@ impl Store {
                         tokio::time::sleep(WAIT_STEP).await;
                     }
                 };
-                match self.unless(options, fresh(), met).await? {
+                match self.unless(options, fresh(), deadline, met).await? {
                     false => return self.at_home(route, group).await,
                     true => v1::Level::Bounded,
                 }
@@ -85,7 +88,7 @@ impl Store {
                     drop(progress.wait_for(|p| seen(route, p) >= wanted).await);
                 };
                 let now = seen(route, &group.progress()) >= wanted;
-                match self.unless(options, now, met).await? {
+                match self.unless(options, now, deadline, met).await? {
                     false => return self.at_home(route, group).await,
                     true => v1::Level::AtLeast,
                 }
@@ -117,6 +120,17 @@ impl Store {
             progress: group.progress(),
             generation,
         })
+    }
+
+    /// Waits until the copy here may be read; answers why not at the deadline.
+    async fn until_readable(&self, route: &Route, deadline: Instant) -> Result<()> {
+        loop {
+            match self.readable(route) {
+                Ok(_) => return Ok(()),
+                Err(closed) if self.env.now() >= deadline => return Err(closed),
+                Err(_) => tokio::time::sleep(WAIT_STEP).await,
+            }
+        }
     }
 
     /// The rows here, if they may be read at all.
@@ -178,6 +192,7 @@ impl Store {
         &self,
         options: &ReadOptions,
         met: bool,
+        deadline: Instant,
         wait: impl Future<Output = ()>,
     ) -> Result<bool> {
         let not_met = || {
@@ -191,7 +206,7 @@ impl Store {
             _ if met => Ok(true),
             OnUnmet::Forward => Ok(false),
             OnUnmet::Fail => Err(not_met()),
-            OnUnmet::Wait => match tokio::time::timeout(WAIT_MAX, wait).await {
+            OnUnmet::Wait => match tokio::time::timeout_at(deadline, wait).await {
                 Ok(()) => Ok(true),
                 Err(_) => Err(not_met()),
             },

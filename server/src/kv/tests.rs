@@ -11,6 +11,7 @@ use domicile_proto::v1;
 use parking_lot::Mutex;
 use wire::command::Command;
 
+use super::reach::WAIT_MAX;
 use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest, reply_to};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
@@ -34,10 +35,13 @@ enum At {
     Read,
 }
 
+/// Where an engine waits next, whom it tells, and who lets it go on.
+type Armed = Option<(At, Sender<()>, Receiver<()>)>;
+
 /// An engine that waits once at a place.
 struct Waiting {
     engine: Arc<dyn Engine>,
-    armed: Arc<Mutex<Option<(At, Sender<()>, Receiver<()>)>>>,
+    armed: Arc<Mutex<Armed>>,
 }
 
 impl Waiting {
@@ -124,13 +128,13 @@ struct Fixture {
     node: Alone,
     group: Arc<Group>,
     store: Arc<Store>,
-    armed: Arc<Mutex<Option<(At, Sender<()>, Receiver<()>)>>>,
+    armed: Arc<Mutex<Armed>>,
 }
 
 impl Fixture {
     /// In a region, with one record.
     async fn in_region(region: &str) -> Fixture {
-        let armed = Arc::<Mutex<Option<_>>>::default();
+        let armed = Arc::<Mutex<Armed>>::default();
         let waiting = armed.clone();
         let node = Alone::on(region, |engine| {
             Arc::new(Waiting {
@@ -161,47 +165,30 @@ impl Fixture {
     /// Fills the mirror with one record.
     async fn fill(&self, attempt: u64) {
         self.empty(attempt).await;
-        let filled = [
-            Command::Backfill(wire::Backfill {
-                incarnation: 1,
-                attempt,
-                transfer: 9,
-                from: "eu".into(),
-                records: vec![wire::CopiedRecord {
-                    key: Bytes::from_static(b"a"),
-                    version: 7,
-                    origin: "eu".into(),
-                    policy_version: 1,
-                    value: Some(wire::Value {
-                        bytes: Bytes::from_static(b"one"),
-                        ..wire::Value::default()
-                    }),
-                }],
-                ..wire::Backfill::default()
-            }),
-            Command::EndBackfill(wire::EndBackfill {
-                incarnation: 1,
-                attempt,
-                pages: 1,
-            }),
-        ];
-        for command in filled {
-            self.node.ship(&self.group, command).await;
-        }
+        let page = Command::Backfill(wire::Backfill {
+            incarnation: 1,
+            attempt,
+            transfer: 9,
+            from: "eu".into(),
+            records: vec![wire::CopiedRecord {
+                key: Bytes::from_static(b"a"),
+                version: 7,
+                origin: "eu".into(),
+                policy_version: 1,
+                value: Some(wire::Value {
+                    bytes: Bytes::from_static(b"one"),
+                    ..wire::Value::default()
+                }),
+            }],
+            ..wire::Backfill::default()
+        });
+        self.node.ship(&self.group, page).await;
+        self.node.end(&self.group, attempt, 1).await;
     }
 
     /// Empties the mirror.
     async fn empty(&self, attempt: u64) {
-        let seen = self.group.progress().mirror.unwrap_or_default();
-        let begin = wire::BeginBackfill {
-            incarnation: 1,
-            seen_attempt: seen.attempt,
-            seen_open: seen.open,
-            attempt,
-            ..wire::BeginBackfill::default()
-        };
-        let begin = Command::BeginBackfill(begin);
-        assert_eq!(self.node.ship(&self.group, begin).await.attempt, attempt);
+        self.node.begin(&self.group, attempt).await;
     }
 
     /// The engine waits at the next place of this kind. Answers what tells that
@@ -453,4 +440,32 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
         panic!("{outcome:?}");
     };
     assert_eq!(failed.reason, "DISK_FULL");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_waits_waits_until_the_mirror_is_open() {
+    let mirror = Arc::new(Fixture::in_region("us").await);
+    let waiting = |mirror: Arc<Fixture>| async move {
+        let options = v1::ReadOptions {
+            on_unmet: v1::OnUnmet::Wait.into(),
+            ..options(v1::Level::Local)
+        };
+        let read = ReadOptions::from_wire(Some(&options)).expect("valid");
+        let keys = [Bytes::from_static(b"a")];
+        mirror.store.get(&mirror.route(), &keys, &read).await
+    };
+    mirror.empty(2).await;
+    let began = mirror.node.env.now();
+    let closed = waiting(mirror.clone())
+        .await
+        .map(drop)
+        .expect_err("it stays closed");
+    assert_eq!(closed.reason, Reason::Backfilling);
+    let waited = mirror.node.env.now() - began;
+    assert!((WAIT_MAX..WAIT_MAX * 2).contains(&waited), "{waited:?}");
+    let read = tokio::spawn(waiting(mirror.clone()));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    mirror.fill(3).await;
+    let (records, _) = read.await.expect("no panic").expect("read");
+    assert!(records.into_iter().all(|record| record.is_some()));
 }
