@@ -146,10 +146,15 @@ impl Alone {
 
     /// Empties and opens a mirror.
     pub(crate) async fn fill(&self, group: &Group, attempt: u64) {
-        let incarnation = group.identity().incarnation;
+        self.begin(group, attempt).await;
+        self.end(group, attempt, 0).await;
+    }
+
+    /// Empties a mirror.
+    pub(crate) async fn begin(&self, group: &Group, attempt: u64) {
         let seen = group.progress().mirror.unwrap_or_default();
         let begin = wire::BeginBackfill {
-            incarnation,
+            incarnation: group.identity().incarnation,
             seen_attempt: seen.attempt,
             seen_open: seen.open,
             attempt,
@@ -157,10 +162,14 @@ impl Alone {
         };
         let begin = wire::command::Command::BeginBackfill(begin);
         assert_eq!(self.ship(group, begin).await.attempt, attempt);
+    }
+
+    /// Opens a mirror that has so many pages.
+    pub(crate) async fn end(&self, group: &Group, attempt: u64, pages: u64) {
         let end = wire::EndBackfill {
-            incarnation,
+            incarnation: group.identity().incarnation,
             attempt,
-            pages: 0,
+            pages,
         };
         let end = wire::command::Command::EndBackfill(end);
         assert!(self.ship(group, end).await.open);

@@ -13,7 +13,7 @@
 //! how far the mirror is. A mirror that was never filled is filled from a view
 //! first. The [`receiver`] only puts what passed the gate into the mirror's own
 //! log; apply decides whether it belongs there, so a batch may come twice or
-//! from two senders.
+//! from two senders; its number in the ledgers ([`transfer`]) is the same then.
 //!
 //! A mirror's nodes ask the home now and then how far it is ([`probes`]) and so
 //! know how old their answers may be. [`lease`] keeps the policy lease of the
@@ -29,6 +29,7 @@ mod receiver;
 mod replicator;
 mod sender;
 mod shipped;
+mod transfer;
 
 pub use lease::keep_lease;
 pub use probes::Probes;

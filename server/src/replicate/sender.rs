@@ -14,6 +14,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use prost::Message;
+use tokio::sync::oneshot;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
 use wire::ship::Cargo;
@@ -21,12 +22,13 @@ use wire::ship_result::Result as Shown;
 
 use super::feed;
 use super::shipped::{Lane, LaneState, Shipped};
+use super::transfer;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
 use crate::raft::apply::ledger_row;
 use crate::raft::{Group, NodeId, Position, Transport};
-use crate::residency::{Gate, Subject};
+use crate::residency::{Cleared, Gate, Subject};
 use crate::seeded::{self, Bug};
 use crate::storage::{Disk, Durability, WriteBatch, keys, record};
 
@@ -205,18 +207,14 @@ impl Sender {
 
     /// Sends a batch of changes on its way.
     fn copy(&self, node: NodeId, prev: Position, page: feed::Changes) -> Result<Flight, Ended> {
-        let transfer = self.env.random();
         let (count, last) = (page.records.len() as u64, page.last);
-        self.note_sent(transfer, &page.records)?;
-        let copy = wire::Copy {
-            incarnation: self.incarnation,
-            transfer,
-            from: self.gate.region().to_string(),
-            prev: prev.to_wire(),
-            last: last.to_wire(),
-            records: page.records,
-        };
-        let answer = self.ship(node, Cargo::Copy(compress(&copy)));
+        let copy = self.copied(prev, page);
+        let answer = self.ship_noted(
+            node,
+            copy.transfer,
+            &copy.records,
+            Cargo::Copy(compress(&copy)),
+        )?;
         let (shipped, tag, region) = (self.shipped.clone(), self.tag.clone(), self.region.clone());
         Ok(Box::pin(async move {
             let state = answer.await;
@@ -225,6 +223,18 @@ impl Sender {
             }
             (last, state)
         }))
+    }
+
+    /// A batch of changes. Sent again it is the same one.
+    fn copied(&self, prev: Position, page: feed::Changes) -> wire::Copy {
+        wire::Copy {
+            incarnation: self.incarnation,
+            transfer: transfer::of_changes(&self.region, self.incarnation, prev, page.last),
+            from: self.gate.region().to_string(),
+            prev: prev.to_wire(),
+            last: page.last.to_wire(),
+            records: page.records,
+        }
     }
 
     /// Fills the mirror, which is as it was `seen`, from a view of the home.
@@ -254,19 +264,16 @@ impl Sender {
                 if page.records.is_empty() {
                     continue;
                 }
-                let transfer = self.env.random();
-                self.note_sent(transfer, &page.records)?;
                 let count = page.records.len() as u64;
-                let backfill = wire::Backfill {
-                    incarnation: self.incarnation,
-                    attempt,
-                    page: pages,
-                    transfer,
-                    from: self.gate.region().to_string(),
-                    records: page.records,
-                };
+                let backfill = self.backfill(attempt, pages, page.records);
                 pages += 1;
-                let answer = self.ship(node, Cargo::Backfill(compress(&backfill)));
+                let (transfer, records) = (backfill.transfer, &backfill.records);
+                let answer = self.ship_noted(
+                    node,
+                    transfer,
+                    records,
+                    Cargo::Backfill(compress(&backfill)),
+                )?;
                 let expected = pages;
                 flights.push_back(Box::pin(async move {
                     let state = answer.await.and_then(|state| match state {
@@ -292,13 +299,52 @@ impl Sender {
         Ok(())
     }
 
-    /// Ships something. It is on its way when this returns; the future brings
-    /// the answer.
+    /// A page of a backfill. Sent again it is the same one.
+    fn backfill(
+        &self,
+        attempt: u64,
+        page: u64,
+        records: Vec<wire::CopiedRecord>,
+    ) -> wire::Backfill {
+        wire::Backfill {
+            incarnation: self.incarnation,
+            attempt,
+            page,
+            transfer: transfer::of_page(&self.region, self.incarnation, attempt, page),
+            from: self.gate.region().to_string(),
+            records,
+        }
+    }
+
+    /// Ships something without records. It is on its way when this returns; the
+    /// future brings the answer.
     fn ship(
         &self,
         node: NodeId,
         cargo: Cargo,
     ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
+        let sent = self
+            .clear(cargo)
+            .map(|cleared| self.peers.send(node, cleared));
+        async move { answered(sent?).await }
+    }
+
+    /// Ships records. They are in the ledger once the gate has let them pass,
+    /// and before they leave.
+    fn ship_noted(
+        &self,
+        node: NodeId,
+        transfer: u64,
+        records: &[wire::CopiedRecord],
+        cargo: Cargo,
+    ) -> Result<impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<>, Ended> {
+        let cleared = self.clear(cargo)?;
+        self.note_sent(transfer, records)?;
+        Ok(answered(self.peers.send(node, cleared)))
+    }
+
+    /// Has the gate let something pass.
+    fn clear(&self, cargo: Cargo) -> Result<Cleared<wire::PeerRequest>> {
         let version = self.gate.atlas().map_or(0, |atlas| atlas.version());
         let request = wire::PeerRequest {
             sequence: 0,
@@ -312,31 +358,7 @@ impl Sender {
             })),
         };
         let subject = Subject::Tag(self.tag.clone());
-        let sent = self
-            .gate
-            .egress(&self.region, &subject, request)
-            .map(|cleared| self.peers.send(node, cleared));
-        async move {
-            let answer = tokio::time::timeout(SHIP_WAIT, sent?).await;
-            let Ok(Ok(wire::PeerResponse { response, .. })) = answer else {
-                return Err(Ended::Lost);
-            };
-            match response {
-                Some(Response::Ship(wire::ShipResult { result })) => match result {
-                    Some(Shown::State(state)) => Ok(state),
-                    Some(Shown::Leader(node)) => {
-                        Err(Ended::Leader((node > 0).then_some(NodeId(node))))
-                    }
-                    Some(Shown::PolicyBehind(version)) => Err(Ended::Refused(format!(
-                        "the mirror's node has only policy version {version} yet"
-                    ))),
-                    Some(Shown::Refused(why)) => Err(Ended::Refused(why)),
-                    None => Err(Ended::Refused("the answer is not known here".into())),
-                },
-                Some(Response::Refusal(refusal)) => Err(Ended::Refused(refusal.why)),
-                _ => Err(Ended::Refused("the answer does not fit".into())),
-            }
-        }
+        self.gate.egress(&self.region, &subject, request)
     }
 
     /// Notes a batch in this node's ledger before it leaves.
@@ -360,7 +382,128 @@ impl Sender {
     }
 }
 
+/// Waits for what came of something that was shipped.
+async fn answered(sent: oneshot::Receiver<wire::PeerResponse>) -> Result<wire::MirrorState, Ended> {
+    let answer = tokio::time::timeout(SHIP_WAIT, sent).await;
+    let Ok(Ok(wire::PeerResponse { response, .. })) = answer else {
+        return Err(Ended::Lost);
+    };
+    match response {
+        Some(Response::Ship(wire::ShipResult { result })) => match result {
+            Some(Shown::State(state)) => Ok(state),
+            Some(Shown::Leader(node)) => Err(Ended::Leader((node > 0).then_some(NodeId(node)))),
+            Some(Shown::PolicyBehind(version)) => Err(Ended::Refused(format!(
+                "the mirror's node has only policy version {version} yet"
+            ))),
+            Some(Shown::Refused(why)) => Err(Ended::Refused(why)),
+            None => Err(Ended::Refused("the answer is not known here".into())),
+        },
+        Some(Response::Refusal(refusal)) => Err(Ended::Refused(refusal.why)),
+        _ => Err(Ended::Refused("the answer does not fit".into())),
+    }
+}
+
 /// An encoded message behind its length, compressed.
 fn compress(message: &impl Message) -> bytes::Bytes {
     lz4_flex::compress_prepend_size(&message.encode_to_vec()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Speaker, TcpDial};
+    use crate::raft::testing::{Alone, identity};
+    use crate::storage::{Engine, GroupId, KeyRange, Limit};
+    use wire::command::Command;
+
+    const GLOBAL: u64 = 18;
+
+    /// The rows of one end's ledger.
+    fn ledger(engine: &dyn Engine, range: &KeyRange) -> Vec<wire::LedgerRow> {
+        let limit = Limit {
+            rows_max: 100,
+            bytes_max: usize::MAX,
+        };
+        let rows = engine.scan(range, limit).expect("read");
+        let rows = rows.iter().map(|row| record::open(&row.value));
+        rows.collect::<Result<_>>().expect("sound")
+    }
+
+    fn sender(home: &Alone, group: &Arc<Group>) -> Sender {
+        let us = RegionName::new("us").expect("a name");
+        let speaker = Speaker::new(home.gate.region().clone(), NodeId(1));
+        let peers = Peers::new(home.env.clone(), Arc::new(TcpDial), speaker, us.clone());
+        Sender {
+            env: home.env.clone(),
+            gate: home.gate.clone(),
+            disk: home.disk.clone(),
+            shipped: Shipped::new(home.env.clone()),
+            group: group.clone(),
+            peers: Arc::new(peers),
+            tag: Tag::new("global").expect("a tag"),
+            region: us,
+            incarnation: 1,
+            epoch: 1,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_ends_note_the_same_of_what_passed_the_gate() {
+        let home = Alone::new("eu");
+        home.adopt_demo();
+        let group = home.lead(identity(GLOBAL, "global", "eu")).await;
+        home.put(&group, "a", "one").await;
+        home.put(&group, "b", "two").await;
+        let sender = sender(&home, &group);
+        let changed = group.progress().changed;
+        let page = || {
+            let page = sender.page(Position::default(), changed).ok().flatten();
+            page.expect("there are changes")
+        };
+        let records = page().records;
+        let sent = || ledger(home.disk.state.as_ref(), &keys::sent_by(GroupId(GLOBAL)));
+        // The lease does not run yet: nothing leaves, and nothing is noted.
+        assert!(sender.copy(NodeId(1), Position::default(), page()).is_err());
+        assert_eq!(sent(), []);
+        home.gate.confirm_lease(home.env.now());
+        // Nobody is there. Sent again it is the same batch.
+        for _ in 0..2 {
+            let flight = sender.copy(NodeId(1), Position::default(), page());
+            assert!(flight.ok().expect("it left").await.1.is_err());
+        }
+        let backfill = sender.backfill(5, 0, records);
+        for _ in 0..2 {
+            let shipped = sender.ship_noted(
+                NodeId(1),
+                backfill.transfer,
+                &backfill.records,
+                Cargo::Backfill(compress(&backfill)),
+            );
+            assert!(shipped.ok().expect("it left").await.is_err());
+        }
+        assert_eq!(sent().len(), 2, "{:?}", sent());
+
+        let mirror = Alone::new("us");
+        let copies = mirror.lead(identity(GLOBAL, "global", "us").as_mirror(true));
+        let copies = copies.await;
+        mirror.begin(&copies, 5).await;
+        mirror.ship(&copies, Command::Backfill(backfill)).await;
+        mirror.end(&copies, 5, 1).await;
+        let copy = sender.copied(Position::default(), page());
+        mirror.ship(&copies, Command::Copy(copy)).await;
+        let received = keys::received_by(GroupId(GLOBAL));
+        let received = ledger(mirror.disk.state.as_ref(), &received);
+        let compared = |row: &wire::LedgerRow| {
+            let wire::LedgerRow {
+                transfer,
+                records,
+                bytes,
+                ..
+            } = *row;
+            (transfer, records, bytes, row.digest.clone())
+        };
+        let sent: Vec<_> = sent().iter().map(compared).collect();
+        let received: Vec<_> = received.iter().map(compared).collect();
+        assert_eq!(sent, received);
+    }
 }

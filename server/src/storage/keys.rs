@@ -172,6 +172,11 @@ pub fn sent(group: GroupId, transfer: u64) -> Bytes {
     key.freeze()
 }
 
+/// The ledger rows of the batches that this node sent for a group.
+pub fn sent_by(group: GroupId) -> KeyRange {
+    KeyRange::prefix(under_group(STATE_SENT, group, 0).freeze())
+}
+
 /// The group and the batch of a sent row's key.
 pub fn parse_sent(key: &[u8]) -> Result<(GroupId, u64)> {
     let rest = after_prefix(key, STATE_SENT, "sent batch")?;
