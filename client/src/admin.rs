@@ -86,6 +86,21 @@ impl Admin {
         .await
     }
 
+    /// Forms a region anew that lost its stores. Its nodes must be running and
+    /// empty, and it may be the home of no tag. Ask a node of another region.
+    pub async fn rebuild_region(
+        &self,
+        region: impl Into<String>,
+    ) -> Result<v1::RebuildRegionResponse, Error> {
+        let request = v1::RebuildRegionRequest {
+            region: region.into(),
+        };
+        self.call(Safety::Once, request, async |mut admin, request| {
+            admin.rebuild_region(request).await
+        })
+        .await
+    }
+
     /// Hands the leadership of a group to another node.
     pub async fn transfer_leader(&self, group: u64, node: u64) -> Result<(), Error> {
         let request = v1::TransferLeaderRequest { group, node };

@@ -104,6 +104,11 @@ async fn the_cluster_in_json_keeps_its_schema() {
     );
     let moved = json_of(&node, "cluster transfer-leader --group 2 --to 3").await;
     assert_eq!(moved, json!({ "group": 2, "leader": 3 }));
+    let rebuilt = json_of(&node, "region rebuild ap --yes").await;
+    let expected = json!({
+        "region": "ap", "nodes": 3, "incarnation": 2, "mirrors": ["global"],
+    });
+    assert_eq!(rebuilt, expected);
     let replaced = json_of(&node, "node replace 3").await;
     assert_eq!(replaced, json!({ "node": 3, "replicas": 2 }));
 }
@@ -187,6 +192,10 @@ async fn exit_codes() {
         5
     );
     assert_eq!(run(Some(&node), "node replace 9").await.code, 5);
+    let unsure = run(Some(&node), "region rebuild ap").await;
+    assert_eq!(unsure.code, 2);
+    assert!(unsure.err.contains("--yes"), "{}", unsure.err);
+    assert_ne!(run(Some(&node), "region rebuild eu --yes").await.code, 0);
     for wrong in [
         "",
         "frobnicate",

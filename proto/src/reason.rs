@@ -55,7 +55,7 @@ reasons! {
     SessionLost = "SESSION_LOST", "The token's position was lost with a former home.", "Read the record, then go on with the new token.";
     StalenessNotMet = "STALENESS_NOT_MET", "No copy here is as fresh as asked for.", "Try later, or read strongly.";
     Backfilling = "BACKFILLING", "This copy is still being filled.", "Try later, or read from another region.";
-    NoQuorum = "NO_QUORUM", "The group has no leader with a quorum now; nothing was applied.", "Try again; see `domicile cluster status`.";
+    NoQuorum = "NO_QUORUM", "The group has no leader with a quorum now; nothing was applied.", "Try again; see `domicile cluster status`. A node without its disk comes back with `domicile node replace`, a mirror region without any with `domicile region rebuild`.";
     DiskFull = "DISK_FULL", "A disk of the group is nearly full; nothing was written.", "Delete records or add disk space; reads go on.";
     Overloaded = "OVERLOADED", "The node has more work than it can take; nothing was applied.", "Try again after the delay.";
     Compacted = "COMPACTED", "The position asked for is older than the history kept.", "Start again from the floor.";

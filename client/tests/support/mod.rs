@@ -549,6 +549,23 @@ impl AdminService for Fake {
         }
     }
 
+    async fn rebuild_region(
+        &self,
+        r: Request<v1::RebuildRegionRequest>,
+    ) -> Result<Response<v1::RebuildRegionResponse>, Status> {
+        match r.into_inner().region.as_str() {
+            "ap" => Ok(Response::new(v1::RebuildRegionResponse {
+                nodes: 3,
+                incarnation: 2,
+                mirrors: vec!["global".into()],
+            })),
+            _ => Err(status(failure(
+                Reason::InvalidArgument,
+                Code::InvalidArgument,
+            ))),
+        }
+    }
+
     async fn transfer_leader(
         &self,
         _: Request<v1::TransferLeaderRequest>,

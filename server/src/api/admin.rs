@@ -20,7 +20,7 @@ use crate::placement::Placement;
 use crate::raft::{Group, Groups, NodeId, ReplicaId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::{Atlas, Gate, Subject};
-use crate::storage::{Contents, Disk, GroupId, REGION_GROUP};
+use crate::storage::{CONTROL_GROUP, Contents, Disk, GroupId, REGION_GROUP};
 
 /// Marks a request that another node has passed on, so that it is not passed
 /// on again.
@@ -284,6 +284,25 @@ impl AdminService for AdminApi {
         let replace = async move { placement.replace_node(request.into_inner()).await };
         let replicas = self.env.scoped(replace).await.map_err(status)?;
         Ok(Response::new(v1::ReplaceNodeResponse { replicas }))
+    }
+
+    async fn rebuild_region(
+        &self,
+        request: Request<v1::RebuildRegionRequest>,
+    ) -> Result<Response<v1::RebuildRegionResponse>, Status> {
+        let leader = self.leader_of(CONTROL_GROUP, &request).await;
+        if let Some(mut leader) = leader.map_err(status)? {
+            let passed = leader.rebuild_region(passed_on(request.into_inner()));
+            return passed.await.map_err(of_former_leader);
+        }
+        let placement = self.placement.clone();
+        let rebuild = async move { placement.rebuild_region(&request.into_inner().region).await };
+        let rebuilt = self.env.scoped(rebuild).await.map_err(status)?;
+        Ok(Response::new(v1::RebuildRegionResponse {
+            nodes: rebuilt.nodes as u32,
+            incarnation: rebuilt.incarnation,
+            mirrors: rebuilt.mirrors,
+        }))
     }
 
     async fn transfer_leader(

@@ -15,7 +15,7 @@ use super::reach::WAIT_MAX;
 use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest, reply_to};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
-use crate::raft::testing::{Alone, demo, identity, reinstall};
+use crate::raft::testing::{Alone, demo, identity, put, reinstall};
 use crate::raft::{Group, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::LEASE;
@@ -157,7 +157,7 @@ impl Fixture {
         };
         match is_mirror {
             true => fixture.fill(1).await,
-            false => drop(fixture.node.put(&fixture.group, "a", "one").await),
+            false => drop(put(&fixture.group, "a", "one").await),
         }
         fixture
     }

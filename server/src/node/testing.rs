@@ -16,8 +16,10 @@ use super::{Limits, Node, Wiring};
 use crate::env::Env;
 use crate::error::Result;
 use crate::net::{BoxedIo, Dial};
+use crate::placement::Rebuilt;
+use crate::raft::testing::put;
 use crate::raft::{NodeId, Timing};
-use crate::storage::{Disk, DiskOptions, MemoryDisk, Run};
+use crate::storage::{CONTROL_GROUP, Disk, DiskOptions, MemoryDisk, Run, keys};
 use crate::telemetry::Metrics;
 
 /// The bytes that may be under way on a socket.
@@ -131,6 +133,40 @@ impl World {
             policy: domicile_proto::policy::DEMO.into(),
         };
         self.nodes[at].init(request).await
+    }
+
+    /// Has the control group's leader form a region anew.
+    pub(super) async fn rebuild(&self, region: &str) -> Result<Rebuilt> {
+        let leads = |node: &&Node| {
+            let control = node.groups.get(CONTROL_GROUP);
+            control.is_some_and(|control| control.leads())
+        };
+        let leader = self.nodes.values().find(leads).expect("one leads");
+        let rebuilding = leader.placement.rebuild_region(region);
+        leader.env.scoped(rebuilding).await
+    }
+
+    /// Writes a record at the node of its home that leads.
+    pub(super) async fn put(&self, at: &str, tag: &str, key: &str, value: &str) {
+        let region = at.split('/').next();
+        let leads = |(name, node): &(&String, &Node)| {
+            let group = node.groups.by_tag(tag);
+            name.split('/').next() == region && group.is_some_and(|group| group.leads())
+        };
+        let (_, node) = self.nodes.iter().find(leads).expect("one leads");
+        let group = node.groups.by_tag(tag).expect("it leads");
+        put(&group, key, value).await;
+    }
+
+    /// Whether a mirror on a node is open and has a record of `global`.
+    pub(super) fn mirrors(&self, name: &str, key: &str) -> bool {
+        let node = &self.nodes[name];
+        let open = node.groups.by_tag("global").is_some_and(|group| {
+            let mirror = group.progress().mirror.unwrap_or_default();
+            mirror.open
+        });
+        let row = node.disk.state.get(&keys::record("global", key.as_bytes()));
+        open && row.expect("read").is_some()
     }
 
     /// Waits until something holds.

@@ -23,10 +23,10 @@ use crate::raft::{Group, NodeId, ReplicaId};
 use crate::storage::{CONTROL_GROUP, Engine, GroupId, REGION_GROUP};
 
 /// How long the groups may take to agree on what they begin with.
-const FORM_WAIT: Duration = Duration::from_secs(30);
+pub(super) const FORM_WAIT: Duration = Duration::from_secs(30);
 
 /// How often it is looked for.
-const FORM_STEP: Duration = Duration::from_millis(50);
+pub(super) const FORM_STEP: Duration = Duration::from_millis(50);
 
 /// A cluster that is formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,11 +147,8 @@ impl Placement {
     pub async fn form(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
         let step = FormStep::try_from(request.step)
             .map_err(|_| Error::invalid("the step is not known here"))?;
-        let (Some(new), Some(all)) = (request.catalog, request.control) else {
-            return Err(Error::invalid(
-                "the catalog or the control state is missing",
-            ));
-        };
+        let new = request.catalog;
+        let new = new.ok_or_else(|| Error::invalid("the catalog is missing"))?;
         if request.node != self.speaker.node().0 || new.region != self.speaker.region().as_str() {
             return Err(Error::new(
                 Reason::UnknownNode,
@@ -163,6 +160,9 @@ impl Placement {
                 ),
             ));
         }
+        let Some(all) = request.control else {
+            return self.form_anew(&new, step).await;
+        };
         if step == FormStep::Check {
             return self.could_form(&new, &all).map(|()| false);
         }
@@ -216,7 +216,7 @@ impl Placement {
 
     /// Whether every tag that the policy puts into the region has a group here
     /// that is led.
-    fn serves_its_tags(&self) -> bool {
+    pub(super) fn serves_its_tags(&self) -> bool {
         let Some(atlas) = self.gate.atlas() else {
             return false;
         };
@@ -254,7 +254,7 @@ impl Placement {
         })
     }
 
-    async fn form_region(self: &Arc<Self>, new: &wire::Catalog) -> Result<Arc<Group>> {
+    pub(super) async fn form_region(self: &Arc<Self>, new: &wire::Catalog) -> Result<Arc<Group>> {
         if let Some(open) = self.groups.get(REGION_GROUP) {
             return Ok(open);
         }
@@ -264,13 +264,14 @@ impl Placement {
     }
 
     /// This node's replica of the region group, as it begins.
-    fn region_replica(&self, new: &wire::Catalog) -> Result<wire::AnchoredReplica> {
+    pub(super) fn region_replica(&self, new: &wire::Catalog) -> Result<wire::AnchoredReplica> {
         let founders = founders(new);
         let here = founders.iter().find(|m| m.node == self.speaker.node().0);
         let here = here.ok_or_else(|| Error::invalid("the catalog gives this node no replica"))?;
+        let group = new.groups.iter().find(|g| g.group == REGION_GROUP.0);
         Ok(wire::AnchoredReplica {
             group: REGION_GROUP.0,
-            incarnation: 1,
+            incarnation: group.map_or(0, |group| group.incarnation),
             replica: here.replica,
             peers: new.nodes.clone(),
             founders,
@@ -279,7 +280,7 @@ impl Placement {
     }
 
     /// Initialises a group at its first founder.
-    async fn begin(&self, group: &Group, founders: &[wire::Member]) -> Result<()> {
+    pub(super) async fn begin(&self, group: &Group, founders: &[wire::Member]) -> Result<()> {
         if founders.first().map(|m| ReplicaId(m.replica)) == Some(group.replica()) {
             group.initialize(founders).await?;
         }
@@ -315,7 +316,7 @@ impl Placement {
 }
 
 /// The first members of the region group.
-fn founders(catalog: &wire::Catalog) -> Vec<wire::Member> {
+pub(super) fn founders(catalog: &wire::Catalog) -> Vec<wire::Member> {
     let groups = catalog.groups.iter();
     groups
         .filter(|g| g.group == REGION_GROUP.0)

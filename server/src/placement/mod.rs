@@ -8,16 +8,19 @@
 //! there, each node opens the replicas that are meant to be on it, and one
 //! initialises each group that is not formed yet. A node that lost its disk
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
-//! that is formed is never initialised again.
+//! that is formed is never initialised again. A region that lost all its stores
+//! and is nobody's home is made anew, as another incarnation ([`rebuild`]).
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
 mod form;
 mod plan;
+mod rebuild;
 mod reconcile;
 mod replace;
 
 pub use form::Formed;
+pub use rebuild::Rebuilt;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

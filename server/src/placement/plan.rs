@@ -17,6 +17,10 @@ use crate::storage::{FIRST_RANGE, REGION_GROUP};
 /// regions: two nodes or one region may fail.
 const CONTROL_VOTERS: usize = 5;
 
+/// The bits of a replica id that count within an incarnation of a region; the
+/// others say which one: nobody makes as many replicas.
+const REPLICAS_BITS: u32 = 32;
+
 /// What a new cluster begins with.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
@@ -155,6 +159,8 @@ fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
         .map(|(number, (region, nodes))| wire::ControlRegion {
             region: region.to_string(),
             number,
+            incarnation: 1,
+            rebuild: wire::Rebuild::None.into(),
             nodes: nodes
                 .into_values()
                 .map(|node| wire::Node {
@@ -242,8 +248,11 @@ fn warnings(members: &[wire::ControlMember], regions: &[wire::ControlRegion]) ->
 }
 
 /// What a region knows of itself at first: its nodes and its region group.
-fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion) -> wire::Catalog {
-    let replicas = (1..)
+pub(super) fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion) -> wire::Catalog {
+    // The ids that an earlier incarnation gave are lost with its catalog: each
+    // has its own.
+    let given = (region.incarnation - 1) << REPLICAS_BITS;
+    let replicas = (given + 1..)
         .zip(&region.nodes)
         .take(REPLICAS)
         .map(|(replica, node)| wire::Member {
@@ -256,11 +265,11 @@ fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion) -> wire::C
         name: name.to_owned(),
         region: region.region.clone(),
         nodes: region.nodes.clone(),
-        next_replica: replicas.len() as u64 + 1,
+        next_replica: given + replicas.len() as u64 + 1,
         groups: vec![wire::Group {
             group: REGION_GROUP.0,
             tag: String::new(),
-            incarnation: 1,
+            incarnation: region.incarnation,
             replicas,
             formed: false,
             mirror: false,
@@ -276,6 +285,8 @@ mod tests {
         wire::ControlRegion {
             region: name.into(),
             number,
+            incarnation: 1,
+            rebuild: wire::Rebuild::None.into(),
             nodes: (1..=nodes)
                 .map(|node| wire::Node {
                     node,

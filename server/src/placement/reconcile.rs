@@ -118,10 +118,13 @@ impl Placement {
     }
 
     /// At the region group's leader: places a group for each tag that the
-    /// policy puts into the region.
+    /// policy puts into the region. Only under the lease: a node that is new in
+    /// the control group applies the whole past of it, in which mirrors had
+    /// incarnations that are gone.
     async fn place_groups(&self, catalog: &wire::Catalog) -> Result<()> {
         let region = self.region_group()?;
-        let Some(atlas) = self.gate.atlas().filter(|_| region.leads()) else {
+        let may_place = region.leads() && self.gate.hold_lease().is_ok();
+        let Some(atlas) = self.gate.atlas().filter(|_| may_place) else {
             return Ok(());
         };
         for place in atlas.places() {

@@ -86,9 +86,10 @@ impl Placement {
     ) -> Result<wire::PlaceResponse> {
         self.adopt()?;
         let knows_policy = self.gate.atlas().is_some();
-        let placed = |replica| wire::PlaceResponse {
-            replica,
+        let placed = |here: Option<&Group>| wire::PlaceResponse {
+            replica: here.map_or(0, |open| open.replica().0),
             knows_policy,
+            incarnation: here.map_or(0, |open| open.identity().incarnation),
         };
         if request.region != self.speaker.region().as_str() || request.node != self.speaker.node().0
         {
@@ -107,14 +108,14 @@ impl Placement {
         };
         let here = self.groups.get(GroupId(group.group));
         if request.replica == 0 {
-            return Ok(placed(here.map_or(0, |open| open.replica().0)));
+            return Ok(placed(here.as_deref()));
         }
         self.speaker.join(request.cluster.clone())?;
         self.regions.own().learn(&request.nodes);
         self.regions.learn(&request.regions)?;
         if let Some(open) = here {
             return if open.replica().0 == request.replica {
-                Ok(placed(request.replica))
+                Ok(placed(Some(&open)))
             } else {
                 Err(Error::new(
                     Reason::AlreadyFormed,
@@ -139,7 +140,7 @@ impl Placement {
         };
         self.anchor(&request.cluster, replica.clone())?;
         let open = self.open(&replica).await?;
-        Ok(placed(open.replica().0))
+        Ok(placed(Some(&open)))
     }
 
     /// Has the control group's leader give a node of this region a new replica.
@@ -179,7 +180,10 @@ impl Placement {
 
     /// At the control group's leader: gives a node a new replica id, has it
     /// start that replica, and puts it in the old one's place.
-    async fn replace_control_member(&self, request: wire::ReplaceMemberRequest) -> Result<()> {
+    pub(super) async fn replace_control_member(
+        &self,
+        request: wire::ReplaceMemberRequest,
+    ) -> Result<()> {
         let group = self.control_group()?;
         let (region, node) = self
             .regions
@@ -260,7 +264,7 @@ impl Placement {
         Ok(())
     }
 
-    fn control_group(&self) -> Result<Arc<Group>> {
+    pub(super) fn control_group(&self) -> Result<Arc<Group>> {
         self.groups
             .get(CONTROL_GROUP)
             .ok_or_else(|| Error::new(Reason::UnknownGroup, "no replica of the group is here"))

@@ -116,24 +116,6 @@ impl Alone {
         group
     }
 
-    /// Puts a record, and answers the entry that did.
-    pub(crate) async fn put(&self, group: &Group, key: &str, value: &str) -> Index {
-        let (tx, rx) = oneshot::channel();
-        let value = wire::Value {
-            bytes: value.to_owned().into(),
-            ..wire::Value::default()
-        };
-        group.propose(vec![Write {
-            id: None,
-            key: key.to_owned().into(),
-            change: wire::operation::Change::Put(value),
-            condition: None,
-            acknowledgement: None,
-            reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
-        }]);
-        rx.await.expect("answered").expect("written").index
-    }
-
     /// Proposes what a home ships, and waits until it is applied.
     pub(crate) async fn ship(
         &self,
@@ -174,6 +156,24 @@ impl Alone {
         let end = wire::command::Command::EndBackfill(end);
         assert!(self.ship(group, end).await.open);
     }
+}
+
+/// Puts a record at the leader of its group, and answers the entry that did.
+pub(crate) async fn put(group: &Group, key: &str, value: &str) -> Index {
+    let (tx, rx) = oneshot::channel();
+    let value = wire::Value {
+        bytes: value.to_owned().into(),
+        ..wire::Value::default()
+    };
+    group.propose(vec![Write {
+        id: None,
+        key: key.to_owned().into(),
+        change: wire::operation::Change::Put(value),
+        condition: None,
+        acknowledgement: None,
+        reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
+    }]);
+    rx.await.expect("answered").expect("written").index
 }
 
 /// Replaces the rows of a replica with its own, as a snapshot does.

@@ -18,6 +18,15 @@ use crate::storage::Disk;
 /// How often leaderships are looked at.
 const FOLLOW_STEP: Duration = Duration::from_millis(200);
 
+/// A sender that runs.
+struct Running {
+    /// The incarnation of the mirror that it ships to.
+    incarnation: u64,
+    /// The epoch of the home that it ships for.
+    epoch: u64,
+    _task: Task,
+}
+
 /// Runs a sender for each mirror of each tag whose home group this node leads.
 pub struct Replicator {
     /// Time, randomness and tasks.
@@ -37,11 +46,14 @@ pub struct Replicator {
 impl Replicator {
     /// Runs for as long as the node does.
     pub async fn follow(self: Arc<Self>) {
-        let mut senders: BTreeMap<(Tag, RegionName), Task> = BTreeMap::new();
+        let mut senders: BTreeMap<(Tag, RegionName), Running> = BTreeMap::new();
         loop {
             let wanted = self.wanted();
-            senders.retain(|lane, _| {
-                let keep = wanted.contains_key(lane);
+            senders.retain(|lane, running| {
+                // A mirror that was made anew is another one.
+                let keep = wanted.get(lane).is_some_and(|sender| {
+                    sender.incarnation == running.incarnation && sender.epoch == running.epoch
+                });
                 if !keep {
                     self.shipped.close(&lane.0, &lane.1);
                 }
@@ -50,7 +62,11 @@ impl Replicator {
             for (lane, sender) in wanted {
                 senders.entry(lane).or_insert_with_key(|(tag, region)| {
                     self.shipped.open(tag, region);
-                    self.env.spawn("sender", sender.run())
+                    Running {
+                        incarnation: sender.incarnation,
+                        epoch: sender.epoch,
+                        _task: self.env.spawn("sender", sender.run()),
+                    }
                 });
             }
             tokio::time::sleep(FOLLOW_STEP).await;

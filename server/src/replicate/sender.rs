@@ -412,7 +412,7 @@ fn compress(message: &impl Message) -> bytes::Bytes {
 mod tests {
     use super::*;
     use crate::net::{Speaker, TcpDial};
-    use crate::raft::testing::{Alone, identity};
+    use crate::raft::testing::{Alone, identity, put};
     use crate::storage::{Engine, GroupId, KeyRange, Limit};
     use wire::command::Command;
 
@@ -452,8 +452,8 @@ mod tests {
         let home = Alone::new("eu");
         home.adopt_demo();
         let group = home.lead(identity(GLOBAL, "global", "eu")).await;
-        home.put(&group, "a", "one").await;
-        home.put(&group, "b", "two").await;
+        put(&group, "a", "one").await;
+        put(&group, "b", "two").await;
         let sender = sender(&home, &group);
         let changed = group.progress().changed;
         let page = || {

@@ -6,15 +6,71 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::output::table;
 
-/// Shows the regions.
+/// Shows and repairs the regions.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Lists the regions, as one node sees them.
     List,
+    Rebuild(Rebuild),
+}
+
+/// Forms a region anew that lost its stores, or a quorum of them.
+///
+/// For a region that is the home of no tag: its mirrors are filled again by
+/// their homes, and answer BACKFILLING until then. Every node of the region
+/// must be running with an empty data directory; `domiciled set-aside` takes a
+/// store away that is left. Ask a node of another region. The command may be
+/// run again if it was interrupted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rebuild {
+    /// The region.
+    #[arg(value_name = "REGION")]
+    region: String,
+
+    /// Do it: whatever the region's old stores still hold is given up.
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
-    let Command::List = command;
+    match command {
+        Command::List => list(context).await,
+        Command::Rebuild(arguments) => rebuild(context, arguments).await,
+    }
+}
+
+async fn rebuild(context: &Context, arguments: Rebuild) -> Result<(), Failure> {
+    let region = arguments.region;
+    if !arguments.yes {
+        return Err(Failure::usage(format!(
+            "this gives up whatever the old stores of {region} still hold and has its mirrors \
+             filled again; add --yes to do it"
+        )));
+    }
+    let client = context.connect_for_change().await?;
+    context
+        .output
+        .message("forming the region anew; its mirrors are filled afterwards");
+    let rebuilt = client.admin().rebuild_region(region.as_str()).await?;
+    let json = json!({
+        "region": region,
+        "nodes": rebuilt.nodes,
+        "incarnation": rebuilt.incarnation,
+        "mirrors": rebuilt.mirrors,
+    });
+    let text = || {
+        let row = [
+            region.clone(),
+            rebuilt.nodes.to_string(),
+            rebuilt.incarnation.to_string(),
+            rebuilt.mirrors.join(" "),
+        ];
+        table(["REGION", "NODES", "INCARNATION", "FILLS"], [row])
+    };
+    context.output.document(&json, text, b"")
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
     let regions = context.connect().await?.admin().regions().await?;
     let json: Vec<_> = regions
         .iter()

@@ -27,6 +27,7 @@ impl Applier<'_> {
             (Some(Change::Formed(formed)), None) => current = Some(formed),
             (Some(Change::Formed(_)), Some(_)) | (Some(_), None) => {}
             (Some(Change::NodeReplaced(replaced)), Some(control)) => replace(control, &replaced),
+            (Some(Change::RegionRebuilt(rebuilt)), Some(control)) => rebuild(control, &rebuilt),
             (None, _) => return Err(Error::corruption("a change of the control group is empty")),
         }
         if let Some(control) = &current {
@@ -54,5 +55,27 @@ fn replace(control: &mut wire::Control, replaced: &wire::ControlNodeReplaced) {
             member.replica = control.next_replica;
             control.next_replica += 1;
         }
+    }
+}
+
+/// Takes a step of forming a region anew.
+fn rebuild(control: &mut wire::Control, rebuilt: &wire::ControlRegionRebuilt) {
+    // A home that begins anew has lost what was acknowledged.
+    if control.tags.iter().any(|tag| tag.home == rebuilt.region) {
+        return;
+    }
+    let mut regions = control.regions.iter_mut();
+    let region = regions.find(|region| {
+        region.region == rebuilt.region && region.incarnation == rebuilt.seen_incarnation
+    });
+    let Some(region) = region else { return };
+    region.rebuild = rebuilt.rebuild;
+    if rebuilt.rebuild() != wire::Rebuild::Anchoring {
+        return;
+    }
+    region.incarnation += 1;
+    let mirrors = control.tags.iter_mut().flat_map(|tag| &mut tag.mirrors);
+    for mirror in mirrors.filter(|mirror| mirror.region == rebuilt.region) {
+        mirror.incarnation += 1;
     }
 }

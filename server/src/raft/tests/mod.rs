@@ -1,6 +1,7 @@
 //! The Raft library's own suite for storage, against ours.
 
 mod batching;
+mod control;
 mod mirror;
 
 use std::sync::Arc;

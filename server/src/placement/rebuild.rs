@@ -1,0 +1,265 @@
+//! Forming a region anew that lost its stores.
+//!
+//! Where a region group has no quorum left, nothing in the region can agree on
+//! a replacement; but a region that only mirrors holds nothing that its homes
+//! do not have. The control group gives the region and its mirrors new
+//! incarnations and its nodes new replicas of its own, the empty nodes form
+//! the region group again, and the homes fill the mirrors. What the earlier
+//! incarnation sent or has on a disk somewhere means other replicas and other
+//! mirrors (decision 0008).
+//!
+//! The command goes on where it stopped, as long as no node lost what the
+//! command gave it once the region group had begun.
+
+use std::sync::Arc;
+
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use wire::control_change::Change;
+use wire::{FormStep, Rebuild};
+
+use super::Placement;
+use super::form::{FORM_STEP, FORM_WAIT, founders};
+use super::plan;
+use crate::error::{Error, Reason, Result};
+use crate::net::Peers;
+use crate::raft::NodeId;
+use crate::storage::{CONTROL_GROUP, REGION_GROUP};
+
+/// A region that was formed anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// How many nodes it has.
+    pub nodes: usize,
+    /// The number of this creation of it.
+    pub incarnation: u64,
+    /// The tags whose mirrors there are filled again.
+    pub mirrors: Vec<String>,
+}
+
+/// What the nodes of a region have of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Every node is empty.
+    Nothing,
+    /// Some nodes are empty, others have a replica of this incarnation.
+    Some,
+    /// Every node has a replica of this incarnation.
+    All,
+}
+
+impl Placement {
+    /// Forms a region anew, of which no store is left. Runs at the control
+    /// group's leader.
+    pub async fn rebuild_region(self: &Arc<Self>, name: &str) -> Result<Rebuilt> {
+        let group = self.control_group()?;
+        group.read_barrier().await?;
+        let (region, peers) = self.rebuildable(name)?;
+        let found = self.found_in(&region, &peers).await?;
+        match (found, region.rebuild()) {
+            // The ids of an earlier attempt may have voted.
+            (Found::Nothing, _) => self.step(&region, Rebuild::Anchoring).await?,
+            (Found::Some | Found::All, Rebuild::Anchoring) | (Found::All, Rebuild::Begun) => {}
+            (Found::Some, _) | (Found::All, Rebuild::None) => return Err(not_lost(&region)),
+        }
+        let (region, _) = self.rebuildable(name)?;
+        for node in &region.nodes {
+            self.replace_control_member(wire::ReplaceMemberRequest {
+                group: CONTROL_GROUP.0,
+                new_node: NodeId::across(region.number, node.node).0,
+                ..wire::ReplaceMemberRequest::default()
+            })
+            .await?;
+        }
+        let catalog = self.first_catalog(&region)?;
+        self.tell_region(&peers, &catalog, FormStep::Anchor).await?;
+        self.step(&region, Rebuild::Begun).await?;
+        self.begin_region(&peers, &catalog).await?;
+        self.step(&region, Rebuild::None).await?;
+        let control = self.control()?.unwrap_or_default();
+        let mirrored = |tag: &&wire::ControlTag| tag.mirrors.iter().any(|m| m.region == name);
+        let mirrors = control.tags.iter().filter(mirrored);
+        Ok(Rebuilt {
+            nodes: region.nodes.len(),
+            incarnation: region.incarnation,
+            mirrors: mirrors.map(|tag| tag.tag.clone()).collect(),
+        })
+    }
+
+    /// A region that may be formed anew, and its nodes.
+    fn rebuildable(&self, name: &str) -> Result<(wire::ControlRegion, Arc<Peers>)> {
+        let control = self.control()?.unwrap_or_default();
+        let unknown = || {
+            Error::invalid(format!(
+                "the cluster has no region {name:?}; see `domicile region list`"
+            ))
+        };
+        let region = control.regions.iter().find(|r| r.region == name);
+        let region = region.ok_or_else(unknown)?.clone();
+        let homes = control.tags.iter().filter(|tag| tag.home == name);
+        let homes: Vec<_> = homes.map(|tag| tag.tag.as_str()).collect();
+        if !homes.is_empty() {
+            return Err(Error::invalid(format!(
+                "{name} is the home of {}: forming it anew would lose what was acknowledged \
+                 there; bring its stores back",
+                homes.join(", ")
+            )));
+        }
+        let peers = self
+            .regions
+            .of(&RegionName::new(name).map_err(|_| unknown())?);
+        Ok((region, peers.ok_or_else(unknown)?))
+    }
+
+    /// What the nodes of a region have of it. A node that cannot be asked, or
+    /// that has a store of an earlier incarnation, is an error.
+    async fn found_in(&self, region: &wire::ControlRegion, peers: &Peers) -> Result<Found> {
+        let mut present = 0;
+        for node in &region.nodes {
+            let is_this = peers.region() == self.speaker.region();
+            if is_this && node.node == self.speaker.node().0 {
+                return Err(not_lost(region));
+            }
+            let ask = wire::PlaceRequest {
+                region: region.region.clone(),
+                node: node.node,
+                group: Some(wire::Group {
+                    group: REGION_GROUP.0,
+                    ..wire::Group::default()
+                }),
+                ..wire::PlaceRequest::default()
+            };
+            let here = peers.place(&node.address, ask).await?;
+            match here.replica {
+                0 => {}
+                _ if here.incarnation == region.incarnation => present += 1,
+                _ => return Err(not_lost(region)),
+            }
+        }
+        Ok(match present {
+            0 => Found::Nothing,
+            all if all == region.nodes.len() => Found::All,
+            _ => Found::Some,
+        })
+    }
+
+    /// Has the control group agree on a step.
+    async fn step(&self, region: &wire::ControlRegion, rebuild: Rebuild) -> Result<()> {
+        let change = wire::ControlRegionRebuilt {
+            region: region.region.clone(),
+            seen_incarnation: region.incarnation,
+            rebuild: rebuild.into(),
+        };
+        let control = self.control_group()?;
+        control
+            .propose_control(Change::RegionRebuilt(change))
+            .await?;
+        self.adopt()?;
+        let (now, _) = self.rebuildable(&region.region)?;
+        let expected = match rebuild {
+            Rebuild::Anchoring => region.incarnation + 1,
+            Rebuild::Begun | Rebuild::None => region.incarnation,
+        };
+        if now.incarnation == expected && now.rebuild() == rebuild {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::NoQuorum,
+            format!(
+                "{} is being formed by another command; try again",
+                region.region
+            ),
+        ))
+    }
+
+    /// What the region begins with.
+    fn first_catalog(&self, region: &wire::ControlRegion) -> Result<wire::Catalog> {
+        let control = self.control()?.unwrap_or_default();
+        Ok(plan::catalog(&control.cluster, &control.name, region))
+    }
+
+    /// Tells every node of a region. Answers whether all have formed.
+    async fn tell_region(
+        &self,
+        peers: &Peers,
+        catalog: &wire::Catalog,
+        step: FormStep,
+    ) -> Result<bool> {
+        let told = catalog.nodes.iter().map(|node| {
+            let request = wire::FormRequest {
+                catalog: Some(catalog.clone()),
+                node: node.node,
+                control: None,
+                step: step.into(),
+            };
+            peers.form(&node.address, request)
+        });
+        let told = futures::future::try_join_all(told).await?;
+        Ok(told.into_iter().all(|formed| formed))
+    }
+
+    /// Has the nodes of a region begin, until all of them have.
+    async fn begin_region(&self, peers: &Peers, catalog: &wire::Catalog) -> Result<()> {
+        let deadline = self.env.now() + FORM_WAIT;
+        loop {
+            match self.tell_region(peers, catalog, FormStep::Begin).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "not every node was told"),
+            }
+            if self.env.now() > deadline {
+                return Err(Error::new(
+                    Reason::NoQuorum,
+                    "the nodes did not agree in time; check that they reach each other, then run \
+                     the command again",
+                ));
+            }
+            tokio::time::sleep(FORM_STEP).await;
+        }
+    }
+
+    /// At a node of the region: takes a step of forming it anew. Answers
+    /// whether this node has its catalog and serves its tags.
+    pub(super) async fn form_anew(
+        self: &Arc<Self>,
+        new: &wire::Catalog,
+        step: FormStep,
+    ) -> Result<bool> {
+        let meant = self.region_replica(new)?;
+        let here = self.groups.get(REGION_GROUP);
+        if here.is_some_and(|open| open.replica().0 != meant.replica) {
+            return Err(Error::new(
+                Reason::AlreadyFormed,
+                format!("node {} still has its old store", self.speaker.name()),
+            ));
+        }
+        if step == FormStep::Check {
+            return Ok(false);
+        }
+        self.speaker.join(new.cluster.clone())?;
+        self.regions.own().learn(&new.nodes);
+        let region = self.form_region(new).await?;
+        if step == FormStep::Begin {
+            self.begin(&region, &founders(new)).await?;
+            if region.leads() && self.catalog()?.is_none() {
+                let catalog = Some(new.clone());
+                let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
+                region.propose_catalog(formed).await?;
+            }
+        }
+        self.adopt()?;
+        Ok(self.catalog()?.is_some() && self.serves_its_tags())
+    }
+}
+
+fn not_lost(region: &wire::ControlRegion) -> Error {
+    Error::new(
+        Reason::AlreadyFormed,
+        format!(
+            "a node of {} still has a store: while a quorum of the region does, use `domicile \
+             node replace`; to give up what is left, stop each such node, run `domiciled \
+             set-aside` on its data directory, start it and run this command again",
+            region.region
+        ),
+    )
+}

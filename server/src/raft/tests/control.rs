@@ -1,0 +1,102 @@
+//! What changes of the control group come to.
+
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use openraft::EntryPayload;
+use prost::Message;
+use wire::Rebuild;
+use wire::control_change::Change;
+
+use crate::raft::apply::{Applier, GroupState, Identity, Lately, Outcomes, control};
+use crate::raft::testing::demo;
+use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire};
+use crate::storage::{CONTROL_GROUP, Memory};
+
+/// The state after changes.
+fn after(changes: Vec<Change>) -> wire::Control {
+    let engine = Memory::new("state", 1);
+    let eu = RegionName::new("eu").expect("a name");
+    let identity = Identity::new(CONTROL_GROUP, 1, "", &eu).expect("no tag");
+    let (mut outcomes, mut lately) = (Outcomes::default(), Lately::default());
+    let state = GroupState::default();
+    let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut lately);
+    for (index, change) in (1..).zip(changes) {
+        let command = wire::Command {
+            fence: None,
+            command: Some(wire::command::Command::Control(wire::ControlChange {
+                change: Some(change),
+            })),
+        };
+        let log_id = wire::LogId {
+            term: 1,
+            leader: 1,
+            index,
+        };
+        let entry = RaftEntryOf {
+            log_id: log_id_from_wire(&log_id),
+            payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
+        };
+        applier.apply(&entry).expect("applied");
+    }
+    applier.finish().expect("written");
+    control::load(&engine).expect("read").expect("formed")
+}
+
+fn formed() -> Change {
+    let regions = (1..).zip(["ap", "eu", "us"]);
+    let regions = regions.map(|(number, region)| wire::ControlRegion {
+        region: region.into(),
+        number,
+        incarnation: 1,
+        ..wire::ControlRegion::default()
+    });
+    Change::Formed(wire::Control {
+        regions: regions.collect(),
+        ..demo()
+    })
+}
+
+fn rebuilt(region: &str, seen_incarnation: u64, rebuild: Rebuild) -> Change {
+    Change::RegionRebuilt(wire::ControlRegionRebuilt {
+        region: region.into(),
+        seen_incarnation,
+        rebuild: rebuild.into(),
+    })
+}
+
+/// The incarnations of a region and of its mirrors.
+fn incarnations(control: &wire::Control, region: &str) -> (u64, Vec<u64>) {
+    let mut regions = control.regions.iter();
+    let known = regions.find(|r| r.region == region).expect("it is known");
+    let mirrors = control.tags.iter().flat_map(|tag| &tag.mirrors);
+    let of_region = mirrors.filter(|mirror| mirror.region == region);
+    (
+        known.incarnation,
+        of_region.map(|mirror| mirror.incarnation).collect(),
+    )
+}
+
+#[test]
+fn a_region_that_is_formed_anew_has_other_incarnations() {
+    let begun = vec![formed(), rebuilt("ap", 1, Rebuild::Anchoring)];
+    let control = after(begun.clone());
+    assert_eq!(incarnations(&control, "ap"), (2, vec![2]));
+    assert_eq!(incarnations(&control, "us"), (1, vec![1]));
+    // Of two commands that saw the same, one takes the step.
+    let mut twice = begun.clone();
+    twice.push(rebuilt("ap", 1, Rebuild::Anchoring));
+    twice.push(rebuilt("ap", 1, Rebuild::None));
+    assert_eq!(after(twice), control);
+    let mut done = begun;
+    done.push(rebuilt("ap", 2, Rebuild::Begun));
+    done.push(rebuilt("ap", 2, Rebuild::None));
+    let done = after(done);
+    assert_eq!(incarnations(&done, "ap"), (2, vec![2]));
+    assert_eq!(done.regions[0].rebuild(), Rebuild::None);
+}
+
+#[test]
+fn a_home_is_not_formed_anew() {
+    let control = after(vec![formed(), rebuilt("us", 1, Rebuild::Anchoring)]);
+    assert_eq!(control, after(vec![formed()]));
+}
