@@ -18,7 +18,7 @@ use crate::kv::acknowledge;
 use crate::kv::directory::{Directory, Here, Route};
 use crate::kv::forward::{self, Target};
 use crate::kv::freshness::Freshness;
-use crate::kv::options::ReadOptions;
+use crate::kv::options::{OnUnmet, ReadOptions};
 use crate::kv::reach::{Reached, Served, is_whole, replaced};
 use crate::kv::read::{self, ScanQuery};
 use crate::kv::write::check_key;
@@ -317,9 +317,19 @@ impl Store {
                 Served::AtHome => return self.scan_at_home(route, request).await,
             };
             let page = self.page(route, &request, &reached);
-            if is_whole(route, &reached) {
-                return page;
+            if !is_whole(route, &reached) {
+                continue;
             }
+            return match page {
+                // The home has the history that a mirror lacks.
+                Err(lacking)
+                    if lacking.reason == Reason::Compacted
+                        && options.on_unmet == OnUnmet::Forward =>
+                {
+                    self.scan_at_home(route, request).await
+                }
+                page => page,
+            };
         }
         Err(replaced(route))
     }
@@ -345,6 +355,15 @@ impl Store {
             }
             (position.version, position.start)
         };
+        let floor = reached.progress.mirror.map_or(0, |m| m.history_floor);
+        if version < floor {
+            return Err(Error::new(
+                Reason::Compacted,
+                "the mirror here was filled after the first page of the scan, and has nothing of \
+                 before; go on at the node that gave the page, or begin again",
+            )
+            .fact("floor", floor));
+        }
         let query = ScanQuery {
             start,
             end: request.end.clone(),

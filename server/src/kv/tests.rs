@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use wire::command::Command;
 
 use super::reach::WAIT_MAX;
+use super::read::page_token;
 use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest, reply_to};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
@@ -165,6 +166,11 @@ impl Fixture {
     /// Fills the mirror with one record.
     async fn fill(&self, attempt: u64) {
         self.empty(attempt).await;
+        self.page(attempt).await;
+    }
+
+    /// Ships the mirror's one record, and opens it.
+    async fn page(&self, attempt: u64) {
         let page = Command::Backfill(wire::Backfill {
             incarnation: 1,
             attempt,
@@ -468,4 +474,32 @@ async fn a_read_that_waits_waits_until_the_mirror_is_open() {
     mirror.fill(3).await;
     let (records, _) = read.await.expect("no panic").expect("read");
     assert!(records.into_iter().all(|record| record.is_some()));
+}
+
+/// A mirror has no history of before it was filled: a scan that began earlier,
+/// elsewhere, would miss what was written since.
+#[tokio::test(start_paused = true)]
+async fn a_scan_does_not_go_on_at_a_mirror_that_was_filled_since() {
+    let mirror = Fixture::in_region("us").await;
+    let begin = wire::BeginBackfill {
+        incarnation: 1,
+        seen_attempt: 1,
+        seen_open: true,
+        attempt: 2,
+        last_version: 7,
+        ..wire::BeginBackfill::default()
+    };
+    let begin = Command::BeginBackfill(begin);
+    mirror.node.ship(&mirror.group, begin).await;
+    mirror.page(2).await;
+    let go_on = |version| v1::ScanRequest {
+        options: Some(options(v1::Level::Local)),
+        page_token: page_token(version, Bytes::from_static(b"a")),
+        ..v1::ScanRequest::default()
+    };
+    let page = mirror.store.scan(&mirror.route(), go_on(7)).await;
+    assert_eq!(page.expect("it has this version").records.len(), 1);
+    let missing = mirror.store.scan(&mirror.route(), go_on(6)).await;
+    let missing = missing.map(drop).expect_err("it has no older one");
+    assert_eq!(missing.reason, Reason::Compacted);
 }

@@ -49,6 +49,8 @@ pub struct Mirror {
     pub cursor: Position,
     /// The attempt that fills it or filled it; 0: none yet.
     pub attempt: u64,
+    /// It was filled at this version: of older ones it has no history.
+    pub history_floor: u64,
 }
 
 /// The state machine of one replica.
@@ -181,6 +183,7 @@ fn progress_of(state: &GroupState) -> Progress {
             open: mirror.open,
             cursor: mirror.cursor.map(Position::from).unwrap_or_default(),
             attempt: mirror.attempt,
+            history_floor: mirror.history_floor,
         }),
     }
 }

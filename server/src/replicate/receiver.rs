@@ -188,6 +188,7 @@ async fn ask(group: &Group) -> Result<wire::ShipResult> {
         attempt: mirror.attempt,
         pages: 0,
         incarnation: group.identity().incarnation,
+        history_floor: mirror.history_floor,
     }))
 }
 

@@ -62,6 +62,7 @@ impl Applier<'_> {
             attempt: begin.attempt,
             pages: 0,
             incarnation: self.identity.incarnation,
+            history_floor: begin.last_version,
         });
     }
 
