@@ -1,5 +1,6 @@
 //! What the other nodes ask of this one.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::internal::v1::peer_service_server::PeerService;
 use futures::{Stream, StreamExt};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -23,6 +25,10 @@ use crate::residency::{Gate, Subject, Untrusted};
 
 /// The answers that are gathered into one frame.
 const FRAME_ANSWERS_MAX: usize = 512;
+
+/// The bytes of answers that are gathered into one frame: a frame is a message,
+/// and heartbeats wait behind it.
+const FRAME_BYTES_MAX: usize = 1024 * 1024;
 
 /// Serves the other nodes.
 #[derive(Clone)]
@@ -94,16 +100,17 @@ impl PeerService for PeerApi {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         // The reading task lives in the stream's state, and ends with it.
-        let frames = futures::stream::unfold((rx, reading), |(mut rx, reading)| async move {
-            let mut responses = Vec::new();
-            if rx.recv_many(&mut responses, FRAME_ANSWERS_MAX).await == 0 {
-                return None;
+        let state = (rx, reading, VecDeque::new());
+        let frames = futures::stream::unfold(state, |(mut rx, reading, mut gathered)| async move {
+            if gathered.is_empty() {
+                let mut responses = Vec::new();
+                if rx.recv_many(&mut responses, FRAME_ANSWERS_MAX).await == 0 {
+                    return None;
+                }
+                gathered = responses.into();
             }
-            let frame = wire::ExchangeResponse {
-                responses,
-                version: String::new(),
-            };
-            Some((Ok(frame), (rx, reading)))
+            let frame = frame(&mut gathered);
+            Some((Ok(frame), (rx, reading, gathered)))
         });
         let all = futures::stream::once(std::future::ready(Ok(hello))).chain(frames);
         Ok(Response::new(Box::pin(all)))
@@ -169,6 +176,23 @@ impl PeerService for PeerApi {
         let replace = async move { placement.replace_member(request).await };
         self.env.scoped(replace).await.map_err(status)?;
         Ok(Response::new(wire::ReplaceMemberResponse {}))
+    }
+}
+
+/// The next frame of what is gathered: at least one answer.
+fn frame(gathered: &mut VecDeque<wire::PeerResponse>) -> wire::ExchangeResponse {
+    let mut responses = Vec::with_capacity(gathered.len());
+    let mut bytes = 0;
+    while let Some(next) = gathered.front() {
+        bytes += next.encoded_len();
+        if !responses.is_empty() && bytes > FRAME_BYTES_MAX {
+            break;
+        }
+        responses.extend(gathered.pop_front());
+    }
+    wire::ExchangeResponse {
+        responses,
+        version: String::new(),
     }
 }
 
@@ -266,5 +290,52 @@ fn tag_of(request: &wire::PeerRequest) -> Option<Option<String>> {
         Some(Request::Read(read)) => Some(Some(read.tag.clone())),
         Some(Request::Probe(_)) => Some(None),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use domicile_proto::limits::{PEER_MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
+    use domicile_proto::v1;
+    use wire::peer_response::Response as Answer;
+
+    use super::*;
+
+    fn read(sequence: u64, bytes: usize) -> wire::PeerResponse {
+        let record = v1::Record {
+            value: Bytes::from(vec![7; bytes]),
+            ..v1::Record::default()
+        };
+        let records = wire::ReadRecords {
+            records: vec![wire::ReadRecord {
+                record: Some(record),
+            }],
+            meta: None,
+        };
+        wire::PeerResponse {
+            sequence,
+            response: Some(Answer::Read(wire::ReadResult {
+                result: Some(wire::read_result::Result::Records(records)),
+            })),
+        }
+    }
+
+    /// As many large answers as are gathered never make a frame that the other
+    /// node does not take; small ones share one.
+    #[test]
+    fn a_frame_of_answers_is_bounded_in_bytes() {
+        let sizes = [VALUE_BYTES_MAX; 40].into_iter().chain([100; 40]);
+        let mut gathered: VecDeque<_> = (1..).zip(sizes).map(|(n, size)| read(n, size)).collect();
+        let mut sequences = Vec::new();
+        let mut frames = 0;
+        while !gathered.is_empty() {
+            let frame = frame(&mut gathered);
+            assert!(frame.encoded_len() < PEER_MESSAGE_BYTES_MAX);
+            sequences.extend(frame.responses.iter().map(|answer| answer.sequence));
+            frames += 1;
+        }
+        assert_eq!(sequences, (1..=80).collect::<Vec<_>>());
+        assert_eq!(frames, 41);
     }
 }

@@ -1,11 +1,12 @@
 //! The session stream: many operations with ids, several in a frame, answered
 //! in any order.
 //!
-//! Local gets of a frame are answered in one frame at once. Strong gets of a
-//! frame wait for one read barrier together. Writes go to the group in one
-//! piece; each is answered when its log entry is applied, gathered with
-//! whatever else is ready. A session with too many operations unanswered is
-//! not read from until answers have gone out.
+//! Local gets of a frame are answered at once. Strong gets of a frame wait for
+//! one read barrier together. Gets of more bytes than one message takes are
+//! answered in several frames, each with its own position. Writes go to the
+//! group in one piece; each is answered when its log entry is applied, gathered
+//! with whatever else is ready. A session with too many operations unanswered
+//! is not read from until answers have gone out.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
 use domicile_proto::token::Positions;
 use domicile_proto::v1;
 use futures::Stream;
+use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -125,14 +127,14 @@ impl Replies {
         for reply in &mut self.gathered {
             match reply {
                 Reply::One(result) => {
-                    let result = std::mem::take(result);
-                    bytes += result_bytes(&result);
-                    frame.results.push(result);
-                    answered += 1;
-                    taken += 1;
-                    if bytes >= FRAME_BYTES_MAX {
+                    bytes += result_bytes(result);
+                    // One result fits a message, whatever its size.
+                    if taken > 0 && bytes > FRAME_BYTES_MAX {
                         break;
                     }
+                    frame.results.push(std::mem::take(result));
+                    answered += 1;
+                    taken += 1;
                 }
                 Reply::Written(_, route, index)
                     if !cover(&mut written, route, *index) && taken > 0 =>
@@ -171,10 +173,13 @@ impl Replies {
     }
 }
 
+/// About how many bytes a result takes in a frame.
 fn result_bytes(result: &v1::SessionResult) -> usize {
+    let record = |record: &v1::Record| record.key.len() + record.value.len();
     match &result.result {
-        Some(Answer::Get(get)) => get.record.as_ref().map_or(0, |r| r.value.len()),
-        Some(Answer::Scan(scan)) => scan.records.iter().map(|r| r.value.len()).sum(),
+        Some(Answer::Get(get)) => get.record.as_ref().map_or(0, record),
+        Some(Answer::Scan(scan)) => scan.records.iter().map(record).sum(),
+        Some(Answer::Failure(failure)) => failure.encoded_len(),
         _ => 0,
     }
 }
@@ -309,78 +314,83 @@ impl Session {
         })
     }
 
-    /// Answers gets from what this node has, in one frame.
-    fn get_local(&self, route: &Route, gets: Vec<(u64, Bytes)>) {
-        let mut results = Vec::with_capacity(gets.len());
-        let mut failed = Vec::with_capacity(gets.len());
-        let mut next = gets.iter();
-        let keys = gets.iter().map(|(_, key)| key.clone());
-        let meta = self.store.get_local(route, keys, |record| {
-            let (id, _) = *next.next().expect("one answer for each key");
-            failed.push(record.as_ref().err().map(|e| e.reason));
-            let result = match record {
-                Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
-                Err(error) => Answer::Failure(failure(error)),
-            };
-            results.push(v1::SessionResult {
-                id,
-                result: Some(result),
+    /// Answers gets from what this node has, in as many frames as it takes.
+    fn get_local(&self, route: &Route, mut gets: Vec<(u64, Bytes)>) {
+        while !gets.is_empty() {
+            let mut results = Vec::with_capacity(gets.len());
+            let mut failed = Vec::with_capacity(gets.len());
+            let mut next = gets.iter();
+            let keys = gets.iter().map(|(_, key)| key.clone());
+            let meta = self.store.get_local(route, keys, |record| {
+                let (id, _) = *next.next().expect("one answer for each key");
+                failed.push(record.as_ref().err().map(|e| e.reason));
+                let result = match record {
+                    Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
+                    Err(error) => Answer::Failure(failure(error)),
+                };
+                results.push(v1::SessionResult {
+                    id,
+                    result: Some(result),
+                });
             });
-        });
-        match meta {
-            Some(meta) => {
-                for failed in failed {
-                    self.metrics.observe_operation(Kind::Get, failed);
-                }
-                if let Some(lag_ms) = meta.lag_ms {
-                    self.metrics
-                        .observe_staleness(Duration::from_millis(lag_ms));
-                }
-                self.send(Reply::Frame(v1::SessionResponse {
-                    results,
-                    meta: Some(meta),
-                    ..v1::SessionResponse::default()
-                }));
+            let Some(meta) = meta else {
+                // The copy here cannot be read; what is done then takes its time.
+                return self.get(route.clone(), gets, ReadOptions::local());
+            };
+            for failed in failed {
+                self.metrics.observe_operation(Kind::Get, failed);
             }
-            // The copy here cannot be read; what is done then takes its time.
-            None => self.get(route.clone(), gets, ReadOptions::local()),
+            if let Some(lag_ms) = meta.lag_ms {
+                self.metrics
+                    .observe_staleness(Duration::from_millis(lag_ms));
+            }
+            gets.drain(..results.len());
+            self.send(Reply::Frame(v1::SessionResponse {
+                results,
+                meta: Some(meta),
+                ..v1::SessionResponse::default()
+            }));
         }
     }
 
-    /// Answers gets once their level is met, in one frame.
+    /// Answers gets once their level is met, in as many frames as it takes.
     fn get(&self, route: Route, gets: Vec<(u64, Bytes)>, options: ReadOptions) {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
         let replies = self.replies.clone();
         self.env.spawn_brief(async move {
             let (ids, keys): (Vec<u64>, Vec<Bytes>) = gets.into_iter().unzip();
-            let answer = store.get(&route, &keys, &options).await;
-            let failed = answer.as_ref().err().map(|e| e.reason);
-            for _ in &ids {
-                metrics.observe_operation(Kind::Get, failed);
-            }
-            match answer {
-                Ok((records, meta)) => {
-                    let results = ids
-                        .into_iter()
-                        .zip(records)
-                        .map(|(id, record)| v1::SessionResult {
-                            id,
-                            result: Some(Answer::Get(v1::GetResponse { record, meta: None })),
-                        })
-                        .collect();
-                    // The client may have gone; then nobody listens.
-                    drop(replies.send(Reply::Frame(v1::SessionResponse {
-                        results,
-                        meta: Some(meta),
-                        ..v1::SessionResponse::default()
-                    })));
-                }
-                Err(error) => {
-                    for id in ids {
-                        drop(replies.send(fail(id, error.again())));
+            let mut done = 0;
+            while done < ids.len() {
+                let answer = store.get(&route, &keys[done..], &options).await;
+                let (records, meta) = match answer {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        for id in &ids[done..] {
+                            metrics.observe_operation(Kind::Get, Some(error.reason));
+                            // The client may have gone; then nobody listens.
+                            drop(replies.send(fail(*id, error.again())));
+                        }
+                        return;
                     }
+                };
+                let results: Vec<_> = ids[done..]
+                    .iter()
+                    .zip(records)
+                    .map(|(id, record)| v1::SessionResult {
+                        id: *id,
+                        result: Some(Answer::Get(v1::GetResponse { record, meta: None })),
+                    })
+                    .collect();
+                done += results.len();
+                for _ in &results {
+                    metrics.observe_operation(Kind::Get, None);
                 }
+                drop(replies.send(Reply::Frame(v1::SessionResponse {
+                    results,
+                    meta: Some(meta),
+                    ..v1::SessionResponse::default()
+                })));
             }
         });
     }

@@ -10,6 +10,11 @@ use crate::error::{Error, Result};
 use crate::seeded::{self, Bug};
 use crate::storage::{Engine, KeyRange, Limit, keys, record};
 
+/// The bytes of keys and values after which an answer to gets ends: it is at
+/// most one record longer, which fits every message, and others may answer in
+/// between.
+pub(super) const GET_BYTES_MAX: usize = 1024 * 1024;
+
 /// The rows read at once while a page is filled.
 const SCAN_ROWS: usize = 512;
 
@@ -24,6 +29,11 @@ pub(super) fn get(engine: &dyn Engine, tag: &str, key: &Bytes) -> Result<Option<
         value: value.bytes,
         version: stored.version,
     }))
+}
+
+/// The bytes of a record that was read.
+pub(super) fn size(record: Option<&v1::Record>) -> usize {
+    record.map_or(0, |record| record.key.len() + record.value.len())
 }
 
 /// What to scan.

@@ -26,7 +26,7 @@ const REMOTE_WAIT: Duration = Duration::from_secs(3);
 const ATTEMPTS_MAX: usize = 3;
 
 impl Store {
-    /// Reads keys strongly at the home.
+    /// Reads the first keys strongly at the home, as many as it answers at once.
     pub(super) async fn get_at_home(
         &self,
         route: &Route,
@@ -39,7 +39,7 @@ impl Store {
         let Wire::Records(read) = self.read_at_home(route, what).await? else {
             return Err(Error::internal("the home answered another question"));
         };
-        if read.records.len() != keys.len() {
+        if read.records.is_empty() || read.records.len() > keys.len() {
             return Err(Error::internal("the home answered other keys"));
         }
         let records = read.records.into_iter().map(|r| r.record).collect();

@@ -20,7 +20,7 @@ use crate::kv::forward::{self, Target};
 use crate::kv::freshness::Freshness;
 use crate::kv::options::{OnUnmet, ReadOptions};
 use crate::kv::reach::{Reached, Served, is_whole, replaced};
-use crate::kv::read::{self, ScanQuery};
+use crate::kv::read::{self, GET_BYTES_MAX, ScanQuery};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{Answers, Group, Groups, NodeId, Progress, ReplicaId, Write};
@@ -252,7 +252,9 @@ impl Store {
         .retry_after(Duration::from_millis(200))
     }
 
-    /// Reads keys at a level. The answers come in the order of the keys.
+    /// Reads the first keys at a level, as many as one answer takes: at least
+    /// one. The answers come in the order of the keys; for the others the
+    /// caller asks again.
     pub async fn get(
         &self,
         route: &Route,
@@ -265,10 +267,7 @@ impl Store {
                 Served::Here(reached) => reached,
                 Served::AtHome => return self.get_at_home(route, keys).await,
             };
-            let records = keys
-                .iter()
-                .map(|key| read::get(self.disk.state.as_ref(), route.tag.as_str(), key))
-                .collect::<Result<_>>();
+            let records = self.records(route, keys);
             if is_whole(route, &reached) {
                 return Ok((records?, self.meta(route, &reached)));
             }
@@ -276,8 +275,24 @@ impl Store {
         Err(replaced(route))
     }
 
-    /// Reads keys as this node has them, at once; `None`: this node cannot
-    /// answer alone, and what was answered does not count.
+    /// Reads the first keys, as many as one answer takes.
+    fn records(&self, route: &Route, keys: &[Bytes]) -> Result<Vec<Option<v1::Record>>> {
+        let mut records = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for key in keys {
+            let record = read::get(self.disk.state.as_ref(), route.tag.as_str(), key)?;
+            bytes += read::size(record.as_ref());
+            records.push(record);
+            if bytes >= GET_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(records)
+    }
+
+    /// Reads the first keys as this node has them, at once, as many as one
+    /// answer takes: at least one. `None`: this node cannot answer alone, and
+    /// what was answered does not count.
     pub fn get_local(
         &self,
         route: &Route,
@@ -286,11 +301,15 @@ impl Store {
     ) -> Option<v1::ReadMeta> {
         // Taken before the reads, so that it never understates.
         let reached = self.local(route).ok()?;
+        let mut bytes = 0;
         for key in keys {
-            answer(
-                check_key(&key)
-                    .and_then(|()| read::get(self.disk.state.as_ref(), route.tag.as_str(), &key)),
-            );
+            let record = check_key(&key)
+                .and_then(|()| read::get(self.disk.state.as_ref(), route.tag.as_str(), &key));
+            bytes += read::size(record.as_ref().ok().and_then(Option::as_ref));
+            answer(record);
+            if bytes >= GET_BYTES_MAX {
+                break;
+            }
         }
         is_whole(route, &reached).then(|| self.meta(route, &reached))
     }

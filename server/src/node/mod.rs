@@ -346,3 +346,6 @@ async fn follow_readiness(
         tokio::time::sleep(READINESS_STEP).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! Whole nodes in this process, over real sockets.
+
+mod large;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::v1;
+use domicile_proto::v1::kv_service_client::KvServiceClient;
+use domicile_proto::v1::session_operation::Operation;
+use futures::StreamExt;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::env::Env;
+use crate::net::{BoxedIo, TcpDial};
+use crate::node::{Limits, Node, Wiring};
+use crate::raft::{NodeId, Timing};
+use crate::storage::{Disk, DiskOptions, MemoryDisk};
+use crate::telemetry::Metrics;
+
+/// How long anything here may take.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// The largest message that a test takes: the same as a client.
+const MESSAGE_BYTES_MAX: usize = domicile_proto::limits::CLIENT_MESSAGE_BYTES_MAX;
+
+/// Stored in `eu`, served there and in `us`.
+const TWO_REGIONS: &str = r#"
+schema = "domicile.policy/v1"
+version = 1
+
+[regions.eu]
+jurisdiction = "DE"
+
+[regions.us]
+jurisdiction = "US"
+
+[tags.shared]
+class = "public"
+home = "eu"
+store = ["eu"]
+serve = ["eu", "us"]
+
+[tags.eu-only]
+class = "personal"
+home = "eu"
+store = ["eu"]
+"#;
+
+/// A node that runs.
+struct Running {
+    node: Node,
+    address: SocketAddr,
+}
+
+/// Starts a node in each region and forms a cluster of them.
+async fn cluster(policy: &str, regions: &[&str]) -> Vec<Running> {
+    let mut nodes = Vec::new();
+    for region in regions {
+        nodes.push(start(region).await);
+    }
+    let request = v1::InitClusterRequest {
+        name: "test".into(),
+        nodes: nodes
+            .iter()
+            .zip(regions)
+            .map(|(running, region)| v1::NodeAddress {
+                node: 1,
+                region: (*region).into(),
+                address: running.address.to_string(),
+                callers: Vec::new(),
+            })
+            .collect(),
+        policy: policy.into(),
+    };
+    nodes[0].node.init(request).await.unwrap();
+    let ready = async {
+        while !nodes.iter().all(|running| running.node.is_ready()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, ready).await.unwrap();
+    nodes
+}
+
+async fn start(region: &str) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = DiskOptions::new(region, 1, Arc::new(|| Duration::ZERO));
+    let wiring = Wiring {
+        env: Env::real(),
+        region: RegionName::new(region).unwrap(),
+        node: NodeId(1),
+        address: address.to_string(),
+        disk: Arc::new(Disk::memory(&MemoryDisk::new(1), options).unwrap()),
+        dial: Arc::new(TcpDial),
+        timing: Timing::default(),
+        limits: Limits::default(),
+        metrics: Metrics::new(),
+    };
+    let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(BoxedIo::new));
+    let node = Node::start(wiring, incoming).await.unwrap();
+    Running { node, address }
+}
+
+impl Running {
+    async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
+    async fn session(&self) -> Session {
+        let (requests, rx) = mpsc::unbounded_channel();
+        let mut client = KvServiceClient::new(self.channel().await)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let opened = client.session(UnboundedReceiverStream::new(rx)).await;
+        Session {
+            requests,
+            answers: opened.unwrap().into_inner(),
+        }
+    }
+}
+
+/// An open session.
+struct Session {
+    requests: mpsc::UnboundedSender<v1::SessionRequest>,
+    answers: tonic::Streaming<v1::SessionResponse>,
+}
+
+impl Session {
+    fn send(&self, tag: &str, operations: Vec<Operation>) {
+        let operations =
+            operations
+                .into_iter()
+                .zip(1..)
+                .map(|(operation, id)| v1::SessionOperation {
+                    id,
+                    operation: Some(operation),
+                });
+        let frame = v1::SessionRequest {
+            tag: tag.into(),
+            operations: operations.collect(),
+        };
+        self.requests.send(frame).unwrap();
+    }
+
+    /// The next results, this many at least.
+    async fn results(&mut self, count: usize) -> Vec<v1::SessionResult> {
+        let mut results = Vec::new();
+        while results.len() < count {
+            let frame = tokio::time::timeout(WAIT, self.answers.message()).await;
+            let frame = frame.unwrap().unwrap().expect("the session goes on");
+            results.extend(frame.results);
+        }
+        results
+    }
+}
+
+fn put(key: &str, value: Bytes) -> Operation {
+    Operation::Put(v1::PutRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value,
+        ..v1::PutRequest::default()
+    })
+}
+
+fn get(key: &str, level: v1::Level) -> Operation {
+    Operation::Get(v1::GetRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        options: Some(v1::ReadOptions {
+            level: level.into(),
+            ..v1::ReadOptions::default()
+        }),
+    })
+}
