@@ -95,7 +95,6 @@ impl Timing {
             replication_lag_threshold: self.snapshot_entries + self.kept_entries,
             // Entries are batches already.
             max_payload_entries: 64,
-            install_snapshot_timeout: 60_000,
             ..openraft::Config::default()
         }
         .validate()

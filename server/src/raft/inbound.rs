@@ -438,10 +438,11 @@ impl SnapshotReceiver {
     }
 
     async fn install(mut self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
-        self.staging
+        let staging = self
+            .staging
             .take()
-            .ok_or_else(|| Error::invalid("a snapshot ends twice"))?
-            .finish(end)?;
+            .ok_or_else(|| Error::invalid("a snapshot ends twice"))?;
+        self.disk.blocking(move |_| staging.finish(end)).await?;
         let meta = SnapshotMeta {
             last_log_id: self.head.last.as_ref().map(log_id_from_wire),
             last_membership: stored_membership_from_wire(self.head.membership.as_ref())?,

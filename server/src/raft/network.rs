@@ -2,7 +2,8 @@
 //!
 //! Appends of one replication stream are pipelined: each goes out as openraft
 //! makes it, and answers come back in the same order. Every request has a
-//! deadline.
+//! deadline; a snapshot, which takes as long as its group is large, has one for
+//! each step.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,12 +26,13 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, OptionalSend, RPCTypes, Snapshot};
+use tokio::sync::watch;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
 
 use crate::raft::apply::Identity;
 use crate::raft::snapshot::{self, SnapshotData};
-use crate::raft::transport::SharedTransport;
+use crate::raft::transport::{Chunks, SharedTransport};
 use crate::raft::types::{
     LeaderId, NodeId, RaftVote, ReplicaId, Seat, Types, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, stored_membership_to_wire, vote_from_wire, vote_to_wire,
@@ -45,6 +47,15 @@ const PIPELINE_DEPTH: usize = 32;
 /// again.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_millis(500);
+
+/// How long the other node may take to take one chunk of a snapshot: a round
+/// trip round the world and a long pause of its disk. The whole of it has no
+/// deadline: with one, a group that outgrew it would begin anew for ever.
+const CHUNK_WAIT: Duration = Duration::from_secs(30);
+
+/// How long it may take to install what it has taken, which moves and flushes
+/// files as large as the group. A node that dies meanwhile ends its connection.
+const INSTALL_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// Makes clients for the replicas of one group.
 pub(super) struct Network {
@@ -280,7 +291,7 @@ impl NetSnapshot<Types> for Client {
         vote: RaftVote,
         snapshot: Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let SnapshotData::View(view) = snapshot.snapshot else {
             return Err(StreamingError::Network(NetworkError::new(
@@ -303,21 +314,67 @@ impl NetSnapshot<Types> for Client {
             .gate
             .egress(&self.identity.region, &self.identity.subject, start)
             .map_err(|refused| StreamingError::Unreachable(Unreachable::new(&refused)))?;
-        let chunks = Box::pin(snapshot::chunks(view, &self.identity));
+        let (chunks, moved) = watched(snapshot::chunks(view, &self.identity));
         let sent = self.transport.send_snapshot(self.node, start, chunks);
-        let deadline = option.hard_ttl();
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = tokio::time::timeout(deadline, sent) => match sent {
-                Ok(Ok(vote)) => Ok(SnapshotResponse::new(vote_from_wire(&vote))),
-                Ok(Err(error)) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
-                Err(_) => Err(StreamingError::Timeout(Timeout {
-                    action: RPCTypes::InstallSnapshot,
-                    id: self.replica,
-                    target: self.target,
-                    timeout: deadline,
-                })),
+            sent = sent => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote_from_wire(&vote))),
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
             },
+            timeout = stalled(moved) => Err(StreamingError::Timeout(Timeout {
+                action: RPCTypes::InstallSnapshot,
+                id: self.replica,
+                target: self.target,
+                timeout,
+            })),
+        }
+    }
+}
+
+/// How far a snapshot has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// A chunk is being taken.
+    Sending,
+    /// All of them are; the other node installs them.
+    Installing,
+}
+
+/// The chunks, and how far they have got: whoever takes one has passed on the
+/// one before.
+fn watched(
+    chunks: impl Stream<Item = crate::error::Result<wire::SnapshotChunk>> + Send + 'static,
+) -> (Chunks, watch::Receiver<Step>) {
+    let (moving, moved) = watch::channel(Step::Sending);
+    let chunks = chunks
+        .map(Some)
+        .chain(futures::stream::once(async { None }));
+    let chunks = chunks.filter_map(move |chunk| {
+        moving.send_replace(match chunk {
+            Some(_) => Step::Sending,
+            None => Step::Installing,
+        });
+        std::future::ready(chunk)
+    });
+    (Box::pin(chunks), moved)
+}
+
+/// Waits until a step takes too long, and answers how long it had.
+async fn stalled(mut moved: watch::Receiver<Step>) -> Duration {
+    loop {
+        let wait = match *moved.borrow_and_update() {
+            Step::Sending => CHUNK_WAIT,
+            Step::Installing => INSTALL_WAIT,
+        };
+        let next = async {
+            // Nobody holds the chunks any more: there is no next step.
+            if moved.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        if tokio::time::timeout(wait, next).await.is_err() {
+            return wait;
         }
     }
 }

@@ -233,7 +233,13 @@ impl RaftStateMachine<Types> for StateMachine {
         // Before the first row goes. After an error it stays so: the replica
         // halts, and nothing may be read of what it left.
         self.rows.begin();
-        snapshot::install(&self.disk, &self.identity, snapshot).map_err(io::Error::other)?;
+        // It flushes and moves files as large as the group: heartbeats and the
+        // connection to the sender go on meanwhile.
+        let identity = self.identity.clone();
+        self.disk
+            .blocking(move |disk| snapshot::install(disk, &identity, snapshot))
+            .await
+            .map_err(io::Error::other)?;
         self.state = GroupState::load(self.disk.state.as_ref(), self.identity.group)
             .map_err(io::Error::other)?;
         self.outcomes = Outcomes::load(self.disk.state.as_ref(), self.identity.group)

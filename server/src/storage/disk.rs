@@ -120,6 +120,8 @@ pub struct Disk {
     engine: Arc<dyn Engine>,
     state_failed: watch::Receiver<Option<String>>,
     space: Space,
+    /// How work on it runs.
+    pub(super) run: Run,
     running: Mutex<Option<Running>>,
     /// Held until the directory is closed; the last field, so that it is let
     /// go after the instances.
@@ -217,6 +219,7 @@ impl Disk {
             engine: instances.log,
             state_failed,
             space,
+            run: options.run,
             running: Mutex::new(Some(running)),
             _lock: None,
         })

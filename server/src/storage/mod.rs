@@ -21,6 +21,7 @@
 //! sealing of values, which tag may lie on this disk.
 
 pub mod anchor;
+mod blocking;
 mod disk;
 mod engine;
 mod ids;

@@ -3,6 +3,7 @@
 mod batching;
 mod control;
 mod mirror;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
