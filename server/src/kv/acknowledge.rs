@@ -30,8 +30,15 @@ pub(super) fn wanted(
     tag: &Tag,
     acknowledgement: Option<&v1::Acknowledgement>,
 ) -> Result<Option<Wanted>> {
-    let Some(asked) = acknowledgement.and_then(|a| a.acknowledgement.as_ref()) else {
+    let Some(acknowledgement) = acknowledgement else {
         return Ok(None);
+    };
+    let Some(asked) = acknowledgement.acknowledgement.as_ref() else {
+        // A newer client's: left away, the write would not wait at all.
+        return Err(Error::new(
+            Reason::Unsupported,
+            "the acknowledgement is not known here; nothing was written",
+        ));
     };
     let place = atlas
         .place(tag.as_str())
@@ -119,4 +126,75 @@ pub(super) fn waiting(
         });
     });
     Write { reply, ..write }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use domicile_proto::internal::v1 as wire;
+    use domicile_proto::policy::DEMO;
+
+    use super::*;
+
+    /// `global` with mirrors in two regions.
+    fn atlas() -> Atlas {
+        let mirror = |region: &str| wire::ControlMirror {
+            region: region.into(),
+            incarnation: 1,
+        };
+        Atlas::new(wire::Control {
+            cluster: Bytes::from_static(&[7; 16]),
+            policy: DEMO.into(),
+            tags: vec![wire::ControlTag {
+                tag: "global".into(),
+                range: 17,
+                home: "eu".into(),
+                epoch: 1,
+                mirrors: vec![mirror("us"), mirror("ap")],
+            }],
+            ..wire::Control::default()
+        })
+        .unwrap()
+    }
+
+    fn asked(asked: Option<Asked>) -> Result<Option<Wanted>> {
+        let acknowledgement = v1::Acknowledgement {
+            acknowledgement: asked,
+        };
+        let tag = Tag::new("global").unwrap();
+        wanted(&atlas(), &tag, Some(&acknowledgement))
+    }
+
+    fn regions(names: &[&str]) -> Option<Asked> {
+        Some(Asked::Regions(v1::RegionSet {
+            regions: names.iter().map(|name| (*name).into()).collect(),
+        }))
+    }
+
+    #[test]
+    fn what_a_write_waits_for_is_decided_at_admission() {
+        let tag = Tag::new("global").unwrap();
+        assert_eq!(wanted(&atlas(), &tag, None).unwrap(), None);
+        assert_eq!(asked(Some(Asked::Mirrors(0))).unwrap(), None);
+        let two = asked(Some(Asked::Mirrors(2))).unwrap();
+        assert_eq!(two, Some(Wanted::Count(2)));
+        // The home has it anyway.
+        assert_eq!(asked(regions(&["eu"])).unwrap(), None);
+        let us = BTreeSet::from([RegionName::new("us").unwrap()]);
+        let both = asked(regions(&["eu", "us"])).unwrap();
+        assert_eq!(both, Some(Wanted::Regions(us)));
+    }
+
+    #[test]
+    fn what_can_never_be_is_refused() {
+        let reason = |asked: Result<Option<Wanted>>| asked.unwrap_err().reason;
+        let three = asked(Some(Asked::Mirrors(3)));
+        assert_eq!(reason(three), Reason::InvalidArgument);
+        assert_eq!(reason(asked(regions(&["EU!"]))), Reason::InvalidArgument);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_is_not_known_is_refused() {
+        assert_eq!(asked(None).unwrap_err().reason, Reason::Unsupported);
+    }
 }

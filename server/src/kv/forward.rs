@@ -50,6 +50,7 @@ pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Wr
                     Change::Put(value) => wire::forwarded_write::Change::Put(value),
                     Change::Delete(gone) => wire::forwarded_write::Change::Delete(gone),
                 }),
+                conditional: write.condition.is_some(),
                 condition: write.condition.map(|condition| match condition {
                     Condition::IfAbsent(absent) => {
                         wire::forwarded_write::Condition::IfAbsent(absent)
@@ -128,40 +129,55 @@ pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
 }
 
 /// The writes that another node passed on; what comes of all of them goes out
-/// in one answer.
+/// in one answer. One that is not known here whole is refused.
 pub(super) fn taken(sequence: u64, forward: wire::Forward, answers: &Answers) -> Vec<Write> {
     let gathered = std::sync::Arc::new(Gathered {
         sequence,
         answers: answers.clone(),
         outcomes: parking_lot::Mutex::new(vec![None; forward.writes.len()]),
     });
-    forward
-        .writes
-        .into_iter()
-        .enumerate()
-        .map(|(at, write)| {
-            let gathered = gathered.clone();
-            Write {
+    let mut taken = Vec::with_capacity(forward.writes.len());
+    for (at, write) in forward.writes.into_iter().enumerate() {
+        let gathered = gathered.clone();
+        let reply = Reply::new(move |answer| gathered.set(at, to_wire(answer)));
+        match known(&write) {
+            Err(unknown) => reply.send(Err(unknown)),
+            Ok((change, condition)) => taken.push(Write {
                 id: write.id,
                 key: write.key,
-                change: match write.change {
-                    Some(wire::forwarded_write::Change::Put(value)) => Change::Put(value),
-                    Some(wire::forwarded_write::Change::Delete(gone)) => Change::Delete(gone),
-                    None => Change::Delete(wire::Tombstone {}),
-                },
-                condition: write.condition.map(|condition| match condition {
-                    wire::forwarded_write::Condition::IfAbsent(absent) => {
-                        Condition::IfAbsent(absent)
-                    }
-                    wire::forwarded_write::Condition::IfVersion(version) => {
-                        Condition::IfVersion(version)
-                    }
-                }),
+                change,
+                condition,
                 acknowledgement: write.acknowledgement,
-                reply: Reply::new(move |answer| gathered.set(at, to_wire(answer))),
-            }
-        })
-        .collect()
+                reply,
+            }),
+        }
+    }
+    taken
+}
+
+/// What a write that was passed on does, and on what condition. A node of a
+/// newer release may ask for what is not known here; less than that must not
+/// be done.
+fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Error> {
+    use wire::forwarded_write as asked;
+    let unknown = |what: &str| {
+        Error::new(
+            Reason::Unsupported,
+            format!("the {what} of the write is not known at its home; nothing was written"),
+        )
+    };
+    let change = match &write.change {
+        Some(asked::Change::Put(value)) => Change::Put(value.clone()),
+        Some(asked::Change::Delete(gone)) => Change::Delete(*gone),
+        None => return Err(unknown("change")),
+    };
+    let condition = match write.condition {
+        Some(asked::Condition::IfAbsent(absent)) => Some(Condition::IfAbsent(absent)),
+        Some(asked::Condition::IfVersion(version)) => Some(Condition::IfVersion(version)),
+        None if write.conditional => return Err(unknown("condition")),
+        None => None,
+    };
+    Ok((change, condition))
 }
 
 /// Outcomes of one forward; the last one to come sends the answer.
@@ -270,6 +286,9 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use tokio::sync::mpsc;
+
     use super::*;
 
     /// What a writer is told of a refusal for a reason.
@@ -295,5 +314,67 @@ mod tests {
             assert_eq!(told.reason, Reason::NoQuorum, "{passing}");
             assert!(told.retry_after.is_some(), "{passing}");
         }
+    }
+
+    fn put() -> wire::ForwardedWrite {
+        wire::ForwardedWrite {
+            key: Bytes::from_static(b"user/42"),
+            change: Some(wire::forwarded_write::Change::Put(wire::Value::default())),
+            ..wire::ForwardedWrite::default()
+        }
+    }
+
+    /// What is not known is refused; what stands beside it is taken.
+    #[test]
+    fn a_forwarded_write_that_is_not_known_is_refused() {
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        let unknown_change = wire::ForwardedWrite {
+            change: None,
+            ..put()
+        };
+        let unknown_condition = wire::ForwardedWrite {
+            conditional: true,
+            ..put()
+        };
+        let forward = wire::Forward {
+            writes: vec![unknown_change, put(), unknown_condition],
+            tag: "eu-only".into(),
+        };
+        let taken = taken(7, forward, &answers);
+        assert_eq!(taken.len(), 1);
+        assert!(matches!(taken[0].change, Change::Put(_)));
+        for write in taken {
+            write.reply.send(Ok(Answer {
+                outcome: Outcome::Written {
+                    version: 9,
+                    before: None,
+                },
+                index: Index(3),
+            }));
+        }
+        let answer = answered.try_recv().unwrap();
+        assert_eq!(answer.sequence, 7);
+        let Some(Response::Forward(result)) = answer.response else {
+            panic!("{answer:?}");
+        };
+        let mut outcomes = result.outcomes.into_iter().map(from_wire);
+        let mut reason = || outcomes.next().unwrap().map(drop).map_err(|e| e.reason);
+        assert_eq!(reason(), Err(Reason::Unsupported));
+        assert_eq!(reason(), Ok(()));
+        assert_eq!(reason(), Err(Reason::Unsupported));
+    }
+
+    /// A write whose answer the connection loses is unknown, never failed.
+    #[test]
+    fn an_outcome_that_is_not_known_is_not_a_failure() {
+        let lost = wire::ForwardedOutcome { outcome: None };
+        let error = from_wire(lost).unwrap_err();
+        assert_eq!(error.reason, Reason::WriteOutcomeUnknown);
+        let strange = wire::ForwardedFailure {
+            reason: "FROM_THE_FUTURE".into(),
+            ..wire::ForwardedFailure::default()
+        };
+        let error = error_of(strange, Reason::WriteOutcomeUnknown);
+        assert_eq!(error.reason, Reason::WriteOutcomeUnknown);
     }
 }

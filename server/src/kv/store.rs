@@ -104,6 +104,9 @@ impl Store {
 
     /// Writes. Each write is answered through its own reply.
     pub fn write(&self, route: &Route, mut writes: Vec<Write>) {
+        if writes.is_empty() {
+            return;
+        }
         // Only a node that stores them: elsewhere they are passed on.
         if let Here::Home(_) = &route.here
             && let Err(error) = self.disk.admit_write()

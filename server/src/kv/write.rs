@@ -6,7 +6,7 @@ use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use domicile_proto::v1;
 use wire::operation::{Change, Condition};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::{Answer, Outcome, Reply, Write};
 use crate::storage::Index;
 
@@ -36,8 +36,15 @@ fn check_id(id: Option<v1::RequestId>) -> Result<Option<wire::WriteId>> {
 
 fn check_condition(condition: Option<v1::Condition>) -> Result<Option<Condition>> {
     use v1::condition::Condition as Wire;
-    match condition.and_then(|c| c.condition) {
-        None => Ok(None),
+    let Some(condition) = condition else {
+        return Ok(None);
+    };
+    match condition.condition {
+        // A newer client's: left away, the write would be unconditional.
+        None => Err(Error::new(
+            Reason::Unsupported,
+            "the condition is not known here; nothing was written",
+        )),
         Some(Wire::IfAbsent(true)) => Ok(Some(Condition::IfAbsent(true))),
         Some(Wire::IfAbsent(false)) => Err(Error::invalid(
             "`if_absent` is true or left away; to require a record, name its version",
@@ -155,5 +162,18 @@ pub fn reply_to(
             reply.send(Err(error));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_is_not_known_is_refused() {
+        let unknown = v1::Condition { condition: None };
+        let error = check_condition(Some(unknown)).unwrap_err();
+        assert_eq!(error.reason, Reason::Unsupported);
+        assert!(check_condition(None).unwrap().is_none());
     }
 }

@@ -149,6 +149,9 @@ impl Proposer {
 
     /// Queues writes; each is answered through its own reply.
     pub(super) fn propose(&self, writes: Vec<Write>) {
+        if writes.is_empty() {
+            return;
+        }
         let waiting = self.waiting.fetch_add(writes.len(), Ordering::Relaxed);
         if waiting > WAITING_MAX {
             self.waiting.fetch_sub(writes.len(), Ordering::Relaxed);
