@@ -10,7 +10,8 @@
 //! | `snapshots/` | snapshots on their way in or out |
 //! | `aside-<n>/` | a store that was behind its anchor |
 //!
-//! Opening never deletes what it cannot read.
+//! Opening never deletes what it cannot read. It discards what was staged and
+//! not installed: the sender begins anew.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -188,6 +189,17 @@ impl Disk {
         options: &DiskOptions,
     ) -> Result<Disk> {
         let tails = verify::replicas(&anchor.get(), &*instances.log, &*instances.state)?;
+        // What an ingest began is finished by now. What is only staged belongs
+        // to a receiver that is gone, and would stay for ever.
+        for name in instances.state.staged()? {
+            tracing::info!(
+                stage = name,
+                "a snapshot that was never installed is discarded"
+            );
+            if let Err(error) = instances.state.discard(&name) {
+                tracing::warn!(%error, "it stays, and costs disk space");
+            }
+        }
         // Opening moved what was in the log's files into synced tables, so
         // everything found is durable and the floors may say so.
         let end = instances.wal.end()?;

@@ -3,6 +3,7 @@
 mod catalogue;
 mod damage;
 mod engines;
+mod opening;
 mod power;
 mod writer;
 

@@ -1,0 +1,52 @@
+//! What opening does with what it finds, and what it refuses.
+
+use super::*;
+fn memory_options() -> DiskOptions {
+    let mut options = options();
+    options.run = Run::Thread;
+    options
+}
+
+fn stage(disk: &Disk, name: &str) -> Box<dyn Stage> {
+    let mut stage = disk.state.stage(name).unwrap();
+    stage.append(b"a2", b"staged").unwrap();
+    stage
+}
+
+/// The receiver of a stage is gone with its process; one whose ingest began is
+/// finished.
+#[test]
+fn what_was_staged_and_not_installed_is_discarded() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::open(directory.path(), options()).unwrap();
+    drop(stage(&disk, "snapshot-cut"));
+    stage(&disk, "snapshot-whole").finish().unwrap();
+    stage(&disk, "snapshot-begun").finish().unwrap();
+    assert_eq!(disk.state.staged().unwrap().len(), 3);
+    drop(disk);
+    rocks_stage::Staging::new(directory.path().join("state.staged"))
+        .commit(
+            "snapshot-begun",
+            &[KeyRange::prefix("a")],
+            &WriteBatch::new(),
+        )
+        .unwrap();
+
+    let disk = Disk::open(directory.path(), options()).unwrap();
+    assert!(disk.state.staged().unwrap().is_empty());
+    assert_eq!(disk.state.get(b"a2").unwrap().unwrap(), "staged");
+    let left = std::fs::read_dir(directory.path().join("state.staged"));
+    assert_eq!(left.map_or(0, Iterator::count), 0);
+}
+
+/// A disk in memory does the same.
+#[test]
+fn a_simulated_disk_discards_stages_too() {
+    let memory = MemoryDisk::new(1);
+    let disk = Disk::memory(&memory, memory_options()).unwrap();
+    stage(&disk, "snapshot-whole").finish().unwrap();
+    drop(disk);
+    memory.crash(Survivors::Nothing);
+    let disk = Disk::memory(&memory, memory_options()).unwrap();
+    assert!(disk.state.staged().unwrap().is_empty());
+}
