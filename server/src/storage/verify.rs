@@ -97,8 +97,9 @@ fn check_floors(
 }
 
 fn vote_reaches(vote: Option<&Vote>, anchored: Option<&Vote>) -> bool {
-    // A vote of a term is for one replica; only being committed is added.
-    let rank = |vote: &Vote| (vote.term, vote.committed);
+    // In Raft's library a greater replica may take a vote over in the same
+    // term, and being committed is added.
+    let rank = |vote: &Vote| (vote.term, vote.replica, vote.committed);
     vote.map(rank) >= anchored.map(rank)
 }
 

@@ -1,6 +1,10 @@
 //! What opening does with what it finds, and what it refuses.
 
 use super::*;
+use crate::error::Reason;
+
+const G: GroupId = GroupId(7);
+
 fn memory_options() -> DiskOptions {
     let mut options = options();
     options.run = Run::Thread;
@@ -49,4 +53,34 @@ fn a_simulated_disk_discards_stages_too() {
     memory.crash(Survivors::Nothing);
     let disk = Disk::memory(&memory, memory_options()).unwrap();
     assert!(disk.state.staged().unwrap().is_empty());
+}
+
+/// In one term a greater replica takes a vote over. A log that lost the second
+/// vote would give it again.
+#[test]
+fn a_lost_second_vote_of_a_term_is_refused() {
+    let given = |replica, committed| Vote {
+        term: 4,
+        replica,
+        committed,
+    };
+    for (first, second) in [
+        (given(1, false), given(2, false)),
+        (given(1, true), given(2, false)),
+        (given(2, false), given(2, true)),
+    ] {
+        let memory = MemoryDisk::new(1);
+        let disk = Disk::memory(&memory, memory_options()).unwrap();
+        disk.add_replica(replica(G)).unwrap();
+        wait(|done| disk.log.save_vote(G, first, done)).unwrap();
+        wait(|done| disk.log.save_vote(G, second, done)).unwrap();
+        drop(disk);
+        Disk::memory(&memory, memory_options()).unwrap();
+
+        let mut lost = WriteBatch::new();
+        lost.put(keys::log_vote(G), record::seal(&first));
+        memory.log.write(lost, Durability::Synced).unwrap();
+        let error = Disk::memory(&memory, memory_options()).map(drop);
+        assert_eq!(error.unwrap_err().reason, Reason::Corruption);
+    }
 }
