@@ -251,11 +251,19 @@ impl Disk {
 
     /// Adds a replica to the anchor, before its first vote or entry. What an
     /// interrupted removal of the group left in the log is removed first, so
-    /// that a new replica never sees entries of an old one.
+    /// that a new replica never sees entries of an old one. The same replica
+    /// again, as after an opening that failed, stays as it is.
     pub fn add_replica(&self, replica: AnchoredReplica) -> Result<()> {
         let group = GroupId(replica.group);
-        if self.anchor.replica(group).is_some() {
-            return Err(Error::internal("the group has a replica here").fact("group", group));
+        let named = |r: &AnchoredReplica| (r.replica, r.incarnation, r.tag.clone());
+        match self.anchor.replica(group) {
+            Some(known) if named(&known) == named(&replica) => return Ok(()),
+            Some(_) => {
+                return Err(
+                    Error::internal("the group has another replica here").fact("group", group)
+                );
+            }
+            None => {}
         }
         if load(&*self.engine, group)? != LoadedLog::default() {
             let mut batch = WriteBatch::new();

@@ -84,3 +84,31 @@ fn a_lost_second_vote_of_a_term_is_refused() {
         assert_eq!(error.unwrap_err().reason, Reason::Corruption);
     }
 }
+
+/// An opening that failed behind the anchor is tried again.
+#[test]
+fn the_same_replica_is_added_again() {
+    let memory = MemoryDisk::new(1);
+    let disk = Disk::memory(&memory, memory_options()).unwrap();
+    disk.add_replica(replica(G)).unwrap();
+    wait(|done| disk.log.save_vote(G, vote(3), done)).unwrap();
+    wait(|done| disk.log.append(G, entries(0..5), done)).unwrap();
+    let anchored = disk.anchor.get();
+
+    disk.add_replica(replica(G)).unwrap();
+    assert_eq!(disk.anchor.get(), anchored);
+    assert_eq!(disk.log.load(G).unwrap().last, Some(Index(4)));
+
+    let another = AnchoredReplica {
+        replica: 2,
+        ..replica(G)
+    };
+    let error = disk.add_replica(another).unwrap_err();
+    assert_eq!(error.reason, Reason::Internal);
+    let recreated = AnchoredReplica {
+        incarnation: 2,
+        ..replica(G)
+    };
+    assert!(disk.add_replica(recreated).is_err());
+    assert_eq!(disk.anchor.get(), anchored);
+}
