@@ -13,7 +13,7 @@ use domicile_server::demo;
 use domicile_server::env::{Env, Task};
 use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
-use domicile_server::node::{Limits, Node, Wiring, tcp_incoming};
+use domicile_server::node::{Limits, Node, Watchdog, Wiring, tcp_incoming};
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Contents, Disk, DiskOptions};
 use domicile_server::telemetry::{self, Logging, Metrics};
@@ -24,6 +24,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// allocator is made for that.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long after the deadline of a shutdown the disk may take to be closed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// A node of Domicile, a replicated key-value store in which every record
 /// stays where its residency tag allows.
@@ -167,14 +170,22 @@ async fn serve(config: Config) -> Result<ExitCode> {
     }
     tracing::info!("stopping");
     let deadline = Duration::from_millis(config.shutdown_deadline_ms);
-    let stopped = tokio::time::timeout(deadline + Duration::from_secs(1), node.shutdown(deadline));
-    match stopped.await {
-        Ok(Ok(())) => tracing::info!("stopped"),
-        Ok(Err(error)) => tracing::warn!(%error, "stopped"),
-        Err(_) => tracing::warn!("stopped at the deadline"),
-    }
+    let _watchdog = Watchdog::start(deadline + SHUTDOWN_GRACE, || {
+        eprintln!("domiciled: stopped at the deadline; the disk did not answer in time");
+        std::process::exit(1);
+    })?;
+    let code = match node.shutdown(deadline).await {
+        Ok(()) => {
+            tracing::info!("stopped");
+            0
+        }
+        Err(error) => {
+            tracing::error!(%error, "not stopped in order");
+            1
+        }
+    };
     // Whatever still runs has had its time.
-    std::process::exit(0);
+    std::process::exit(code);
 }
 
 /// Serves `/metrics` and `/healthz` where the configuration says.
