@@ -3,6 +3,7 @@
 //! Each of its replicas gets a new id, joins as a learner, catches up, and
 //! takes the old one's vote. The same command goes on where it stopped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +63,9 @@ impl Placement {
                     address: request.address,
                 }))
                 .await?;
-            catalog = self.formed()?;
+            let changed = self.formed()?;
+            check_renewed(&catalog, &changed, node)?;
+            catalog = changed;
         }
         self.regions.own().learn(&catalog.nodes);
         let address = self.address_of(node)?;
@@ -221,6 +224,9 @@ impl Placement {
         let control = self.control()?.ok_or_else(missing)?;
         self.regions.learn(&control.regions)?;
         let new = member_of(&control).ok_or_else(missing)?;
+        if here != known.replica && new.replica == known.replica {
+            return Err(not_renewed());
+        }
         place.replica = new.replica;
         place.regions = control.regions.clone();
         peers.place(&address, place).await?;
@@ -403,6 +409,31 @@ impl Placement {
     }
 }
 
+/// A node that lost its disk must not be given an id that it lost: it may have
+/// voted under that.
+fn check_renewed(before: &wire::Catalog, after: &wire::Catalog, node: NodeId) -> Result<()> {
+    let ids = |catalog: &wire::Catalog| -> BTreeSet<(u64, u64)> {
+        let groups = catalog.groups.iter();
+        groups
+            .flat_map(|group| group.replicas.iter().map(|member| (group.group, member)))
+            .filter(|(_, member)| member.node == node.0)
+            .map(|(group, member)| (group, member.replica))
+            .collect()
+    };
+    if ids(before).is_disjoint(&ids(after)) {
+        return Ok(());
+    }
+    Err(not_renewed())
+}
+
+fn not_renewed() -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        "the node's replicas were not given new ids; run the command again",
+    )
+    .retry_after(Duration::from_millis(500))
+}
+
 /// Asks a node which replica of the control group it has.
 fn place_control(control: &wire::Control, region: &RegionName, node: NodeId) -> wire::PlaceRequest {
     wire::PlaceRequest {
@@ -417,5 +448,42 @@ fn place_control(control: &wire::Control, region: &RegionName, node: NodeId) -> 
         nodes: Vec::new(),
         replica: 0,
         regions: control.regions.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(replicas: &[(u64, u64, u64)]) -> wire::Catalog {
+        let groups = replicas.iter().map(|(group, node, replica)| wire::Group {
+            group: *group,
+            replicas: vec![
+                wire::Member {
+                    replica: *replica,
+                    node: *node,
+                },
+                wire::Member {
+                    replica: 1,
+                    node: 77,
+                },
+            ],
+            ..wire::Group::default()
+        });
+        wire::Catalog {
+            groups: groups.collect(),
+            ..wire::Catalog::default()
+        }
+    }
+
+    #[test]
+    fn a_node_that_lost_its_disk_keeps_no_id() {
+        let before = catalog(&[(2, 3, 10), (16, 3, 11)]);
+        let renewed = catalog(&[(2, 3, 12), (16, 3, 13)]);
+        check_renewed(&before, &renewed, NodeId(3)).unwrap();
+        let kept = catalog(&[(2, 3, 12), (16, 3, 11)]);
+        let error = check_renewed(&before, &kept, NodeId(3)).unwrap_err();
+        assert_eq!(error.reason, Reason::NoQuorum);
+        assert!(check_renewed(&before, &before, NodeId(3)).is_err());
     }
 }

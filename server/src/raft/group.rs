@@ -300,14 +300,17 @@ impl Group {
 
     async fn write(&self, command: wire::command::Command) -> Result<Applied> {
         let command = self.command(command);
-        let written = self.raft.client_write(command).await;
-        written.map(|written| written.data).map_err(|error| {
+        let written = self.raft.client_write(command).await.map_err(|error| {
             Error::new(
                 Reason::NoQuorum,
                 "the change could not be made here; try again at the group's leader",
             )
             .caused_by(error)
-        })
+        })?;
+        match written.data {
+            Applied::Fenced => Err(fenced()),
+            applied => Ok(applied),
+        }
     }
 
     fn command(&self, command: wire::command::Command) -> Proposal {
@@ -343,10 +346,7 @@ impl Group {
             match result {
                 Ok(written) => match written.data {
                     Applied::Mirror(state) => Ok(*state),
-                    Applied::Fenced => Err(Error::new(
-                        Reason::NoQuorum,
-                        "the policy has changed meanwhile; ship again",
-                    )),
+                    Applied::Fenced => Err(fenced()),
                     _ => Err(Error::internal("a copy was answered as something else")),
                 },
                 Err(_) => Err(not_leading()),
@@ -469,6 +469,7 @@ impl Group {
         new: ReplicaId,
         node: NodeId,
     ) -> Result<()> {
+        check_new(old, new)?;
         let change = async {
             self.raft
                 .add_learner(new, Seat { node }, true)
@@ -501,6 +502,7 @@ impl Group {
         new: ReplicaId,
         node: NodeId,
     ) -> Result<()> {
+        check_new(old, new)?;
         self.add_learner(new, node).await?;
         let Some(old) = old else { return Ok(()) };
         self.raft
@@ -556,11 +558,30 @@ impl Group {
     }
 }
 
+/// What a command is answered that was made under an older policy than the
+/// group has seen: nothing of it was applied.
+fn fenced() -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        "the policy has changed meanwhile; nothing was changed, try again",
+    )
+}
+
 fn not_leading() -> Error {
     Error::new(
         Reason::NoQuorum,
         "this replica does not lead the group; try again",
     )
+}
+
+/// A replica never takes its own place: it would be removed by that.
+fn check_new(old: Option<ReplicaId>, new: ReplicaId) -> Result<()> {
+    if new == ReplicaId(0) || old == Some(new) {
+        return Err(Error::invalid(
+            "a replica is replaced by another, with an id that was never used",
+        ));
+    }
+    Ok(())
 }
 
 fn membership_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -2,6 +2,7 @@
 
 mod batching;
 mod control;
+mod group;
 mod mirror;
 mod transfer;
 

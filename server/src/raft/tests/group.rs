@@ -1,0 +1,129 @@
+//! One replica that is a whole group.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use futures::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
+use wire::catalog_change::Change;
+
+use crate::env::Env;
+use crate::error::{Error, Reason, Result};
+use crate::raft::{Chunks, Group, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
+use crate::residency::{Cleared, Gate};
+use crate::storage::{Disk, DiskOptions, FIRST_RANGE, GroupId, MemoryDisk};
+
+/// There is nobody else.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn send(
+        &self,
+        _node: NodeId,
+        _request: Cleared<wire::PeerRequest>,
+    ) -> oneshot::Receiver<wire::PeerResponse> {
+        oneshot::channel().1
+    }
+
+    fn send_snapshot(
+        &self,
+        _node: NodeId,
+        _start: Cleared<wire::SnapshotStart>,
+        _chunks: Chunks,
+    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        Box::pin(std::future::ready(Err(Error::internal("nobody is there"))))
+    }
+}
+
+/// A group that has formed, and what its commands are made under.
+async fn group(env: &Env) -> (Arc<Group>, watch::Sender<wire::Fence>) {
+    let eu = RegionName::new("eu").unwrap();
+    let options = DiskOptions::new("eu", 1, Arc::new(|| Duration::ZERO));
+    let disk = Arc::new(Disk::memory(&MemoryDisk::new(1), options).unwrap());
+    disk.add_replica(wire::AnchoredReplica {
+        group: FIRST_RANGE,
+        tag: "orders".into(),
+        incarnation: 1,
+        replica: 5,
+        ..wire::AnchoredReplica::default()
+    })
+    .unwrap();
+    let (fence, under) = watch::channel(wire::Fence::default());
+    let opening = Opening {
+        env: env.clone(),
+        identity: Identity::new(GroupId(FIRST_RANGE), 1, "orders", &eu).unwrap(),
+        replica: ReplicaId(5),
+        disk,
+        transport: Arc::new(Nobody),
+        timing: Timing::default(),
+        fence: under,
+        gate: Gate::new(env.clone(), eu),
+    };
+    let group = Group::open(opening, |why| panic!("{why}")).await.unwrap();
+    let founder = wire::Member {
+        replica: 5,
+        node: 1,
+    };
+    group.initialize(&[founder]).await.unwrap();
+    while !group.leads() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (group, fence)
+}
+
+fn formed() -> Change {
+    Change::Formed(wire::ClusterFormed {
+        catalog: Some(wire::Catalog {
+            cluster: Bytes::from_static(&[7; 16]),
+            ..wire::Catalog::default()
+        }),
+    })
+}
+
+fn under(policy_version: u64) -> wire::Fence {
+    wire::Fence {
+        policy_version,
+        ..wire::Fence::default()
+    }
+}
+
+/// A change that the fence kept out has not been made, and says so.
+#[tokio::test]
+async fn a_change_under_an_older_policy_is_an_error() {
+    let env = Env::real();
+    let test = async {
+        let (group, fence) = group(&env).await;
+        fence.send_replace(under(2));
+        group.propose_catalog(formed()).await.unwrap();
+        fence.send_replace(under(1));
+        let error = group.propose_catalog(formed()).await.unwrap_err();
+        assert_eq!(error.reason, Reason::NoQuorum);
+        let change = wire::control_change::Change::Formed(wire::Control::default());
+        let error = group.propose_control(change).await.unwrap_err();
+        assert_eq!(error.reason, Reason::NoQuorum);
+        group.shutdown().await;
+    };
+    env.scoped(test).await;
+}
+
+/// Putting a replica in its own place would take it away.
+#[tokio::test]
+async fn a_replica_does_not_replace_itself() {
+    let env = Env::real();
+    let test = async {
+        let (group, _fence) = group(&env).await;
+        let own = ReplicaId(5);
+        for new in [own, ReplicaId(0)] {
+            let error = group.replace_member(Some(own), new, NodeId(1)).await;
+            assert_eq!(error.unwrap_err().reason, Reason::InvalidArgument);
+            let error = group.replace_learner(Some(own), new, NodeId(1)).await;
+            assert_eq!(error.unwrap_err().reason, Reason::InvalidArgument);
+        }
+        assert!(group.leads());
+        group.shutdown().await;
+    };
+    env.scoped(test).await;
+}
