@@ -6,6 +6,12 @@
 //! with each write below which number it has every answer; outcomes below are
 //! let go, and an id below is [`Known::Forgotten`]. The newest row of a client
 //! stays, because it carries the mark.
+//!
+//! Above [`CLIENTS_MAX`] the client that wrote least lately is forgotten. A row
+//! that it shares with others stays, so a table that is built from rows meets
+//! clients that were forgotten. It must come to the table that replicas have
+//! which never closed, or they would judge a retry differently: the oldest are
+//! forgotten again, and a client that came back begins where it came back.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -39,8 +45,10 @@ pub(super) enum Known {
 }
 
 /// The outcomes of a group's identified writes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outcomes {
+    /// The most clients remembered; the same on every replica.
+    clients_max: usize,
     clients: HashMap<Bytes, Client>,
     /// Clients by the entry of their newest write, for forgetting.
     by_age: BTreeMap<(Index, Bytes), ()>,
@@ -55,12 +63,35 @@ struct Client {
     low_water: u64,
     outcomes: BTreeMap<u64, (Outcome, Index)>,
     newest_entry: Index,
+    /// The entry of its first write since it was last forgotten.
+    since: Index,
+}
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        Outcomes::of(CLIENTS_MAX)
+    }
 }
 
 impl Outcomes {
+    /// Remembers nothing yet, and this many clients at most.
+    fn of(clients_max: usize) -> Self {
+        Outcomes {
+            clients_max,
+            clients: HashMap::new(),
+            by_age: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            finished: Vec::new(),
+        }
+    }
+
     /// Builds the table from the rows of a group.
     pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Self> {
-        let mut outcomes = Outcomes::default();
+        Outcomes::load_of(engine, group, CLIENTS_MAX)
+    }
+
+    fn load_of(engine: &dyn Engine, group: GroupId, clients_max: usize) -> Result<Self> {
+        let mut outcomes = Outcomes::of(clients_max);
         let mut range = keys::outcomes_of(group);
         loop {
             let rows = engine.scan(
@@ -82,6 +113,12 @@ impl Outcomes {
             }
             range.start = next.into();
         }
+        // Whoever was forgotten wrote before everyone who was not.
+        while outcomes.clients.len() > outcomes.clients_max {
+            outcomes.forget_oldest();
+        }
+        // Rows are deleted by the entry that ends them, on every replica.
+        outcomes.finished.clear();
         Ok(outcomes)
     }
 
@@ -105,13 +142,18 @@ impl Outcomes {
     /// Takes in one stored outcome, in log order. Comes to the same table as
     /// [`Outcomes::remember`] did, because the mark is stored with each.
     fn restore(&mut self, index: Index, stored: wire::StoredOutcome) {
+        let since = Index(stored.since);
+        let known = self.clients.get(&stored.client);
+        if known.is_some_and(|client| client.since < since) {
+            self.forget(&stored.client);
+        }
         let before = (stored.before > 0).then_some(stored.before);
         let outcome = match stored.version {
             0 => Outcome::ConditionFailed { current: before },
             version => Outcome::Written { version, before },
         };
         self.insert(
-            index,
+            (index, since),
             stored.client,
             stored.sequence,
             stored.low_water,
@@ -129,8 +171,11 @@ impl Outcomes {
     ) -> wire::StoredOutcome {
         // The newest write keeps its row even when its own mark is above it.
         let mark = id.acked_below.min(id.sequence);
-        let low_water = self.insert(index, id.client.clone(), id.sequence, mark, outcome);
-        if self.clients.len() > CLIENTS_MAX {
+        let known = self.clients.get(&id.client);
+        let since = known.map_or(index, |client| client.since);
+        let entries = (index, since);
+        let low_water = self.insert(entries, id.client.clone(), id.sequence, mark, outcome);
+        if self.clients.len() > self.clients_max {
             self.forget_oldest();
         }
         let (version, before) = match outcome {
@@ -144,13 +189,15 @@ impl Outcomes {
             low_water,
             version,
             before: before.unwrap_or(0),
+            since: since.0,
         }
     }
 
-    /// Adds an outcome and answers the client's mark after it.
+    /// Adds an outcome of an entry, of a client that is remembered since
+    /// another. Answers the client's mark after it.
     fn insert(
         &mut self,
-        index: Index,
+        (index, since): (Index, Index),
         id: Bytes,
         sequence: u64,
         mark: u64,
@@ -162,8 +209,12 @@ impl Outcomes {
             self.by_age.insert((index, id), ());
             client.newest_entry = index;
         }
-        client.outcomes.insert(sequence, (outcome, index));
+        client.since = since;
         *self.pinned.entry(index).or_default() += 1;
+        // Only where a table is built that met a client which was forgotten.
+        if let Some((_, before)) = client.outcomes.insert(sequence, (outcome, index)) {
+            unpin(&mut self.pinned, &mut self.finished, before);
+        }
         client.low_water = client.low_water.max(mark);
         loop {
             let many = client.outcomes.len() > OUTCOMES_PER_CLIENT_MAX;
@@ -186,13 +237,20 @@ impl Outcomes {
     }
 
     fn forget_oldest(&mut self) {
-        let Some(((_, id), ())) = self.by_age.pop_first() else {
+        let oldest = self.by_age.first_key_value();
+        if let Some(((_, id), ())) = oldest {
+            self.forget(&id.clone());
+        }
+    }
+
+    /// Forgets a client, if it is remembered.
+    fn forget(&mut self, id: &Bytes) {
+        let Some(client) = self.clients.remove(id) else {
             return;
         };
-        if let Some(client) = self.clients.remove(&id) {
-            for (_, entry) in client.outcomes.into_values() {
-                unpin(&mut self.pinned, &mut self.finished, entry);
-            }
+        self.by_age.remove(&(client.newest_entry, id.clone()));
+        for (_, entry) in client.outcomes.into_values() {
+            unpin(&mut self.pinned, &mut self.finished, entry);
         }
     }
 }
@@ -209,7 +267,10 @@ fn unpin(pinned: &mut BTreeMap<Index, usize>, finished: &mut Vec<Index>, entry: 
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
+    use crate::storage::{Durability, Memory, WriteBatch};
 
     fn id(client: u8, sequence: u64, acked_below: u64) -> wire::WriteId {
         wire::WriteId {
@@ -261,5 +322,110 @@ mod tests {
             (1..=5).map(Index).collect::<Vec<_>>()
         );
         assert!(matches!(outcomes.known(&id(1, 3, 0)), Known::Forgotten));
+    }
+
+    /// A table that lives, and the rows it leaves.
+    struct Table {
+        outcomes: Outcomes,
+        engine: Memory,
+    }
+
+    const GROUP: GroupId = GroupId(7);
+
+    impl Table {
+        fn of(clients_max: usize) -> Self {
+            Table {
+                outcomes: Outcomes::of(clients_max),
+                engine: Memory::new("state", 1),
+            }
+        }
+
+        /// Writes of one entry, as `records` applies them.
+        fn entry(&mut self, index: u64, writes: &[wire::WriteId]) {
+            let mut stored = wire::StoredOutcomes::default();
+            for id in writes {
+                if let Known::New = self.outcomes.known(id) {
+                    let outcome = written(index);
+                    let row = self.outcomes.remember(Index(index), id, outcome);
+                    stored.outcomes.push(row);
+                }
+            }
+            let mut batch = WriteBatch::new();
+            if !stored.outcomes.is_empty() {
+                batch.put(keys::outcomes(GROUP, Index(index)), record::seal(&stored));
+            }
+            for finished in self.outcomes.take_finished() {
+                batch.delete(keys::outcomes(GROUP, finished));
+            }
+            self.engine.write(batch, Durability::Buffered).unwrap();
+        }
+
+        /// What is remembered of every client, by the table that lives and by
+        /// one that is built from its rows.
+        fn compare(&self) -> Result<(), String> {
+            let max = self.outcomes.clients_max;
+            let built = Outcomes::load_of(&self.engine, GROUP, max).unwrap();
+            let shown = |table: &Outcomes| {
+                let clients: BTreeMap<_, _> = table.clients.iter().collect();
+                format!(
+                    "{clients:?} {:?} {:?} {:?}",
+                    table.by_age, table.pinned, table.finished
+                )
+            };
+            let (lives, built) = (shown(&self.outcomes), shown(&built));
+            (lives == built)
+                .then_some(())
+                .ok_or_else(|| format!("{lives}\n{built}"))
+        }
+    }
+
+    #[test]
+    fn a_forgotten_client_stays_forgotten_when_the_table_is_built_again() {
+        let mut table = Table::of(2);
+        // The row of the first entry stays for the second client's sake.
+        table.entry(10, &[id(1, 1, 0), id(2, 1, 0)]);
+        table.entry(11, &[id(3, 1, 0)]);
+        assert!(matches!(table.outcomes.known(&id(1, 1, 0)), Known::New));
+        table.compare().unwrap();
+    }
+
+    #[test]
+    fn a_client_that_came_back_begins_anew_when_the_table_is_built_again() {
+        let mut table = Table::of(2);
+        table.entry(10, &[id(1, 1, 0), id(2, 1, 0)]);
+        table.entry(11, &[id(3, 1, 0)]);
+        // The second client writes again, so that it and its first row stay.
+        table.entry(12, &[id(2, 2, 0)]);
+        table.entry(13, &[id(1, 2, 0)]);
+        assert!(matches!(table.outcomes.known(&id(1, 1, 0)), Known::New));
+        table.compare().unwrap();
+    }
+
+    /// Entries of up to three writes of eight clients, retries and
+    /// acknowledgements among them; more clients are remembered than one entry
+    /// has.
+    #[test]
+    fn the_table_is_the_same_however_often_it_is_built() {
+        let mut random = rand::rngs::ChaCha8Rng::seed_from_u64(7);
+        for max in 3..7 {
+            let mut table = Table::of(max);
+            let mut sequences = [0_u64; 8];
+            for index in 1..400 {
+                let writes: Vec<_> = (0..random.random_range(1..4))
+                    .map(|_| {
+                        let client = random.random_range(0..8_usize);
+                        sequences[client] += 1;
+                        let newest = sequences[client];
+                        let retry = random.random_range(0..4_u64);
+                        let acked = newest.saturating_sub(random.random_range(0..9_u64));
+                        let sequence = newest.saturating_sub(retry).max(1);
+                        id(client as u8, sequence, acked)
+                    })
+                    .collect();
+                table.entry(index, &writes);
+                let compared = table.compare();
+                compared.unwrap_or_else(|why| panic!("at most {max}, entry {index}: {why}"));
+            }
+        }
     }
 }
