@@ -283,7 +283,7 @@ impl Store {
         let mut records = Vec::with_capacity(keys.len());
         let mut bytes = 0;
         for key in keys {
-            let record = read::get(self.disk.state.as_ref(), route.tag.as_str(), key)?;
+            let record = self.read(route, key)?;
             bytes += read::size(record.as_ref());
             records.push(record);
             if bytes >= GET_BYTES_MAX {
@@ -306,8 +306,7 @@ impl Store {
         let reached = self.local(route).ok()?;
         let mut bytes = 0;
         for key in keys {
-            let record = check_key(&key)
-                .and_then(|()| read::get(self.disk.state.as_ref(), route.tag.as_str(), &key));
+            let record = check_key(&key).and_then(|()| self.read(route, &key));
             bytes += read::size(record.as_ref().ok().and_then(Option::as_ref));
             answer(record);
             if bytes >= GET_BYTES_MAX {
@@ -315,6 +314,11 @@ impl Store {
             }
         }
         is_whole(route, &reached).then(|| self.meta(route, &reached))
+    }
+
+    fn read(&self, route: &Route, key: &Bytes) -> Result<Option<v1::Record>> {
+        let record = read::get(self.disk.state.as_ref(), route.tag.as_str(), key);
+        self.disk.heard(record)
     }
 
     /// Reads one page of a scan.
@@ -395,7 +399,8 @@ impl Store {
             },
             version,
         };
-        let page = read::scan(self.disk.state.as_ref(), route.tag.as_str(), &query)?;
+        let page = read::scan(self.disk.state.as_ref(), route.tag.as_str(), &query);
+        let page = self.disk.heard(page)?;
         Ok(v1::ScanResponse {
             records: page.records,
             next_page_token: page

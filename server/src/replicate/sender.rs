@@ -202,7 +202,7 @@ impl Sender {
         if generation.is_none() || self.group.generation() != generation {
             return Err(Ended::Lost);
         }
-        Ok(page?)
+        Ok(self.disk.heard(page)?)
     }
 
     /// Sends a batch of changes on its way.
@@ -259,7 +259,8 @@ impl Sender {
         let mut next = Some(());
         loop {
             while next.is_some() && flights.len() < BATCHES_IN_FLIGHT_MAX {
-                let page = feed::records(view.as_ref(), self.tag.as_str(), &start)?;
+                let page = feed::records(view.as_ref(), self.tag.as_str(), &start);
+                let page = self.disk.heard(page)?;
                 next = page.next.map(|key| start = key);
                 if page.records.is_empty() {
                     continue;

@@ -31,7 +31,7 @@ use super::log_writer::{Clock, LoadedLog, LogWriter, OnSync, Parts, Run, Running
 use super::memory::{Memory, Survivors};
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
 use super::space::{self, Space};
-use super::watched::Watched;
+use super::watched::{Alarm, Watched};
 use super::{keys, verify, wal};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
@@ -119,6 +119,7 @@ pub struct Disk {
     /// Where snapshots are staged; `None`: in memory.
     pub snapshots: Option<PathBuf>,
     engine: Arc<dyn Engine>,
+    alarm: Arc<Alarm>,
     state_failed: watch::Receiver<Option<String>>,
     space: Space,
     /// How work on it runs.
@@ -222,13 +223,14 @@ impl Disk {
             on_sync: options.on_sync.clone(),
         };
         let (log, running) = LogWriter::start(parts, tails, options.run)?;
-        let (failed, state_failed) = watch::channel(None);
+        let (alarm, state_failed) = Alarm::new();
         Ok(Disk {
             anchor,
             log,
-            state: Arc::new(Watched::new(instances.state, failed)),
+            state: Arc::new(Watched::new(instances.state, alarm.clone())),
             snapshots: None,
             engine: instances.log,
+            alarm,
             state_failed,
             space,
             run: options.run,
@@ -247,6 +249,12 @@ impl Disk {
                 why = first(state) => why,
             }
         }
+    }
+
+    /// Passes on what came of reading rows of this disk. Bytes that are not
+    /// what was written end the node, whoever decodes them.
+    pub fn heard<T>(&self, result: Result<T>) -> Result<T> {
+        self.alarm.heard(result)
     }
 
     /// Adds a replica to the anchor, before its first vote or entry. What an

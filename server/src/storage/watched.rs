@@ -11,19 +11,20 @@ use tokio::sync::watch;
 use super::engine::{Durability, Engine, KeyRange, Limit, Row, Stage, View, WriteBatch};
 use crate::error::{Error, Reason, Result};
 
-/// Passes everything on and tells of the first error of storage.
-pub(super) struct Watched {
-    engine: Arc<dyn Engine>,
+/// Hears of the first error of storage, and who waits for it.
+pub(super) struct Alarm {
     failed: watch::Sender<Option<String>>,
 }
 
-impl Watched {
-    /// Watches an engine.
-    pub(super) fn new(engine: Arc<dyn Engine>, failed: watch::Sender<Option<String>>) -> Self {
-        Watched { engine, failed }
+impl Alarm {
+    /// Nothing was heard yet; the receiver waits for it.
+    pub(super) fn new() -> (Arc<Self>, watch::Receiver<Option<String>>) {
+        let (failed, heard) = watch::channel(None);
+        (Arc::new(Alarm { failed }), heard)
     }
 
-    fn heard<T>(&self, result: Result<T>) -> Result<T> {
+    /// Passes a result on; an error of the disk is told.
+    pub(super) fn heard<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result
             && matches!(error.reason, Reason::Storage | Reason::Corruption)
         {
@@ -38,6 +39,29 @@ impl Watched {
             failed.get_or_insert_with(|| error.to_string());
             first
         });
+    }
+}
+
+/// Passes everything on and tells of the first error of storage.
+pub(super) struct Watched {
+    engine: Arc<dyn Engine>,
+    alarm: Arc<Alarm>,
+}
+
+impl Watched {
+    /// Watches an engine.
+    pub(super) fn new(engine: Arc<dyn Engine>, alarm: Arc<Alarm>) -> Self {
+        Watched { engine, alarm }
+    }
+
+    fn heard<T>(&self, result: Result<T>) -> Result<T> {
+        self.alarm.heard(result)
+    }
+
+    fn watch(&self, view: Result<Arc<dyn View>>) -> Result<Arc<dyn View>> {
+        let view = self.heard(view)?;
+        let alarm = self.alarm.clone();
+        Ok(Arc::new(WatchedView { view, alarm }))
     }
 }
 
@@ -63,11 +87,13 @@ impl Engine for Watched {
     }
 
     fn view(&self) -> Result<Arc<dyn View>> {
-        self.heard(self.engine.view())
+        self.watch(self.engine.view())
     }
 
     fn stage(&self, name: &str) -> Result<Box<dyn Stage>> {
-        self.heard(self.engine.stage(name))
+        let stage = self.heard(self.engine.stage(name))?;
+        let alarm = self.alarm.clone();
+        Ok(Box::new(WatchedStage { stage, alarm }))
     }
 
     fn staged(&self) -> Result<Vec<String>> {
@@ -75,7 +101,7 @@ impl Engine for Watched {
     }
 
     fn staged_view(&self, name: &str) -> Result<Arc<dyn View>> {
-        self.heard(self.engine.staged_view(name))
+        self.watch(self.engine.staged_view(name))
     }
 
     fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()> {
@@ -84,5 +110,95 @@ impl Engine for Watched {
 
     fn discard(&self, name: &str) -> Result<()> {
         self.heard(self.engine.discard(name))
+    }
+}
+
+/// A view whose errors are heard, too: it may be read long after it was taken.
+struct WatchedView {
+    view: Arc<dyn View>,
+    alarm: Arc<Alarm>,
+}
+
+impl View for WatchedView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.alarm.heard(self.view.get(key))
+    }
+
+    fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
+        self.alarm.heard(self.view.scan(range, limit))
+    }
+}
+
+/// A stage whose errors are heard, too.
+struct WatchedStage {
+    stage: Box<dyn Stage>,
+    alarm: Arc<Alarm>,
+}
+
+impl Stage for WatchedStage {
+    fn append(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.alarm.heard(self.stage.append(key, value))
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.alarm.heard(self.stage.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Memory;
+
+    /// An engine in which every row of a view is damaged.
+    struct Damaged;
+
+    impl View for Damaged {
+        fn get(&self, _key: &[u8]) -> Result<Option<Bytes>> {
+            Err(Error::corruption("a block is damaged"))
+        }
+
+        fn scan(&self, _range: &KeyRange, _limit: Limit) -> Result<Vec<Row>> {
+            Err(Error::corruption("a block is damaged"))
+        }
+    }
+
+    #[test]
+    fn what_a_view_meets_is_heard() {
+        let limit = Limit {
+            rows_max: 1,
+            bytes_max: 1,
+        };
+        let reads: [fn(&dyn View, Limit) -> bool; 2] = [
+            |view, _| view.get(b"a").is_err(),
+            |view, limit| view.scan(&KeyRange::prefix("a"), limit).is_err(),
+        ];
+        for read in reads {
+            let (alarm, heard) = Alarm::new();
+            let watched = Watched::new(Arc::new(Memory::new("state", 1)), alarm);
+            let view = watched.watch(Ok(Arc::new(Damaged))).unwrap();
+            assert!(heard.borrow().is_none());
+            assert!(read(view.as_ref(), limit));
+            assert!(heard.borrow().is_some());
+        }
+    }
+
+    #[test]
+    fn what_a_stage_meets_is_heard() {
+        let (alarm, heard) = Alarm::new();
+        let memory = Memory::new("state", 1);
+        let watched = Watched::new(Arc::new(memory.clone()), alarm);
+        let stage = watched.stage("s").unwrap();
+        memory.break_down();
+        assert!(stage.finish().is_err());
+        assert!(heard.borrow().is_some());
+    }
+
+    /// Only the disk's own errors are the disk's.
+    #[test]
+    fn other_errors_are_nobodys_alarm() {
+        let (alarm, heard) = Alarm::new();
+        assert!(alarm.heard::<()>(Err(Error::invalid("a key"))).is_err());
+        assert!(heard.borrow().is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! Whole nodes in this process, over real sockets.
 
+mod damage;
 mod large;
 
 use std::net::SocketAddr;
@@ -57,6 +58,7 @@ store = ["eu"]
 struct Running {
     node: Node,
     address: SocketAddr,
+    disk: MemoryDisk,
 }
 
 /// Starts a node in each region and forms a cluster of them.
@@ -92,13 +94,14 @@ async fn cluster(policy: &str, regions: &[&str]) -> Vec<Running> {
 async fn start(region: &str) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let disk = MemoryDisk::new(1);
     let options = DiskOptions::new(region, 1, Arc::new(|| Duration::ZERO));
     let wiring = Wiring {
         env: Env::real(),
         region: RegionName::new(region).unwrap(),
         node: NodeId(1),
         address: address.to_string(),
-        disk: Arc::new(Disk::memory(&MemoryDisk::new(1), options).unwrap()),
+        disk: Arc::new(Disk::memory(&disk, options).unwrap()),
         dial: Arc::new(TcpDial),
         timing: Timing::default(),
         limits: Limits::default(),
@@ -106,7 +109,11 @@ async fn start(region: &str) -> Running {
     };
     let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(BoxedIo::new));
     let node = Node::start(wiring, incoming).await.unwrap();
-    Running { node, address }
+    Running {
+        node,
+        address,
+        disk,
+    }
 }
 
 impl Running {
