@@ -9,7 +9,8 @@ use domicile_proto::{TAG_METADATA, v1};
 use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::api::session::{self, Replies};
+use crate::api::replies::Replies;
+use crate::api::session;
 use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};

@@ -1,8 +1,9 @@
 //! Inbound gRPC: what clients, operators and other nodes ask of this node.
 //!
 //! [`kv`] serves unary calls and [`session`] the stream that carries many
-//! operations; [`admin`] serves operators ([`regions`]: what they ask of more
-//! than one region); [`peer`] serves the other nodes.
+//! operations ([`replies`]: what it answers); [`admin`] serves operators
+//! ([`regions`]: what they ask of more than one region); [`peer`] serves the
+//! other nodes.
 //! Each only translates: requests into calls of the rooms below, errors into
 //! statuses ([`status`], the one place that assigns gRPC codes).
 //!
@@ -12,6 +13,7 @@ mod admin;
 mod kv;
 mod peer;
 mod regions;
+mod replies;
 mod session;
 mod status;
 
