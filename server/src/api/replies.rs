@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use domicile_proto::token::Positions;
 use domicile_proto::v1;
@@ -14,8 +15,9 @@ use v1::session_result::Result as Answer;
 
 use crate::api::status::failure;
 use crate::env::Task;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::kv::{Route, Store, cover};
+use crate::raft::Budget;
 use crate::storage::Index;
 
 /// The results that are gathered into one frame.
@@ -24,21 +26,115 @@ const FRAME_RESULTS_MAX: usize = 512;
 /// The bytes of results that are gathered into one frame.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
 
+/// The bytes of records that may wait for the client of one session: some
+/// seconds of a slow connection. A client that asks for more and does not read
+/// is told to slow down.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a caller is advised to wait when too much waits for it.
+const RETRY_OVERLOADED: Duration = Duration::from_millis(50);
+
 /// What a session has to say.
-pub(super) enum Reply {
-    /// A finished frame.
-    Frame(v1::SessionResponse),
-    /// One result, to be gathered with others.
-    One(v1::SessionResult),
+enum Reply {
+    /// A finished frame, and the bytes of the records in it.
+    Frame(v1::SessionResponse, usize),
+    /// One result, to be gathered with others, and the bytes of the records in
+    /// it.
+    One(v1::SessionResult, usize),
     /// One write that is in the log of the tag's home, to be gathered too.
     Written(v1::SessionResult, Arc<Route>, Index),
     /// The last word.
     Closing(Error),
 }
 
+/// Where the answers of a session are put until they go out. Clones are the
+/// same.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    // Unbounded, because each reply answers an operation that holds a slot, and
+    // the records in them have a budget.
+    replies: mpsc::UnboundedSender<Reply>,
+    waiting: Arc<Budget>,
+}
+
+impl Outbox {
+    /// An empty one, and where its answers come out.
+    pub(super) fn new() -> (Self, Waiting) {
+        let (tx, replies) = mpsc::unbounded_channel();
+        let waiting = Arc::new(Budget::new(WAITING_BYTES_MAX));
+        let outbox = Outbox {
+            replies: tx,
+            waiting: waiting.clone(),
+        };
+        (outbox, Waiting { replies, waiting })
+    }
+
+    /// Says why an operation failed.
+    pub(super) fn fail(&self, id: u64, error: Error) {
+        let result = result(id, Answer::Failure(failure(error)));
+        self.send(Reply::One(result, 0));
+    }
+
+    /// Answers gets that were read together. Answers why they failed, where
+    /// too much waits already.
+    pub(super) fn gets(
+        &self,
+        results: Vec<v1::SessionResult>,
+        meta: v1::ReadMeta,
+    ) -> Option<Reason> {
+        let bytes = results.iter().map(record_bytes).sum();
+        if !self.waiting.take(bytes) {
+            for refused in results {
+                self.fail(refused.id, overloaded());
+            }
+            return Some(Reason::Overloaded);
+        }
+        let frame = v1::SessionResponse {
+            results,
+            meta: Some(meta),
+            ..v1::SessionResponse::default()
+        };
+        self.send(Reply::Frame(frame, bytes));
+        None
+    }
+
+    /// Answers a scan. Answers why it failed, where too much waits already.
+    pub(super) fn page(&self, id: u64, page: v1::ScanResponse) -> Option<Reason> {
+        let result = result(id, Answer::Scan(page));
+        let bytes = record_bytes(&result);
+        if !self.waiting.take(bytes) {
+            self.fail(id, overloaded());
+            return Some(Reason::Overloaded);
+        }
+        self.send(Reply::One(result, bytes));
+        None
+    }
+
+    /// Answers a write that is in the log of the tag's home.
+    pub(super) fn written(&self, id: u64, answer: Answer, route: Arc<Route>, index: Index) {
+        self.send(Reply::Written(result(id, answer), route, index));
+    }
+
+    /// Says the last word.
+    pub(super) fn close(&self, error: Error) {
+        self.send(Reply::Closing(error));
+    }
+
+    fn send(&self, reply: Reply) {
+        // The client may have gone; then nobody listens.
+        drop(self.replies.send(reply));
+    }
+}
+
+/// What was put into an [`Outbox`] and has not gone out.
+pub(super) struct Waiting {
+    replies: mpsc::UnboundedReceiver<Reply>,
+    waiting: Arc<Budget>,
+}
+
 /// The answering half of a session. Dropping it ends the session.
 pub struct Replies {
-    replies: mpsc::UnboundedReceiver<Reply>,
+    waiting: Waiting,
     gathered: Vec<Reply>,
     slots: Arc<Semaphore>,
     store: Arc<Store>,
@@ -55,9 +151,10 @@ impl Stream for Replies {
         }
         let this = &mut *self;
         if this.gathered.is_empty() {
-            let received = this
-                .replies
-                .poll_recv_many(cx, &mut this.gathered, FRAME_RESULTS_MAX);
+            let received =
+                this.waiting
+                    .replies
+                    .poll_recv_many(cx, &mut this.gathered, FRAME_RESULTS_MAX);
             match received {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(0) => {
@@ -74,13 +171,13 @@ impl Stream for Replies {
 impl Replies {
     /// What `reader` has to say, for as long as it is listened to.
     pub(super) fn new(
-        replies: mpsc::UnboundedReceiver<Reply>,
+        waiting: Waiting,
         slots: Arc<Semaphore>,
         store: Arc<Store>,
         reader: Task,
     ) -> Self {
         Replies {
-            replies,
+            waiting,
             gathered: Vec::new(),
             slots,
             store,
@@ -95,16 +192,18 @@ impl Replies {
         let mut bytes = 0;
         let mut taken = 0;
         let mut answered = 0;
+        let mut gone = 0;
         let mut written = Positions::default();
         for reply in &mut self.gathered {
             match reply {
-                Reply::One(result) => {
-                    bytes += result_bytes(result);
+                Reply::One(result, records) => {
+                    bytes += frame_bytes(result);
                     // One result fits a message, whatever its size.
                     if taken > 0 && bytes > FRAME_BYTES_MAX {
                         break;
                     }
                     frame.results.push(std::mem::take(result));
+                    gone += *records;
                     answered += 1;
                     taken += 1;
                 }
@@ -119,9 +218,10 @@ impl Replies {
                     taken += 1;
                 }
                 // A frame has its own meta, so it goes alone.
-                Reply::Frame(_) | Reply::Closing(_) if taken > 0 => break,
-                Reply::Frame(ready) => {
+                Reply::Frame(..) | Reply::Closing(_) if taken > 0 => break,
+                Reply::Frame(ready, records) => {
                     frame = std::mem::take(ready);
+                    gone += *records;
                     answered += frame.results.len();
                     taken += 1;
                     break;
@@ -141,28 +241,93 @@ impl Replies {
         }
         self.gathered.drain(..taken);
         self.slots.add_permits(answered);
+        self.waiting.waiting.give_back(gone);
         frame
     }
 }
 
 /// About how many bytes a result takes in a frame.
-fn result_bytes(result: &v1::SessionResult) -> usize {
+fn frame_bytes(result: &v1::SessionResult) -> usize {
+    match &result.result {
+        Some(Answer::Failure(failure)) => failure.encoded_len(),
+        _ => record_bytes(result),
+    }
+}
+
+/// The bytes of the records of a result.
+fn record_bytes(result: &v1::SessionResult) -> usize {
     let record = |record: &v1::Record| record.key.len() + record.value.len();
     match &result.result {
         Some(Answer::Get(get)) => get.record.as_ref().map_or(0, record),
         Some(Answer::Scan(scan)) => scan.records.iter().map(record).sum(),
-        Some(Answer::Failure(failure)) => failure.encoded_len(),
         _ => 0,
     }
 }
 
-pub(super) fn one(id: u64, result: Answer) -> Reply {
-    Reply::One(v1::SessionResult {
+/// The result of one operation.
+pub(super) fn result(id: u64, answer: Answer) -> v1::SessionResult {
+    v1::SessionResult {
         id,
-        result: Some(result),
-    })
+        result: Some(answer),
+    }
 }
 
-pub(super) fn fail(id: u64, error: Error) -> Reply {
-    one(id, Answer::Failure(failure(error)))
+fn overloaded() -> Error {
+    Error::new(
+        Reason::Overloaded,
+        "too many records wait for this session to read them; try again after the delay",
+    )
+    .retry_after(RETRY_OVERLOADED)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn got(id: u64, bytes: usize) -> v1::SessionResult {
+        let record = v1::Record {
+            value: Bytes::from(vec![7; bytes]),
+            ..v1::Record::default()
+        };
+        let get = v1::GetResponse {
+            record: Some(record),
+            meta: None,
+        };
+        result(id, Answer::Get(get))
+    }
+
+    /// A client that does not read cannot make the node hold all it asks for.
+    #[test]
+    fn the_records_that_wait_for_a_session_are_bounded() {
+        let (outbox, mut waiting) = Outbox::new();
+        let chunk = 1024 * 1024;
+        let room = WAITING_BYTES_MAX / chunk;
+        for id in 0..room as u64 {
+            let refused = outbox.gets(vec![got(id, chunk)], v1::ReadMeta::default());
+            assert_eq!(refused, None);
+        }
+        let refused = outbox.gets(vec![got(77, chunk)], v1::ReadMeta::default());
+        assert_eq!(refused, Some(Reason::Overloaded));
+        let page = v1::ScanResponse {
+            records: vec![v1::Record {
+                value: Bytes::from(vec![7; chunk]),
+                ..v1::Record::default()
+            }],
+            ..v1::ScanResponse::default()
+        };
+        assert_eq!(outbox.page(78, page), Some(Reason::Overloaded));
+        let mut failed = Vec::new();
+        while let Ok(reply) = waiting.replies.try_recv() {
+            if let Reply::One(result, 0) = reply
+                && let Some(Answer::Failure(failure)) = result.result
+            {
+                assert_eq!(failure.reason, "OVERLOADED");
+                assert!(failure.retry_after_ms > 0);
+                failed.push(result.id);
+            }
+        }
+        assert_eq!(failed, [77, 78]);
+    }
 }

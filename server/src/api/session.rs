@@ -15,13 +15,13 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
 use domicile_proto::v1;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use v1::session_operation::Operation;
 use v1::session_result::Result as Answer;
 
-use crate::api::replies::{Replies, Reply, fail, one};
+use crate::api::replies::{Outbox, Replies, result};
 use crate::api::status::failure;
 use crate::env::Env;
 use crate::error::{Error, Reason};
@@ -37,19 +37,18 @@ pub(super) fn serve(
     requests: Streaming<v1::SessionRequest>,
     closing: CancellationToken,
 ) -> Replies {
-    // Unbounded, because each reply answers an operation that holds a slot.
-    let (tx, rx) = mpsc::unbounded_channel();
+    let (outbox, waiting) = Outbox::new();
     let slots = Arc::new(Semaphore::new(SESSION_IN_FLIGHT_MAX));
     let session = Session {
         env: env.clone(),
         store: store.clone(),
         metrics,
         caller,
-        replies: tx,
+        outbox,
         slots: slots.clone(),
     };
     let reader = env.spawn("session", session.run(requests, closing));
-    Replies::new(rx, slots, store, reader)
+    Replies::new(waiting, slots, store, reader)
 }
 
 struct Session {
@@ -57,7 +56,7 @@ struct Session {
     store: Arc<Store>,
     metrics: Metrics,
     caller: RegionName,
-    replies: mpsc::UnboundedSender<Reply>,
+    outbox: Outbox,
     slots: Arc<Semaphore>,
 }
 
@@ -71,7 +70,7 @@ impl Session {
                         Reason::ShuttingDown,
                         "the node is shutting down; go on at another node",
                     );
-                    self.send(Reply::Closing(error));
+                    self.outbox.close(error);
                     return;
                 }
             };
@@ -83,7 +82,7 @@ impl Session {
                 let error = Error::invalid(format!(
                     "a frame holds at most {SESSION_OPERATIONS_MAX} operations"
                 ));
-                self.send(Reply::Closing(error));
+                self.outbox.close(error);
                 return;
             }
             let Ok(slots) = self.slots.acquire_many(frame.operations.len() as u32).await else {
@@ -95,18 +94,13 @@ impl Session {
         }
     }
 
-    fn send(&self, reply: Reply) {
-        // The client may have gone; then nobody listens.
-        drop(self.replies.send(reply));
-    }
-
     fn serve(&self, frame: v1::SessionRequest) {
         let route = match self.store.admit(&frame.tag, &self.caller) {
             Ok(route) => route,
             Err(error) => {
                 for operation in frame.operations {
                     let error = error.again();
-                    self.send(fail(operation.id, error));
+                    self.outbox.fail(operation.id, error);
                 }
                 return;
             }
@@ -123,7 +117,7 @@ impl Session {
                         strong.push((id, get.key));
                     }
                     Ok(options) => self.get(route.clone(), vec![(id, get.key)], options),
-                    Err(error) => self.send(fail(id, error)),
+                    Err(error) => self.outbox.fail(id, error),
                 },
                 Some(Operation::Put(put)) => {
                     writes.extend(self.write(id, &home, WriteRequest::Put(put)));
@@ -132,10 +126,10 @@ impl Session {
                     writes.extend(self.write(id, &home, WriteRequest::Delete(delete)));
                 }
                 Some(Operation::Scan(scan)) => self.scan(id, route.clone(), scan),
-                None => self.send(fail(
+                None => self.outbox.fail(
                     id,
                     Error::new(Reason::Unsupported, "the operation is not known here"),
-                )),
+                ),
             }
         }
         if !writes.is_empty() {
@@ -157,7 +151,7 @@ impl Session {
         request: WriteRequest,
     ) -> Option<crate::raft::Write> {
         let route = route.clone();
-        let replies = self.replies.clone();
+        let outbox = self.outbox.clone();
         let metrics = self.metrics.clone();
         let kind = match request {
             WriteRequest::Put(_) => Kind::Put,
@@ -165,20 +159,12 @@ impl Session {
         };
         reply_to(request, move |answer| {
             metrics.observe_operation(kind, answer.as_ref().err().map(|e| e.reason));
-            let (result, index) = match answer {
+            let (answer, index) = match answer {
                 Ok((Written::Put(put), index)) => (Answer::Put(put), index),
                 Ok((Written::Delete(delete), index)) => (Answer::Delete(delete), index),
-                Err(error) => {
-                    // The client may have gone; then nobody listens.
-                    drop(replies.send(fail(id, error)));
-                    return;
-                }
+                Err(error) => return outbox.fail(id, error),
             };
-            let result = v1::SessionResult {
-                id,
-                result: Some(result),
-            };
-            drop(replies.send(Reply::Written(result, route, index)));
+            outbox.written(id, answer, route, index);
         })
     }
 
@@ -192,14 +178,11 @@ impl Session {
             let meta = self.store.get_local(route, keys, |record| {
                 let (id, _) = *next.next().expect("one answer for each key");
                 failed.push(record.as_ref().err().map(|e| e.reason));
-                let result = match record {
+                let answer = match record {
                     Ok(record) => Answer::Get(v1::GetResponse { record, meta: None }),
                     Err(error) => Answer::Failure(failure(error)),
                 };
-                results.push(v1::SessionResult {
-                    id,
-                    result: Some(result),
-                });
+                results.push(result(id, answer));
             });
             let Some(meta) = meta else {
                 // The copy here cannot be read; what is done then takes its time.
@@ -213,11 +196,11 @@ impl Session {
                     .observe_staleness(Duration::from_millis(lag_ms));
             }
             gets.drain(..results.len());
-            self.send(Reply::Frame(v1::SessionResponse {
-                results,
-                meta: Some(meta),
-                ..v1::SessionResponse::default()
-            }));
+            let refused = self.outbox.gets(results, meta);
+            for failed in failed {
+                self.metrics
+                    .observe_operation(Kind::Get, refused.or(failed));
+            }
         }
     }
 
@@ -225,7 +208,7 @@ impl Session {
     fn get(&self, route: Route, gets: Vec<(u64, Bytes)>, options: ReadOptions) {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
-        let replies = self.replies.clone();
+        let outbox = self.outbox.clone();
         self.env.spawn_brief(async move {
             let (ids, keys): (Vec<u64>, Vec<Bytes>) = gets.into_iter().unzip();
             let mut done = 0;
@@ -236,8 +219,7 @@ impl Session {
                     Err(error) => {
                         for id in &ids[done..] {
                             metrics.observe_operation(Kind::Get, Some(error.reason));
-                            // The client may have gone; then nobody listens.
-                            drop(replies.send(fail(*id, error.again())));
+                            outbox.fail(*id, error.again());
                         }
                         return;
                     }
@@ -245,20 +227,17 @@ impl Session {
                 let results: Vec<_> = ids[done..]
                     .iter()
                     .zip(records)
-                    .map(|(id, record)| v1::SessionResult {
-                        id: *id,
-                        result: Some(Answer::Get(v1::GetResponse { record, meta: None })),
+                    .map(|(id, record)| {
+                        let get = v1::GetResponse { record, meta: None };
+                        result(*id, Answer::Get(get))
                     })
                     .collect();
-                done += results.len();
-                for _ in &results {
-                    metrics.observe_operation(Kind::Get, None);
+                let count = results.len();
+                done += count;
+                let refused = outbox.gets(results, meta);
+                for _ in 0..count {
+                    metrics.observe_operation(Kind::Get, refused);
                 }
-                drop(replies.send(Reply::Frame(v1::SessionResponse {
-                    results,
-                    meta: Some(meta),
-                    ..v1::SessionResponse::default()
-                })));
             }
         });
     }
@@ -266,16 +245,17 @@ impl Session {
     fn scan(&self, id: u64, route: Route, scan: v1::ScanRequest) {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
-        let replies = self.replies.clone();
+        let outbox = self.outbox.clone();
         self.env.spawn_brief(async move {
-            let answer = store.scan(&route, scan).await;
-            metrics.observe_operation(Kind::Scan, answer.as_ref().err().map(|e| e.reason));
-            let result = match answer {
-                Ok(page) => Answer::Scan(page),
-                Err(error) => Answer::Failure(failure(error)),
+            let failed = match store.scan(&route, scan).await {
+                Ok(page) => outbox.page(id, page),
+                Err(error) => {
+                    let reason = error.reason;
+                    outbox.fail(id, error);
+                    Some(reason)
+                }
             };
-            // The client may have gone; then nobody listens.
-            drop(replies.send(one(id, result)));
+            metrics.observe_operation(Kind::Scan, failed);
         });
     }
 }

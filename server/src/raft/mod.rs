@@ -15,6 +15,7 @@
 //! (`placement`).
 
 pub mod apply;
+mod budget;
 mod group;
 mod groups;
 mod inbound;
@@ -29,6 +30,7 @@ mod transport;
 mod types;
 
 pub use apply::{Identity, Outcome};
+pub use budget::Budget;
 pub use group::{Group, Leader, MemberStatus, Opening, Status, Timing};
 pub use groups::Groups;
 pub use inbound::{Answers, Inbound, SnapshotReceiver};

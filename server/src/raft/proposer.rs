@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{Applied, Outcome};
+use crate::raft::budget::Budget;
 use crate::raft::reads;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::types::{LeaderId, Proposal, Types};
@@ -39,6 +39,13 @@ const OPERATIONS_PER_ENTRY_MAX: usize = 2048;
 /// The writes of one group that may wait; above, callers are told to slow
 /// down.
 const WAITING_MAX: usize = 65_536;
+
+/// The bytes of writes of one group that may wait: sixteen full entries, more
+/// than a disk takes in the time that a caller waits.
+const WAITING_BYTES_MAX: usize = 16 * BATCH_BYTES_MAX;
+
+/// What a caller is advised to wait when too much waits here.
+const RETRY_OVERLOADED: Duration = Duration::from_millis(50);
 
 /// How long writes wait for an entry in flight before they are refused: longer
 /// than a healthy disk and quorum ever take.
@@ -113,10 +120,36 @@ impl Drop for Reply {
     }
 }
 
+/// How many writes wait, and how many bytes of them.
+struct Waiting {
+    writes: Budget,
+    bytes: Budget,
+}
+
+impl Waiting {
+    /// Takes writes in; `false`: too much waits already.
+    fn enter(&self, writes: usize, bytes: usize) -> bool {
+        if !self.writes.take(writes) {
+            return false;
+        }
+        let room = self.bytes.take(bytes);
+        if !room {
+            self.writes.give_back(writes);
+        }
+        room
+    }
+
+    /// Lets writes go.
+    fn leave(&self, writes: usize, bytes: usize) {
+        self.writes.give_back(writes);
+        self.bytes.give_back(bytes);
+    }
+}
+
 /// Takes the writes of one group.
 pub(super) struct Proposer {
     writes: mpsc::UnboundedSender<Vec<Write>>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     _task: Task,
 }
 
@@ -129,7 +162,10 @@ impl Proposer {
         fence: watch::Receiver<wire::Fence>,
     ) -> Self {
         let (tx, rx) = mpsc::unbounded_channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::new(Waiting {
+            writes: Budget::new(WAITING_MAX),
+            bytes: Budget::new(WAITING_BYTES_MAX),
+        });
         let worker = Worker {
             env: env.clone(),
             raft,
@@ -152,15 +188,14 @@ impl Proposer {
         if writes.is_empty() {
             return;
         }
-        let waiting = self.waiting.fetch_add(writes.len(), Ordering::Relaxed);
-        if waiting > WAITING_MAX {
-            self.waiting.fetch_sub(writes.len(), Ordering::Relaxed);
+        let bytes = writes.iter().map(Write::bytes).sum();
+        if !self.waiting.enter(writes.len(), bytes) {
             for write in writes {
                 write.reply.send(Err(Error::new(
                     Reason::Overloaded,
                     "too many writes wait for this group; try again after the delay",
                 )
-                .retry_after(Duration::from_millis(50))));
+                .retry_after(RETRY_OVERLOADED)));
             }
             return;
         }
@@ -187,7 +222,7 @@ struct Worker {
     raft: Raft<Types, StateMachine>,
     progress: watch::Receiver<Progress>,
     fence: watch::Receiver<wire::Fence>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     queue: VecDeque<Write>,
     slots: Arc<Semaphore>,
     reign: Option<Reign>,
@@ -275,12 +310,13 @@ impl Worker {
         let mut bytes = 0;
         let now = self.env.wall_ms() << 16;
         while let Some(write) = self.queue.front() {
-            bytes += write.bytes();
+            let more = bytes + write.bytes();
             if !operations.is_empty()
-                && (bytes > BATCH_BYTES_MAX || operations.len() == OPERATIONS_PER_ENTRY_MAX)
+                && (more > BATCH_BYTES_MAX || operations.len() == OPERATIONS_PER_ENTRY_MAX)
             {
                 break;
             }
+            bytes = more;
             let Some(write) = self.queue.pop_front() else {
                 break;
             };
@@ -300,7 +336,7 @@ impl Worker {
             });
             replies.push(write.reply);
         }
-        self.waiting.fetch_sub(replies.len(), Ordering::Relaxed);
+        self.waiting.leave(replies.len(), bytes);
         let command = wire::Command {
             fence: Some(*self.fence.borrow()),
             command: Some(wire::command::Command::Batch(wire::Batch { operations })),
@@ -309,7 +345,8 @@ impl Worker {
     }
 
     fn refuse_all(&mut self, error: impl Fn() -> Error) {
-        self.waiting.fetch_sub(self.queue.len(), Ordering::Relaxed);
+        let bytes = self.queue.iter().map(Write::bytes).sum();
+        self.waiting.leave(self.queue.len(), bytes);
         for write in self.queue.drain(..) {
             write.reply.send(Err(error()));
         }

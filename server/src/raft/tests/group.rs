@@ -7,12 +7,14 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use futures::future::BoxFuture;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use wire::catalog_change::Change;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Chunks, Group, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
+use crate::raft::{
+    Chunks, Group, Identity, NodeId, Opening, ReplicaId, Reply, Timing, Transport, Write,
+};
 use crate::residency::{Cleared, Gate};
 use crate::storage::{Disk, DiskOptions, FIRST_RANGE, GroupId, MemoryDisk};
 
@@ -104,6 +106,53 @@ async fn a_change_under_an_older_policy_is_an_error() {
         let change = wire::control_change::Change::Formed(wire::Control::default());
         let error = group.propose_control(change).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoQuorum);
+        group.shutdown().await;
+    };
+    env.scoped(test).await;
+}
+
+/// What waits is bounded in bytes: who writes faster is told to slow down.
+#[tokio::test]
+async fn writes_that_wait_are_bounded_in_bytes() {
+    let env = Env::real();
+    let test = async {
+        let (group, _fence) = group(&env).await;
+        let (sent, mut answers) = mpsc::unbounded_channel();
+        let write = |number: usize, bytes: usize| {
+            let sent = sent.clone();
+            Write {
+                id: None,
+                key: Bytes::from(number.to_be_bytes().to_vec()),
+                change: wire::operation::Change::Put(wire::Value {
+                    bytes: Bytes::from(vec![7; bytes]),
+                    ..wire::Value::default()
+                }),
+                condition: None,
+                acknowledgement: None,
+                reply: Reply::new(move |answer| drop(sent.send(answer))),
+            }
+        };
+        // One after the other without a pause, so nothing leaves meanwhile.
+        for number in 0..70 {
+            group.propose(vec![write(number, 1024 * 1024)]);
+        }
+        let mut refused = 0;
+        for _ in 0..70 {
+            match answers.recv().await.unwrap() {
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.reason, Reason::Overloaded, "{error}");
+                    assert!(error.retry_after.is_some());
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(refused, 7);
+        // Whoever waits has left, so there is room again.
+        for number in 0..40 {
+            group.propose(vec![write(number, 1024 * 1024)]);
+            answers.recv().await.unwrap().unwrap();
+        }
         group.shutdown().await;
     };
     env.scoped(test).await;
