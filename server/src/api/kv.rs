@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::v1;
 use domicile_proto::v1::kv_service_server::KvService;
-use domicile_proto::{TAG_METADATA, v1};
 use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -46,15 +46,11 @@ impl KvApi {
         }
     }
 
-    /// Admits a unary call from its metadata.
-    fn admit<T>(&self, request: &Request<T>) -> Result<(Route, Duration)> {
-        let tag = request
-            .metadata()
-            .get(TAG_METADATA)
-            .and_then(|tag| tag.to_str().ok())
-            .unwrap_or_default();
-        let caller = caller_of(request, self.store.region());
-        Ok((self.store.admit(tag, &caller)?, deadline(request)))
+    /// Where a unary call goes that was admitted in front of this service.
+    fn admitted<T>(request: &Request<T>) -> Result<(Route, Duration)> {
+        let route = request.extensions().get::<Route>().cloned();
+        let route = route.ok_or_else(|| Error::internal("a call was not admitted"))?;
+        Ok((route, deadline(request)))
     }
 
     /// Serves a unary call, and counts and times it.
@@ -104,8 +100,8 @@ impl KvApi {
 
 /// The region of a caller: what its connection tells, or else this region.
 /// Never a field of the request.
-fn caller_of<T>(request: &Request<T>, here: &RegionName) -> RegionName {
-    let caller = request.extensions().get::<Caller>();
+pub(super) fn caller_of(extensions: &http::Extensions, here: &RegionName) -> RegionName {
+    let caller = extensions.get::<Caller>();
     let told = caller.and_then(|caller| caller.region.clone());
     told.unwrap_or_else(|| here.clone())
 }
@@ -160,7 +156,7 @@ impl KvService for KvApi {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
         let put = async {
-            let (route, deadline) = self.admit(&request)?;
+            let (route, deadline) = Self::admitted(&request)?;
             let put = WriteRequest::Put(request.into_inner());
             match self.write(route, deadline, put).await? {
                 Written::Put(response) => Ok(response),
@@ -175,7 +171,7 @@ impl KvService for KvApi {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
         let get = async {
-            let (route, deadline) = self.admit(&request)?;
+            let (route, deadline) = Self::admitted(&request)?;
             let request = request.into_inner();
             let options = ReadOptions::from_wire(request.options.as_ref())?;
             let keys = [request.key];
@@ -194,7 +190,7 @@ impl KvService for KvApi {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let delete = async {
-            let (route, deadline) = self.admit(&request)?;
+            let (route, deadline) = Self::admitted(&request)?;
             let delete = WriteRequest::Delete(request.into_inner());
             match self.write(route, deadline, delete).await? {
                 Written::Delete(response) => Ok(response),
@@ -209,7 +205,7 @@ impl KvService for KvApi {
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<v1::ScanResponse>, Status> {
         let scan = async {
-            let (route, deadline) = self.admit(&request)?;
+            let (route, deadline) = Self::admitted(&request)?;
             within(deadline, self.store.scan(&route, request.into_inner())).await
         };
         self.observe("Scan", Operation::Scan, scan).await
@@ -225,7 +221,7 @@ impl KvService for KvApi {
             &self.env,
             self.store.clone(),
             self.metrics.clone(),
-            caller_of(&request, self.store.region()),
+            caller_of(request.extensions(), self.store.region()),
             request.into_inner(),
             self.closing.clone(),
         )))

@@ -3,13 +3,15 @@
 //! [`kv`] serves unary calls and [`session`] the stream that carries many
 //! operations ([`replies`]: what it answers); [`admin`] serves operators
 //! ([`regions`]: what they ask of more than one region); [`peer`] serves the
-//! other nodes.
+//! other nodes. [`admission`] stands before [`kv`] and refuses before a body is
+//! read.
 //! Each only translates: requests into calls of the rooms below, errors into
 //! statuses ([`status`], the one place that assigns gRPC codes).
 //!
 //! Not done here: deciding (`kv`, `placement`), sockets (`node`).
 
 mod admin;
+mod admission;
 mod kv;
 mod peer;
 mod regions;
@@ -18,5 +20,6 @@ mod session;
 mod status;
 
 pub use admin::AdminApi;
+pub use admission::Admission;
 pub use kv::KvApi;
 pub use peer::PeerApi;

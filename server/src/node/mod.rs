@@ -180,6 +180,7 @@ impl Node {
             ),
         );
         let services = serve::Services {
+            admission: (store.clone(), metrics.clone()),
             kv: KvApi::new(env.clone(), store.clone(), metrics, closing.clone()),
             admin: AdminApi {
                 env: env.clone(),

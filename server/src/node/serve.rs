@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use crate::api::{AdminApi, KvApi, PeerApi};
+use crate::api::{AdminApi, Admission, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
+use crate::kv::Store;
 use crate::net::BoxedIo;
+use crate::telemetry::Metrics;
 
 /// How often a silent connection is asked whether it lives, and how long it
 /// may take to say so.
@@ -62,6 +64,8 @@ impl Default for Limits {
 pub(super) struct Services {
     /// Clients.
     pub(super) kv: KvApi,
+    /// What admits them.
+    pub(super) admission: (Arc<Store>, Metrics),
     /// Operators.
     pub(super) admin: AdminApi,
     /// Other nodes.
@@ -94,6 +98,10 @@ where
         }
         response
     };
+    let kv = KvServiceServer::new(services.kv)
+        .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+    let (store, metrics) = services.admission;
     let server = Server::builder()
         .layer(tower::util::MapResponseLayer::new(dated))
         .tcp_nodelay(true)
@@ -104,11 +112,7 @@ where
         .max_concurrent_streams(limits.streams_per_connection_max)
         .http2_max_local_error_reset_streams(Some(RESET_STREAMS_MAX))
         .add_service(health)
-        .add_service(
-            KvServiceServer::new(services.kv)
-                .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
-        )
+        .add_service(Admission::new(kv, env.clone(), store, metrics))
         .add_service(AdminServiceServer::new(services.admin))
         .add_service(
             PeerServiceServer::new(services.peer)

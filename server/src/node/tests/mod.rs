@@ -1,5 +1,6 @@
 //! Whole nodes in this process, over real sockets.
 
+mod admission;
 mod damage;
 mod large;
 
@@ -59,6 +60,7 @@ struct Running {
     node: Node,
     address: SocketAddr,
     disk: MemoryDisk,
+    metrics: Metrics,
 }
 
 /// Starts a node in each region and forms a cluster of them.
@@ -96,6 +98,7 @@ async fn start(region: &str) -> Running {
     let address = listener.local_addr().unwrap();
     let disk = MemoryDisk::new(1);
     let options = DiskOptions::new(region, 1, Arc::new(|| Duration::ZERO));
+    let metrics = Metrics::new();
     let wiring = Wiring {
         env: Env::real(),
         region: RegionName::new(region).unwrap(),
@@ -105,7 +108,7 @@ async fn start(region: &str) -> Running {
         dial: Arc::new(TcpDial),
         timing: Timing::default(),
         limits: Limits::default(),
-        metrics: Metrics::new(),
+        metrics: metrics.clone(),
     };
     let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(BoxedIo::new));
     let node = Node::start(wiring, incoming).await.unwrap();
@@ -113,6 +116,7 @@ async fn start(region: &str) -> Running {
         node,
         address,
         disk,
+        metrics,
     }
 }
 
