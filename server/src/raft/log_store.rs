@@ -261,9 +261,11 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn purge(&mut self, log_id: RaftLogId) -> Result<(), io::Error> {
         // Durable before purged: what the log no longer has, the state must.
+        let applied = BTreeMap::from([(self.inner.group, Index(log_id.index()))]);
         self.inner
             .disk
-            .make_applied_durable(&BTreeMap::from([(self.inner.group, Index(log_id.index()))]))
+            .blocking(move |disk| disk.make_applied_durable(&applied))
+            .await
             .map_err(io::Error::other)?;
         let (done, finished) = completion();
         {

@@ -293,11 +293,10 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .ok_or_else(|| io::Error::other("a snapshot builder builds once"))?
             .map_err(io::Error::other)?;
         if let Some(last) = snapshot.meta.last_log_id {
+            let applied = BTreeMap::from([(self.identity.group, Index(last.index()))]);
             self.disk
-                .make_applied_durable(&BTreeMap::from([(
-                    self.identity.group,
-                    Index(last.index()),
-                )]))
+                .blocking(move |disk| disk.make_applied_durable(&applied))
+                .await
                 .map_err(io::Error::other)?;
         }
         Ok(snapshot)

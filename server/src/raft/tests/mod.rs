@@ -6,11 +6,12 @@ mod group;
 mod mirror;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1::AnchoredReplica;
+use domicile_proto::internal::v1::{AnchoredReplica, LogId};
 use openraft::StorageError;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -19,8 +20,8 @@ use crate::env::Env;
 use crate::raft::apply::Identity;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::StateMachine;
-use crate::raft::types::Types;
-use crate::storage::{Disk, DiskOptions, GroupId, MemoryDisk, Run};
+use crate::raft::types::{Types, log_id_from_wire};
+use crate::storage::{Disk, DiskOptions, GroupId, Index, MemoryDisk, Run};
 
 /// The group that the suite works on.
 const GROUP: GroupId = GroupId(7);
@@ -31,6 +32,10 @@ fn options() -> DiskOptions {
 
 /// The store of one group on a disk.
 fn open(disk: Disk) -> (LogStore, StateMachine) {
+    open_on(Arc::new(disk))
+}
+
+fn open_on(disk: Arc<Disk>) -> (LogStore, StateMachine) {
     disk.add_replica(AnchoredReplica {
         group: GROUP.0,
         tag: "orders".into(),
@@ -39,7 +44,6 @@ fn open(disk: Disk) -> (LogStore, StateMachine) {
         ..AnchoredReplica::default()
     })
     .unwrap();
-    let disk = Arc::new(disk);
     let region = RegionName::new("eu").unwrap();
     let identity = Identity::new(GROUP, 1, "orders", &region).unwrap();
     (
@@ -86,6 +90,32 @@ where
         .unwrap()
         .block_on(Env::real().scoped(Suite::test_all(builder)))
         .unwrap();
+}
+
+/// A purge behind what is durable waits for no disk but the log's.
+#[tokio::test]
+async fn a_purge_flushes_what_is_not_durable_and_nothing_else() {
+    let memory = MemoryDisk::new(1);
+    let disk = Arc::new(Disk::memory(&memory, options()).unwrap());
+    let (mut log, _machine) = open_on(disk.clone());
+    let at = |index| {
+        log_id_from_wire(&LogId {
+            term: 1,
+            leader: 1,
+            index,
+        })
+    };
+    let floor = || disk.anchor.replica(GROUP).unwrap().applied_floor;
+    let applied = BTreeMap::from([(GROUP, Index(5))]);
+    disk.make_applied_durable(&applied).unwrap();
+
+    let before = memory.state.syncs();
+    log.purge(at(4)).await.unwrap();
+    log.purge(at(5)).await.unwrap();
+    assert_eq!(memory.state.syncs(), before);
+    log.purge(at(6)).await.unwrap();
+    assert_eq!(memory.state.syncs(), before + 1);
+    assert_eq!(floor(), 6);
 }
 
 #[test]
