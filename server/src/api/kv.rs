@@ -8,6 +8,7 @@ use domicile_proto::v1;
 use domicile_proto::v1::kv_service_server::KvService;
 use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::instrument;
 
 use crate::api::replies::Replies;
 use crate::api::session;
@@ -70,6 +71,7 @@ impl KvApi {
         answer.map(Response::new).map_err(status)
     }
 
+    #[instrument(level = "debug", skip_all)]
     async fn write(
         &self,
         route: Route,

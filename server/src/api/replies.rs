@@ -10,15 +10,16 @@ use domicile_proto::v1;
 use futures::Stream;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
-use tonic::Status;
+use tonic::{Code, Status};
 use v1::session_result::Result as Answer;
 
-use crate::api::status::failure;
-use crate::env::Task;
+use crate::api::status::{code, code_name, failure};
+use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::{Route, Store, cover};
 use crate::raft::Budget;
 use crate::storage::Index;
+use crate::telemetry::Metrics;
 
 /// The results that are gathered into one frame.
 const FRAME_RESULTS_MAX: usize = 512;
@@ -132,6 +133,34 @@ pub(super) struct Waiting {
     waiting: Arc<Budget>,
 }
 
+/// Counts a session when it ends.
+pub(super) struct Counted {
+    env: Env,
+    metrics: Metrics,
+    began: Instant,
+    closed_for: Option<Reason>,
+}
+
+impl Counted {
+    /// A session that begins now.
+    pub(super) fn begin(env: Env, metrics: Metrics) -> Self {
+        Counted {
+            began: env.now(),
+            env,
+            metrics,
+            closed_for: None,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let code = self.closed_for.map_or(Code::Ok, code);
+        let took = self.env.now() - self.began;
+        self.metrics.observe_rpc("Session", code_name(code), took);
+    }
+}
+
 /// The answering half of a session. Dropping it ends the session.
 pub struct Replies {
     waiting: Waiting,
@@ -139,6 +168,7 @@ pub struct Replies {
     slots: Arc<Semaphore>,
     store: Arc<Store>,
     closed: bool,
+    counted: Counted,
     _reader: Task,
 }
 
@@ -174,6 +204,7 @@ impl Replies {
         waiting: Waiting,
         slots: Arc<Semaphore>,
         store: Arc<Store>,
+        counted: Counted,
         reader: Task,
     ) -> Self {
         Replies {
@@ -182,6 +213,7 @@ impl Replies {
             slots,
             store,
             closed: false,
+            counted,
             _reader: reader,
         }
     }
@@ -227,6 +259,7 @@ impl Replies {
                     break;
                 }
                 Reply::Closing(error) => {
+                    self.counted.closed_for = Some(error.reason);
                     let last = Error::new(error.reason, std::mem::take(&mut error.message));
                     frame.closing = Some(failure(last));
                     self.closed = true;

@@ -18,10 +18,11 @@ use domicile_proto::v1;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
+use tracing::instrument;
 use v1::session_operation::Operation;
 use v1::session_result::Result as Answer;
 
-use crate::api::replies::{Outbox, Replies, result};
+use crate::api::replies::{Counted, Outbox, Replies, result};
 use crate::api::status::failure;
 use crate::env::Env;
 use crate::error::{Error, Reason};
@@ -39,6 +40,7 @@ pub(super) fn serve(
 ) -> Replies {
     let (outbox, waiting) = Outbox::new();
     let slots = Arc::new(Semaphore::new(SESSION_IN_FLIGHT_MAX));
+    let counted = Counted::begin(env.clone(), metrics.clone());
     let session = Session {
         env: env.clone(),
         store: store.clone(),
@@ -48,7 +50,7 @@ pub(super) fn serve(
         slots: slots.clone(),
     };
     let reader = env.spawn("session", session.run(requests, closing));
-    Replies::new(waiting, slots, store, reader)
+    Replies::new(waiting, slots, store, counted, reader)
 }
 
 struct Session {
@@ -94,6 +96,7 @@ impl Session {
         }
     }
 
+    #[instrument(level = "debug", skip_all, fields(operations = frame.operations.len()))]
     fn serve(&self, frame: v1::SessionRequest) {
         let route = match self.store.admit(&frame.tag, &self.caller) {
             Ok(route) => route,
@@ -188,9 +191,6 @@ impl Session {
                 // The copy here cannot be read; what is done then takes its time.
                 return self.get(route.clone(), gets, ReadOptions::local());
             };
-            for failed in failed {
-                self.metrics.observe_operation(Kind::Get, failed);
-            }
             if let Some(lag_ms) = meta.lag_ms {
                 self.metrics
                     .observe_staleness(Duration::from_millis(lag_ms));

@@ -11,6 +11,7 @@ use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
 use domicile_proto::token::{Position, Positions, Secret};
 use domicile_proto::v1;
 use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
+use tracing::instrument;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
@@ -103,6 +104,7 @@ impl Store {
     }
 
     /// Writes. Each write is answered through its own reply.
+    #[instrument(level = "debug", skip_all, fields(tag = %route.tag, writes = writes.len()))]
     pub fn write(&self, route: &Route, mut writes: Vec<Write>) {
         if writes.is_empty() {
             return;

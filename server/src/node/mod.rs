@@ -174,6 +174,7 @@ impl Node {
             "observe",
             observe::follow(
                 metrics.clone(),
+                disk.clone(),
                 groups.clone(),
                 regions.own().clone(),
                 directory.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::kv::Directory;
 use crate::net::Peers;
 use crate::raft::{Groups, NodeId, ReplicaId};
-use crate::storage::GroupId;
+use crate::storage::{Disk, GroupId};
 use crate::telemetry::{self, Metrics};
 
 /// How often they are looked at: more often than anyone scrapes them.
@@ -19,15 +19,18 @@ struct Seen {
     leader: Option<ReplicaId>,
 }
 
-/// Keeps the gauges of replicas and connections. Runs for as long as the node.
+/// Keeps the gauges of disk, replicas and connections. Runs for as long as the
+/// node.
 pub(super) async fn follow(
     metrics: Metrics,
+    disk: Arc<Disk>,
     groups: Arc<Groups>,
     peers: Arc<Peers>,
     directory: Arc<Directory>,
 ) {
     let mut seen: BTreeMap<GroupId, Seen> = BTreeMap::new();
     loop {
+        observe_disk(&metrics, &disk);
         let open = groups.all();
         seen.retain(|id, _| open.iter().any(|g| g.identity().group == *id));
         for group in open {
@@ -51,5 +54,34 @@ pub(super) async fn follow(
             }
         }
         tokio::time::sleep(STEP).await;
+    }
+}
+
+fn observe_disk(metrics: &Metrics, disk: &Disk) {
+    match disk.free() {
+        Ok(Some(bytes)) => metrics.set_disk_free(bytes),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "the free space is not known"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::DiskOptions;
+
+    #[test]
+    fn the_free_space_of_the_disk_is_a_metric() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = DiskOptions::new("eu", 1, Arc::new(|| Duration::ZERO));
+        options.ballast_bytes = 0;
+        let disk = Disk::open(directory.path(), options).unwrap();
+        let metrics = Metrics::new();
+        observe_disk(&metrics, &disk);
+        let text = metrics.encode();
+        let mut lines = text.lines();
+        let bytes = lines.find_map(|l| l.strip_prefix("domicile_disk_free_bytes{} "));
+        let bytes = bytes.expect("is exported");
+        assert!(bytes.parse::<u64>().unwrap() > 0);
     }
 }

@@ -12,6 +12,7 @@ use openraft::raft::ClientWriteResult;
 use openraft::{ChangeMembers, Raft, SnapshotPolicy, impls::ProgressResponder};
 use prost::Message;
 use tokio::sync::watch;
+use tracing::instrument;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -275,6 +276,11 @@ impl Group {
     }
 
     /// Queues client writes. Each is answered through its own reply.
+    #[instrument(
+        level = "debug",
+        skip_all,
+        fields(group = %self.identity.group, writes = writes.len())
+    )]
     pub fn propose(&self, writes: Vec<Write>) {
         self.proposer.propose(writes);
     }

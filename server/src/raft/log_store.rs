@@ -15,6 +15,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tracing::instrument;
 
 use crate::error::{Error, Result};
 use crate::raft::types::{
@@ -217,6 +218,7 @@ impl RaftLogStorage<Types> for LogStore {
         Ok(self.inner.state.lock().committed)
     }
 
+    #[instrument(level = "debug", skip_all, fields(group = %self.inner.group))]
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = RaftEntryOf> + OptionalSend,

@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 use tokio::sync::watch;
+use tracing::instrument;
 
 use crate::error::Result;
 use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes};
@@ -94,6 +95,11 @@ impl StateMachine {
 
     /// Applies entries in one batch. Answers what came of each, and whether the
     /// rows count as replaced until progress says what they are.
+    #[instrument(
+        level = "debug",
+        skip_all,
+        fields(group = %self.identity.group, entries = entries.len())
+    )]
     fn apply_batch(
         &mut self,
         entries: &[crate::raft::types::RaftEntryOf],

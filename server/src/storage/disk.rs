@@ -314,6 +314,11 @@ impl Disk {
         self.engine.as_ref()
     }
 
+    /// The free bytes of the disk; `None`: in memory.
+    pub fn free(&self) -> Result<Option<u64>> {
+        self.space.free()
+    }
+
     /// Whether the disk is too full for writes.
     pub fn disk_full(&self) -> Result<bool> {
         self.space.full()

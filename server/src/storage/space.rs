@@ -98,6 +98,14 @@ impl Space {
         }
     }
 
+    /// The free bytes of the disk; `None`: a simulated one has no number.
+    pub(crate) fn free(&self) -> Result<Option<u64>> {
+        match self {
+            Space::Directory(directory) => free_bytes(&directory.path).map(Some),
+            Space::Memory(_) => Ok(None),
+        }
+    }
+
     /// `DISK_FULL` when writes must be refused.
     pub(crate) fn admit_write(&self) -> Result<()> {
         if self.full()? {

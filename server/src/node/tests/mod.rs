@@ -3,6 +3,7 @@
 mod admission;
 mod damage;
 mod large;
+mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
