@@ -66,3 +66,38 @@ impl ReadOptions {
         *self == Self::local()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+
+    fn read(level: i32, on_unmet: i32) -> Result<ReadOptions> {
+        ReadOptions::from_wire(Some(&v1::ReadOptions {
+            level,
+            on_unmet,
+            bound_ms: 250,
+            token: Bytes::new(),
+        }))
+    }
+
+    #[test]
+    fn a_read_that_says_nothing_is_strong() {
+        let strong = ReadOptions::default();
+        assert_eq!(strong.level, Level::Strong);
+        assert_eq!(ReadOptions::from_wire(None).unwrap(), strong);
+        assert_eq!(read(0, 0).unwrap(), strong);
+        assert!(!strong.is_local());
+        assert!(read(v1::Level::Local.into(), 0).unwrap().is_local());
+        let bounded = read(v1::Level::Bounded.into(), 0).unwrap();
+        assert_eq!(bounded.level, Level::Bounded(Duration::from_millis(250)));
+    }
+
+    /// A level that is not known is never answered as a weaker one.
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for unknown in [read(77, 0), read(0, 77)] {
+            assert_eq!(unknown.unwrap_err().reason, Reason::InvalidArgument);
+        }
+    }
+}

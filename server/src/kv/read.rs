@@ -148,3 +148,101 @@ pub(super) fn page_position(token: &[u8]) -> Result<wire::ScanPosition> {
     let bytes = record::open_bytes(token, "page token").map_err(|_| invalid())?;
     wire::ScanPosition::decode(bytes).map_err(|_| invalid())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+    use crate::storage::{Durability, Memory, WriteBatch};
+
+    const TAG: &str = "eu-only";
+
+    /// Writes a version of a key as it is applied; `None` deletes.
+    fn write(engine: &Memory, key: &str, version: u64, value: Option<&str>) {
+        let mut batch = WriteBatch::new();
+        let row = keys::record(TAG, key.as_bytes());
+        if let Some(old) = engine.get(&row).unwrap() {
+            let stored: wire::StoredRecord = record::open(&old).unwrap();
+            batch.put(keys::history(TAG, key.as_bytes(), stored.version), old);
+        }
+        let stored = wire::StoredRecord {
+            version,
+            value: value.map(|value| wire::Value {
+                bytes: Bytes::copy_from_slice(value.as_bytes()),
+                ..wire::Value::default()
+            }),
+            ..wire::StoredRecord::default()
+        };
+        batch.put(row, record::seal(&stored));
+        engine.write(batch, Durability::Buffered).unwrap();
+    }
+
+    /// All pages of two records each, as `key=value@version`.
+    fn scanned(engine: &Memory, version: u64, start: &str, end: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut start = Bytes::copy_from_slice(start.as_bytes());
+        loop {
+            let query = ScanQuery {
+                start,
+                end: Bytes::copy_from_slice(end.as_bytes()),
+                records_max: 2,
+                version,
+            };
+            let page = scan(engine, TAG, &query).unwrap();
+            assert!(page.records.len() <= 2);
+            found.extend(page.records.iter().map(|record| {
+                let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+                let (key, value) = (text(&record.key), text(&record.value));
+                format!("{key}={value}@{}", record.version)
+            }));
+            let Some(next) = page.next else { return found };
+            let token = page_token(version, next);
+            start = page_position(&token).unwrap().start;
+        }
+    }
+
+    /// What was written, overwritten and deleted behind the version of the
+    /// first page is not seen by the others.
+    #[test]
+    fn every_page_is_read_at_the_version_of_the_first() {
+        let engine = Memory::new("state", 1);
+        for (version, key) in (1..).zip(["a", "b", "c", "d", "e"]) {
+            write(&engine, key, version, Some("old"));
+        }
+        write(&engine, "b", 6, None);
+        let then = ["a=old@1", "c=old@3", "d=old@4", "e=old@5"];
+        assert_eq!(scanned(&engine, 6, "", ""), then);
+        write(&engine, "a", 7, Some("new"));
+        write(&engine, "a", 8, Some("newer"));
+        write(&engine, "b", 9, Some("back"));
+        write(&engine, "c", 10, None);
+        write(&engine, "cc", 11, Some("new"));
+        assert_eq!(scanned(&engine, 6, "", ""), then);
+        assert_eq!(scanned(&engine, 7, "", "b"), ["a=new@7"]);
+        assert_eq!(scanned(&engine, 4, "b", "d"), ["b=old@2", "c=old@3"]);
+        let now = ["a=newer@8", "b=back@9", "cc=new@11", "d=old@4", "e=old@5"];
+        assert_eq!(scanned(&engine, 11, "", ""), now);
+    }
+
+    #[test]
+    fn a_deleted_record_is_not_found() {
+        let engine = Memory::new("state", 1);
+        let key = Bytes::from_static(b"a");
+        assert_eq!(get(&engine, TAG, &key).unwrap(), None);
+        write(&engine, "a", 1, Some("old"));
+        assert_eq!(get(&engine, TAG, &key).unwrap().unwrap().value, "old");
+        write(&engine, "a", 2, None);
+        assert_eq!(get(&engine, TAG, &key).unwrap(), None);
+    }
+
+    #[test]
+    fn a_page_token_opens_only_as_it_was_given() {
+        let token = page_token(7, Bytes::from_static(b"user/42"));
+        for bit in 0..token.len() * 8 {
+            let mut flipped = token.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let error = page_position(&flipped).unwrap_err();
+            assert_eq!(error.reason, Reason::InvalidArgument);
+        }
+    }
+}

@@ -151,3 +151,154 @@ fn copied(key: Bytes, stored: wire::StoredRecord) -> wire::CopiedRecord {
 fn size(record: &wire::CopiedRecord) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, |v| v.bytes.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Durability, Index, Memory, WriteBatch};
+
+    const GROUP: GroupId = GroupId(17);
+    const TAG: &str = "global";
+
+    /// A home's rows, as its state machine leaves them.
+    struct Home {
+        engine: Memory,
+        version: u64,
+    }
+
+    impl Home {
+        fn new() -> Self {
+            Home {
+                engine: Memory::new("state", 1),
+                version: 0,
+            }
+        }
+
+        /// One log entry; `None` deletes.
+        fn entry(&mut self, index: u64, operations: &[(&str, Option<usize>)]) {
+            for (sub, (key, bytes)) in operations.iter().enumerate() {
+                self.version += 1;
+                let mut batch = WriteBatch::new();
+                let row = keys::record(TAG, key.as_bytes());
+                if let Some(old) = self.engine.get(&row).unwrap() {
+                    let stored: wire::StoredRecord = record::open(&old).unwrap();
+                    batch.put(keys::history(TAG, key.as_bytes(), stored.version), old);
+                }
+                let stored = wire::StoredRecord {
+                    version: self.version,
+                    value: bytes.map(|bytes| wire::Value {
+                        bytes: vec![7; bytes].into(),
+                        ..wire::Value::default()
+                    }),
+                    ..wire::StoredRecord::default()
+                };
+                let change = wire::StoredChange {
+                    key: Bytes::copy_from_slice(key.as_bytes()),
+                    version: self.version,
+                    deleted: bytes.is_none(),
+                };
+                batch.put(row, record::seal(&stored));
+                batch.put(
+                    keys::change(GROUP, Index(index), sub as u32),
+                    record::seal(&change),
+                );
+                self.engine.write(batch, Durability::Buffered).unwrap();
+            }
+        }
+
+        fn changes(&self, after: Position, until: Position) -> Result<Option<Changes>> {
+            changes(&self.engine, GROUP, TAG, after, until)
+        }
+    }
+
+    fn at(index: u64, sub: u32) -> Position {
+        Position {
+            epoch: 1,
+            index: Index(index),
+            sub,
+        }
+    }
+
+    fn shown(changes: &Changes) -> Vec<(&str, u64, bool)> {
+        let records = changes.records.iter();
+        records
+            .map(|record| {
+                let key = std::str::from_utf8(&record.key).unwrap();
+                (key, record.version, record.value.is_none())
+            })
+            .collect()
+    }
+
+    /// In the order of the log, overwritten versions and deletes among them.
+    #[test]
+    fn changes_come_in_log_order_as_they_were_made() {
+        let mut home = Home::new();
+        home.entry(3, &[("b", Some(1)), ("a", Some(1))]);
+        home.entry(5, &[("b", None)]);
+        home.entry(9, &[("b", Some(1))]);
+        let all = home.changes(Position::default(), at(9, 0)).unwrap();
+        let all = all.unwrap();
+        let every = [
+            ("b", 1, false),
+            ("a", 2, false),
+            ("b", 3, true),
+            ("b", 4, false),
+        ];
+        assert_eq!(shown(&all), every);
+        assert_eq!(all.last, at(9, 0));
+        let rest = home.changes(at(3, 1), at(5, 0)).unwrap().unwrap();
+        assert_eq!(shown(&rest), [("b", 3, true)]);
+        assert_eq!(rest.last, at(5, 0));
+        assert!(home.changes(at(9, 0), at(9, 0)).unwrap().is_none());
+    }
+
+    /// A mirror has all of a log entry or none.
+    #[test]
+    fn an_entry_is_never_split() {
+        let part = Some(BATCH_BYTES_MAX / 2);
+        let mut home = Home::new();
+        home.entry(1, &[("a", part)]);
+        home.entry(2, &[("b", part), ("c", part), ("d", part), ("e", part)]);
+        home.entry(3, &[("f", part)]);
+        let first = home.changes(Position::default(), at(3, 0)).unwrap();
+        let first = first.unwrap();
+        assert_eq!(first.last, at(2, 3));
+        assert_eq!(first.records.len(), 5);
+        let second = home.changes(first.last, at(3, 0)).unwrap().unwrap();
+        assert_eq!(shown(&second), [("f", 6, false)]);
+    }
+
+    /// What the history has lost is said, never left out.
+    #[test]
+    fn a_change_without_its_version_is_not_passed_over() {
+        let mut home = Home::new();
+        home.entry(1, &[("a", Some(1))]);
+        home.entry(2, &[("a", Some(1))]);
+        let mut lost = WriteBatch::new();
+        lost.delete(keys::history(TAG, b"a", 1));
+        home.engine.write(lost, Durability::Buffered).unwrap();
+        let refused = home.changes(Position::default(), at(2, 0)).map(drop);
+        assert_eq!(refused.unwrap_err().reason, Reason::Compacted);
+    }
+
+    /// Every record once, without those that are deleted, and to the end.
+    #[test]
+    fn pages_of_records_are_complete() {
+        let mut home = Home::new();
+        home.entry(1, &[("a", Some(9)), ("b", Some(9)), ("c", Some(9))]);
+        home.entry(2, &[("b", None)]);
+        let view = home.engine.view().unwrap();
+        home.entry(3, &[("d", Some(9))]);
+        let mut found = Vec::new();
+        let mut start = Bytes::new();
+        loop {
+            let page = records(view.as_ref(), TAG, &start).unwrap();
+            found.extend(page.records.into_iter().map(|record| record.key));
+            match page.next {
+                Some(next) => start = next,
+                None => break,
+            }
+        }
+        assert_eq!(found, ["a", "c"]);
+    }
+}

@@ -124,3 +124,72 @@ impl Shipped {
         self.moved.send_modify(|count| *count += 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Index;
+
+    const WAIT: Duration = Duration::from_secs(1);
+
+    fn at(index: u64) -> Position {
+        Position {
+            epoch: 1,
+            index: Index(index),
+            sub: 0,
+        }
+    }
+
+    fn region(name: &str) -> RegionName {
+        RegionName::new(name).unwrap()
+    }
+
+    /// Ships `global` to two mirrors, which have nothing yet.
+    fn shipped() -> (Arc<Shipped>, Tag) {
+        let shipped = Shipped::new(Env::real());
+        let tag = Tag::new("global").unwrap();
+        shipped.open(&tag, &region("us"));
+        shipped.open(&tag, &region("ap"));
+        (shipped, tag)
+    }
+
+    /// A write waits for as many mirrors as it wants, and for no other tag's.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_waits_until_its_mirrors_have_it() {
+        let (shipped, tag) = shipped();
+        let us = BTreeSet::from([region("us")]);
+        let both = BTreeSet::from([region("ap"), region("us")]);
+        let ack = |name: &str, index| {
+            shipped.update(&tag, &region(name), |lane| lane.acked = at(index));
+        };
+        ack("us", 6);
+        ack("ap", 7);
+        let one = Wanted::Regions(us.clone());
+        assert_eq!(
+            shipped.wait(&tag, &one, at(7), WAIT).await,
+            Err(BTreeSet::from([region("ap")]))
+        );
+        let waiting = shipped.clone();
+        let waiting = {
+            let tag = tag.clone();
+            tokio::spawn(async move { waiting.wait(&tag, &Wanted::Count(2), at(7), WAIT).await })
+        };
+        tokio::task::yield_now().await;
+        ack("us", 7);
+        assert_eq!(waiting.await.unwrap(), Ok(both.clone()));
+        assert_eq!(shipped.wait(&tag, &one, at(7), WAIT).await, Ok(both));
+        let other = Tag::new("other").unwrap();
+        let none = shipped.wait(&other, &Wanted::Count(1), at(1), WAIT).await;
+        assert_eq!(none, Err(BTreeSet::new()));
+    }
+
+    /// A mirror that is not shipped to any more counts for nothing.
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_is_gone_does_not_count() {
+        let (shipped, tag) = shipped();
+        shipped.update(&tag, &region("us"), |lane| lane.acked = at(9));
+        shipped.close(&tag, &region("us"));
+        let gone = shipped.wait(&tag, &Wanted::Count(1), at(1), WAIT).await;
+        assert_eq!(gone, Err(BTreeSet::new()));
+    }
+}
