@@ -11,8 +11,6 @@ mod observe;
 mod serve;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod tests;
 mod watchdog;
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 mod admission;
 mod damage;
+mod forming;
 mod large;
 mod metrics;
 

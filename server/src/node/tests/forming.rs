@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::testing::World;
+use crate::node::testing::World;
 use crate::error::Reason;
 
 const ALL: [&str; 3] = ["ap/1", "eu/1", "us/1"];
