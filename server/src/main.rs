@@ -81,7 +81,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("the runtime did not start")?;
-            runtime.block_on(serve(loaded.config))
+            let (code, watchdog) = runtime.block_on(serve(loaded.config))?;
+            // It watches to the very end.
+            std::mem::forget(watchdog);
+            // The tasks let the disk go before the process's statics end:
+            // RocksDB closes with the help of its own.
+            drop(runtime);
+            Ok(code)
         }
         Command::Demo(arguments) => {
             // No log: the screen belongs to the prompt.
@@ -117,7 +123,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
-async fn serve(config: Config) -> Result<ExitCode> {
+/// Runs a node until it is told to stop. Answers how it stopped, and what ends
+/// the process if the rest of it takes too long.
+async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
     let env = Env::real();
     let limits = Limits {
         connections_max: config.limits.connections_max as usize,
@@ -165,27 +173,37 @@ async fn serve(config: Config) -> Result<ExitCode> {
             // Fail-stop: what is in memory must not be trusted to reach the
             // disk, and a failed fsync must not be tried again.
             eprintln!("domiciled: stopped for an error: {why}");
+            let _watchdog = Watchdog::start(SHUTDOWN_GRACE, end_now)?;
             std::process::exit(1);
         }
     }
     tracing::info!("stopping");
     let deadline = Duration::from_millis(config.shutdown_deadline_ms);
-    let _watchdog = Watchdog::start(deadline + SHUTDOWN_GRACE, || {
+    let watchdog = Watchdog::start(deadline + SHUTDOWN_GRACE, || {
         eprintln!("domiciled: stopped at the deadline; the disk did not answer in time");
-        std::process::exit(1);
+        end_now();
     })?;
     let code = match node.shutdown(deadline).await {
         Ok(()) => {
             tracing::info!("stopped");
-            0
+            ExitCode::SUCCESS
         }
         Err(error) => {
             tracing::error!(%error, "not stopped in order");
-            1
+            ExitCode::FAILURE
         }
     };
-    // Whatever still runs has had its time.
-    std::process::exit(code);
+    Ok((code, watchdog))
+}
+
+/// Ends the process at once. To exit would wait for RocksDB's threads, one of
+/// which may wait for the disk for ever; to abort could leave a file of the
+/// memory, records included.
+fn end_now() {
+    let own = rustix::process::getpid();
+    if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::KILL) {
+        eprintln!("domiciled: cannot be ended: {error}");
+    }
 }
 
 /// Serves `/metrics` and `/healthz` where the configuration says.
