@@ -90,7 +90,7 @@ impl Write {
 pub struct Answer {
     /// The outcome.
     pub outcome: Outcome,
-    /// The log entry that carried it.
+    /// The log entry that a copy must have to show what was written or seen.
     pub index: Index,
 }
 
@@ -371,22 +371,19 @@ async fn answer(replies: Vec<Reply>, outcome: oneshot::Receiver<ClientWriteResul
         return;
     };
     match result {
-        Ok(response) => {
-            let index = Index(response.log_id.index());
-            match response.data {
-                Applied::Writes(outcomes) => {
-                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                        reply.send(answer_of(outcome, index));
-                    }
+        Ok(response) => match response.data {
+            Applied::Writes { outcomes, changed } => {
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    reply.send(answer_of(outcome, changed));
                 }
-                Applied::Fenced => {
-                    for reply in replies {
-                        reply.send(Err(no_quorum("the policy has changed meanwhile")));
-                    }
-                }
-                Applied::Nothing | Applied::Mirror(_) => {}
             }
-        }
+            Applied::Fenced => {
+                for reply in replies {
+                    reply.send(Err(no_quorum("the policy has changed meanwhile")));
+                }
+            }
+            Applied::Nothing | Applied::Mirror(_) => {}
+        },
         // Rejected before it was appended: certainly not applied.
         Err(ClientWriteError::ForwardToLeader(_)) => {
             for reply in replies {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::node::testing::World;
 use crate::error::Reason;
+use crate::node::testing::World;
 
 const ALL: [&str; 3] = ["ap/1", "eu/1", "us/1"];
 

@@ -46,8 +46,15 @@ pub enum Applied {
     /// The entry carried nothing to answer.
     #[default]
     Nothing,
-    /// One outcome for each operation of the batch, in order.
-    Writes(Vec<Outcome>),
+    /// The entry carried a batch of writes.
+    Writes {
+        /// One outcome for each operation, in order.
+        outcomes: Vec<Outcome>,
+        /// The entry of the last change that the group has after it: what a
+        /// copy must have to show all that the batch wrote or saw. A batch that
+        /// changed nothing reaches no mirror, so its own entry would not do.
+        changed: Index,
+    },
     /// The entry was below the group's fence; nothing was applied.
     Fenced,
     /// How far the mirror is after the entry, whether it was applied or not.
@@ -58,7 +65,7 @@ impl std::fmt::Display for Applied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Applied::Nothing => f.write_str("nothing"),
-            Applied::Writes(outcomes) => write!(f, "{} writes", outcomes.len()),
+            Applied::Writes { outcomes, .. } => write!(f, "{} writes", outcomes.len()),
             Applied::Fenced => f.write_str("fenced"),
             Applied::Mirror(_) => f.write_str("a copy"),
         }
@@ -248,7 +255,10 @@ impl<'a> Applier<'a> {
                 let operations = batch.operations.len() as u32;
                 let outcomes = self.batch(index, batch, &fence)?;
                 self.leaf(index, bytes, operations);
-                Ok(Applied::Writes(outcomes))
+                Ok(Applied::Writes {
+                    outcomes,
+                    changed: self.state.changed.index,
+                })
             }
             Some(wire::command::Command::Catalog(change)) => {
                 self.catalog(change)?;

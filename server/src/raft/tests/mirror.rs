@@ -79,7 +79,7 @@ impl Mirror {
             operations: vec![operation],
         };
         let written = self.entry(Command::Batch(batch));
-        assert!(matches!(written, Applied::Writes(_)), "{written}");
+        assert!(matches!(written, Applied::Writes { .. }), "{written}");
     }
 
     /// A mirror that is open and empty.
@@ -319,4 +319,30 @@ fn a_home_takes_nothing_that_is_shipped() {
     home.apply(Command::Copy(copy(None, 5, records)));
     assert_eq!(home.value("a").as_deref(), Some(""));
     assert_eq!((home.state.mirror, home.ledger()), (None, 0));
+}
+
+/// No mirror hears of an entry that changes nothing: a reader who waits there
+/// for what such a write saw must wait for the change before it.
+#[test]
+fn a_write_that_changes_nothing_names_the_change_before_it() {
+    let mut home = Mirror::new();
+    home.identity = home.identity.as_mirror(false);
+    let operation = |version, change| wire::Operation {
+        version,
+        key: Bytes::from_static(b"a"),
+        change: Some(change),
+        ..wire::Operation::default()
+    };
+    let mut changed = |operation| {
+        let operations = vec![operation];
+        match home.entry(Command::Batch(wire::Batch { operations })) {
+            Applied::Writes { changed, .. } => changed,
+            other => panic!("{other}"),
+        }
+    };
+    let put = wire::operation::Change::Put(wire::Value::default());
+    let delete = wire::operation::Change::Delete(wire::Tombstone {});
+    assert_eq!(changed(operation(5, put)), Index(1));
+    assert_eq!(changed(operation(6, delete)), Index(2));
+    assert_eq!(changed(operation(7, delete)), Index(2));
 }
