@@ -119,6 +119,12 @@ impl<'a> Nemesis<'a> {
                 self.take_down(sim, host, Survivors::Prefix);
                 self.hosts[host].wipe();
             }
+            Fault::WipeRegion(region) => {
+                for host in self.members(region) {
+                    self.take_down(sim, &host, Survivors::Prefix);
+                    self.hosts[&host].wipe();
+                }
+            }
             Fault::Cut(..) | Fault::OneWay(..) | Fault::Hold(..) | Fault::Slow(..) => {
                 hinder(sim, fault);
             }
@@ -144,6 +150,12 @@ impl<'a> Nemesis<'a> {
                     let host = &self.hosts[host];
                     self.stage.lost.lock().push((host.region, host.node));
                 }
+                Fault::WipeRegion(region) => {
+                    for host in self.members(region) {
+                        self.up(sim, &host);
+                    }
+                    self.stage.ruined.lock().insert(region);
+                }
                 Fault::Cut(some, others) => pairs(some, others, |a, b| sim.repair(a, b)),
                 Fault::OneWay(some, others) => {
                     pairs(some, others, |a, b| sim.repair_oneway(a, b));
@@ -167,6 +179,12 @@ impl<'a> Nemesis<'a> {
         for span in &self.open {
             hinder(sim, &span.fault);
         }
+    }
+
+    /// The nodes of a region.
+    fn members(&self, region: &str) -> Vec<String> {
+        let hosts = self.hosts.values().filter(|host| host.region == region);
+        hosts.map(|host| host.name.clone()).collect()
     }
 
     /// Whether a node has had reason to stop by itself: its disk broke.

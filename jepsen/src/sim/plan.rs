@@ -44,6 +44,9 @@ pub enum Fault {
     },
     /// A node loses its disk and is replaced.
     Wipe(String),
+    /// All nodes of a region that is home to nothing lose their disks, and the
+    /// region is made anew.
+    WipeRegion(&'static str),
     /// What goes from these to those is lost, and back.
     Cut(Vec<String>, Vec<String>),
     /// What goes from these to those is lost; back it comes.
@@ -66,6 +69,7 @@ impl Fault {
         match self {
             Fault::Power { .. } => "power",
             Fault::Wipe(..) => "wipe",
+            Fault::WipeRegion(..) => "wipe-region",
             Fault::Cut(..) => "cut",
             Fault::OneWay(..) => "one-way",
             Fault::Hold(..) => "hold",
@@ -153,14 +157,15 @@ impl Plan {
             let kind = kinds[draw.random_range(0..kinds.len())];
             let fault = fault(&mut draw, shape, kind);
             // A quorum of each group must keep its disks.
-            if matches!(fault, Fault::Wipe(_)) && faults.iter().any(is_wipe) {
-                continue;
-            }
-            faults.push(Span {
+            let span = Span {
                 begins: at,
                 ends: (at + lasts).min(safety),
                 fault,
-            });
+            };
+            if is_wipe(&span) && faults.iter().any(is_wipe) {
+                continue;
+            }
+            faults.push(span);
         }
         faults.sort_by_key(|span| span.begins);
         let skewed = draw.random_bool(0.5);
@@ -252,6 +257,7 @@ fn remains(draw: &mut ChaCha8Rng, shape: Shape, faults: &[Span]) -> Option<Strin
     let wiped = |region: &str| {
         faults.iter().any(|span| match &span.fault {
             Fault::Wipe(host) => host.split('-').next() == Some(region),
+            Fault::WipeRegion(wiped) => *wiped == region,
             _ => false,
         })
     };
@@ -261,7 +267,7 @@ fn remains(draw: &mut ChaCha8Rng, shape: Shape, faults: &[Span]) -> Option<Strin
 }
 
 fn is_wipe(span: &Span) -> bool {
-    matches!(span.fault, Fault::Wipe(_))
+    matches!(span.fault, Fault::Wipe(_) | Fault::WipeRegion(_))
 }
 
 fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
@@ -340,6 +346,7 @@ fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
             Fault::Slow(host, other, late)
         }
         8 => Fault::Clock(host, draw.random_range(-SKEW_MS..=SKEW_MS)),
+        9 if regions.len() > 1 && draw.random_bool(0.5) => Fault::WipeRegion("ap"),
         9 => Fault::Wipe(host),
         _ if draw.random_bool(0.5) => Fault::Full(host),
         _ => Fault::Broken(host),

@@ -32,6 +32,12 @@ const KEYS: u64 = 3;
 /// How old a bounded read may be: sometimes met by a mirror, sometimes not.
 const BOUND: Duration = Duration::from_millis(400);
 
+/// The key of the record that is never deleted.
+const WITNESS: &str = "witness";
+
+/// Where those are who make regions anew.
+const OPERATORS: &str = "eu";
+
 /// How long a client waits between two attempts at the same thing.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -44,6 +50,10 @@ pub struct Stage {
     pub rested: AtomicUsize,
     /// Nodes whose disk is lost and that nobody has replaced yet.
     pub lost: Mutex<Vec<(&'static str, u64)>>,
+    /// Regions whose nodes all lost their disks and that nobody has made anew.
+    pub ruined: Mutex<BTreeSet<&'static str>>,
+    /// The tags whose witness is at the home and at every mirror.
+    pub witnessed: Mutex<BTreeSet<&'static str>>,
     /// Nodes that stay dead to the end.
     pub dead: Mutex<BTreeSet<(&'static str, u64)>>,
     /// What the gates of the nodes refused to take in.
@@ -82,6 +92,7 @@ impl Clients {
     /// often as it takes.
     pub async fn live(self: Arc<Self>) -> Result<()> {
         let replacing = tokio::spawn(self.clone().replace());
+        let planting = tokio::spawn(self.clone().plant());
         let workers: Vec<_> = (0..self.workers)
             .map(|number| tokio::spawn(self.clone().work(number)))
             .collect();
@@ -92,6 +103,7 @@ impl Clients {
             tokio::time::sleep(STEP).await;
         }
         replacing.abort();
+        planting.abort();
         // Nobody compares replicas while somebody still writes.
         self.stage.rested.fetch_add(1, Ordering::Relaxed);
         while self.stage.rested.load(Ordering::Relaxed) < self.shape.regions().len() {
@@ -132,10 +144,18 @@ impl Clients {
         }
     }
 
-    /// Whether a node of the region waits for its replacement.
+    /// Whether a node of the region waits for its replacement, or a whole
+    /// region for somebody here to make it anew.
     fn is_replacing(&self) -> bool {
         let lost = self.stage.lost.lock();
-        lost.iter().any(|(region, _)| *region == self.region)
+        lost.iter().any(|(region, _)| *region == self.region) || self.ruined().is_some()
+    }
+
+    /// A region that waits to be made anew, if that is done from here.
+    fn ruined(&self) -> Option<&'static str> {
+        let ruined = self.stage.ruined.lock();
+        let first = ruined.first().copied();
+        first.filter(|_| self.region == OPERATORS)
     }
 
     /// Does what an operator does for nodes that have lost their disk.
@@ -143,6 +163,15 @@ impl Clients {
         let client = self.connect(self.endpoints.clone()).await;
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
+            if let Some(region) = self.ruined() {
+                match client.admin().rebuild_region(region).await {
+                    Ok(_) => {
+                        (self.said)(format_args!("{region} made anew"));
+                        self.stage.ruined.lock().remove(region);
+                    }
+                    Err(error) => (self.said)(format_args!("{region} not made anew: {error}")),
+                }
+            }
             let lost = self.stage.lost.lock().clone();
             let own = lost.iter().find(|(region, _)| *region == self.region);
             let Some((_, node)) = own else { continue };
@@ -156,6 +185,51 @@ impl Clients {
                 }
                 Err(error) => (self.said)(format_args!("not replaced: {error}")),
             }
+        }
+    }
+
+    /// Writes a record into every tag that is at home here, and waits until
+    /// all mirrors have it. It stays: no copy may ever say that it is not there.
+    async fn plant(self: Arc<Self>) {
+        let client = self.connect(self.endpoints.clone()).await;
+        let own = self.shape.tags().iter();
+        for tag in own.filter(|tag| tag.home == self.region) {
+            let Ok(handle) = client.tag(tag.name) else {
+                continue;
+            };
+            let mirrors = tag.stored.len() as u32 - 1;
+            loop {
+                let key = key_bytes(self.seed, tag.name, WITNESS);
+                let put = handle.put(key, value_bytes(self.seed, tag.name, -1));
+                let put = put.acknowledge(match mirrors {
+                    0 => Acknowledge::Home,
+                    mirrors => Acknowledge::Mirrors(mirrors),
+                });
+                if put.await.is_ok() {
+                    self.stage.witnessed.lock().insert(tag.name);
+                    break;
+                }
+                tokio::time::sleep(STEP).await;
+            }
+        }
+    }
+
+    /// Reads the witness of a tag at any node of the region. That it is not
+    /// there is a finding, whatever the lag.
+    async fn read_witness(&self, worker: &Worker, tag: Tag) {
+        let known = self.stage.witnessed.lock().contains(tag.name);
+        if !known || !tag.stored.contains(&self.region) {
+            return;
+        }
+        let key = key_bytes(self.seed, tag.name, WITNESS);
+        if let Ok(got) = worker.anywhere().get(key).local().await
+            && got.value().is_none()
+        {
+            let what = format!(
+                "{} says that a record of {} is not there which every mirror has had",
+                got.meta.served_by, tag.name
+            );
+            self.stage.broken.lock().push(what);
         }
     }
 
@@ -194,7 +268,8 @@ impl Clients {
     async fn operate(&self, worker: &mut Worker, tag: Tag, (age, key): (u64, &str), what: u64) {
         match what {
             0..16 => _ = worker.overwrite(key).await,
-            16..20 => {
+            16..18 => self.read_witness(worker, tag).await,
+            18..20 => {
                 let mirrors = tag.stored.len() - 1;
                 let wanted = (mirrors > 0).then_some(Acknowledge::Mirrors(mirrors as u32));
                 worker.overwrite_acknowledged(key, wanted).await;
@@ -216,8 +291,31 @@ impl Clients {
             80..90 if tag.name == self.set() => drop(worker.add().await),
             90..93 if tag.name == self.set() => worker.remove().await,
             93..95 if tag.name == self.set() => drop(worker.scan(Level::Strong, false).await),
-            95.. => drop(self.trespass(worker.client()).await),
+            95..99 => drop(self.trespass(worker.client()).await),
+            99.. => self.hand_over(worker.client(), age + what).await,
             _ => _ = worker.read(key, Level::Local, false).await,
+        }
+    }
+
+    /// Lets another node lead a group that is not the control group, if the
+    /// nodes please.
+    async fn hand_over(&self, client: &Client, turn: u64) {
+        let Ok(status) = client.admin().cluster_status().await else {
+            return;
+        };
+        let groups = status.groups.iter().filter(|group| group.kind != "control");
+        let groups: Vec<_> = groups.collect();
+        let Some(group) = groups.get(turn as usize % groups.len().max(1)) else {
+            return;
+        };
+        let node = group.leader.unwrap_or(0) % self.shape.nodes() + 1;
+        if client
+            .admin()
+            .transfer_leader(group.group, node)
+            .await
+            .is_ok()
+        {
+            self.recorder.fault("transfer");
         }
     }
 

@@ -232,6 +232,15 @@ impl<'a> Nemesis<'a> {
                 let data = self.cluster.nodes[*node].data.clone();
                 fs::remove_dir_all(data).context("a disk was not wiped")
             }
+            Fault::WipeRegion(nodes) => {
+                self.take_down(nodes)?;
+                for node in nodes {
+                    self.seats.repair(*node)?;
+                    let data = &self.cluster.nodes[*node].data;
+                    fs::remove_dir_all(data).context("a disk was not wiped")?;
+                }
+                Ok(())
+            }
             Fault::Damage(node, number) => {
                 self.take_down(&[*node])?;
                 self.seats.repair(*node)?;
@@ -279,6 +288,14 @@ impl<'a> Nemesis<'a> {
                 Fault::Wipe(node) => {
                     self.lose(*node);
                     self.up(&[*node])?;
+                }
+                Fault::WipeRegion(nodes) => {
+                    let region = nodes.first().and_then(|n| self.plan.shape.hosts().nth(*n));
+                    self.up(nodes)?;
+                    self.stage
+                        .ruined
+                        .lock()
+                        .extend(region.map(|(region, _)| region));
                 }
                 Fault::Damage(node, _) => {
                     self.excused.insert(*node, Excuse::Damage);

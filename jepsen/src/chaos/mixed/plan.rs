@@ -43,6 +43,9 @@ pub(super) enum Fault {
     Full(usize, bool),
     /// A process loses its disk and is replaced.
     Wipe(usize),
+    /// All processes of a region that is home to nothing lose their disks, and
+    /// the region is made anew.
+    WipeRegion(Vec<usize>),
     /// A bit of a file is flipped, or a file is cut, while its process is dead.
     Damage(usize, u64),
     /// What these send those is lost.
@@ -70,6 +73,7 @@ impl Fault {
             Fault::SyncErrors(..) => "sync-errors",
             Fault::Full(..) => "full-disk",
             Fault::Wipe(..) => "wipe",
+            Fault::WipeRegion(..) => "wipe-region",
             Fault::Damage(..) => "damage",
             Fault::Cut(name, _) => name,
             Fault::Loss(..) => "loss",
@@ -80,11 +84,12 @@ impl Fault {
         }
     }
 
-    /// The node whose disk is lost or doubtful afterwards.
-    fn destroys(&self) -> Option<usize> {
+    /// The nodes whose disks are lost or doubtful afterwards.
+    fn destroys(&self) -> &[usize] {
         match self {
-            Fault::Wipe(node) | Fault::Damage(node, _) => Some(*node),
-            _ => None,
+            Fault::Wipe(node) | Fault::Damage(node, _) => std::slice::from_ref(node),
+            Fault::WipeRegion(nodes) => nodes,
+            _ => &[],
         }
     }
 }
@@ -195,15 +200,13 @@ fn distances(draw: &mut ChaCha8Rng, shape: Shape) -> Vec<(&'static str, &'static
 
 /// Whether a fault leaves a quorum of each group its disks.
 fn may_lose(shape: Shape, faults: &[Span], fault: &Fault) -> bool {
-    let Some(node) = fault.destroys() else {
+    let region = |node: &usize| shape.hosts().nth(*node).map(|(region, _)| region);
+    let Some(own) = fault.destroys().first().map(region) else {
         return true;
     };
-    let region = |node: usize| shape.hosts().nth(node).map(|(region, _)| region);
     // Replacing needs the region's other nodes and takes its time: one a region.
-    faults
-        .iter()
-        .filter_map(|span| span.fault.destroys())
-        .all(|other| region(other) != region(node))
+    let lost = faults.iter().flat_map(|span| span.fault.destroys());
+    lost.map(region).all(|other| other != own)
 }
 
 /// The nodes of a region.
@@ -258,6 +261,7 @@ fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
         6 => Fault::Broken(node),
         7 => Fault::SyncErrors(node),
         8 => Fault::Full(node, draw.random_bool(0.5)),
+        9 if regions.len() > 1 && draw.random_bool(0.4) => Fault::WipeRegion(members(shape, "ap")),
         9 => Fault::Wipe(node),
         10 => Fault::Damage(node, draw.random_range(0..u64::MAX)),
         11 if regions.len() > 1 => Fault::Cut("cut-region", apart(shape, &members(shape, region))),
@@ -360,6 +364,7 @@ mod tests {
             "sync-errors",
             "full-disk",
             "wipe",
+            "wipe-region",
             "damage",
             "cut-region",
             "bridge",
@@ -382,12 +387,10 @@ mod tests {
             let plan = Plan::draw(seed, Shape::Regions, Duration::from_secs(60));
             let pairs = plan.faults.windows(2);
             overlap += pairs.filter(|pair| pair[1].begins < pair[0].ends).count();
-            let lost: Vec<usize> = plan
-                .faults
-                .iter()
-                .filter_map(|span| span.fault.destroys())
-                .collect();
-            let regions: BTreeSet<usize> = lost.iter().map(|node| node / 3).collect();
+            let lost = plan.faults.iter();
+            let lost = lost.filter_map(|span| span.fault.destroys().first());
+            let lost: Vec<usize> = lost.map(|node| node / 3).collect();
+            let regions: BTreeSet<usize> = lost.iter().copied().collect();
             assert_eq!(regions.len(), lost.len(), "seed {seed}");
         }
         assert!(overlap > 300, "{overlap}");
