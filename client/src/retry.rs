@@ -47,6 +47,8 @@ pub(crate) struct Attempts {
     pause: Duration,
     /// Whether an attempt without an answer may have been applied.
     maybe_applied: bool,
+    /// What a node answered that sends the caller to another one.
+    elsewhere: Option<Refusal>,
 }
 
 /// What to do about a refusal.
@@ -102,6 +104,7 @@ impl Attempts {
             count: 0,
             pause: PAUSE_FIRST,
             maybe_applied: false,
+            elsewhere: None,
         }
     }
 
@@ -121,12 +124,21 @@ impl Attempts {
                         return Err(self.give_up(fault));
                     }
                 }
-                Advice::Again | Advice::Elsewhere => retry_after = refusal.retry_after(),
+                Advice::Again => retry_after = refusal.retry_after(),
+                Advice::Elsewhere => {
+                    retry_after = refusal.retry_after();
+                    self.elsewhere = Some(refusal.clone());
+                }
             },
             Fault::Lost { sent, .. } => {
                 self.maybe_applied |= *sent;
                 if *sent && self.safety == Safety::Once {
                     return Err(self.give_up(fault));
+                }
+                // Every node that answers says the same; one that cannot be
+                // reached would say nothing else and must not hide it.
+                if let Some(refusal) = self.elsewhere.take_if(|_| !sent && !others) {
+                    return Err(self.give_up(Fault::Refused(refusal)));
                 }
             }
         }
@@ -222,6 +234,18 @@ mod tests {
             })
         ));
         assert!(attempts(Safety::Once).failed(lost(false), false).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_cannot_be_reached_hides_no_refusal() {
+        let mut read = attempts(Safety::Read);
+        read.failed(refused(Reason::NotHeldHere), true).expect("on");
+        let error = read.failed(lost(false), false).expect_err("told");
+        assert_eq!(error.reason(), Some(Reason::NotHeldHere));
+        // Nobody has answered: somebody may.
+        let mut read = attempts(Safety::Read);
+        read.failed(lost(false), true).expect("on");
+        assert!(read.failed(lost(false), false).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
