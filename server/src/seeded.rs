@@ -68,6 +68,15 @@ bugs! {
     LyingSender = "lying-sender",
     /// The position that a read must have reached is not looked at.
     TokenIgnored = "token-ignored",
+    /// A write that changed nothing names its own log entry, which no mirror
+    /// hears of.
+    TokenOfNothing = "token-of-nothing",
+    /// A mirror answers while it is being filled.
+    FillingServes = "filling-serves",
+    /// A snapshot leaves out what retries must be told.
+    SnapshotForgetsOutcomes = "snapshot-forgets-outcomes",
+    /// A log line holds the key of a write.
+    LogTellsKeys = "log-tells-keys",
 }
 
 /// The variable that names the bug of a process.

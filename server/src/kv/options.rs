@@ -23,6 +23,13 @@ pub(super) enum Level {
     AtLeast(Bytes),
 }
 
+impl Level {
+    /// Whether a copy must be as fresh as the request says.
+    pub(super) fn is_a_bound(&self) -> bool {
+        matches!(self, Level::Bounded(_) | Level::AtLeast(_))
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum OnUnmet {
     #[default]

@@ -46,6 +46,10 @@ impl Store {
         let group = match &route.here {
             Here::Home(group) | Here::Mirror { group, .. } => group,
             Here::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
+            // No copy here meets a level; who wants no other answer hears so.
+            Here::Nothing if options.on_unmet == OnUnmet::Fail && options.level.is_a_bound() => {
+                return Err(not_met());
+            }
             Here::Nothing => return Ok(Served::AtHome),
         };
         if options.level == Level::Strong {
@@ -144,7 +148,8 @@ impl Store {
         else {
             return Ok(generation);
         };
-        if !group.progress().mirror.unwrap_or_default().open {
+        let open = group.progress().mirror.unwrap_or_default().open;
+        if !open && !seeded::is_on(Bug::FillingServes) {
             return Err(Error::new(
                 Reason::Backfilling,
                 "the mirror here does not have every record yet; read at the home, or later",
@@ -195,13 +200,6 @@ impl Store {
         deadline: Instant,
         wait: impl Future<Output = ()>,
     ) -> Result<bool> {
-        let not_met = || {
-            Error::new(
-                Reason::StalenessNotMet,
-                "the copy here is not as fresh as asked for; try later or read strongly",
-            )
-            .retry_after(WAIT_STEP)
-        };
         match options.on_unmet {
             _ if met => Ok(true),
             OnUnmet::Forward => Ok(false),
@@ -222,6 +220,14 @@ impl Store {
         let range = RangeId(route.range.0);
         Ok(Index(positions.get(range).map_or(0, |p| p.index.get())))
     }
+}
+
+fn not_met() -> Error {
+    Error::new(
+        Reason::StalenessNotMet,
+        "no copy here is as fresh as asked for; try later or read strongly",
+    )
+    .retry_after(WAIT_STEP)
 }
 
 /// The entry of the home's log up to which a copy has everything.

@@ -11,6 +11,7 @@ use domicile_proto::v1;
 use parking_lot::Mutex;
 use wire::command::Command;
 
+use super::directory::Here;
 use super::reach::WAIT_MAX;
 use super::read::page_token;
 use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest, reply_to};
@@ -474,6 +475,22 @@ async fn a_read_that_waits_waits_until_the_mirror_is_open() {
     mirror.fill(3).await;
     let (records, _) = read.await.expect("no panic").expect("read");
     assert!(records.into_iter().all(|record| record.is_some()));
+}
+
+/// A node that has no copy yet would have to ask the home, however old the
+/// answer is when it comes.
+#[tokio::test]
+async fn a_read_that_must_not_be_older_fails_where_there_is_no_copy() {
+    let mirror = Fixture::in_region("us").await;
+    let route = Route {
+        here: Here::Nothing,
+        ..mirror.route()
+    };
+    let read = ReadOptions::from_wire(Some(&options(v1::Level::Bounded))).expect("valid");
+    let keys = [Bytes::from_static(b"a")];
+    let refused = mirror.store.get(&route, &keys, &read).await;
+    let reason = refused.map(drop).expect_err("refused").reason;
+    assert_eq!(reason, Reason::StalenessNotMet);
 }
 
 /// A mirror has no history of before it was filled: a scan that began earlier,

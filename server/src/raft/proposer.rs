@@ -327,6 +327,9 @@ impl Worker {
                 version = now + 1 + operations.len() as u64;
             }
             reign.last_version = version;
+            if seeded::is_on(Bug::LogTellsKeys) {
+                tracing::debug!(key = %String::from_utf8_lossy(&write.key), "proposed");
+            }
             operations.push(wire::Operation {
                 version,
                 id: write.id,

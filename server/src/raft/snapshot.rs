@@ -36,7 +36,10 @@ pub(super) fn chunks(
     view: Arc<dyn View>,
     identity: &Identity,
 ) -> impl Stream<Item = Result<wire::SnapshotChunk>> + Send + use<> {
-    let ranges = keys::everything(identity.group, &identity.tag);
+    let mut ranges = keys::everything(identity.group, &identity.tag);
+    if seeded::is_on(Bug::SnapshotForgetsOutcomes) {
+        ranges.retain(|range| *range != keys::outcomes_of(identity.group));
+    }
     futures::stream::try_unfold(
         (view, ranges, 0_usize, 0_u64),
         |(view, mut ranges, mut at, number)| async move {

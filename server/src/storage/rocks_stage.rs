@@ -166,18 +166,21 @@ impl RocksStage {
             return Ok(());
         }
         let path = self.path.join(format!("{:010}.sst", self.files));
+        // Whoever lists the stage meanwhile sees whole files only.
+        let draft = path.with_extension("draft");
         self.files += 1;
         let mut options = Options::default();
         options.set_compression_type(DBCompressionType::Lz4);
         let mut writer = SstFileWriter::create(&options);
-        let written = writer.open(&path).and_then(|()| {
+        let written = writer.open(&draft).and_then(|()| {
             for row in &rows {
                 writer.put(&row.key, &row.value)?;
             }
             // Finishing syncs the file.
             writer.finish()
         });
-        written.map_err(|e| failed("state", "could not stage rows", &e))
+        written.map_err(|e| failed("state", "could not stage rows", &e))?;
+        fs::rename(&draft, &path).map_err(|e| Error::storage("rows were not staged", e))
     }
 }
 

@@ -343,6 +343,6 @@ fn a_write_that_changes_nothing_names_the_change_before_it() {
     let put = wire::operation::Change::Put(wire::Value::default());
     let delete = wire::operation::Change::Delete(wire::Tombstone {});
     assert_eq!(changed(operation(5, put)), Index(1));
-    assert_eq!(changed(operation(6, delete)), Index(2));
+    assert_eq!(changed(operation(6, delete.clone())), Index(2));
     assert_eq!(changed(operation(7, delete)), Index(2));
 }
