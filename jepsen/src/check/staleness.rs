@@ -144,6 +144,10 @@ fn within_bound(read: &Operation<'_>) -> Option<Finding> {
     if read.level() != Level::Bounded {
         return None;
     }
+    // The home's answer is the freshest that there is; its lag is its way here.
+    if read.ok()?.meta.level == Some(Level::Strong) {
+        return None;
+    }
     let bound_ms = read.invoke.meta.bound_ms?;
     let what = match read.ok()?.meta.lag_ms {
         Some(lag_ms) if lag_ms <= bound_ms => return None,

@@ -52,7 +52,7 @@ pub struct Ended {
 /// Runs a plan. Once in a process: see the module.
 pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
     domicile_client::draw_from_seed(plan.number("clients"));
-    let trace = Trace::new(trace)?;
+    let trace = Trace::new(plan, trace)?;
     trace.listen();
     // Between two ticks, when faults begin, only the last one's time is known.
     let ticked = Arc::new(AtomicU64::new(0));
@@ -114,7 +114,7 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         recorder: recorder.clone(),
         ticked,
     };
-    let ended = run.play();
+    let ended = run.play().and_then(|()| leaked(&trace));
     let refusals = run.stage.refusals.load(Ordering::Relaxed);
     let simulated = run.sim.elapsed();
     drop(run);
@@ -128,6 +128,17 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         trace: trace.digest(),
         simulated,
     })
+}
+
+/// Requires that nothing leaked. A sender that lies on purpose does send; its
+/// receivers must refuse it.
+fn leaked(trace: &Trace) -> Result<()> {
+    let lies = cfg!(feature = "seeded-bugs")
+        && std::env::var("DOMICILE_SEEDED_BUG").is_ok_and(|bug| bug == "lying-sender");
+    match trace.leaks().first() {
+        Some(leak) if !lies => Err(Broken::new(leak.clone())),
+        _ => Ok(()),
+    }
 }
 
 fn header(plan: &Plan) -> Run {

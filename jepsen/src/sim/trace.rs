@@ -9,12 +9,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use domicile_server::net::Io;
+use memchr::memmem::Finder;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+
+use super::plan::Plan;
+use crate::workload::{Tag, mark};
 
 /// The trace of a run. Clones are the same trace.
 #[derive(Clone)]
@@ -24,17 +28,63 @@ struct Lines {
     digest: Sha256,
     lines: u64,
     file: Option<BufWriter<File>>,
+    /// The mark of each tag, and the regions that may have it.
+    marks: Vec<(Finder<'static>, &'static Tag)>,
+    /// What was said or sent that must not be.
+    leaks: Vec<String>,
+}
+
+impl Lines {
+    /// The tags whose mark is in these bytes.
+    fn marked(&self, bytes: &[u8]) -> Vec<&'static Tag> {
+        let marked = self.marks.iter();
+        let marked = marked.filter(|(mark, _)| mark.find(bytes).is_some());
+        marked.map(|(_, tag)| *tag).collect()
+    }
 }
 
 impl Trace {
-    /// A trace, kept in a file if that is wanted.
-    pub(super) fn new(file: Option<&Path>) -> io::Result<Trace> {
+    /// The trace of a plan, kept in a file if that is wanted.
+    pub(super) fn new(plan: &Plan, file: Option<&Path>) -> io::Result<Trace> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
+        let marks = plan.shape.tags().iter().map(|tag| {
+            let mark = mark(plan.seed, tag.name);
+            (Finder::new(mark.as_bytes()).into_owned(), tag)
+        });
         Ok(Trace(Arc::new(Mutex::new(Lines {
             digest: Sha256::new(),
             lines: 0,
             file,
+            marks: marks.collect(),
+            leaks: Vec::new(),
         }))))
+    }
+
+    /// What nodes said in their logs, or sent to other regions, of tags that
+    /// must not be there.
+    pub(super) fn leaks(&self) -> Vec<String> {
+        self.0.lock().leaks.clone()
+    }
+
+    /// Looks at what a node says: nothing of any tag may be in it.
+    fn said(&self, bytes: &[u8]) {
+        let mut lines = self.0.lock();
+        for tag in lines.marked(bytes) {
+            let leak = format!("a log holds a key or a value of {}", tag.name);
+            lines.leaks.push(leak);
+        }
+    }
+
+    /// Looks at what a node sends to one of another region.
+    fn sent(&self, way: &str, bytes: &[u8]) {
+        let Some(region) = crossed(way) else { return };
+        let mut lines = self.0.lock();
+        for tag in lines.marked(bytes) {
+            if !tag.stored.contains(&region) {
+                let leak = format!("{way} carried a key or a value of {}", tag.name);
+                lines.leaks.push(leak);
+            }
+        }
     }
 
     /// Lets the messages of the nodes stand in the trace. Once in a process.
@@ -76,6 +126,14 @@ impl Trace {
     }
 }
 
+/// The region into which a node's way to another one leads: `us-1>eu-2:7000`.
+fn crossed(way: &str) -> Option<&str> {
+    let (from, to) = way.split_once('>')?;
+    let (from, _) = from.split_once('-')?;
+    let (to, _) = to.split_once('-')?;
+    (from != to && from != "client").then_some(to)
+}
+
 /// Milliseconds since the run began.
 pub(super) fn now_ms() -> u64 {
     turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64)
@@ -91,6 +149,7 @@ impl FormatTime for Now {
 
 impl io::Write for Trace {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.said(bytes);
         self.add(bytes);
         Ok(bytes.len())
     }
@@ -139,6 +198,7 @@ impl<T: Io> AsyncWrite for Traced<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.trace.sent(&self.way, &buf[..written]);
         let crc = crc32fast::hash(&buf[..written]);
         self.trace
             .line(format_args!("{} {written} {crc:08x}", self.way));
@@ -151,5 +211,26 @@ impl<T: Io> AsyncWrite for Traced<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Shape;
+
+    #[test]
+    fn what_leaves_its_region_or_stands_in_a_log_is_a_leak() {
+        let plan = Plan::draw(1, Shape::Regions);
+        let trace = Trace::new(&plan, None).expect("no file");
+        let kept = format!("key {}", mark(1, "eu-only"));
+        let global = format!("key {}", mark(1, "global"));
+        trace.sent("eu-1>us-2:7000", global.as_bytes());
+        trace.sent("eu-1>eu-2:7000", kept.as_bytes());
+        trace.sent("client-us>us-1:7000", kept.as_bytes());
+        assert!(trace.leaks().is_empty());
+        trace.sent("eu-1>us-2:7000", kept.as_bytes());
+        trace.said(global.as_bytes());
+        assert_eq!(trace.leaks().len(), 2);
     }
 }

@@ -98,6 +98,11 @@ impl Worker {
         match get.await {
             Ok(got) => {
                 let meta = Meta {
+                    // An answer of the home is strong, whatever was asked for.
+                    level: match got.meta.level {
+                        domicile_client::Level::Strong => Some(Level::Strong),
+                        _ => asked.level,
+                    },
                     region: region(&got.meta.served_by),
                     served_by: Some(got.meta.served_by.clone()),
                     lag_ms: lag_ms(&got.meta),

@@ -169,6 +169,11 @@ impl Clients {
                         (self.said)(format_args!("{region} made anew"));
                         self.stage.ruined.lock().remove(region);
                     }
+                    // An earlier answer was lost; the reads at the end tell
+                    // whether the region is whole.
+                    Err(error) if error.reason() == Some(Reason::AlreadyFormed) => {
+                        self.stage.ruined.lock().remove(region);
+                    }
                     Err(error) => (self.said)(format_args!("{region} not made anew: {error}")),
                 }
             }
@@ -357,10 +362,17 @@ impl Clients {
             self.stage.broken.lock().push(what);
             return true;
         };
-        matches!(
+        let refused = matches!(
             error.reason(),
             Some(Reason::ResidencyViolation | Reason::AccessRegionDenied | Reason::NotHeldHere)
-        )
+        );
+        if !refused {
+            (self.said)(format_args!(
+                "{}: {} not refused, {what}: {error}",
+                self.region, tag.name
+            ));
+        }
+        refused
     }
 
     /// Reads every register, counter and list of the tags whose home this is,
