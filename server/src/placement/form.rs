@@ -28,6 +28,13 @@ pub(super) const FORM_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked for.
 pub(super) const FORM_STEP: Duration = Duration::from_millis(50);
 
+/// How long the first voter waits for connections to the others: more than two
+/// round trips around the world.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// How often it looks.
+const CONNECT_STEP: Duration = Duration::from_millis(10);
+
 /// A cluster that is formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Formed {
@@ -172,6 +179,7 @@ impl Placement {
         let region = self.form_region(&new).await?;
         let done = (self.control()?.is_some(), self.catalog()?.is_some());
         if step == FormStep::Begin {
+            self.until_connected(&control, &all).await;
             self.begin(&control, &voters(&all)).await?;
             self.begin(&region, &founders(&new)).await?;
             if control.leads() && !done.0 {
@@ -277,6 +285,36 @@ impl Placement {
             founders,
             ..wire::AnchoredReplica::default()
         })
+    }
+
+    /// At the control group's first founder: waits a while for the way to the
+    /// other voters. A vote that is asked for before waits for an election's
+    /// time, and the control group's is long.
+    async fn until_connected(&self, control: &Group, all: &wire::Control) {
+        let first = voters(all).first().map(|m| ReplicaId(m.replica));
+        if first != Some(control.replica()) {
+            return;
+        }
+        let this = (self.speaker.region().as_str(), self.speaker.node().0);
+        let is_connected = |voter: &wire::ControlMember| {
+            let own = voter.region == this.0;
+            let region = RegionName::new(&voter.region).ok();
+            let other = region.and_then(|region| self.regions.of(&region));
+            let peers = match own {
+                true => Some(self.regions.own()),
+                false => other.as_ref(),
+            };
+            (own && voter.node == this.1)
+                || peers.is_some_and(|peers| peers.connected().contains(&NodeId(voter.node)))
+        };
+        let deadline = self.env.now() + CONNECT_WAIT;
+        while self.env.now() < deadline {
+            let mut voters = all.members.iter().filter(|m| m.voter);
+            if voters.all(is_connected) {
+                return;
+            }
+            tokio::time::sleep(CONNECT_STEP).await;
+        }
     }
 
     /// Initialises a group at its first founder.

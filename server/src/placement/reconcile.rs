@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
+use tokio::sync::watch;
 use wire::catalog_change::Change;
 
 use super::form::across;
 use super::{Placement, REPLICAS};
 use crate::error::Result;
-use crate::raft::{NodeId, ReplicaId};
+use crate::raft::{NodeId, Progress, ReplicaId};
 use crate::residency::Atlas;
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 
@@ -17,30 +18,50 @@ use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 /// be done is tried again.
 const RECONCILE_STEP: Duration = Duration::from_millis(500);
 
+/// The same while the node belongs to no cluster yet.
+const FORMING_STEP: Duration = Duration::from_millis(50);
+
+/// Waits for the next change of a group; for ever, if there is none.
+async fn changed(group: &mut Option<watch::Receiver<Progress>>) {
+    if let Some(progress) = group
+        && progress.changed().await.is_ok()
+    {
+        return;
+    }
+    // The group is not here, or closes: the step ends the wait.
+    std::future::pending().await
+}
+
 impl Placement {
     /// Runs for as long as the node does.
     pub(super) async fn follow(self: Arc<Self>) {
         loop {
+            // Watched from before: what changes meanwhile is not missed.
+            let mut region = self.watch(REGION_GROUP);
+            let mut control = self.watch(CONTROL_GROUP);
             if let Err(error) = self.reconcile().await {
                 tracing::warn!(%error, "placement not finished; trying again");
             }
+            let step = match region.is_some() {
+                true => RECONCILE_STEP,
+                false => FORMING_STEP,
+            };
             let changed = async {
-                match self.region_group() {
-                    Ok(region) => {
-                        let mut progress = region.watch_progress();
-                        progress.mark_unchanged();
-                        // An error means that the group closes; the step ends
-                        // the wait then.
-                        if progress.changed().await.is_err() {
-                            std::future::pending::<()>().await;
-                        }
-                    }
-                    Err(_) => std::future::pending().await,
+                tokio::select! {
+                    () = changed(&mut region) => {}
+                    () = changed(&mut control) => {}
                 }
             };
             // Whichever comes first; running again is cheap and harmless.
-            drop(tokio::time::timeout(RECONCILE_STEP, changed).await);
+            drop(tokio::time::timeout(step, changed).await);
         }
+    }
+
+    /// The progress of a group here, as it is now.
+    fn watch(&self, group: GroupId) -> Option<watch::Receiver<Progress>> {
+        let mut progress = self.groups.get(group)?.watch_progress();
+        progress.mark_unchanged();
+        Some(progress)
     }
 
     /// Takes over what is applied here: policy, addresses, fence, routes.
