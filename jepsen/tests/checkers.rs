@@ -776,6 +776,32 @@ mod sessions {
         );
     }
 
+    /// A write, a delete of somebody else, and a read that shows nothing.
+    fn deleted(delete: Option<(u64, Meta)>) -> (Verdict, u64) {
+        let session = |meta| Meta {
+            session: Some("s".to_owned()),
+            ..meta
+        };
+        let mut writer = Writer::default();
+        writer.run(0, F::Write, "t/a", int(2), int(2), session(version(2)));
+        if let Some((process, meta)) = delete {
+            writer.run(process, F::Delete, "t/a", Value::Null, Value::Null, meta);
+        }
+        let nothing = session(Meta::default());
+        writer.run(0, F::Read, "t/a", Value::Null, Value::Null, nothing);
+        session::check(&writer.history)
+    }
+
+    #[test]
+    fn a_record_that_somebody_else_deleted_is_rightly_absent() {
+        let broken = &["read-your-writes"];
+        finds(deleted(None), broken);
+        finds(deleted(Some((1, version(3)))), &[]);
+        finds(deleted(Some((1, Meta::default()))), &[]);
+        // One from before the write hides nothing.
+        finds(deleted(Some((1, version(1)))), broken);
+    }
+
     #[test]
     fn mirrors_apply_in_session_order() {
         let mut writer = Writer::default();

@@ -431,7 +431,11 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     // What a follower passes on is stored here, too.
     let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
     let forward = wire::Forward {
-        writes: vec![wire::ForwardedWrite::default()],
+        writes: vec![wire::ForwardedWrite {
+            key: Bytes::from_static(b"a"),
+            change: Some(wire::forwarded_write::Change::Put(wire::Value::default())),
+            ..wire::ForwardedWrite::default()
+        }],
         tag: "global".into(),
     };
     let from = home.node.gate.region();

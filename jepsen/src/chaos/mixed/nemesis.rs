@@ -177,7 +177,7 @@ impl<'a> Nemesis<'a> {
                     self.restarts.push((at + RESTART_WAIT, node));
                     return Ok(());
                 }
-                damage::refusal(node, &said)?;
+                damage::refusal(self.cluster.nodes[node].number - 1, &said)?;
                 self.recorder.fault("refused");
                 self.excused.remove(&node);
                 self.cluster.set_aside(node)?;
