@@ -56,10 +56,18 @@ impl Placement {
         group.read_barrier().await?;
         let (region, peers) = self.rebuildable(name)?;
         let found = self.found_in(&region, &peers).await?;
+        // What the nodes have belongs to what is in force now.
+        group.read_barrier().await?;
+        let (now, _) = self.rebuildable(name)?;
+        if (now.incarnation, now.rebuild()) != (region.incarnation, region.rebuild()) {
+            return Err(by_another(name));
+        }
         match (found, region.rebuild()) {
+            // No group was begun with these ids. Other ones would make what an
+            // interrupted command is still telling the nodes an old store.
+            (_, Rebuild::Anchoring) | (Found::All, Rebuild::Begun) => {}
             // The ids of an earlier attempt may have voted.
             (Found::Nothing, _) => self.step(&region, Rebuild::Anchoring).await?,
-            (Found::Some | Found::All, Rebuild::Anchoring) | (Found::All, Rebuild::Begun) => {}
             (Found::Some, _) | (Found::All, Rebuild::None) => return Err(not_lost(&region)),
         }
         let (region, _) = self.rebuildable(name)?;
@@ -163,13 +171,7 @@ impl Placement {
         if now.incarnation == expected && now.rebuild() == rebuild {
             return Ok(());
         }
-        Err(Error::new(
-            Reason::NoQuorum,
-            format!(
-                "{} is being formed by another command; try again",
-                region.region
-            ),
-        ))
+        Err(by_another(&region.region))
     }
 
     /// What the region begins with.
@@ -250,6 +252,13 @@ impl Placement {
         self.adopt()?;
         Ok(self.catalog()?.is_some() && self.serves_its_tags())
     }
+}
+
+fn by_another(region: &str) -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        format!("{region} is being formed by another command; try again"),
+    )
 }
 
 fn not_lost(region: &wire::ControlRegion) -> Error {
