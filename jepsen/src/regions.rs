@@ -3,7 +3,8 @@
 //! Writers in two regions write records that nobody else writes, each with a
 //! random mark in key and value. Every acknowledged one must be at its home
 //! afterwards, mirrors must come to exactly what the home has, an audit must
-//! pass, and no mark of a tag that stays at home may be found in any byte of
+//! pass, be incomplete without a node, and fail when a record was planted on a
+//! wrong disk, and no mark of a tag that stays at home may be found in any byte of
 //! another region's disks; the home's own disks are the control that the search
 //! finds what is there.
 //!
@@ -20,6 +21,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use domicile_client::Client;
+use domicile_proto::internal::v1::{StoredRecord, Value};
+use domicile_server::storage::{Disk, DiskOptions, Durability, WriteBatch, keys, record};
 
 use crate::cluster::{Broken, Cluster, Node, Programs, free_address};
 use load::Load;
@@ -111,9 +114,14 @@ pub async fn run(run: &Run) -> Result<Figures> {
     for node in nodes.iter().filter(|n| n.region != "eu") {
         converge(node, &home).await?;
     }
-    audit(run, &nodes[0], &[])?;
+    audit(run, &nodes[0], 0, &["PASS"])?;
     nodes[1].kill();
-    audit(run, &nodes[0], &["INCOMPLETE"])?;
+    audit(run, &nodes[0], 11, &["INCOMPLETE"])?;
+    nodes[1].start()?;
+    nodes[1].wait_up()?;
+    let foreign = &mut nodes[run.nodes];
+    plant(foreign)?;
+    audit(run, &nodes[0], 10, &["FAIL", "us/1", "state", "eu-only"])?;
     for node in nodes.iter_mut() {
         node.kill();
     }
@@ -222,19 +230,44 @@ async fn converge(node: &Node, home: &Records) -> Result<()> {
     }
 }
 
-/// Runs an audit; it must pass, or be incomplete where that is expected.
-fn audit(run: &Run, node: &Node, expected: &[&str]) -> Result<()> {
+/// The key of the planted record: a word that no audit may say.
+const PLANTED: &str = "planted-where-it-must-not-be";
+
+/// Writes a record that must stay in another region onto the disk of a node,
+/// past every gate, and starts the node again.
+fn plant(node: &mut Node) -> Result<()> {
+    node.kill();
+    let clock = Arc::new(|| Duration::ZERO);
+    let options = DiskOptions::new(node.region.clone(), node.number as u64, clock);
+    let disk = Disk::open(&node.data, options)?;
+    let row = StoredRecord {
+        origin: "eu".into(),
+        tag: "eu-only".into(),
+        version: 7,
+        value: Some(Value::default()),
+        ..StoredRecord::default()
+    };
+    let mut batch = WriteBatch::new();
+    batch.put(
+        keys::record("eu-only", PLANTED.as_bytes()),
+        record::seal(&row),
+    );
+    disk.state.write(batch, Durability::Synced)?;
+    drop(disk);
+    node.start()?;
+    node.wait_up()
+}
+
+/// Runs an audit, which must end so and say these words, but no key.
+fn audit(run: &Run, node: &Node, code: i32, words: &[&str]) -> Result<()> {
     let output = run.programs.domicile(&node.endpoint(), &["audit", "run"])?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (code, word) = match expected.first() {
-        Some(word) => (11, *word),
-        None => (0, "PASS"),
-    };
-    if output.status.code() == Some(code) && said.contains(word) {
+    let well = words.iter().all(|word| said.contains(word)) && !said.contains(PLANTED);
+    if output.status.code() == Some(code) && well {
         return Ok(());
     }
     Err(Broken::new(format!(
-        "the audit ended with {:?}, not {code}: {said}",
+        "the audit ended with {:?}, not {code}, or did not say {words:?}: {said}",
         output.status.code()
     )))
 }

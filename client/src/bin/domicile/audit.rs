@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use domicile_client::Client;
-use domicile_proto::audit::{Judgement, NodeName, Verdict, judge};
+use domicile_proto::audit::{Gap, Judgement, NodeName, Verdict, judge};
 use domicile_proto::policy::Policy;
 use domicile_proto::v1::{AuditCount, AuditUnread, NodeReport};
 use serde_json::{Value, json};
@@ -53,8 +53,17 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         .map(|node| (node.region.clone(), node.node))
         .collect();
     let mut reports = Vec::new();
+    let mut unread = Vec::new();
     for directory in &arguments.offline {
-        reports.push(inspect(directory)?);
+        match inspect(directory) {
+            Ok(report) => reports.push(report),
+            Err(failure) => unread.push(Gap {
+                node: ("offline".to_owned(), 0),
+                place: directory.display().to_string(),
+                why: failure.message(),
+                count: 1,
+            }),
+        }
     }
     let read: BTreeSet<NodeName> = reports.iter().map(name).collect();
     let asked = nodes
@@ -66,7 +75,12 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     });
     reports.extend(futures::future::join_all(asked).await.into_iter().flatten());
     reports.sort_by_key(name);
-    let judged = judge(&rules, &expected, &reports);
+    let mut judged = judge(&rules, &expected, &reports);
+    // A directory that was named and not read leaves the audit incomplete.
+    if !unread.is_empty() {
+        judged.verdict = judged.verdict.max(Verdict::Incomplete);
+        judged.gaps.extend(unread);
+    }
     let json = to_json(&policy.digest, policy.version, &reports, &judged);
     let text = || text(&rules, &reports, &judged);
     context

@@ -128,7 +128,8 @@ fn records(disk: &Disk) -> Result<BTreeMap<u64, Bytes>> {
     Ok(found)
 }
 
-/// Copies a directory as it lies on disk: what a killed process leaves.
+/// Copies a directory as it lies on disk: what a killed process leaves. What
+/// RocksDB removes meanwhile is not needed any more.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -137,7 +138,12 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), target).unwrap();
+            let copied = std::fs::copy(entry.path(), target);
+            let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+            assert!(
+                copied.is_ok() || copied.as_ref().is_err_and(gone),
+                "{copied:?}"
+            );
         }
     }
 }
