@@ -202,6 +202,11 @@ impl Placement {
         let peers = self.regions.of(&region).ok_or_else(missing)?;
         let control = self.control()?.ok_or_else(missing)?;
         let known = member_of(&control).ok_or_else(missing)?;
+        let this = (self.speaker.region(), self.speaker.node());
+        if (&region, node) == this && group.replica().0 == known.replica {
+            // It was replaced already, and has come to lead the group since.
+            return Ok(());
+        }
         let address = match request.address.as_str() {
             "" => peers.address(node).ok_or_else(missing)?,
             address => address.to_owned(),
