@@ -518,22 +518,19 @@ impl Group {
             .map_err(membership_error)
     }
 
-    /// Hands the leadership to another replica.
+    /// Hands the leadership to another replica; to this one, it does nothing: a
+    /// leader that waits for itself to take over proposes nothing more.
     pub async fn transfer_leader(&self, to: ReplicaId) -> Result<()> {
-        self.raft
-            .trigger()
-            .transfer_leader(to)
-            .await
-            .map_err(|e| Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e))
+        if to == self.replica() {
+            return Ok(());
+        }
+        let handed = self.raft.trigger().transfer_leader(to).await;
+        handed.map_err(stopped)
     }
 
     /// Makes the state durable now, so that the log can be purged behind it.
     pub async fn snapshot(&self) -> Result<()> {
-        self.raft
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|e| Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e))
+        self.raft.trigger().snapshot().await.map_err(stopped)
     }
 
     /// A digest over the group's rows at some applied entry: replicas at the
@@ -588,6 +585,10 @@ fn check_new(old: Option<ReplicaId>, new: ReplicaId) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(error)
 }
 
 fn membership_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {
