@@ -152,8 +152,12 @@ impl Placement {
     /// opens them, and once every node has done so, begins. Answers whether
     /// this node has applied the first entries of both and serves its tags.
     pub async fn form(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
-        let step = FormStep::try_from(request.step)
-            .map_err(|_| Error::invalid("the step is not known here"))?;
+        let step = match FormStep::try_from(request.step) {
+            Ok(FormStep::Unspecified) | Err(_) => {
+                return Err(Error::invalid("the step is not known here"));
+            }
+            Ok(step) => step,
+        };
         let new = request.catalog;
         let new = new.ok_or_else(|| Error::invalid("the catalog is missing"))?;
         if request.node != self.speaker.node().0 || new.region != self.speaker.region().as_str() {

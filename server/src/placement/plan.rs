@@ -160,7 +160,7 @@ fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
             region: region.to_string(),
             number,
             incarnation: 1,
-            rebuild: wire::Rebuild::None.into(),
+            rebuild: wire::Rebuild::Unspecified.into(),
             nodes: nodes
                 .into_values()
                 .map(|node| wire::Node {
@@ -286,7 +286,7 @@ mod tests {
             region: name.into(),
             number,
             incarnation: 1,
-            rebuild: wire::Rebuild::None.into(),
+            rebuild: wire::Rebuild::Unspecified.into(),
             nodes: (1..=nodes)
                 .map(|node| wire::Node {
                     node,

@@ -68,7 +68,7 @@ impl Placement {
             (_, Rebuild::Anchoring) | (Found::All, Rebuild::Begun) => {}
             // The ids of an earlier attempt may have voted.
             (Found::Nothing, _) => self.step(&region, Rebuild::Anchoring).await?,
-            (Found::Some, _) | (Found::All, Rebuild::None) => return Err(not_lost(&region)),
+            (Found::Some, _) | (Found::All, Rebuild::Unspecified) => return Err(not_lost(&region)),
         }
         let (region, _) = self.rebuildable(name)?;
         for node in &region.nodes {
@@ -83,7 +83,7 @@ impl Placement {
         self.tell_region(&peers, &catalog, FormStep::Anchor).await?;
         self.step(&region, Rebuild::Begun).await?;
         self.begin_region(&peers, &catalog).await?;
-        self.step(&region, Rebuild::None).await?;
+        self.step(&region, Rebuild::Unspecified).await?;
         let control = self.control()?.unwrap_or_default();
         let mirrored = |tag: &&wire::ControlTag| tag.mirrors.iter().any(|m| m.region == name);
         let mirrors = control.tags.iter().filter(mirrored);
@@ -166,7 +166,7 @@ impl Placement {
         let (now, _) = self.rebuildable(&region.region)?;
         let expected = match rebuild {
             Rebuild::Anchoring => region.incarnation + 1,
-            Rebuild::Begun | Rebuild::None => region.incarnation,
+            Rebuild::Begun | Rebuild::Unspecified => region.incarnation,
         };
         if now.incarnation == expected && now.rebuild() == rebuild {
             return Ok(());

@@ -85,14 +85,14 @@ fn a_region_that_is_formed_anew_has_other_incarnations() {
     // Of two commands that saw the same, one takes the step.
     let mut twice = begun.clone();
     twice.push(rebuilt("ap", 1, Rebuild::Anchoring));
-    twice.push(rebuilt("ap", 1, Rebuild::None));
+    twice.push(rebuilt("ap", 1, Rebuild::Unspecified));
     assert_eq!(after(twice), control);
     let mut done = begun;
     done.push(rebuilt("ap", 2, Rebuild::Begun));
-    done.push(rebuilt("ap", 2, Rebuild::None));
+    done.push(rebuilt("ap", 2, Rebuild::Unspecified));
     let done = after(done);
     assert_eq!(incarnations(&done, "ap"), (2, vec![2]));
-    assert_eq!(done.regions[0].rebuild(), Rebuild::None);
+    assert_eq!(done.regions[0].rebuild(), Rebuild::Unspecified);
 }
 
 #[test]
