@@ -112,7 +112,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let contents = Contents::open(&data_dir)
                 .with_context(|| format!("{} cannot be inspected", data_dir.display()))?;
             let report = audit::scan(&contents)?;
-            println!("{:#}", audit::to_json(&report));
+            let control = audit::control(&contents)?;
+            println!("{:#}", audit::to_json(&report, control.as_ref()));
             Ok(ExitCode::SUCCESS)
         }
         Command::SetAside { data_dir } => {

@@ -7,17 +7,23 @@
 //! by the policy, over the reports of all nodes
 //! ([`domicile_proto::audit`]).
 //!
+//! [`control`] is what the disk says of its cluster, for an audit that no
+//! running node can tell the policy.
+//!
 //! Not done here: signing reports, the Merkle log, what lies in the free space
 //! of the file system or in parts of files that the stores do not show any
 //! more.
 
+mod basis;
 mod count;
 mod rows;
 
+use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 
 use crate::error::Result;
 use crate::storage::{Contents, each_page};
+pub use basis::control;
 use count::{Counts, Place};
 use rows::Groups;
 
@@ -73,8 +79,20 @@ pub fn scan(contents: &Contents) -> Result<v1::NodeReport> {
     Ok(counts.report(&contents.anchor))
 }
 
-/// A report as JSON, for programs.
-pub fn to_json(report: &v1::NodeReport) -> serde_json::Value {
+/// What a disk holds and what it says of its cluster as JSON, for programs.
+pub fn to_json(report: &v1::NodeReport, control: Option<&wire::Control>) -> serde_json::Value {
+    let cluster = control.map(|control| {
+        let nodes = control.regions.iter().flat_map(|region| {
+            let named = |node: &wire::Node| format!("{}/{}", region.region, node.node);
+            region.nodes.iter().map(named)
+        });
+        serde_json::json!({
+            "id": control.cluster.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "name": control.name,
+            "policy": control.policy,
+            "nodes": nodes.collect::<Vec<_>>(),
+        })
+    });
     let counts = report.counts.iter().map(|count| {
         serde_json::json!({
             "tag": count.tag, "kind": count.kind, "place": count.place,
@@ -92,6 +110,7 @@ pub fn to_json(report: &v1::NodeReport) -> serde_json::Value {
         "rows": report.rows,
         "counts": counts.collect::<Vec<_>>(),
         "unread": unread.collect::<Vec<_>>(),
+        "cluster": cluster,
     })
 }
 

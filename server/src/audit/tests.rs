@@ -10,9 +10,10 @@ use domicile_proto::policy::{DEMO, Policy};
 use domicile_proto::v1::NodeReport;
 use prost::Message;
 
-use super::scan;
+use super::{control, scan};
 use crate::storage::{
-    Contents, Disk, DiskOptions, Durability, GroupId, Index, WriteBatch, keys, record,
+    CONTROL_GROUP, Contents, Disk, DiskOptions, Durability, GroupId, Index, WriteBatch, keys,
+    record,
 };
 
 const KEY: &[u8] = b"canary-key";
@@ -55,6 +56,27 @@ fn add_group(disk: &Disk, group: u64, tag: &str) {
         ..wire::AnchoredReplica::default()
     })
     .expect("added");
+}
+
+/// Writes the first entry of a group's log.
+fn log(disk: &Disk, group: u64, command: wire::command::Command) {
+    let command = wire::Command {
+        fence: None,
+        command: Some(command),
+    };
+    let entry = wire::LogEntry {
+        log_id: Some(wire::LogId::default()),
+        payload: Some(wire::log_entry::Payload::Command(
+            command.encode_to_vec().into(),
+        )),
+    };
+    let (done, synced) = std::sync::mpsc::channel();
+    disk.log.append(
+        GroupId(group),
+        vec![(Index(0), entry.encode_to_vec().into())],
+        Box::new(move |result| done.send(result.is_ok()).expect("waited for")),
+    );
+    assert!(synced.recv().expect("answered"));
 }
 
 /// The same from the running node and from its directory.
@@ -151,25 +173,13 @@ fn a_planted_log_entry_is_found() {
             })),
             ..wire::Operation::default()
         };
-        let command = wire::Command {
-            fence: None,
-            command: Some(wire::command::Command::Batch(wire::Batch {
+        log(
+            disk,
+            17,
+            wire::command::Command::Batch(wire::Batch {
                 operations: vec![operation],
-            })),
-        };
-        let entry = wire::LogEntry {
-            log_id: Some(wire::LogId::default()),
-            payload: Some(wire::log_entry::Payload::Command(
-                command.encode_to_vec().into(),
-            )),
-        };
-        let (done, synced) = std::sync::mpsc::channel();
-        disk.log.append(
-            GroupId(17),
-            vec![(Index(0), entry.encode_to_vec().into())],
-            Box::new(move |result| done.send(result.is_ok()).expect("waited for")),
+            }),
         );
-        assert!(synced.recv().expect("answered"));
     });
 }
 
@@ -192,4 +202,45 @@ fn what_is_not_known_is_not_passed_over() {
         assert_eq!(verdict(&report).0, Verdict::Incomplete, "{report:?}");
         assert_eq!(report.unread.len(), 3, "{report:?}");
     }
+}
+
+#[test]
+fn a_disk_says_its_cluster_even_if_only_its_log_is_left() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let known = |folder: &std::path::Path| {
+        let contents = Contents::open(folder).expect("read");
+        let control = control(&contents).expect("decoded");
+        control.map(|control| (control.name, control.policy))
+    };
+    open(folder.path()).close().expect("closes");
+    assert_eq!(known(folder.path()), None);
+
+    let state = |name: &str| wire::Control {
+        name: name.into(),
+        policy: DEMO.into(),
+        ..wire::Control::default()
+    };
+    let formed = wire::ControlChange {
+        change: Some(wire::control_change::Change::Formed(state("logged"))),
+    };
+    let disk = open(folder.path());
+    add_group(&disk, CONTROL_GROUP.0, "");
+    log(
+        &disk,
+        CONTROL_GROUP.0,
+        wire::command::Command::Control(formed),
+    );
+    disk.close().expect("closes");
+    drop(disk);
+    assert_eq!(known(folder.path()), Some(("logged".into(), DEMO.into())));
+
+    let disk = open(folder.path());
+    put(
+        &disk,
+        keys::control(CONTROL_GROUP),
+        record::seal(&state("applied")),
+    );
+    disk.close().expect("closes");
+    drop(disk);
+    assert_eq!(known(folder.path()), Some(("applied".into(), DEMO.into())));
 }

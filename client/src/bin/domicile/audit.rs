@@ -1,21 +1,23 @@
 //! `domicile audit`.
 
+mod disk;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::Command as Process;
+use std::path::PathBuf;
 
 use domicile_client::Client;
 use domicile_proto::audit::{Gap, Judgement, NodeName, Verdict, judge};
 use domicile_proto::policy::Policy;
-use domicile_proto::v1::{AuditCount, AuditUnread, NodeReport};
+use domicile_proto::v1::NodeReport;
 use serde_json::{Value, json};
 
 use crate::Context;
 use crate::failure::Failure;
 use crate::output::table;
+use disk::Inspected;
 
-/// The program that reads the disk of a stopped node.
-const INSPECTOR: &str = "domiciled";
+/// Where the policy came from, when no node was asked.
+const FROM_DISKS: &str = "No node answered: the policy and the nodes are those on the disks.";
 
 /// What the report does not prove.
 const UNSIGNED: &str = "This report is not signed: it is as good as the nodes that answered.";
@@ -32,6 +34,9 @@ pub(crate) enum Command {
 /// versions and bytes by tag and kind; no key or value leaves it. Exits with 0
 /// for PASS, 10 for FAIL (something is where it may not be), 11 for INCOMPLETE
 /// (a node or a file was not read).
+///
+/// With `--offline` for every node, none needs to run: the policy and the names
+/// of the nodes are then those on the disks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
     /// The data directory of a stopped node on this machine, to be read with
@@ -42,21 +47,11 @@ pub(crate) struct Run {
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     let Command::Run(arguments) = command;
-    let admin = context.connect().await?.admin();
-    let policy = admin.policy().await?;
-    let rules = Policy::parse(&policy.policy).map_err(|error| {
-        Failure::local(format!("the cluster's policy is not known here: {error}"))
-    })?;
-    let nodes = admin.nodes().await?;
-    let expected: BTreeSet<NodeName> = nodes
-        .iter()
-        .map(|node| (node.region.clone(), node.node))
-        .collect();
-    let mut reports = Vec::new();
+    let mut disks = Vec::new();
     let mut unread = Vec::new();
     for directory in &arguments.offline {
-        match inspect(directory) {
-            Ok(report) => reports.push(report),
+        match disk::inspect(directory) {
+            Ok(inspected) => disks.push(inspected),
             Err(failure) => unread.push(Gap {
                 node: ("offline".to_owned(), 0),
                 place: directory.display().to_string(),
@@ -65,24 +60,30 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
             }),
         }
     }
+    let basis = match ask_for_basis(context).await {
+        Ok(basis) => basis,
+        Err(failure) => Basis::of_disks(&disks, failure)?,
+    };
+    let mut reports: Vec<NodeReport> = disks.into_iter().map(|disk| disk.report).collect();
     let read: BTreeSet<NodeName> = reports.iter().map(name).collect();
-    let asked = nodes
+    let asked = basis
+        .addresses
         .iter()
-        .filter(|node| !read.contains(&(node.region.clone(), node.node)));
-    let asked = asked.map(async |node| {
-        let client = context.connect_address(&node.address).await.ok()?;
-        ask(&client, &(node.region.clone(), node.node)).await
+        .filter(|(node, _)| !read.contains(node));
+    let asked = asked.map(async |(node, address)| {
+        let client = context.connect_address(address).await.ok()?;
+        ask(&client, node).await
     });
     reports.extend(futures::future::join_all(asked).await.into_iter().flatten());
     reports.sort_by_key(name);
-    let mut judged = judge(&rules, &expected, &reports);
+    let mut judged = judge(&basis.policy, &basis.nodes, &reports);
     // A directory that was named and not read leaves the audit incomplete.
     if !unread.is_empty() {
         judged.verdict = judged.verdict.max(Verdict::Incomplete);
         judged.gaps.extend(unread);
     }
-    let json = to_json(&policy.digest, policy.version, &reports, &judged);
-    let text = || text(&rules, &reports, &judged);
+    let json = to_json(&basis, &reports, &judged);
+    let text = || text(&basis, &reports, &judged);
     context
         .output
         .document(&json, text, judged.verdict.to_string().as_bytes())?;
@@ -91,6 +92,69 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Verdict::Fail => Err(Failure::audit(10)),
         Verdict::Incomplete => Err(Failure::audit(11)),
     }
+}
+
+/// What the counts are held against.
+struct Basis {
+    policy: Policy,
+    /// Every node of the cluster.
+    nodes: BTreeSet<NodeName>,
+    /// Where those that may run are.
+    addresses: Vec<(NodeName, String)>,
+    /// Whether no node was asked: this is what the disks say.
+    offline: bool,
+}
+
+impl Basis {
+    /// What the disks say of their cluster, if that is the same of all. Without
+    /// any disk, why the cluster itself did not answer.
+    fn of_disks(disks: &[Inspected], failure: Failure) -> Result<Basis, Failure> {
+        let mut clusters = disks.iter().filter_map(|disk| disk.cluster.as_ref());
+        let Some(first) = clusters.next() else {
+            return Err(failure);
+        };
+        let mut newest = (first, parse(&first.policy)?);
+        for cluster in clusters {
+            if cluster.id != first.id {
+                return Err(Failure::usage(format!(
+                    "the directories are of two clusters, {:?} and {:?}; audit each by itself",
+                    first.name, cluster.name
+                )));
+            }
+            let policy = parse(&cluster.policy)?;
+            if policy.version() > newest.1.version() {
+                newest = (cluster, policy);
+            }
+        }
+        let (cluster, policy) = newest;
+        Ok(Basis {
+            policy,
+            nodes: cluster.nodes.clone(),
+            addresses: Vec::new(),
+            offline: true,
+        })
+    }
+}
+
+fn parse(policy: &str) -> Result<Policy, Failure> {
+    Policy::parse(policy)
+        .map_err(|error| Failure::local(format!("the cluster's policy is not known here: {error}")))
+}
+
+/// Asks the cluster.
+async fn ask_for_basis(context: &Context) -> Result<Basis, Failure> {
+    let admin = context.connect().await?.admin();
+    let policy = parse(&admin.policy().await?.policy)?;
+    let nodes = admin.nodes().await?.into_iter();
+    let addresses: Vec<_> = nodes
+        .map(|node| ((node.region, node.node), node.address))
+        .collect();
+    Ok(Basis {
+        policy,
+        nodes: addresses.iter().map(|(node, _)| node.clone()).collect(),
+        addresses,
+        offline: false,
+    })
 }
 
 fn name(report: &NodeReport) -> NodeName {
@@ -103,60 +167,7 @@ async fn ask(client: &Client, wanted: &NodeName) -> Option<NodeReport> {
     (name(&report) == *wanted).then_some(report)
 }
 
-/// Has the disk of a stopped node read by the program that can.
-fn inspect(directory: &Path) -> Result<NodeReport, Failure> {
-    let beside = std::env::current_exe()
-        .map(|this| this.with_file_name(INSPECTOR))
-        .unwrap_or_default();
-    let program = match beside.is_file() {
-        true => beside,
-        false => PathBuf::from(INSPECTOR),
-    };
-    let output = Process::new(&program)
-        .arg("inspect")
-        .arg(directory)
-        .output()
-        .map_err(|error| Failure::local(format!("{} did not run: {error}", program.display())))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Failure::local(said.trim().to_owned()));
-    }
-    let value: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| Failure::local(format!("the inspection does not parse: {error}")))?;
-    from_json(&value).ok_or_else(|| Failure::local("the inspection lacks a field".to_owned()))
-}
-
-/// Reads what `domiciled inspect` prints.
-fn from_json(value: &Value) -> Option<NodeReport> {
-    let text = |value: &Value, field: &str| Some(value.get(field)?.as_str()?.to_owned());
-    let number = |value: &Value, field: &str| value.get(field)?.as_u64();
-    let counts = value.get("counts")?.as_array()?.iter().map(|count| {
-        Some(AuditCount {
-            tag: text(count, "tag")?,
-            kind: text(count, "kind")?,
-            place: text(count, "place")?,
-            records: number(count, "records")?,
-            versions: number(count, "versions")?,
-            bytes: number(count, "bytes")?,
-        })
-    });
-    let unread = value.get("unread")?.as_array()?.iter().map(|unread| {
-        Some(AuditUnread {
-            place: text(unread, "place")?,
-            why: text(unread, "why")?,
-            count: number(unread, "count")?,
-        })
-    });
-    Some(NodeReport {
-        region: text(value, "region")?,
-        node: number(value, "node")?,
-        counts: counts.collect::<Option<_>>()?,
-        unread: unread.collect::<Option<_>>()?,
-        rows: number(value, "rows")?,
-    })
-}
-
-fn to_json(digest: &str, version: u64, reports: &[NodeReport], judged: &Judgement) -> Value {
+fn to_json(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> Value {
     let nodes = reports.iter().map(|report| {
         let counts = report.counts.iter().map(|count| {
             json!({
@@ -183,8 +194,9 @@ fn to_json(digest: &str, version: u64, reports: &[NodeReport], judged: &Judgemen
     });
     json!({
         "verdict": judged.verdict.to_string(),
-        "policy_version": version,
-        "policy_digest": digest,
+        "policy_version": basis.policy.version().get(),
+        "policy_digest": basis.policy.digest().to_string(),
+        "policy_from": if basis.offline { "disks" } else { "cluster" },
         "signed": false,
         "nodes": nodes.collect::<Vec<_>>(),
         "findings": findings.collect::<Vec<_>>(),
@@ -206,7 +218,7 @@ struct Held {
     log_bytes: u64,
 }
 
-fn text(policy: &Policy, reports: &[NodeReport], judged: &Judgement) -> String {
+fn text(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> String {
     let mut held: BTreeMap<(&str, &str), Held> = BTreeMap::new();
     for report in reports {
         for count in &report.counts {
@@ -224,7 +236,11 @@ fn text(policy: &Policy, reports: &[NodeReport], judged: &Judgement) -> String {
         }
     }
     let rows = held.iter().map(|((tag, region), held)| {
-        let known = policy.tags().iter().find(|(name, _)| name.as_str() == *tag);
+        let known = basis
+            .policy
+            .tags()
+            .iter()
+            .find(|(name, _)| name.as_str() == *tag);
         let may = known.is_some_and(|(_, rules)| rules.store.iter().any(|r| r.as_str() == *region));
         [
             match *tag {
@@ -285,5 +301,8 @@ fn text(policy: &Policy, reports: &[NodeReport], judged: &Judgement) -> String {
         "\n{}: {rows} rows on {nodes} nodes decoded. {UNSIGNED}\n",
         judged.verdict
     );
+    if basis.offline {
+        text += &format!("{FROM_DISKS}\n");
+    }
     text
 }
