@@ -14,7 +14,7 @@ use super::mixed::{self, Theme};
 use super::power::Disk;
 use super::stage::{Run, Stage};
 use super::{damage, input};
-use crate::cluster::{Broken, Cluster, Lacking, NODES};
+use crate::cluster::{Broken, Cluster, Lacking, NODES, Node};
 use crate::history::{History, Note, Run as Header};
 use crate::workload::Shape;
 use crate::{check, report};
@@ -216,7 +216,8 @@ async fn power_loss(stage: &Stage<'_>) -> Result<()> {
         for node in 1..=NODES {
             stage.recorder.fault(&format!("power-loss-n{node}"));
         }
-        Disk::cut(&disks)?;
+        let users: Vec<u32> = cluster.nodes.iter().filter_map(Node::pid).collect();
+        Disk::cut(&disks, &users)?;
         cluster.kill(&[0, 1, 2]);
         for disk in &mut disks {
             disk.unmount()?;

@@ -205,8 +205,9 @@ impl<'a> Nemesis<'a> {
             Fault::Kill(nodes) => self.take_down(nodes),
             Fault::Pause(node) => self.signal(*node, "STOP"),
             Fault::Power(nodes) => {
-                let cut: Vec<&Disk> = nodes.iter().map(|n| self.seats.disk(*n)).collect();
-                Disk::cut(cut)?;
+                let cut = nodes.iter().map(|node| self.seats.disk(*node));
+                let users = nodes.iter().filter_map(|n| self.cluster.nodes[*n].pid());
+                Disk::cut(cut, &users.collect::<Vec<_>>())?;
                 self.take_down(nodes)?;
                 for node in nodes {
                     self.seats.remount(*node)?;
@@ -215,7 +216,12 @@ impl<'a> Nemesis<'a> {
             }
             Fault::Broken(node) => {
                 self.excuse(*node, Some(at));
-                self.seats.break_down(*node)
+                let user = self.cluster.nodes[*node].pid();
+                self.seats.break_down(*node, user)?;
+                match self.is_open(|fault| *fault == Fault::Pause(*node)) {
+                    true => Ok(()),
+                    false => self.signal(*node, "CONT"),
+                }
             }
             Fault::SyncErrors(node) => {
                 self.excuse(*node, None);

@@ -138,10 +138,10 @@ impl Seats {
         self.failing[node]
     }
 
-    /// Lets a disk answer nothing but errors.
-    pub(super) fn break_down(&mut self, node: usize) -> Result<()> {
+    /// Lets a disk answer nothing but errors. Its user stands still afterwards.
+    pub(super) fn break_down(&mut self, node: usize, user: Option<u32>) -> Result<()> {
         self.failing[node] = true;
-        Disk::cut([&self.disks[node]])
+        Disk::cut([&self.disks[node]], user.as_slice())
     }
 
     /// Mounts a disk again that lost power or broke. Nobody may use it.
