@@ -146,7 +146,11 @@ impl Store {
             serves_isolated, ..
         } = &route.here
         else {
-            return Ok(generation);
+            // Of what was written before it joined it may have nothing yet.
+            return match group.progress().joined {
+                true => Ok(generation),
+                false => Err(replaced(route)),
+            };
         };
         let open = group.progress().mirror.unwrap_or_default().open;
         if !open && !seeded::is_on(Bug::FillingServes) {

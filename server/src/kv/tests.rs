@@ -136,6 +136,17 @@ struct Fixture {
 impl Fixture {
     /// In a region, with one record.
     async fn in_region(region: &str) -> Fixture {
+        let fixture = Fixture::joining(region).await;
+        fixture.node.form(&fixture.group).await;
+        match fixture.group.identity().is_mirror {
+            true => fixture.fill(1).await,
+            false => drop(put(&fixture.group, "a", "one").await),
+        }
+        fixture
+    }
+
+    /// In a region, of no group yet.
+    async fn joining(region: &str) -> Fixture {
         let armed = Arc::<Mutex<Armed>>::default();
         let waiting = armed.clone();
         let node = Alone::on(region, |engine| {
@@ -150,18 +161,13 @@ impl Fixture {
         let global = tags.iter().find(|t| t.tag == "global").expect("a tag");
         let is_mirror = global.home != region;
         let identity = identity(global.range, "global", region).as_mirror(is_mirror);
-        let group = node.lead(identity).await;
-        let fixture = Fixture {
+        let group = node.open(identity).await;
+        Fixture {
             store: Arc::new(store(&node)),
             node,
             group,
             armed,
-        };
-        match is_mirror {
-            true => fixture.fill(1).await,
-            false => drop(put(&fixture.group, "a", "one").await),
         }
-        fixture
     }
 
     /// Fills the mirror with one record.
@@ -285,6 +291,16 @@ fn store(node: &Alone) -> Store {
 async fn reached(reached: Receiver<()>) {
     let waited = tokio::task::spawn_blocking(move || reached.recv_timeout(WAIT));
     waited.await.expect("no panic").expect("the engine waits");
+}
+
+/// What was written before it came may exist: it must not say otherwise.
+#[tokio::test]
+async fn nothing_is_read_of_a_replica_that_is_about_to_join_its_home() {
+    let home = Fixture::joining("eu").await;
+    let refused = home.refused(v1::Level::Local).await;
+    assert_eq!(refused, [Reason::NoQuorum; 2]);
+    home.node.form(&home.group).await;
+    assert_eq!(home.get_local(), Some(None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -192,7 +192,7 @@ impl Group {
             gate,
         } = opening;
         let log = LogStore::open(identity.group, disk.clone())?;
-        let machine = StateMachine::open(identity.clone(), disk.clone())?;
+        let machine = StateMachine::open(identity.clone(), replica, disk.clone())?;
         let (progress, rows) = (machine.progress(), machine.rows());
         let config = Arc::new(timing.config(identity.group.to_string())?);
         let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());

@@ -39,6 +39,9 @@ pub struct Progress {
     pub changed: Position,
     /// At a mirror: how far it is.
     pub mirror: Option<Mirror>,
+    /// Whether it has applied the entry that made it a member, and with it
+    /// everything that was written before it joined.
+    pub joined: bool,
 }
 
 /// How far a mirror is.
@@ -57,6 +60,7 @@ pub struct Mirror {
 /// The state machine of one replica.
 pub(super) struct StateMachine {
     identity: Identity,
+    replica: ReplicaId,
     disk: Arc<Disk>,
     state: GroupState,
     outcomes: Outcomes,
@@ -68,12 +72,13 @@ pub(super) struct StateMachine {
 impl StateMachine {
     /// The state machine as it stands on disk. An interrupted install of a
     /// snapshot is done again first.
-    pub(super) fn open(identity: Identity, disk: Arc<Disk>) -> Result<Self> {
+    pub(super) fn open(identity: Identity, replica: ReplicaId, disk: Arc<Disk>) -> Result<Self> {
         let state = GroupState::load(disk.state.as_ref(), identity.group)?;
         let outcomes = Outcomes::load(disk.state.as_ref(), identity.group)?;
-        let (progress, _) = watch::channel(progress_of(&state));
+        let (progress, _) = watch::channel(progress_of(&state, replica));
         Ok(StateMachine {
             identity,
+            replica,
             disk,
             state,
             outcomes,
@@ -132,7 +137,8 @@ impl StateMachine {
         let (answers, emptied) = self
             .apply_batch(&collected.entries)
             .map_err(io::Error::other)?;
-        self.progress.send_replace(progress_of(&self.state));
+        self.progress
+            .send_replace(progress_of(&self.state, self.replica));
         if emptied {
             self.rows.end();
         }
@@ -153,7 +159,10 @@ impl StateMachine {
 
     /// How far the replica has applied, and a view of the rows at it.
     pub(super) fn view(&self) -> Result<(Progress, Arc<dyn View>)> {
-        Ok((progress_of(&self.state), self.disk.state.view()?))
+        Ok((
+            progress_of(&self.state, self.replica),
+            self.disk.state.view()?,
+        ))
     }
 
     fn meta(&self) -> SnapshotMeta<LeaderId, ReplicaId, Seat> {
@@ -179,7 +188,8 @@ struct Collected {
     bytes: usize,
 }
 
-fn progress_of(state: &GroupState) -> Progress {
+fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
+    let mut members = state.membership.membership().nodes();
     Progress {
         index: Index(state.applied.map_or(0, |a| a.index())),
         term: state.applied.map_or(0, |a| a.committed_leader_id().term),
@@ -191,6 +201,7 @@ fn progress_of(state: &GroupState) -> Progress {
             attempt: mirror.attempt,
             history_floor: mirror.history_floor,
         }),
+        joined: members.any(|(member, _)| *member == replica),
     }
 }
 
@@ -257,7 +268,8 @@ impl RaftStateMachine<Types> for StateMachine {
                 self.identity.group, self.state.applied, meta.last_log_id
             )));
         }
-        self.progress.send_replace(progress_of(&self.state));
+        self.progress
+            .send_replace(progress_of(&self.state, self.replica));
         self.rows.end();
         tracing::info!(
             group = %self.identity.group,

@@ -35,6 +35,12 @@ pub(crate) struct Alone {
     fence: watch::Sender<wire::Fence>,
 }
 
+/// The only member of each group.
+const MEMBER: wire::Member = wire::Member {
+    replica: 1,
+    node: 1,
+};
+
 impl Alone {
     /// A node of a region, without groups.
     pub(crate) fn new(region: &str) -> Alone {
@@ -74,26 +80,25 @@ impl Alone {
 
     /// Opens a group and waits until it leads.
     pub(crate) async fn lead(&self, identity: Identity) -> Arc<Group> {
-        self.env.scoped(self.open(identity)).await
+        let group = self.open(identity).await;
+        self.form(&group).await;
+        group
     }
 
-    async fn open(&self, identity: Identity) -> Arc<Group> {
-        let member = wire::Member {
-            replica: 1,
-            node: 1,
-        };
+    /// Opens a replica that no group has as its member yet.
+    pub(crate) async fn open(&self, identity: Identity) -> Arc<Group> {
         let anchored = wire::AnchoredReplica {
             group: identity.group.0,
             tag: identity.tag.to_string(),
             incarnation: identity.incarnation,
-            replica: member.replica,
+            replica: MEMBER.replica,
             ..wire::AnchoredReplica::default()
         };
         self.disk.add_replica(anchored).expect("anchored");
         let opening = Opening {
             env: self.env.clone(),
             identity,
-            replica: ReplicaId(member.replica),
+            replica: ReplicaId(MEMBER.replica),
             disk: self.disk.clone(),
             transport: Arc::new(Nowhere),
             timing: Timing::default(),
@@ -101,19 +106,23 @@ impl Alone {
             gate: self.gate.clone(),
         };
         let group = Group::open(opening, |why| panic!("the replica stopped: {why}"));
-        let group = group.await.expect("opened");
-        group.initialize(&[member]).await.expect("formed");
+        let group = self.env.scoped(group).await.expect("opened");
+        self.groups.add(group.clone());
+        group
+    }
+
+    /// Makes the replica the only member of its group and waits until it leads.
+    pub(crate) async fn form(&self, group: &Group) {
         let led = async {
+            group.initialize(&[MEMBER]).await.expect("formed");
             while !group.leads() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             group.read_barrier().await.expect("leads");
         };
-        tokio::time::timeout(Duration::from_secs(10), led)
+        tokio::time::timeout(Duration::from_secs(10), self.env.scoped(led))
             .await
             .expect("one replica elects itself");
-        self.groups.add(group.clone());
-        group
     }
 
     /// Proposes what a home ships, and waits until it is applied.

@@ -119,6 +119,7 @@ pub struct Disk {
     /// Where snapshots are staged; `None`: in memory.
     pub snapshots: Option<PathBuf>,
     engine: Arc<dyn Engine>,
+    unwatched: Arc<dyn Engine>,
     alarm: Arc<Alarm>,
     state_failed: watch::Receiver<Option<String>>,
     space: Space,
@@ -227,9 +228,10 @@ impl Disk {
         Ok(Disk {
             anchor,
             log,
-            state: Arc::new(Watched::new(instances.state, alarm.clone())),
+            state: Arc::new(Watched::new(instances.state.clone(), alarm.clone())),
             snapshots: None,
             engine: instances.log,
+            unwatched: instances.state,
             alarm,
             state_failed,
             space,
@@ -312,6 +314,11 @@ impl Disk {
     /// The instance under the log writer.
     pub(super) fn log_engine(&self) -> &dyn Engine {
         self.engine.as_ref()
+    }
+
+    /// The instance under the state, for who reports damage and goes on.
+    pub(super) fn state_unwatched(&self) -> &dyn Engine {
+        self.unwatched.as_ref()
     }
 
     /// The free bytes of the disk; `None`: in memory.
@@ -425,6 +432,13 @@ impl MemoryDisk {
     /// Lets the disk be full, or not.
     pub fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Flips a bit of some row of the log or of the state; nothing if there is
+    /// no row. The node on it must be gone.
+    pub fn flip_bit(&self, of_log: bool) {
+        let engine = if of_log { &self.log } else { &self.state };
+        engine.flip_bit();
     }
 
     /// Lets every operation fail until the next crash.

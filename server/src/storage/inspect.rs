@@ -44,7 +44,7 @@ impl Contents {
         };
         Ok(Contents {
             anchor: disk.anchor.get(),
-            state: disk.state.view()?,
+            state: disk.state_unwatched().view()?,
             log: disk.log_engine().view()?,
             staged: staged(disk.state.as_ref())?,
             aside,

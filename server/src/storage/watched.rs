@@ -2,6 +2,10 @@
 //!
 //! A storage error ends the process: what is on disk after one is unknown.
 //! Whoever meets the error may not be the one who can end it.
+//!
+//! A damaged row is one such error. Each row is checked here, whoever reads it:
+//! some pass rows on without a look into them, to other replicas or into a
+//! digest.
 
 use std::sync::Arc;
 
@@ -9,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::engine::{Durability, Engine, KeyRange, Limit, Row, Stage, View, WriteBatch};
+use super::record;
 use crate::error::{Error, Reason, Result};
 
 /// Hears of the first error of storage, and who waits for it.
@@ -31,6 +36,22 @@ impl Alarm {
             self.tell(error);
         }
         result
+    }
+
+    /// The same for a value that was read.
+    fn value(&self, read: Result<Option<Bytes>>) -> Result<Option<Bytes>> {
+        self.heard(read.and_then(|value| {
+            value.as_deref().map_or(Ok(()), record::check)?;
+            Ok(value)
+        }))
+    }
+
+    /// The same for rows that were read.
+    fn rows(&self, read: Result<Vec<Row>>) -> Result<Vec<Row>> {
+        self.heard(read.and_then(|rows| {
+            rows.iter().try_for_each(|row| record::check(&row.value))?;
+            Ok(rows)
+        }))
     }
 
     fn tell(&self, error: &Error) {
@@ -67,15 +88,19 @@ impl Watched {
 
 impl Engine for Watched {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.heard(self.engine.get(key))
+        self.alarm.value(self.engine.get(key))
     }
 
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
-        self.heard(self.engine.scan(range, limit))
+        self.alarm.rows(self.engine.scan(range, limit))
     }
 
     fn last(&self, range: &KeyRange) -> Result<Option<Row>> {
-        self.heard(self.engine.last(range))
+        self.heard(self.engine.last(range).and_then(|row| {
+            row.as_ref()
+                .map_or(Ok(()), |row| record::check(&row.value))?;
+            Ok(row)
+        }))
     }
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
@@ -123,11 +148,11 @@ struct WatchedView {
 
 impl View for WatchedView {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.alarm.heard(self.view.get(key))
+        self.alarm.value(self.view.get(key))
     }
 
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
-        self.alarm.heard(self.view.scan(range, limit))
+        self.alarm.rows(self.view.scan(range, limit))
     }
 }
 
@@ -182,6 +207,37 @@ mod tests {
             assert!(heard.borrow().is_none());
             assert!(read(view.as_ref(), limit));
             assert!(heard.borrow().is_some());
+        }
+    }
+
+    #[test]
+    fn a_damaged_row_is_heard_whoever_reads_it() {
+        let limit = Limit {
+            rows_max: 1,
+            bytes_max: 99,
+        };
+        let range = KeyRange::prefix("a");
+        let reads: [&dyn Fn(&Watched) -> bool; 5] = [
+            &|engine| engine.get(b"a").is_err(),
+            &|engine| engine.scan(&range, limit).is_err(),
+            &|engine| engine.last(&range).is_err(),
+            &|engine| engine.view().unwrap().get(b"a").is_err(),
+            &|engine| engine.view().unwrap().scan(&range, limit).is_err(),
+        ];
+        for damaged in [false, true] {
+            for read in reads {
+                let (alarm, heard) = Alarm::new();
+                let memory = Memory::new("state", 1);
+                let mut batch = WriteBatch::new();
+                batch.put("a", record::seal_bytes(b"a row"));
+                memory.write(batch, Durability::Synced).unwrap();
+                if damaged {
+                    assert!(memory.flip_bit());
+                }
+                let watched = Watched::new(Arc::new(memory), alarm);
+                assert_eq!(read(&watched), damaged);
+                assert_eq!(heard.borrow().is_some(), damaged);
+            }
         }
     }
 

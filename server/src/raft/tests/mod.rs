@@ -48,7 +48,7 @@ fn open_on(disk: Arc<Disk>) -> (LogStore, StateMachine) {
     let identity = Identity::new(GROUP, 1, "orders", &region).unwrap();
     (
         LogStore::open(GROUP, disk.clone()).unwrap(),
-        StateMachine::open(identity, disk).unwrap(),
+        StateMachine::open(identity, ReplicaId(1), disk).unwrap(),
     )
 }
 
