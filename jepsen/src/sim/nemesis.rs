@@ -24,6 +24,8 @@ pub(super) struct Nemesis<'a> {
     down: BTreeMap<String, u32>,
     /// Nodes whose disk broke while they ran.
     broken: BTreeSet<String>,
+    /// Nodes whose disk holds other bits than they wrote.
+    damaged: BTreeSet<String>,
     /// Nodes that stopped by themselves, and when they start again.
     restarts: Vec<(Duration, String)>,
     begun: usize,
@@ -42,6 +44,7 @@ impl<'a> Nemesis<'a> {
             stage,
             down: BTreeMap::new(),
             broken: BTreeSet::new(),
+            damaged: BTreeSet::new(),
             restarts: Vec::new(),
             begun: 0,
             open: Vec::new(),
@@ -97,9 +100,17 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    /// Takes a node that stopped by itself away and lets it start again later.
+    /// Takes a node that stopped by itself away and lets it start again later,
+    /// without its store if that was damaged.
     pub(super) fn stopped(&mut self, sim: &mut Sim<'_>, host: &str) {
+        let broke = self.broken.contains(host);
         self.take_down(sim, host, Survivors::Prefix);
+        // With a broken disk it has said nothing of the damage yet.
+        if !broke && self.damaged.remove(host) {
+            let host = &self.hosts[host];
+            host.wipe();
+            self.stage.lost.lock().push((host.region, host.node));
+        }
         self.restarts
             .push((sim.elapsed() + RESTART_WAIT, host.to_owned()));
     }
@@ -118,6 +129,13 @@ impl<'a> Nemesis<'a> {
             Fault::Wipe(host) => {
                 self.take_down(sim, host, Survivors::Prefix);
                 self.hosts[host].wipe();
+            }
+            Fault::Damage { host, of_log, bits } => {
+                self.take_down(sim, host, Survivors::Prefix);
+                for _ in 0..*bits {
+                    self.hosts[host].disk().flip_bit(*of_log);
+                }
+                self.damaged.insert(host.clone());
             }
             Fault::WipeRegion(region) => {
                 for host in self.members(region) {
@@ -145,6 +163,7 @@ impl<'a> Nemesis<'a> {
                         self.up(sim, host);
                     }
                 }
+                Fault::Damage { host, .. } => self.up(sim, host),
                 Fault::Wipe(host) => {
                     self.up(sim, host);
                     let host = &self.hosts[host];
@@ -187,9 +206,10 @@ impl<'a> Nemesis<'a> {
         hosts.map(|host| host.name.clone()).collect()
     }
 
-    /// Whether a node has had reason to stop by itself: its disk broke.
-    pub(super) fn broke(&self, host: &str) -> bool {
-        self.broken.contains(host)
+    /// Whether a node has had reason to stop by itself: its disk broke, or
+    /// holds what it did not write.
+    pub(super) fn may_stop(&self, host: &str) -> bool {
+        self.broken.contains(host) || self.damaged.contains(host)
     }
 
     fn take_down(&mut self, sim: &mut Sim<'_>, host: &str, survivors: Survivors) {

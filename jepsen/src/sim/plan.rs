@@ -44,6 +44,16 @@ pub enum Fault {
     },
     /// A node loses its disk and is replaced.
     Wipe(String),
+    /// A node loses power, and bits of its log or of its state are others
+    /// afterwards. Once it notices, it must stop and is replaced.
+    Damage {
+        /// Which.
+        host: String,
+        /// Whether it is the log.
+        of_log: bool,
+        /// How many.
+        bits: u64,
+    },
     /// All nodes of a region that is home to nothing lose their disks, and the
     /// region is made anew.
     WipeRegion(&'static str),
@@ -69,6 +79,7 @@ impl Fault {
         match self {
             Fault::Power { .. } => "power",
             Fault::Wipe(..) => "wipe",
+            Fault::Damage { .. } => "damage",
             Fault::WipeRegion(..) => "wipe-region",
             Fault::Cut(..) => "cut",
             Fault::OneWay(..) => "one-way",
@@ -122,7 +133,7 @@ pub struct Plan {
 
 /// The kinds of faults that a plan switches on or off as a whole: what is
 /// always on hides what only shows without it.
-const KINDS: u64 = 11;
+const KINDS: u64 = 12;
 
 /// Those that need no other node: power, clock, a full or broken disk.
 const OWN_KINDS: [u64; 3] = [0, 8, 10];
@@ -256,7 +267,9 @@ fn remains(draw: &mut ChaCha8Rng, shape: Shape, faults: &[Span]) -> Option<Strin
     }
     let wiped = |region: &str| {
         faults.iter().any(|span| match &span.fault {
-            Fault::Wipe(host) => host.split('-').next() == Some(region),
+            Fault::Wipe(host) | Fault::Damage { host, .. } => {
+                host.split('-').next() == Some(region)
+            }
             Fault::WipeRegion(wiped) => *wiped == region,
             _ => false,
         })
@@ -267,7 +280,10 @@ fn remains(draw: &mut ChaCha8Rng, shape: Shape, faults: &[Span]) -> Option<Strin
 }
 
 fn is_wipe(span: &Span) -> bool {
-    matches!(span.fault, Fault::Wipe(_) | Fault::WipeRegion(_))
+    matches!(
+        span.fault,
+        Fault::Wipe(_) | Fault::WipeRegion(_) | Fault::Damage { .. }
+    )
 }
 
 fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
@@ -348,8 +364,13 @@ fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
         8 => Fault::Clock(host, draw.random_range(-SKEW_MS..=SKEW_MS)),
         9 if regions.len() > 1 && draw.random_bool(0.5) => Fault::WipeRegion("ap"),
         9 => Fault::Wipe(host),
-        _ if draw.random_bool(0.5) => Fault::Full(host),
-        _ => Fault::Broken(host),
+        10 if draw.random_bool(0.5) => Fault::Full(host),
+        10 => Fault::Broken(host),
+        _ => Fault::Damage {
+            host,
+            of_log: draw.random_bool(0.5),
+            bits: draw.random_range(1..=20),
+        },
     }
 }
 

@@ -284,7 +284,7 @@ impl Playing<'_> {
         self.ticked.store(now, Ordering::Relaxed);
         let stopped = std::mem::take(&mut *self.world.stopped.lock());
         for (host, why) in stopped {
-            if !self.nemesis.broke(&host) {
+            if !self.nemesis.may_stop(&host) {
                 return Err(Broken::new(format!("{host} stopped by itself: {why}")));
             }
             self.nemesis.stopped(&mut self.sim, &host);

@@ -102,7 +102,6 @@ impl Clients {
         while self.is_replacing() {
             tokio::time::sleep(STEP).await;
         }
-        replacing.abort();
         planting.abort();
         // Nobody compares replicas while somebody still writes.
         self.stage.rested.fetch_add(1, Ordering::Relaxed);
@@ -119,6 +118,9 @@ impl Clients {
                     digests
                         .into_iter()
                         .for_each(|digest| self.recorder.note(Note::Digest(digest)));
+                    // Only now: a node may find while it reads that its store
+                    // is damaged.
+                    replacing.abort();
                     return Ok(());
                 }
                 Err(error) => (self.said)(format_args!("{}: {error:#}", self.region)),
@@ -231,9 +233,10 @@ impl Clients {
             && got.value().is_none()
         {
             let what = format!(
-                "{} says that a record of {} is not there which every mirror has had",
-                got.meta.served_by, tag.name
+                "{} says that a record of {} is not there which every mirror has had, lag {:?}",
+                got.meta.served_by, tag.name, got.meta.lag
             );
+            (self.said)(format_args!("{what}"));
             self.stage.broken.lock().push(what);
         }
     }
