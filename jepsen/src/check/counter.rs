@@ -132,7 +132,13 @@ fn one_answer(id: &str, request: &Request<'_>) -> Option<Finding> {
 fn bounded(read: &Operation<'_>, requests: &BTreeMap<String, Request<'_>>) -> Option<Finding> {
     let seen = match read.value() {
         Value::Null => 0,
-        value => value.as_int()?,
+        value => match value.as_int() {
+            Some(seen) => seen,
+            None => {
+                let what = format!("a read says {value}, which is no number");
+                return Some(Finding::new("no-number", what).of(read));
+            }
+        },
     };
     let (mut low, mut high) = (0, 0);
     for request in requests.values() {
@@ -166,7 +172,11 @@ fn exact(read: &Operation<'_>, requests: &BTreeMap<String, Request<'_>>) -> Vec<
     let empty = BTreeMap::new();
     let applied = read.value().as_map().unwrap_or(&empty);
     for (id, times) in applied {
-        let times = times.as_int().unwrap_or(0);
+        let Some(times) = times.as_int() else {
+            let what = format!("request {id} was applied {times} times, which is no number");
+            findings.push(Finding::new("no-number", what).of(read));
+            continue;
+        };
         let possible = requests
             .get(id)
             .and_then(Request::possible)
@@ -196,7 +206,7 @@ fn exact(read: &Operation<'_>, requests: &BTreeMap<String, Request<'_>>) -> Vec<
     }
     for (id, request) in requests {
         let times = applied.get(id).and_then(Value::as_int).unwrap_or(0);
-        if times == 0 && is_current(read) && request.acked() < read.called() {
+        if times < 1 && is_current(read) && request.acked() < read.called() {
             let what = format!("request {id} was acknowledged and never applied");
             let attempts = request.attempts.iter().flat_map(Operation::indices);
             findings.push(Finding::new("lost-increment", what).of(read).ops(attempts));

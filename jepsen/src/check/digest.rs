@@ -24,6 +24,13 @@ pub fn check(history: &History) -> Checked {
         }
     }
     let mut verdict = Verdict::Pass;
+    let told: BTreeSet<&str> = ranges.keys().map(|(tag, _)| *tag).collect();
+    for tag in policy.replicated().filter(|tag| !told.contains(tag)) {
+        // A run that tells no digest at all has not come so far.
+        if checked > 0 {
+            verdict.merge(Verdict::Unknown(format!("{tag}: no digest from anywhere")));
+        }
+    }
     for ((tag, range), digests) in ranges {
         let lawful = policy.holders(tag);
         let name = format!("{tag} range {range}");

@@ -3,7 +3,9 @@
 //! Every reply names the version (or the log position) of what it wrote or read, so most violations of linearizability show without a search. kvnemesis of CockroachDB does the same with unique versions, tombstones included.
 //! The check is independent of [`super::linear`]: it needs no values to be unique, and the search needs no versions to be honest.
 //!
-//! Not done here: reads below `strong`, see [`super::session`] and [`super::staleness`].
+//! Reads below `strong` may be late, yet what they call a version must be that version: those that judge their lateness trust it.
+//!
+//! Not done here: how late reads below `strong` are, see [`super::session`] and [`super::staleness`].
 
 use std::collections::BTreeMap;
 
@@ -17,13 +19,12 @@ pub type Checked = (Verdict, u64);
 pub fn check(history: &History) -> Checked {
     let mut keys: BTreeMap<&str, Vec<Operation<'_>>> = BTreeMap::new();
     for operation in history.operations() {
-        let strong = *operation.f() != F::Read || operation.level() == Level::Strong;
-        if strong && matches!(operation.f(), F::Read | F::Write | F::Cas | F::Delete) {
+        if matches!(operation.f(), F::Read | F::Write | F::Cas | F::Delete) {
             keys.entry(operation.key()).or_default().push(operation);
         }
     }
     let (mut findings, mut checked) = (Vec::new(), 0);
-    for (key, operations) in keys {
+    for (key, mut operations) in keys {
         let known = operations
             .iter()
             .filter(|o| o.ok().is_some_and(|op| stamp(&op.meta).is_some()));
@@ -32,9 +33,10 @@ pub fn check(history: &History) -> Checked {
             continue;
         }
         checked += known as u64;
-        for finding in unique(&operations).into_iter().chain(ordered(&operations)) {
-            findings.push(finding.key(key));
-        }
+        let mut found = unique(&operations);
+        operations.retain(|o| *o.f() != F::Read || o.level() == Level::Strong);
+        found.extend(ordered(&operations));
+        findings.extend(found.into_iter().map(|finding| finding.key(key)));
     }
     (Verdict::of(findings), checked)
 }

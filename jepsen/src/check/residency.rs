@@ -75,6 +75,14 @@ impl<'a> Policy<'a> {
         last.map(|row| row.replicas.clone()).unwrap_or_default()
     }
 
+    /// The tags that some region must hold in the end.
+    pub fn replicated(&self) -> impl Iterator<Item = &'a str> + '_ {
+        let tags = self.tags.iter();
+        let last = tags.filter_map(|(tag, rows)| Some((*tag, rows.last()?)));
+        last.filter(|(_, row)| !row.replicas.is_empty())
+            .map(|(tag, _)| tag)
+    }
+
     /// Whether bytes may be where they were seen.
     pub fn may_hold(&self, sighting: &Sighting) -> bool {
         let Some(at) = self.at(&sighting.tag, sighting.time_ns) else {

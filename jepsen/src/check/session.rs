@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use super::order::Checked;
 use super::{Finding, Stamp, Verdict, retries, stamp};
 use crate::history::{
-    Change, Epoch, F, History, Index, Note, Operation, Outcome, RegionId, SESSION_LOST, Seen,
-    Value, Version,
+    Change, Epoch, F, History, Index, Level, Note, Operation, Outcome, RegionId, SESSION_LOST,
+    Seen, Value, Version,
 };
 
 /// Something a session knows: a stamp and who taught it.
@@ -238,23 +238,35 @@ fn tokens(operation: &Operation<'_>, ends: &BTreeMap<(&str, Epoch), Index>) -> V
     findings
 }
 
-/// A session's token only grows from one operation to the next.
+/// A session's token only grows: whoever carries one carries all that the session was given before.
+///
+/// The client must do so; this checks its library. Only reads at a token must carry one.
 fn growing(operations: &[Operation<'_>]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for pair in operations.windows(2) {
-        let (before, after) = (&pair[0], &pair[1]);
-        let Some(ok) = before.ok().filter(|op| op.index < after.called()) else {
-            continue;
-        };
-        for seen in &ok.meta.token {
-            // The client must carry what it was given; a checker of the client library.
-            if !after.invoke.meta.token.is_empty() && !covers(&after.invoke.meta.token, seen) {
-                let what = format!(
-                    "the next operation does not carry {}/{} of range {}",
-                    seen.epoch, seen.index, seen.range
-                );
-                findings.push(Finding::new("token-dropped", what).pair(before, after));
+    let mut answered: Vec<&Operation<'_>> = operations.iter().filter(|o| o.is_ok()).collect();
+    answered.sort_unstable_by_key(|o| o.returned());
+    let mut answered = answered.into_iter().peekable();
+    // The newest position of each range, and whose answer told it.
+    let mut given: BTreeMap<&str, (&Seen, &Operation<'_>)> = BTreeMap::new();
+    for operation in operations {
+        while let Some(other) = answered.next_if(|other| other.returned() < operation.called()) {
+            for seen in &other.meta().token {
+                let newest = given.entry(&seen.range).or_insert((seen, other));
+                if (newest.0.epoch, newest.0.index) < (seen.epoch, seen.index) {
+                    *newest = (seen, other);
+                }
             }
+        }
+        let carried = &operation.invoke.meta.token;
+        if carried.is_empty() && operation.level() != Level::AtLeast {
+            continue;
+        }
+        for (seen, other) in given.values().filter(|(seen, _)| !covers(carried, seen)) {
+            let what = format!(
+                "a later operation does not carry {}/{} of range {}",
+                seen.epoch, seen.index, seen.range
+            );
+            findings.push(Finding::new("token-dropped", what).pair(other, operation));
         }
     }
     findings
