@@ -5,12 +5,22 @@
     reason = "a helper of a test fails as the test does"
 )]
 
+#[path = "mutation/banks.rs"]
+mod banks;
 #[path = "mutation/counters.rs"]
 mod counters;
+#[path = "mutation/homes.rs"]
+mod homes;
+#[path = "mutation/lags.rs"]
+mod lags;
 #[path = "mutation/lists.rs"]
 mod lists;
+#[path = "mutation/places.rs"]
+mod places;
 #[path = "mutation/registers.rs"]
 mod registers;
+#[path = "mutation/sessions.rs"]
+mod sessions;
 #[path = "mutation/sets.rs"]
 mod sets;
 mod support;
@@ -31,15 +41,61 @@ fn caught(
     properties: &[&str],
     mutate: impl Fn(&mut History, &mut Random) -> bool,
 ) {
+    mutated(good, mutate, |seed, after| {
+        for property in properties {
+            assert!(
+                failing(after).contains(property),
+                "seed {seed}: {property} saw nothing: {:?}",
+                failing(after)
+            );
+        }
+    });
+}
+
+/// The same, and requires the property to call it by its name.
+#[track_caller]
+fn named(
+    good: impl Fn(u64) -> History,
+    (property, anomaly): (&str, &str),
+    mutate: impl Fn(&mut History, &mut Random) -> bool,
+) {
+    mutated(good, mutate, |seed, after| {
+        let verdict = &after.property(property).unwrap().verdict;
+        assert!(
+            verdict.found(anomaly),
+            "seed {seed}: {property} found no {anomaly}: {verdict:?}"
+        );
+    });
+}
+
+/// Applies a change that breaks no promise, and requires that nobody complains.
+#[track_caller]
+fn allowed(good: impl Fn(u64) -> History, mutate: impl Fn(&mut History, &mut Random) -> bool) {
+    mutated(good, mutate, |seed, after| {
+        assert!(
+            failing(after).is_empty(),
+            "seed {seed}: a good history is blamed: {after:#?}"
+        );
+    });
+}
+
+/// Shows what the checkers say of mutated histories. One that could not be applied, or that left the history as it was, is none.
+#[track_caller]
+fn mutated(
+    good: impl Fn(u64) -> History,
+    mutate: impl Fn(&mut History, &mut Random) -> bool,
+    judged: impl Fn(u64, &Summary),
+) {
     let mut applied = 0;
     for seed in 0..SEEDS {
         let mut history = good(seed);
         let before = run(&history);
         assert!(
-            failing(&before).is_empty(),
+            failing(&before).is_empty() && before.harness.is_empty(),
             "seed {seed}: a good history is blamed: {before:#?}"
         );
-        if !mutate(&mut history, &mut Random(seed ^ 0xdead)) {
+        let unchanged = history.clone();
+        if !mutate(&mut history, &mut Random(seed ^ 0xdead)) || history == unchanged {
             continue;
         }
         applied += 1;
@@ -49,13 +105,7 @@ fn caught(
             "seed {seed}: the mutation broke the history: {:?}",
             after.harness
         );
-        for property in properties {
-            assert!(
-                failing(&after).contains(property),
-                "seed {seed}: {property} saw nothing: {:?}",
-                failing(&after)
-            );
-        }
+        judged(seed, &after);
     }
     assert!(
         applied * 3 > SEEDS,

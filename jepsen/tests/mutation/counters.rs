@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use domicile_jepsen::history::{F, History, Kind, Meta, Note, Run, Value, Version};
 
-use crate::caught;
 use crate::support::{Random, Writer, int};
+use crate::{caught, named};
 
 /// A counter whose requests are sometimes retried.
 fn counters(seed: u64) -> History {
@@ -119,4 +119,29 @@ fn retry_answered_anew() {
         *history = writer.history;
         true
     });
+}
+
+#[test]
+fn total_or_count_that_is_no_number_or_below_nothing() {
+    named(counters, ("counter", "no-number"), |history, random| {
+        let totals: Vec<usize> = (0..history.ops.len())
+            .filter(|at| history.ops[*at].f == F::Total && history.ops[*at].kind == Kind::Ok)
+            .collect();
+        let at = *random.pick(&totals).unwrap();
+        history.ops[at].value = Value::from("many");
+        true
+    });
+    let counts = [
+        (Value::from("once"), "no-number"),
+        (int(-1), "lost-increment"),
+    ];
+    for (count, anomaly) in counts {
+        named(counters, ("counter", anomaly), |history, random| {
+            let Value::Map(counts) = &mut history.ops.last_mut().unwrap().value else {
+                return false;
+            };
+            counts.insert(format!("r{}", random.below(40)), count.clone());
+            true
+        });
+    }
 }

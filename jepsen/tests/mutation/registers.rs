@@ -7,7 +7,7 @@ use domicile_jepsen::history::{CONDITION_FAILED, Epoch, F, History, Kind, Level,
 use crate::caught;
 use crate::support::{Random, Shape, registers};
 
-fn store(seed: u64) -> History {
+pub(crate) fn store(seed: u64) -> History {
     registers(
         seed,
         &Shape {
@@ -21,15 +21,15 @@ fn store(seed: u64) -> History {
 }
 
 /// An acknowledged write or delete: where it is invoked and answered, its key, value and version.
-struct Write {
-    called: usize,
-    returned: usize,
+pub(crate) struct Write {
+    pub(crate) called: usize,
+    pub(crate) returned: usize,
     key: String,
     value: Value,
-    at: Version,
+    pub(crate) at: Version,
 }
 
-fn writes(history: &History) -> Vec<Write> {
+pub(crate) fn writes(history: &History) -> Vec<Write> {
     let place = |index: u64| history.ops.iter().position(|op| op.index == index).unwrap();
     let mut writes: Vec<Write> = history
         .operations()
@@ -118,6 +118,21 @@ fn stale_strong_read_that_lies_about_its_version() {
             changed
         },
     );
+}
+
+#[test]
+fn stale_local_read_that_lies_about_its_version() {
+    // The lag would forbid the value, and the version hides it.
+    caught(store, &["version order"], |history, random| {
+        let writes = writes(history);
+        let Some((_, at, old)) = stale(history, &writes, Level::Local, random) else {
+            return false;
+        };
+        let told = history.ops[at].meta.version;
+        let known = writes.iter().any(|write| Some(write.at) == told);
+        history.ops[at].value = old.value.clone();
+        known && told != Some(old.at)
+    });
 }
 
 #[test]

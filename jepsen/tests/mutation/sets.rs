@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use domicile_jepsen::history::{F, History, Kind, Level, Meta, Note, Run, Value};
+use domicile_jepsen::history::{F, History, Kind, Level, LossReport, Meta, Note, Run, Value};
 
-use crate::caught;
 use crate::support::{Random, Writer, int};
+use crate::{allowed, caught, named};
 
 /// A set with removals, strong and local scans, and final scans of three replicas.
 fn sets(seed: u64) -> History {
@@ -104,5 +104,54 @@ fn removed_element_back_on_one_replica() {
         damage_scan(history, random, true, |elements, _| {
             elements.push(removed.clone())
         })
+    });
+}
+
+/// Takes an element that was never removed out of everything that was read.
+fn lose(history: &mut History, random: &mut Random, reported: impl Fn(&Value) -> Value) -> bool {
+    let of = |f: F| -> Vec<Value> {
+        let done = history
+            .ops
+            .iter()
+            .filter(|op| op.f == f && op.kind == Kind::Ok);
+        done.map(|op| op.value.clone()).collect()
+    };
+    let removed = of(F::Remove);
+    let mut kept = of(F::Add);
+    kept.retain(|element| !removed.contains(element));
+    let Some(lost) = random.pick(&kept).cloned() else {
+        return false;
+    };
+    for op in history.ops.iter_mut().filter(|op| op.f == F::Scan) {
+        if let Value::List(elements) = &mut op.value {
+            elements.retain(|element| *element != lost);
+        }
+    }
+    history.notes.push(Note::LossReport(LossReport {
+        tag: "t".to_owned(),
+        lost: BTreeSet::from([reported(&lost)]),
+    }));
+    true
+}
+
+#[test]
+fn element_lost_everywhere_is_excused_only_by_its_name() {
+    named(sets, ("set", "lost"), |history, random| {
+        lose(history, random, |_| int(-1))
+    });
+    allowed(sets, |history, random| lose(history, random, Value::clone));
+}
+
+#[test]
+fn replica_that_was_not_read() {
+    caught(sets, &["set"], |history, random| {
+        let node = *random.pick(&["n1", "n2", "n3"]).unwrap();
+        let read = history
+            .ops
+            .iter()
+            .position(|op| op.meta.served_by.as_deref() == Some(node));
+        let Some(at) = read else { return false };
+        history.ops.drain(at - 1..=at);
+        true
     });
 }

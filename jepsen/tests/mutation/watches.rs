@@ -1,14 +1,14 @@
 //! Watches of a log, damaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domicile_jepsen::history::{
-    Change, Epoch, F, History, Index, Meta, Note, Position, RegionId, Value, Version, WatchEvent,
-    WatchOpen, WatchResponse,
+    Change, Epoch, F, History, Index, Meta, Note, PolicyRow, PolicyVersion, Position, RegionId,
+    Value, Version, WatchEvent, WatchOpen, WatchResponse,
 };
 
-use crate::caught;
 use crate::support::{Random, Writer, int};
+use crate::{caught, named};
 
 /// A log of thirty changes and a watch that tells it all.
 fn watched(seed: u64) -> History {
@@ -23,6 +23,22 @@ fn watched(seed: u64) -> History {
         Meta::default(),
     );
     let mut history = writer.history;
+    let served = |version, acked_ns, serve: &[&str]| {
+        let serve: BTreeSet<RegionId> = serve.iter().map(|name| RegionId::from(*name)).collect();
+        Note::Policy(PolicyRow {
+            version: PolicyVersion(version),
+            acked_ns,
+            purge_within_ns: 0,
+            tag: "t".to_owned(),
+            store: serve.clone(),
+            serve,
+            replicas: BTreeSet::new(),
+            kinds: BTreeMap::new(),
+        })
+    };
+    history
+        .notes
+        .extend([served(1, 0, &["eu", "us"]), served(2, 15, &["eu"])]);
     history.notes.push(Note::WatchOpen(WatchOpen {
         watch: "w".to_owned(),
         region: RegionId::from("eu"),
@@ -160,4 +176,114 @@ fn watch_loses_repeats_or_reorders() {
         std::mem::swap(&mut left[at].events, &mut right[0].events);
         true
     });
+}
+
+fn open(history: &mut History) -> &mut WatchOpen {
+    let open = history.notes.iter_mut().find_map(|note| match note {
+        Note::WatchOpen(open) => Some(open),
+        _ => None,
+    });
+    open.unwrap()
+}
+
+#[test]
+fn watch_tears_a_log_entry() {
+    named(watched, ("watch", "watch-atomic"), |history, random| {
+        let whole: Vec<usize> = (0..history.notes.len())
+            .filter(|at| match &history.notes[*at] {
+                Note::WatchResponse(response) => response.events.len() > 1,
+                _ => false,
+            })
+            .collect();
+        let Some(at) = random.pick(&whole).copied() else {
+            return false;
+        };
+        let Note::WatchResponse(response) = &mut history.notes[at] else {
+            return false;
+        };
+        let mut rest = response.clone();
+        rest.events = response.events.split_off(1);
+        history.notes.insert(at + 1, Note::WatchResponse(rest));
+        true
+    });
+}
+
+#[test]
+fn watch_promises_too_much_or_takes_it_back() {
+    named(
+        watched,
+        ("watch", "watch-bookmarkable"),
+        |history, random| {
+            let mut messages = messages(history);
+            let at = random.below(messages.len() - 1);
+            let next = messages[at + 1].events[0].position;
+            messages[at].progress = Some(next);
+            true
+        },
+    );
+    named(watched, ("watch", "watch-bookmarkable"), |history, _| {
+        let Some(Note::WatchResponse(last)) = history.notes.last().cloned() else {
+            return false;
+        };
+        let mut back = last;
+        back.progress = Some(Position::default());
+        history.notes.push(Note::WatchResponse(back));
+        true
+    });
+}
+
+#[test]
+fn watch_does_not_resume_where_it_was_asked_to() {
+    named(watched, ("watch", "watch-resumable"), |history, random| {
+        // It begins too late.
+        let mut messages = messages(history);
+        let gone = 1 + random.below(messages.len() - 1);
+        for message in &mut messages[..gone] {
+            message.events.clear();
+        }
+        true
+    });
+    named(watched, ("watch", "watch-resumable"), |history, random| {
+        // It tells again what was told.
+        let messages = messages(history);
+        let at = random.below(messages.len());
+        let told = messages[at].events.last().unwrap().position;
+        open(history).after = Some(told);
+        true
+    });
+}
+
+#[test]
+fn watch_delivers_what_was_not_wanted() {
+    type Ask = fn(&mut WatchOpen);
+    let asks: [Ask; 3] = [
+        |open| open.without_puts = true,
+        |open| open.without_deletes = true,
+        |open| open.prefix = "a1".to_owned(),
+    ];
+    for ask in asks {
+        named(watched, ("watch", "watch-filter"), |history, _| {
+            ask(open(history));
+            let open = open(history).clone();
+            let unwanted = |event: &WatchEvent| {
+                let puts = open.without_puts && !event.value.is_null();
+                let deletes = open.without_deletes && event.value.is_null();
+                puts || deletes || !event.key.starts_with(&open.prefix)
+            };
+            messages(history)
+                .iter()
+                .any(|message| message.events.iter().any(unwanted))
+        });
+    }
+}
+
+#[test]
+fn watch_reaches_a_region_that_may_not_serve_the_tag() {
+    // One never may, one no longer may.
+    for region in ["ap", "us"] {
+        named(watched, ("watch", "watch-residency"), |history, _| {
+            open(history).region = RegionId::from(region);
+            true
+        });
+    }
 }
