@@ -322,6 +322,9 @@ pub struct Meta {
     /// The idempotency key; retries of one request share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Whether it went by a bare gRPC call, without the client library.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
     /// Whether this read was made after faults were healed and replicas had time to converge.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,

@@ -2,6 +2,7 @@
 //!
 //! [`Clients`] are those of one region: workers that draw what they do from a seed, an operator who replaces lost nodes, and the reads at the end.
 //! A [`Worker`] drives the client library and writes each operation into a [`Recorder`] as it begins and as it ends; what it writes nobody else writes, so that a read tells who wrote it.
+//! Most workers go by the client library; some, which the seed decides, by unary gRPC calls to one node after the other, where every refusal and every lost answer shows. [`way`] is what both have in common.
 //! Processes and simulation share them: only the clock differs.
 //!
 //! Not done here: faults.
@@ -10,11 +11,14 @@ pub mod canary;
 mod carried;
 mod clients;
 mod derived;
+mod raw;
 mod recorder;
 mod shape;
+mod way;
 mod worker;
 
 pub use clients::{Clients, Stage};
 pub use recorder::Recorder;
 pub use shape::{Shape, Tag, drawn, host_name, mark};
-pub use worker::{AGAIN_MAX, SET, Worker, key_bytes, number, value_bytes};
+pub use way::AGAIN_MAX;
+pub use worker::{SET, Worker, key_bytes, number, value_bytes};

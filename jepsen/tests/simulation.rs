@@ -28,6 +28,12 @@ fn nine_nodes_keep_every_promise_under_drawn_faults() {
 }
 
 #[test]
+fn some_clients_have_nothing_but_grpc() {
+    let said = jepsen(&["sim", "--shape", "region", "--seeds", "3001"]);
+    assert!(said.contains("by bare calls"), "{said}");
+}
+
+#[test]
 fn a_seed_decides_every_byte_of_a_run() {
     for shape in ["region", "regions"] {
         let said = jepsen(&["meta", "--shape", shape, "--seeds", "5"]);

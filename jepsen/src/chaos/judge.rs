@@ -70,6 +70,10 @@ pub fn judge(history: &History, ended: anyhow::Result<()>, mut lines: Vec<String
         "{} operations: {} ok, {} failed, {} unknown",
         coverage.operations, coverage.ok, coverage.failed, coverage.unknown
     ));
+    if coverage.raw > 0 {
+        let (raw, ok) = (coverage.raw, coverage.raw_ok);
+        lines.push(format!("{raw} of them by bare calls: {ok} ok"));
+    }
     for property in &summary.properties {
         if property.checked > 0 || !property.verdict.is_pass() {
             let verdict = &property.verdict;

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use domicile_server::net::TcpDial;
 use tokio::task::JoinSet;
 
 use super::stage::Run;
@@ -177,6 +178,7 @@ fn start_clients(
             stage: stage.clone(),
             recorder: recorder.clone(),
             dial: None,
+            calls: Arc::new(TcpDial),
             said: Arc::new(|_| {}),
         };
         clients.spawn(Arc::new(one).live());

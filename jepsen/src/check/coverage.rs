@@ -59,6 +59,10 @@ pub struct Coverage {
     pub failed: u64,
     /// Those with an unknown outcome.
     pub unknown: u64,
+    /// Operations by bare gRPC calls.
+    pub raw: u64,
+    /// Those of them that were ok.
+    pub raw_ok: u64,
     /// Leader changes seen: terms per group beyond the first.
     pub leader_changes: u64,
     /// Home changes seen: epochs per tag beyond the first.
@@ -120,6 +124,10 @@ fn count(history: &History) -> Coverage {
             Outcome::Info => coverage.unknown += 1,
         }
         let meta = operation.meta();
+        if meta.raw {
+            coverage.raw += 1;
+            coverage.raw_ok += u64::from(operation.is_ok());
+        }
         if let (Some(group), Some(term)) = (&meta.group, meta.term) {
             terms.entry(group.clone()).or_default().insert(term);
         }

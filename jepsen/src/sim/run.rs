@@ -84,6 +84,11 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         let dial = SimDial {
             from: host.clone(),
             trace: trace.clone(),
+            for_calls: false,
+        };
+        let calls = SimDial {
+            for_calls: true,
+            ..dial.clone()
         };
         let said = trace.clone();
         let clients = Arc::new(Clients {
@@ -96,6 +101,7 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
             stage: stage.clone(),
             recorder: recorder.clone(),
             dial: Some(Arc::new(dial)),
+            calls: Arc::new(calls),
             said: Arc::new(move |what| said.line(what)),
         });
         let (reached, trace) = (reached.clone(), trace.clone());

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use domicile_client::Token;
 use domicile_proto::token::Token as Positions;
+use domicile_proto::v1::OnUnmet;
 
-use super::worker::{lag_ms, region, versioned};
-use super::{Recorder, Worker};
-use crate::history::{Epoch, F, Index, Kind, Level, Meta, Process, Seen, Value};
+use super::Worker;
+use super::way::Fresh;
+use crate::history::{Epoch, F, Index, Kind, Level, Meta, Seen, Value};
 
 /// A session of one worker.
 #[derive(Clone, Debug, Default)]
@@ -59,9 +60,8 @@ impl Worker {
             token: session.seen(),
             ..Meta::default()
         };
-        let get = self.anywhere().get(self.key(key));
-        let get = get.at_least(&session.token).or_wait();
-        let token = self.record_read(key, asked, get).await;
+        let fresh = Fresh::AtLeast(&session.token);
+        let token = self.record_read(key, asked, fresh).await;
         if let Some(token) = token {
             self.session_mut().learn(&token);
         }
@@ -74,51 +74,39 @@ impl Worker {
             bound_ms: Some(bound.as_millis() as u64),
             ..Meta::default()
         };
-        let get = self.anywhere().get(self.key(key)).max_staleness(bound);
-        let get = match self.next_value() % 2 {
-            0 => get.or_wait(),
-            _ => get.or_fail(),
+        let unmet = match self.next_value() % 3 {
+            0 => OnUnmet::Wait,
+            1 => OnUnmet::Fail,
+            _ => OnUnmet::Forward,
         };
-        self.record_read(key, asked, get).await;
+        let fresh = Fresh::Bounded(bound, unmet);
+        self.record_read(key, asked, fresh).await;
     }
 
     /// Sends a read and records it. Answers the token of the answer.
-    async fn record_read(
-        &self,
-        key: &str,
-        asked: Meta,
-        get: domicile_client::Get,
-    ) -> Option<Token> {
-        let (who, name) = (Process::Client(self.recorder().process()), self.name(key));
-        let record = |kind, value, error, meta| {
-            let recorder: &Recorder = self.recorder();
-            recorder.record(kind, who, F::Read, Some(&name), value, error, meta);
-        };
-        record(Kind::Invoke, Value::Null, None, asked.clone());
-        match get.await {
-            Ok(got) => {
+    async fn record_read(&self, key: &str, asked: Meta, fresh: Fresh<'_>) -> Option<Token> {
+        let process = self.another();
+        let begun = self.begin(process, F::Read, Some(key), Value::Null, asked);
+        let asked = begun.asked.clone();
+        match self.get(self.tag(), self.key(key), fresh).await {
+            Ok(shown) => {
                 let meta = Meta {
                     // An answer of the home is strong, whatever was asked for.
-                    level: match got.meta.level {
+                    level: match shown.told.level {
                         domicile_client::Level::Strong => Some(Level::Strong),
                         _ => asked.level,
                     },
-                    region: region(&got.meta.served_by),
-                    served_by: Some(got.meta.served_by.clone()),
-                    lag_ms: lag_ms(&got.meta),
                     token: match asked.session {
-                        Some(_) => after(&asked.token, &positions(&got.meta.token)),
+                        Some(_) => after(&asked.token, &positions(&shown.told.token)),
                         None => Vec::new(),
                     },
-                    ..asked
+                    ..shown.meta(asked)
                 };
-                let (value, version) = versioned(&got);
-                record(Kind::Ok, value, None, Meta { version, ..meta });
-                Some(got.meta.token.clone())
+                begun.ok(Some(shown.value()), meta);
+                Some(shown.told.token)
             }
-            Err(error) => {
-                let reason = Some(error.reason_name().to_owned());
-                record(Kind::Fail, Value::Null, reason, asked);
+            Err(failed) => {
+                begun.failed(Kind::Fail, &failed.reason, asked);
                 None
             }
         }

@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::raw::Raw;
 use super::shape::{Shape, Tag, drawn};
+use super::way::{Change, Failed, Fresh};
 use super::worker::{key_bytes, value_bytes};
 use super::{Recorder, SET, Worker};
 use crate::history::{Digest, Level, Note, RegionId};
@@ -83,6 +85,8 @@ pub struct Clients {
     pub recorder: Arc<Recorder>,
     /// How sockets are opened; `None`: as usual.
     pub dial: Option<Arc<dyn Dial>>,
+    /// How sockets for bare calls are opened.
+    pub calls: Arc<dyn domicile_server::net::Dial>,
     /// Hears what happens beside the operations.
     pub said: Arc<dyn Fn(fmt::Arguments<'_>) + Send + Sync>,
 }
@@ -109,7 +113,8 @@ impl Clients {
             tokio::time::sleep(STEP).await;
         }
         let client = self.connect(self.endpoints.clone()).await;
-        while !self.trespass(&client).await {
+        let intruder = Worker::new(client.clone(), self.recorder.clone(), "");
+        while !self.trespass(&intruder).await {
             tokio::time::sleep(STEP).await;
         }
         loop {
@@ -229,12 +234,12 @@ impl Clients {
             return;
         }
         let key = key_bytes(self.seed, tag.name, WITNESS);
-        if let Ok(got) = worker.anywhere().get(key).local().await
-            && got.value().is_none()
+        if let Ok(shown) = worker.get(tag.name, key, Fresh::Local).await
+            && shown.record.is_none()
         {
             let what = format!(
                 "{} says that a record of {} is not there which every mirror has had, lag {:?}",
-                got.meta.served_by, tag.name, got.meta.lag
+                shown.told.served_by, tag.name, shown.told.lag
             );
             (self.said)(format_args!("{what}"));
             self.stage.broken.lock().push(what);
@@ -254,7 +259,19 @@ impl Clients {
         for endpoint in &self.endpoints {
             nodes.push(self.connect(vec![endpoint.clone()]).await);
         }
-        let mut worker = Worker::new(client, self.recorder.clone(), "").among(nodes);
+        let worker = Worker::new(client, self.recorder.clone(), "").among(nodes);
+        // Each region keeps one who finds the nodes that serve: every tag must
+        // take a write soon after the faults.
+        let way = drawn(
+            self.seed,
+            &format!("way of worker {number} in {}", self.region),
+        );
+        let mut worker = if number > 0 && way.is_multiple_of(2) {
+            let raw = Raw::new(&self.endpoints, self.calls.clone(), way);
+            worker.calling(raw)
+        } else {
+            worker
+        };
         let seed = drawn(self.seed, &format!("worker {number} in {}", self.region));
         let mut draw = ChaCha8Rng::seed_from_u64(seed);
         let tags = self.tags();
@@ -295,11 +312,11 @@ impl Clients {
             68..73 => worker.increment(&format!("count{age}")).await,
             73..74 => _ = worker.total(&format!("count{age}"), false).await,
             74..79 => worker.append(&format!("list{age}")).await,
-            79..80 => _ = worker.list(&format!("list{age}")).await,
+            79..80 => _ = worker.list_of(&format!("list{age}")).await,
             80..90 if tag.name == self.set() => drop(worker.add().await),
             90..93 if tag.name == self.set() => worker.remove().await,
             93..95 if tag.name == self.set() => drop(worker.scan(Level::Strong, false).await),
-            95..99 => drop(self.trespass(worker.client()).await),
+            95..99 => drop(self.trespass(worker).await),
             99.. => self.hand_over(worker.client(), age + what).await,
             _ => _ = worker.read(key, Level::Local, false).await,
         }
@@ -334,31 +351,33 @@ impl Clients {
 
     /// Asks for what must be refused. Answers whether all of it was, for the
     /// right reason.
-    async fn trespass(&self, client: &Client) -> bool {
+    async fn trespass(&self, worker: &Worker) -> bool {
         let mut refused = true;
         for tag in self.shape.tags() {
-            let Ok(handle) = client.tag(tag.name) else {
-                continue;
-            };
             let foreign = self.shape.regions().iter();
             let mut foreign = foreign.filter(|region| !tag.stored.contains(region));
             let key = key_bytes(self.seed, tag.name, "trespass");
-            let put = handle.put(key.clone(), value_bytes(self.seed, tag.name, 0));
+            let mut put = Change {
+                key: key.clone(),
+                value: Some(value_bytes(self.seed, tag.name, 0)),
+                ..Change::default()
+            };
             if !tag.reached_from.contains(&self.region) {
-                refused &= self.refused(tag, "written", put.await.err());
-                let read = handle.get(key).local();
-                refused &= self.refused(tag, "read", read.await.err());
+                let written = worker.send(tag.name, &put).await.0;
+                refused &= self.refused(tag, "written", written.err());
+                let read = worker.get(tag.name, key, Fresh::Local).await;
+                refused &= self.refused(tag, "read", read.err());
             } else if let Some(region) = foreign.next() {
-                let there = Acknowledge::Regions(vec![(*region).to_owned()]);
-                let put = put.acknowledge(there);
-                refused &= self.refused(tag, "placed", put.await.err());
+                put.acknowledge = Some(Acknowledge::Regions(vec![(*region).to_owned()]));
+                let written = worker.send(tag.name, &put).await.0;
+                refused &= self.refused(tag, "placed", written.err());
             }
         }
         refused
     }
 
     /// Whether the policy refused something. That it was done is a finding.
-    fn refused(&self, tag: &Tag, what: &str, error: Option<Error>) -> bool {
+    fn refused(&self, tag: &Tag, what: &str, error: Option<Failed>) -> bool {
         let Some(error) = error else {
             let (name, region) = (tag.name, self.region);
             let what = format!("{name} was {what} from {region} against the policy");
@@ -371,8 +390,8 @@ impl Clients {
         );
         if !refused {
             (self.said)(format_args!(
-                "{}: {} not refused, {what}: {error}",
-                self.region, tag.name
+                "{}: {} not refused, {what}: {}",
+                self.region, tag.name, error.said
             ));
         }
         refused
@@ -427,7 +446,7 @@ impl Clients {
             }
         }
         for key in own(self.recorder.lists()) {
-            if !reader.list(&key).await {
+            if !reader.list_of(&key).await {
                 bail!("a list of {} cannot be read", tag.name);
             }
         }

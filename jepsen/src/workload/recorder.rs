@@ -151,6 +151,28 @@ impl Recorder {
         self.writers.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Records that an operation begins.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        who: Process,
+        f: F,
+        key: Option<String>,
+        value: Value,
+        asked: Meta,
+    ) -> Begun {
+        let begun = Begun {
+            recorder: self.clone(),
+            who,
+            f,
+            key,
+            value,
+            asked,
+        };
+        let (value, asked) = (begun.value.clone(), begun.asked.clone());
+        begun.record(Kind::Invoke, value, None, asked);
+        begun
+    }
+
     /// Adds a line.
     #[allow(clippy::too_many_arguments)]
     pub fn record(
@@ -177,5 +199,35 @@ impl Recorder {
             error,
             meta,
         });
+    }
+}
+
+/// An operation that has begun: what its two lines have in common.
+pub(super) struct Begun {
+    recorder: Arc<Recorder>,
+    who: Process,
+    f: F,
+    key: Option<String>,
+    value: Value,
+    /// What was said with the question, for the answer to repeat.
+    pub(super) asked: Meta,
+}
+
+impl Begun {
+    /// It was answered; without a value, the argument stands in the answer too.
+    pub(super) fn ok(&self, value: Option<Value>, meta: Meta) {
+        let value = value.unwrap_or_else(|| self.value.clone());
+        self.record(Kind::Ok, value, None, meta);
+    }
+
+    /// It was not, for a reason.
+    pub(super) fn failed(&self, kind: Kind, reason: &str, meta: Meta) {
+        self.record(kind, self.value.clone(), Some(reason.to_owned()), meta);
+    }
+
+    fn record(&self, kind: Kind, value: Value, error: Option<String>, meta: Meta) {
+        let (f, key) = (self.f.clone(), self.key.as_deref());
+        self.recorder
+            .record(kind, self.who, f, key, value, error, meta);
     }
 }

@@ -2,27 +2,22 @@
 
 use std::sync::Arc;
 
-use domicile_client::{Acknowledge, Client, Error, Got, Reason, RequestId, TagHandle, Token};
+use domicile_client::{Acknowledge, Client, Reason, RequestId, TagHandle};
+use domicile_proto::v1::condition::Condition;
 
 use super::carried::Session;
+use super::raw::Raw;
+use super::recorder::Begun;
 use super::shape::mark;
+use super::way::{Accepted, Change, Failed, Fresh, region};
 use super::{Recorder, canary};
-use crate::history::{F, Kind, Level, Meta, Process, RegionId, Value, Version};
-
-/// How often a write of unknown outcome is sent again with its request id.
-pub const AGAIN_MAX: u32 = 2;
+use crate::history::{F, Kind, Level, Meta, Process, Value, Version};
 
 /// The set that workers add to, and the prefix of its keys.
 pub const SET: &str = "set";
 
-/// The records of one page of the set: few, so that there are several.
-const SCAN_RECORDS: usize = 16;
-
 /// The numbers of one worker, so that no two write the same value.
 const VALUES_PER_WORKER: u64 = 1_000_000_000;
-
-/// The version of an acknowledged write, if it made one, and its token.
-type Accepted = (Option<u64>, Token);
 
 /// One who writes values that nobody else writes, into the records of one tag
 /// at a time.
@@ -44,6 +39,8 @@ pub struct Worker {
     session: Session,
     /// A client for each node of the region, for reads at any of them.
     nodes: Vec<Client>,
+    /// What it calls instead of the library; `None`: it uses the library.
+    raw: Option<Raw>,
 }
 
 impl Worker {
@@ -57,6 +54,7 @@ impl Worker {
                 ..Session::default()
             },
             nodes: Vec::new(),
+            raw: None,
             acknowledge: None,
             number,
             client,
@@ -84,19 +82,30 @@ impl Worker {
         self
     }
 
-    /// Where it records.
-    pub(super) fn recorder(&self) -> &Arc<Recorder> {
-        &self.recorder
+    /// Lets it make bare calls instead.
+    pub(super) fn calling(mut self, raw: Raw) -> Worker {
+        self.raw = Some(raw);
+        self
+    }
+
+    /// What it calls, if it does not use the library.
+    pub(super) fn raw(&self) -> Option<&Raw> {
+        self.raw.as_ref()
     }
 
     /// The process it is now.
-    pub(super) fn who(&self) -> Process {
-        Process::Client(self.process)
+    pub(super) fn process(&self) -> u64 {
+        self.process
     }
 
-    /// Becomes another process: a write of the old one may still come.
-    pub(super) fn renew(&mut self) {
-        self.process = self.recorder.process();
+    /// A process that was never heard of.
+    pub(super) fn another(&self) -> u64 {
+        self.recorder.process()
+    }
+
+    /// The tag it is at.
+    pub(super) fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// What it has done and seen.
@@ -109,18 +118,18 @@ impl Worker {
         &mut self.session
     }
 
-    /// The tag, at whatever node the client chooses.
-    pub(super) fn handle(&self) -> TagHandle {
-        let tag = self.client.tag(&self.tag);
+    /// A tag, at whatever node the client chooses.
+    pub(super) fn handle(&self, tag: &str) -> TagHandle {
+        let tag = self.client.tag(tag);
         tag.expect("the tag is well formed")
     }
 
-    /// The tag at one of the nodes, another one with every value written.
-    pub(super) fn anywhere(&self) -> TagHandle {
+    /// A tag at one of the nodes, another one with every value written.
+    pub(super) fn anywhere(&self, tag: &str) -> TagHandle {
         let turn = self.written as usize % self.nodes.len().max(1);
         match self.nodes.get(turn) {
-            Some(node) => node.tag(&self.tag).expect("the tag is well formed"),
-            None => self.handle(),
+            Some(node) => node.tag(tag).expect("the tag is well formed"),
+            None => self.handle(tag),
         }
     }
 
@@ -215,34 +224,16 @@ impl Worker {
     /// null.
     pub async fn create(&mut self, key: &str) {
         let value = self.next_value();
-        let who = Process::Client(self.process);
-        let (recorder, name) = (self.recorder.clone(), self.name(key));
-        let record = |kind, error, meta| {
-            let value = Value::from(vec![Value::Null, Value::from(value)]);
-            recorder.record(kind, who, F::Cas, Some(&name), value, error, meta);
+        let swap = Value::from(vec![Value::Null, Value::from(value)]);
+        let begun = self.begin(self.process, F::Cas, Some(key), swap, Meta::default());
+        let change = Change {
+            key: self.key(key),
+            value: Some(self.value_of(value)),
+            condition: Some(Condition::IfAbsent(true)),
+            ..Change::default()
         };
-        record(Kind::Invoke, None, Meta::default());
-        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
-        let put = tag.put(self.key(key), self.value_of(value));
-        match put.if_absent().await {
-            Ok(written) => {
-                let version = Some(Version(written.version.get()));
-                let meta = Meta {
-                    version,
-                    ..Meta::default()
-                };
-                record(Kind::Ok, None, meta);
-            }
-            Err(error) => {
-                let unknown = is_unknown(&error);
-                let kind = if unknown { Kind::Info } else { Kind::Fail };
-                let reason = Some(error.reason_name().to_owned());
-                record(kind, reason, Meta::default());
-                if unknown {
-                    self.process = self.recorder.process();
-                }
-            }
-        }
+        let (ended, again) = self.send(&self.tag, &change).await;
+        self.settle(&begun, &ended, again, None);
     }
 
     /// Writes a record that only this worker writes, and reads it where it
@@ -250,26 +241,28 @@ impl Worker {
     /// be; `None`: all is well, or nothing was answered.
     pub async fn read_own(&mut self) -> Option<String> {
         let value = self.next_value();
-        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
         let key = self.key(&format!("own-{}", self.number));
-        let put = tag.put(key.clone(), self.value_of(value));
-        let written = put.await.ok()?;
-        let got = match tag.get(key).at_least(&written.token).or_wait().await {
-            Ok(got) => got,
-            Err(error) if error.reason() == Some(Reason::InvalidArgument) => {
-                return Some(format!(
-                    "a read at the token of a write is refused: {error}"
-                ));
+        let change = Change {
+            key: key.clone(),
+            value: Some(self.value_of(value)),
+            ..Change::default()
+        };
+        let written = self.send(&self.tag, &change).await.0.ok()?;
+        let asked = Fresh::AtLeast(&written.token);
+        let shown = match self.get(&self.tag, key, asked).await {
+            Ok(shown) => shown,
+            Err(failed) if failed.reason() == Some(Reason::InvalidArgument) => {
+                let said = &failed.said;
+                return Some(format!("a read at the token of a write is refused: {said}"));
             }
             Err(_) => return None,
         };
-        let seen = got.version();
-        (seen < Some(written.version)).then(|| {
+        let number = |version: Option<Version>| version.map_or(0, |version| version.0);
+        let (seen, wrote) = (number(shown.version()), number(written.version));
+        (seen < wrote).then(|| {
             format!(
-                "{} answered a read at the token of version {} with version {:?}",
-                got.meta.served_by,
-                written.version.get(),
-                seen.map(|seen| seen.get())
+                "{} answered a read at the token of version {wrote} with version {seen}",
+                shown.told.served_by,
             )
         })
     }
@@ -288,97 +281,30 @@ impl Worker {
         put: Option<i64>,
         key: &str,
     ) -> Kind {
-        let (who, began_ns) = (Process::Client(self.process), self.recorder.now_ns());
-        let (recorder, name) = (self.recorder.clone(), self.name(name));
-        let record = |kind, error, meta| {
-            let value = value.map_or(Value::Null, Value::from);
-            recorder.record(kind, who, f.clone(), Some(&name), value, error, meta);
-        };
+        let began_ns = self.recorder.now_ns();
         let asked = Meta {
             session: Some(self.session.name.clone()),
             ..Meta::default()
         };
-        record(Kind::Invoke, None, asked.clone());
-        let (ended, again) = self.send(key, put).await;
-        let meta = Meta {
-            request_id: again.map(|id| id.to_string()),
-            ..asked
+        let value = value.map_or(Value::Null, Value::from);
+        let begun = self.begin(self.process, f, Some(name), value, asked);
+        let change = Change {
+            key: self.key(key),
+            value: put.map(|value| self.value_of(value)),
+            acknowledge: self.acknowledge.clone(),
+            ..Change::default()
         };
-        let kind = match ended {
-            Ok((version, token)) => {
-                let version = version.map(Version);
-                record(Kind::Ok, None, Meta { version, ..meta });
-                self.session.learn(&token);
-                recorder.acknowledge(&self.tag, began_ns);
-                return Kind::Ok;
-            }
-            Err(error) => {
-                // What a later attempt is told says nothing of an earlier one.
-                let unknown = is_unknown(&error) || again.is_some();
-                let kind = if unknown { Kind::Info } else { Kind::Fail };
-                record(kind, Some(error.reason_name().to_owned()), meta);
-                kind
-            }
-        };
-        if kind == Kind::Info {
-            self.process = recorder.process();
+        let (ended, again) = self.send(&self.tag, &change).await;
+        let kind = self.settle(&begun, &ended, again, None);
+        if let Ok(accepted) = ended {
+            self.session.learn(&accepted.token);
+            self.recorder.acknowledge(&self.tag, began_ns);
         }
         kind
     }
 
-    /// Sends a write, and again with the same request id while its outcome is
-    /// unknown. Answers that id, if it came to that.
-    async fn send(
-        &self,
-        key: &str,
-        put: Option<i64>,
-    ) -> (Result<Accepted, Error>, Option<RequestId>) {
-        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
-        let mut again = None;
-        let mut attempt = 0;
-        loop {
-            let ended = match put {
-                Some(value) => {
-                    let put = tag.put(self.key(key), self.value_of(value));
-                    let put = match again {
-                        Some(id) => put.request_id(id),
-                        None => put,
-                    };
-                    let put = match &self.acknowledge {
-                        Some(by) => put.acknowledge(by.clone()),
-                        None => put,
-                    };
-                    put.await
-                        .map(|written| (Some(written.version.get()), written.token))
-                }
-                None => {
-                    let delete = tag.delete(self.key(key));
-                    let delete = match again {
-                        Some(id) => delete.request_id(id),
-                        None => delete,
-                    };
-                    delete.await.map(|deleted| {
-                        let version = deleted.existed.then_some(deleted.version.get());
-                        (version, deleted.token)
-                    })
-                }
-            };
-            match ended {
-                Err(Error::OutcomeUnknown {
-                    request_id: Some(id),
-                    ..
-                }) if attempt < AGAIN_MAX => {
-                    again = Some(id);
-                    attempt += 1;
-                }
-                ended => return (ended, again),
-            }
-        }
-    }
-
     /// Reads a register. Answers whether it was read.
     pub async fn read(&mut self, key: &str, level: Level, last: bool) -> bool {
-        let who = Process::Client(self.process);
         // Only what certainly is not older belongs to the session.
         let session = (level == Level::Strong && !last).then(|| self.session.name.clone());
         let asked = Meta {
@@ -387,34 +313,17 @@ impl Worker {
             last,
             ..Meta::default()
         };
-        let (recorder, name) = (self.recorder.clone(), self.name(key));
-        let record = |kind, value, error, meta| {
-            recorder.record(kind, who, F::Read, Some(&name), value, error, meta);
-        };
-        record(Kind::Invoke, Value::Null, None, asked.clone());
-        let get = match level {
-            Level::Strong => self.handle().get(self.key(key)).strong(),
-            _ => self.anywhere().get(self.key(key)).local(),
-        };
-        match get.await {
-            Ok(got) => {
-                if asked.session.is_some() {
-                    self.session.learn(&got.meta.token);
+        let begun = self.begin(self.process, F::Read, Some(key), Value::Null, asked);
+        match self.get(&self.tag, self.key(key), fresh(level)).await {
+            Ok(shown) => {
+                if begun.asked.session.is_some() {
+                    self.session.learn(&shown.told.token);
                 }
-                let (value, version) = versioned(&got);
-                let meta = Meta {
-                    version,
-                    region: region(&got.meta.served_by),
-                    served_by: Some(got.meta.served_by.to_string()),
-                    lag_ms: lag_ms(&got.meta),
-                    ..asked
-                };
-                record(Kind::Ok, value, None, meta);
+                begun.ok(Some(shown.value()), shown.meta(begun.asked.clone()));
                 true
             }
-            Err(error) => {
-                let reason = Some(error.reason_name().to_owned());
-                record(Kind::Fail, Value::Null, reason, asked);
+            Err(failed) => {
+                begun.failed(Kind::Fail, &failed.reason, begun.asked.clone());
                 false
             }
         }
@@ -422,63 +331,86 @@ impl Worker {
 
     /// Reads the whole set. Answers who served it; `None`: it was not read.
     pub async fn scan(&self, level: Level, last: bool) -> Option<String> {
-        let who = Process::Client(self.recorder.process());
-        let mut meta = Meta {
+        let asked = Meta {
             level: Some(level),
             last,
             ..Meta::default()
         };
-        let name = self.name(SET);
-        let record = |kind, value, error, meta| {
-            let recorder = &self.recorder;
-            recorder.record(kind, who, F::Scan, Some(&name), value, error, meta);
-        };
-        record(Kind::Invoke, Value::Null, None, meta.clone());
-        let tag = self.client.tag(&self.tag).expect("the tag is well formed");
+        let process = self.recorder.process();
+        let begun = self.begin(process, F::Scan, Some(SET), Value::Null, asked);
         let mark = self.seed.map(|seed| mark(seed, &self.tag));
-        let prefix = format!("{}{SET}/", mark.unwrap_or_default());
-        let scan = tag.scan().prefix(prefix);
-        let scan = scan.page_size(SCAN_RECORDS);
-        let scan = match level {
-            Level::Strong => scan.strong(),
-            _ => scan.local(),
-        };
-        let mut pages = scan.pages();
-        let mut elements = Vec::new();
-        loop {
-            match pages.next().await {
-                Ok(Some(page)) => {
-                    meta.region = region(&page.meta.served_by);
-                    meta.served_by = Some(page.meta.served_by.clone());
-                    elements.extend(page.records.iter().map(|row| number(row.value.as_ref())));
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    let reason = Some(error.reason_name().to_owned());
-                    record(Kind::Fail, Value::Null, reason, meta);
-                    return None;
-                }
+        let prefix = format!("{}{SET}/", mark.unwrap_or_default()).into_bytes();
+        match self.list(&self.tag, prefix, fresh(level)).await {
+            Ok(listed) => {
+                let elements: Vec<Value> = listed.values.iter().map(|v| number(v)).collect();
+                let meta = Meta {
+                    region: region(&listed.served_by),
+                    served_by: Some(listed.served_by.clone()),
+                    ..begun.asked.clone()
+                };
+                begun.ok(Some(Value::from(elements)), meta);
+                Some(listed.served_by)
+            }
+            Err(failed) => {
+                begun.failed(Kind::Fail, &failed.reason, begun.asked.clone());
+                None
             }
         }
-        let served = meta.served_by.clone();
-        record(Kind::Ok, Value::from(elements), None, meta);
-        served.or_else(|| Some("nobody".to_owned()))
+    }
+
+    /// Records that an operation on a record of the tag begins.
+    pub(super) fn begin(
+        &self,
+        process: u64,
+        f: F,
+        key: Option<&str>,
+        value: Value,
+        asked: Meta,
+    ) -> Begun {
+        let key = key.map(|key| self.name(key));
+        let raw = self.raw.is_some();
+        let asked = Meta { raw, ..asked };
+        self.recorder
+            .begin(Process::Client(process), f, key, value, asked)
+    }
+
+    /// Records how a write ended; `shown` stands in its answer. A worker of
+    /// which a write may still come is another process from then on.
+    pub(super) fn settle(
+        &mut self,
+        begun: &Begun,
+        ended: &Result<Accepted, Failed>,
+        again: Option<RequestId>,
+        shown: Option<Value>,
+    ) -> Kind {
+        let meta = Meta {
+            request_id: again.map(|id| id.to_string()),
+            ..begun.asked.clone()
+        };
+        let failed = match ended {
+            Ok(Accepted { version, .. }) => {
+                let version = *version;
+                begun.ok(shown, Meta { version, ..meta });
+                return Kind::Ok;
+            }
+            Err(failed) => failed,
+        };
+        // What a later attempt is told says nothing of an earlier one.
+        let unknown = failed.is_unknown() || again.is_some();
+        let kind = if unknown { Kind::Info } else { Kind::Fail };
+        begun.failed(kind, &failed.reason, meta);
+        if unknown {
+            self.process = self.recorder.process();
+        }
+        kind
     }
 }
 
-/// Whether a write that ended so may have been applied.
-pub(super) fn is_unknown(error: &Error) -> bool {
-    let applied = matches!(
-        error.reason(),
-        Some(Reason::RequestForgotten | Reason::AckNotReached)
-    );
-    matches!(error, Error::OutcomeUnknown { .. }) || applied
-}
-
-/// The region of `region/node`.
-pub(super) fn region(served_by: &str) -> Option<RegionId> {
-    let (region, _) = served_by.split_once('/')?;
-    Some(RegionId::from(region))
+fn fresh(level: Level) -> Fresh<'static> {
+    match level {
+        Level::Strong => Fresh::Strong,
+        _ => Fresh::Local,
+    }
 }
 
 /// A key as it is sent: the tag's mark, what the history calls it, its canary.
@@ -512,16 +444,4 @@ pub fn number(bytes: &[u8]) -> Value {
 pub(super) fn payload(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.rsplit('.').next().unwrap_or(&text).to_owned()
-}
-
-/// The lag that an answer reports.
-pub(super) fn lag_ms(meta: &domicile_client::Meta) -> Option<u64> {
-    meta.lag.map(|lag| lag.as_millis() as u64)
-}
-
-/// What a read of a register shows.
-pub(super) fn versioned(got: &Got) -> (Value, Option<Version>) {
-    let value = got.record.as_ref().map(|r| number(r.value.as_ref()));
-    let version = got.record.as_ref().map(|r| Version(r.version.get()));
-    (value.unwrap_or(Value::Null), version)
 }
