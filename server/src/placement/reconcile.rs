@@ -113,9 +113,8 @@ impl Placement {
                     );
                 }
                 Some(_) => {}
-                // Formed without this node's data: it joins when it is told
-                // to, under a new replica id, and never initialises.
-                None if group.formed => {}
+                // Also if it is formed by now: the others were quicker. A
+                // replica that was lost is none of these, see `confirmed`.
                 None => self.found(&catalog, group, here).await?,
             }
             if !group.formed {
@@ -125,12 +124,19 @@ impl Placement {
         Ok(())
     }
 
-    /// The catalog to found groups by. A replica that is new here applies the
-    /// catalog's whole past, in which groups were not formed yet and this
-    /// node's replicas had ids that it has lost; founding by that would let a
-    /// lost replica vote again. So it must be what was in force just now.
+    /// The catalog to open new replicas by. A replica of the region group that
+    /// is new here applies the catalog's whole past, in which this node's
+    /// replicas had ids that it has lost; opening by that would let a lost
+    /// replica vote again. So it must be what was in force just now: in that,
+    /// a node that has lost its disk has ids that were never used.
     async fn confirmed(&self, catalog: Arc<wire::Catalog>) -> Result<Arc<wire::Catalog>> {
-        if catalog.groups.iter().all(|group| group.formed) {
+        let node = self.speaker.node().0;
+        let is_done = |group: &wire::Group| {
+            let mut replicas = group.replicas.iter();
+            let is_here = replicas.any(|member| member.node == node);
+            group.formed && (!is_here || self.groups.get(GroupId(group.group)).is_some())
+        };
+        if catalog.groups.iter().all(is_done) {
             return Ok(catalog);
         }
         self.region_group()?.read_barrier().await?;

@@ -13,7 +13,7 @@ fn memory_options() -> DiskOptions {
 
 fn stage(disk: &Disk, name: &str) -> Box<dyn Stage> {
     let mut stage = disk.state.stage(name).unwrap();
-    stage.append(b"a2", b"staged").unwrap();
+    stage.append(b"a2", &record::seal_bytes(b"staged")).unwrap();
     stage
 }
 
@@ -38,7 +38,8 @@ fn what_was_staged_and_not_installed_is_discarded() {
 
     let disk = Disk::open(directory.path(), options()).unwrap();
     assert!(disk.state.staged().unwrap().is_empty());
-    assert_eq!(disk.state.get(b"a2").unwrap().unwrap(), "staged");
+    let staged = disk.state.get(b"a2").unwrap().unwrap();
+    assert_eq!(record::open_bytes(&staged, "row").unwrap(), b"staged");
     let left = std::fs::read_dir(directory.path().join("state.staged"));
     assert_eq!(left.map_or(0, Iterator::count), 0);
 }
