@@ -14,7 +14,8 @@ use tokio::sync::{oneshot, watch};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{
-    Chunks, Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport, Write,
+    Chunks, Group, Groups, Identity, NodeId, Opening, ReplicaId, SharedTransport, Timing,
+    Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate};
 use crate::storage::{Disk, DiskOptions, Engine, FIRST_RANGE, GroupId, Index, MemoryDisk, Run};
@@ -31,6 +32,10 @@ pub(crate) struct Alone {
     pub(crate) gate: Arc<Gate>,
     /// Its groups.
     pub(crate) groups: Arc<Groups>,
+    /// How its groups reach others: not at all.
+    pub(crate) transport: SharedTransport,
+    /// The timing of its groups.
+    pub(crate) timing: Timing,
     /// Keeps the fence of its groups.
     fence: watch::Sender<wire::Fence>,
 }
@@ -63,6 +68,8 @@ impl Alone {
             memory,
             gate: Gate::new(env.clone(), RegionName::new(region).expect("a name")),
             groups: Arc::default(),
+            transport: Arc::new(Nowhere),
+            timing: Timing::default(),
             fence: watch::channel(wire::Fence::default()).0,
             env,
         }
@@ -78,7 +85,7 @@ impl Alone {
         self.gate.adopt(Atlas::new(control).expect("valid"));
     }
 
-    /// Opens a group and waits until it leads.
+    /// Opens a group, or opens it again, and waits until it leads.
     pub(crate) async fn lead(&self, identity: Identity) -> Arc<Group> {
         let group = self.open(identity).await;
         self.form(&group).await;
@@ -100,8 +107,8 @@ impl Alone {
             identity,
             replica: ReplicaId(MEMBER.replica),
             disk: self.disk.clone(),
-            transport: Arc::new(Nowhere),
-            timing: Timing::default(),
+            transport: self.transport.clone(),
+            timing: self.timing.clone(),
             fence: self.fence.subscribe(),
             gate: self.gate.clone(),
         };
@@ -115,10 +122,10 @@ impl Alone {
     pub(crate) async fn form(&self, group: &Group) {
         let led = async {
             group.initialize(&[MEMBER]).await.expect("formed");
-            while !group.leads() {
+            // One that led before may believe at first that it still does.
+            while !group.leads() || group.read_barrier().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            group.read_barrier().await.expect("leads");
         };
         tokio::time::timeout(Duration::from_secs(10), self.env.scoped(led))
             .await
@@ -233,7 +240,7 @@ pub(crate) fn identity(group: u64, tag: &str, region: &str) -> Identity {
 }
 
 /// Reaches nobody.
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Transport for Nowhere {
     fn send(

@@ -27,7 +27,7 @@ use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
 use parking_lot::Mutex;
 
 use super::ids::GroupId;
-use super::record;
+use super::{record, steps};
 use crate::error::{Error, Reason, Result};
 
 /// The bytes of a slot. A replica takes some 200 bytes, so a slot holds
@@ -269,6 +269,7 @@ impl Slots for FileSlots {
 
     fn write(&mut self, slot: usize, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= SLOT_BYTES, "encode() keeps to the slot");
+        let _step = steps::begin(&self.path);
         self.file
             .seek(SeekFrom::Start((slot * SLOT_BYTES) as u64))
             .and_then(|_| self.file.write_all(bytes))

@@ -36,6 +36,9 @@ mod rocks;
 mod rocks_stage;
 mod rocks_view;
 mod space;
+mod steps;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod verify;

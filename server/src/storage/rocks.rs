@@ -18,7 +18,7 @@ use super::engine::{
 };
 use super::rocks_stage::Staging;
 use super::rocks_view::RocksView;
-use super::wal;
+use super::{steps, wal};
 use crate::error::{Error, Reason, Result};
 
 /// The log instance's memtable. Twice what the log writer lets it take before
@@ -165,7 +165,10 @@ impl Rocks {
 
     /// Does what the stage's order says.
     fn ingest_begun(&self, name: &str) -> Result<()> {
-        INGEST.iter().try_for_each(|step| step(self, name))
+        INGEST.iter().try_for_each(|step| {
+            let _step = steps::begin(&self.path);
+            step(self, name)
+        })
     }
 
     fn clear_replaced(&self, name: &str) -> Result<()> {
@@ -237,6 +240,7 @@ impl Engine for Rocks {
     }
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        let _step = steps::begin(&self.path);
         let mut writes = rocksdb::WriteBatch::with_capacity_bytes(batch.bytes());
         for write in &batch.writes {
             match write {
@@ -263,6 +267,7 @@ impl Engine for Rocks {
     }
 
     fn flush(&self) -> Result<()> {
+        let _step = steps::begin(&self.path);
         if self.instance.has_wal() {
             return self
                 .db
@@ -433,6 +438,7 @@ fn has_manifest(path: &Path) -> bool {
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+    let _step = steps::begin(path);
     std::fs::File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|e| Error::storage("a directory could not be synced", e))

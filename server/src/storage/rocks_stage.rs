@@ -13,12 +13,13 @@ use bytes::{Buf, BufMut, Bytes};
 use rocksdb::{DBCompressionType, Options, SstFileWriter};
 
 use super::engine::{KeyRange, Row, Stage, Write, WriteBatch};
-use super::record;
 use super::rocks::{failed, sync_directory};
+use super::{record, steps};
 use crate::error::{Error, Result};
 
 /// The bytes of rows in a staged file. Held in memory until it is written.
-const FILE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Little in tests, so that their stages have several files.
+const FILE_BYTES_MAX: usize = if cfg!(test) { 64 } else { 32 * 1024 } * 1024;
 
 /// The file that says that every row is there.
 const FINISHED: &str = "finished";
@@ -62,6 +63,7 @@ impl Staging {
     pub(crate) fn begin(&self, name: &str) -> Result<Box<dyn Stage>> {
         self.discard(name)?;
         let path = self.path(name)?;
+        let _step = steps::begin(&path);
         fs::create_dir_all(&path).map_err(|e| Error::storage("a stage could not begin", e))?;
         Ok(Box::new(RocksStage {
             path,
@@ -166,6 +168,7 @@ impl RocksStage {
             return Ok(());
         }
         let path = self.path.join(format!("{:010}.sst", self.files));
+        let _step = steps::begin(&path);
         // Whoever lists the stage meanwhile sees whole files only.
         let draft = path.with_extension("draft");
         self.files += 1;
@@ -216,11 +219,14 @@ impl Stage for RocksStage {
 /// Writes a small file so that it is there whole or not at all.
 fn write_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let draft = directory.join(format!("{name}.draft"));
-    fs::File::create(&draft)
-        .and_then(|mut file| {
+    let drafted = {
+        let _step = steps::begin(&draft);
+        fs::File::create(&draft).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
         })
+    };
+    drafted
         .and_then(|()| fs::rename(&draft, directory.join(name)))
         .map_err(|e| Error::storage("a stage could not be written", e))?;
     sync_directory(directory)

@@ -3,6 +3,7 @@
 mod batching;
 mod control;
 mod group;
+mod install;
 mod mirror;
 mod transfer;
 

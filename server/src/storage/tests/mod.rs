@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_proto::internal::v1::{AnchoredReplica, GroupState, LogId, Vote};
 
+use super::testing::copy;
 use super::*;
 use crate::error::Result;
 
@@ -126,26 +127,6 @@ fn records(disk: &Disk) -> Result<BTreeMap<u64, Bytes>> {
         );
     }
     Ok(found)
-}
-
-/// Copies a directory as it lies on disk: what a killed process leaves. What
-/// RocksDB removes meanwhile is not needed any more.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            let copied = std::fs::copy(entry.path(), target);
-            let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
-            assert!(
-                copied.is_ok() || copied.as_ref().is_err_and(gone),
-                "{copied:?}"
-            );
-        }
-    }
 }
 
 /// The files below a directory whose names end so, ascending.

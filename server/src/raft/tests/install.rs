@@ -1,0 +1,654 @@
+//! A follower that dies behind any step of the install of a snapshot.
+//!
+//! It is behind: its state is an older one, of which only a part is durable,
+//! and its log ends in entries that were never committed. It gets a snapshot,
+//! chunk by chunk, and the entries behind it, and purges its log of those. An
+//! image of its disk is taken behind every step, and each must start, hold one
+//! state and not a mixture of two, and catch up with the leader.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use openraft::EntryPayload;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::AppendEntriesRequest;
+use openraft::storage::RaftStateMachine;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot, watch};
+use wire::operation::Change;
+
+use crate::env::{Env, Task};
+use crate::error::{Error, Reason, Result};
+use crate::raft::apply::GroupState;
+use crate::raft::snapshot::{self, SnapshotData};
+use crate::raft::testing::{Alone, Nowhere, demo, identity};
+use crate::raft::types::{
+    Proposal, RaftEntryOf, RaftLogId, RaftVote, entry_from_bytes, log_id_to_wire,
+    stored_membership_to_wire, vote_to_wire,
+};
+use crate::raft::{
+    Chunks, Group, Groups, Identity, Inbound, NodeId, Opening, ReplicaId, Reply, SnapshotReceiver,
+    Timing, Transport, Write,
+};
+use crate::residency::{Atlas, Cleared, Gate, Untrusted};
+use crate::storage::testing::{CrashImages, staged_files};
+use crate::storage::{Disk, DiskOptions, GroupId, Index};
+
+const GROUP: GroupId = GroupId(18);
+
+/// The follower's replica and node.
+const FOLLOWER: u64 = 2;
+
+/// The entries that the follower gets behind its snapshot.
+const ENTRIES_BEHIND: u64 = 3;
+
+/// The bytes of a value: some twenty make two chunks of a snapshot.
+const VALUE_BYTES: usize = 40_000;
+
+fn ours() -> Identity {
+    identity(GROUP.0, "global", "eu")
+}
+
+fn eu() -> RegionName {
+    RegionName::new("eu").expect("a name")
+}
+
+/// Snapshots are made, and logs purged behind them, when the test says so.
+fn timing() -> Timing {
+    Timing {
+        heartbeat: Duration::from_millis(30),
+        election_min: Duration::from_millis(100),
+        election_max: Duration::from_millis(200),
+        snapshot_entries: 1_000_000,
+        kept_entries: 0,
+    }
+}
+
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let reaching = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let reaching = tokio::time::timeout(Duration::from_secs(30), reaching);
+    assert!(reaching.await.is_ok(), "not in time: {what}");
+}
+
+/// The way to the follower, while there is one.
+#[derive(Clone, Default)]
+struct Way(Arc<Mutex<Option<Arc<End>>>>);
+
+/// The follower's end of it.
+struct End {
+    env: Env,
+    groups: Arc<Groups>,
+    gate: Arc<Gate>,
+    inbound: Mutex<(u64, Inbound)>,
+    waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<wire::PeerResponse>>>>,
+    _answers: Task,
+}
+
+impl Way {
+    fn open(&self, env: &Env, follower: &Follower) {
+        let (answers, mut answered) = mpsc::unbounded_channel::<wire::PeerResponse>();
+        let (groups, gate) = (follower.groups.clone(), follower.gate.clone());
+        let inbound = Inbound::new(env.clone(), groups.clone(), gate.clone(), eu(), answers);
+        let waiting = Arc::<Mutex<BTreeMap<u64, oneshot::Sender<_>>>>::default();
+        let asked = waiting.clone();
+        let end = End {
+            env: env.clone(),
+            groups,
+            gate,
+            inbound: Mutex::new((0, inbound)),
+            waiting,
+            _answers: env.spawn("answers", async move {
+                while let Some(answer) = answered.recv().await {
+                    if let Some(asker) = asked.lock().remove(&answer.sequence) {
+                        // It may have stopped waiting.
+                        drop(asker.send(answer));
+                    }
+                }
+            }),
+        };
+        *self.0.lock() = Some(Arc::new(end));
+    }
+
+    fn close(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn end(&self) -> Option<Arc<End>> {
+        self.0.lock().clone()
+    }
+}
+
+impl Transport for Way {
+    fn send(
+        &self,
+        _node: NodeId,
+        request: Cleared<wire::PeerRequest>,
+    ) -> oneshot::Receiver<wire::PeerResponse> {
+        let (asker, answer) = oneshot::channel();
+        if let Some(end) = self.end() {
+            let mut inbound = end.inbound.lock();
+            let (sequence, inbound) = &mut *inbound;
+            *sequence += 1;
+            end.waiting.lock().insert(*sequence, asker);
+            inbound.handle(Untrusted::received(wire::PeerRequest {
+                sequence: *sequence,
+                ..request.into_message()
+            }));
+        }
+        answer
+    }
+
+    fn send_snapshot(
+        &self,
+        _node: NodeId,
+        start: Cleared<wire::SnapshotStart>,
+        chunks: Chunks,
+    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        let end = self.end();
+        Box::pin(async move {
+            let nobody = || Error::new(Reason::Unreachable, "nobody is there");
+            let end = end.ok_or_else(nobody)?;
+            let start = Untrusted::received(start.into_message());
+            receive(&end.env, &end.groups, &end.gate, start, chunks).await
+        })
+    }
+}
+
+/// Takes a snapshot in, as a node does.
+async fn receive(
+    env: &Env,
+    groups: &Groups,
+    gate: &Gate,
+    start: Untrusted<wire::SnapshotStart>,
+    mut chunks: Chunks,
+) -> Result<wire::Vote> {
+    let mut receiver = SnapshotReceiver::begin(env, groups, gate, &eu(), start)?;
+    let mut end = wire::SnapshotEnd::default();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
+        end.chunks += 1;
+        end.rows += (chunk.rows.len() / 2) as u64;
+        receiver.chunk(&chunk)?;
+    }
+    assert!(end.chunks > 1, "it is sent in several chunks");
+    receiver.finish(end).await
+}
+
+/// The only voter of the group: what it has is committed.
+struct Leader {
+    alone: Alone,
+    group: Arc<Group>,
+    way: Way,
+    /// What the state is behind each entry.
+    digests: BTreeMap<u64, Bytes>,
+}
+
+impl Leader {
+    async fn start() -> Leader {
+        let mut alone = Alone::new("eu");
+        alone.adopt_demo();
+        let way = Way::default();
+        alone.transport = Arc::new(way.clone());
+        alone.timing = timing();
+        let group = alone.lead(ours()).await;
+        let mut leader = Leader {
+            alone,
+            group,
+            way,
+            digests: BTreeMap::new(),
+        };
+        leader.note().await;
+        leader
+    }
+
+    /// Starts again, and so in a new term, in which it knows nothing of how
+    /// far the follower is.
+    async fn restart(&mut self) {
+        self.group.shutdown().await;
+        self.group = self.alone.lead(ours()).await;
+        self.note().await;
+    }
+
+    async fn note(&mut self) {
+        let digest = self.group.digest().await.expect("a digest");
+        let applied = digest.applied.expect("something is applied");
+        self.digests.insert(applied.index, digest.digest);
+    }
+
+    async fn write(&mut self, key: &str, change: Change) {
+        let (answer, answered) = oneshot::channel();
+        self.group.propose(vec![Write {
+            id: Some(wire::WriteId {
+                client: Bytes::from_static(&[3; 16]),
+                sequence: self.last() + 1,
+                acked_below: self.last().saturating_sub(3),
+            }),
+            key: key.to_owned().into(),
+            change,
+            condition: None,
+            acknowledgement: None,
+            reply: Reply::new(move |written| drop(answer.send(written))),
+        }]);
+        answered.await.expect("answered").expect("written");
+        self.note().await;
+    }
+
+    async fn put(&mut self, key: &str) {
+        let value = wire::Value {
+            bytes: vec![self.last() as u8; VALUE_BYTES].into(),
+            ..wire::Value::default()
+        };
+        self.write(key, Change::Put(value)).await;
+    }
+
+    async fn delete(&mut self, key: &str) {
+        self.write(key, Change::Delete(wire::Tombstone {})).await;
+    }
+
+    fn last(&self) -> u64 {
+        *self.digests.keys().next_back().expect("it has begun")
+    }
+
+    fn vote(&self) -> RaftVote {
+        self.group.raft().metrics().borrow_watched().vote
+    }
+
+    /// Makes its state durable and purges its log behind it.
+    async fn purge(&self) {
+        self.group.snapshot().await.expect("it runs");
+        let purged = || purged(&self.alone.disk);
+        until("a purge", || purged() == self.last()).await;
+    }
+
+    /// The entries of its log behind one of them.
+    fn entries_behind(&self, last: RaftLogId) -> Vec<RaftEntryOf> {
+        let (from, end) = (Index(last.index() + 1), Index(u64::MAX));
+        let rows = self.alone.disk.log.read(GROUP, from, end, usize::MAX);
+        let entries = rows.expect("it can be read").into_iter();
+        let entries = entries.map(|(_, row)| entry_from_bytes(row).expect("sound"));
+        entries.collect()
+    }
+
+    /// Its state, as it sends it to a follower.
+    async fn snapshot(&self) -> (wire::SnapshotStart, Chunks) {
+        let own = self.group.raft().with_state_machine(|machine| {
+            let own = machine.get_current_snapshot().now_or_never();
+            Box::pin(std::future::ready(own.expect("it waits for nothing")))
+        });
+        let own = own.await.expect("it runs").expect("sound").expect("some");
+        let SnapshotData::View(view) = own.snapshot else {
+            panic!("it is not a staged one");
+        };
+        let start = wire::SnapshotStart {
+            hello: None,
+            to_replica: FOLLOWER,
+            vote: Some(vote_to_wire(&self.vote())),
+            head: Some(wire::SnapshotHead {
+                group: GROUP.0,
+                incarnation: ours().incarnation,
+                tag: ours().tag.to_string(),
+                last: own.meta.last_log_id.as_ref().map(log_id_to_wire),
+                membership: Some(stored_membership_to_wire(&own.meta.last_membership)),
+            }),
+        };
+        (start, Box::pin(snapshot::chunks(view, &ours())))
+    }
+}
+
+/// The replica that falls behind, on a disk of its own.
+struct Follower {
+    disk: Arc<Disk>,
+    group: Arc<Group>,
+    groups: Arc<Groups>,
+    gate: Arc<Gate>,
+    halted: Arc<Mutex<Option<String>>>,
+    _fence: watch::Sender<wire::Fence>,
+}
+
+fn open(directory: &Path) -> Result<Disk> {
+    let mut options = DiskOptions::new("eu", FOLLOWER, Arc::new(|| Duration::ZERO));
+    options.reserve_bytes = 0;
+    options.ballast_bytes = 0;
+    options.state_cache_bytes = 1024 * 1024;
+    Disk::open(directory, options)
+}
+
+impl Follower {
+    async fn start(env: &Env, disk: Disk) -> Follower {
+        let disk = Arc::new(disk);
+        disk.add_replica(wire::AnchoredReplica {
+            group: GROUP.0,
+            tag: ours().tag.to_string(),
+            incarnation: ours().incarnation,
+            replica: FOLLOWER,
+            ..wire::AnchoredReplica::default()
+        })
+        .expect("anchored");
+        let gate = Gate::new(env.clone(), eu());
+        gate.adopt(Atlas::new(demo()).expect("valid"));
+        let (fence, under) = watch::channel(wire::Fence::default());
+        let opening = Opening {
+            env: env.clone(),
+            identity: ours(),
+            replica: ReplicaId(FOLLOWER),
+            disk: disk.clone(),
+            transport: Arc::new(Nowhere),
+            timing: timing(),
+            fence: under,
+            gate: gate.clone(),
+        };
+        let halted = Arc::<Mutex<Option<String>>>::default();
+        let heard = halted.clone();
+        let group = Group::open(opening, move |why| *heard.lock() = Some(why));
+        let group = group.await.expect("the replica opens");
+        let groups = Arc::<Groups>::default();
+        groups.add(group.clone());
+        Follower {
+            disk,
+            group,
+            groups,
+            gate,
+            halted,
+            _fence: fence,
+        }
+    }
+
+    /// Waits until it has applied what the leader has.
+    async fn catch_up(&self, leader: &Leader) {
+        let reached = || {
+            assert_eq!(*self.halted.lock(), None);
+            self.group.progress().index.0 == leader.last()
+        };
+        until("the follower catches up", reached).await;
+        let digest = self.group.digest().await.expect("a digest").digest;
+        assert_eq!(digest, leader.digests[&leader.last()]);
+    }
+
+    /// Ends it, its hold of the directory included.
+    async fn stop(self) {
+        self.groups.remove(GROUP);
+        self.group.shutdown().await;
+        assert_eq!(*self.halted.lock(), None);
+        drop(self.group);
+        until("its tasks end", || Arc::strong_count(&self.disk) == 1).await;
+    }
+
+    /// Takes entries from the leader, and hears what is committed.
+    async fn append(
+        &self,
+        vote: RaftVote,
+        after: RaftLogId,
+        entries: Vec<RaftEntryOf>,
+        committed: RaftLogId,
+    ) {
+        let appended = self.group.raft().append_entries(AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(after),
+            entries,
+            leader_commit: Some(committed),
+        });
+        assert!(appended.await.expect("it runs").is_success());
+    }
+
+    /// Makes its state durable and purges its log behind it.
+    async fn purge(&self) {
+        self.group.snapshot().await.expect("it runs");
+        let last = applied(&self.disk).index();
+        until("its purge", || purged(&self.disk) == last).await;
+    }
+
+    /// Takes entries from the leader that the leader itself will lose.
+    async fn append_lost(&self, vote: RaftVote, after: RaftLogId, count: u64) {
+        let lost = |index| {
+            let command = wire::Command {
+                fence: None,
+                command: Some(wire::command::Command::Batch(wire::Batch {
+                    operations: vec![wire::Operation {
+                        version: u64::MAX,
+                        key: "lost".into(),
+                        change: Some(Change::Put(wire::Value::default())),
+                        ..wire::Operation::default()
+                    }],
+                })),
+            };
+            RaftEntryOf {
+                log_id: RaftLogId::new(*after.committed_leader_id(), index),
+                payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
+            }
+        };
+        let indices = after.index() + 1..=after.index() + count;
+        let lost = indices.map(lost).collect();
+        self.append(vote, after, lost, after).await;
+    }
+}
+
+/// The last entry that a log was purged of; 0: none.
+fn purged(disk: &Disk) -> u64 {
+    let log = disk.log.load(GROUP).expect("it can be read");
+    log.purged.map_or(0, |purged| purged.index)
+}
+
+/// The last entry that a state has applied.
+fn applied(disk: &Disk) -> RaftLogId {
+    let state = GroupState::load(disk.state.as_ref(), GROUP).expect("it can be read");
+    state.applied.expect("something is applied")
+}
+
+/// A leader, and a follower that is behind it.
+struct Behind {
+    leader: Leader,
+    follower: Follower,
+    directory: tempfile::TempDir,
+    /// What the follower has durably applied.
+    durable: u64,
+    /// What of its log is committed.
+    committed: u64,
+}
+
+/// Leaves a follower behind with so many entries that were never committed.
+async fn behind(env: &Env, lost: u64) -> Behind {
+    let directory = tempfile::tempdir().expect("a folder");
+    let mut leader = Leader::start().await;
+    let follower = Follower::start(env, open(directory.path()).expect("a disk")).await;
+    leader.way.open(env, &follower);
+    let (replica, node) = (ReplicaId(FOLLOWER), NodeId(FOLLOWER));
+    let added = leader.group.add_learner(replica, node);
+    added.await.expect("added");
+    leader.note().await;
+    for number in 0..6 {
+        leader.put(&format!("old-{number}")).await;
+    }
+    follower.catch_up(&leader).await;
+    follower.purge().await;
+    let durable = leader.last();
+    for number in 0..4 {
+        leader.put(&format!("old-{number}")).await;
+    }
+    leader.delete("old-4").await;
+    follower.catch_up(&leader).await;
+
+    leader.way.close();
+    let last = applied(&follower.disk);
+    follower.append_lost(leader.vote(), last, lost).await;
+    let committed = leader.last();
+    leader.restart().await;
+    leader.delete("old-3").await;
+    for number in 0..12 {
+        leader.put(&format!("new-{number}")).await;
+    }
+    leader.purge().await;
+    Behind {
+        leader,
+        follower,
+        directory,
+        durable,
+        committed,
+    }
+}
+
+/// What was found in an image.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    /// Whether rows were staged.
+    staged: bool,
+    /// Whether all of them were.
+    finished: bool,
+    /// Whether the install had begun.
+    ordered: bool,
+    /// What the state had applied once the disk was open.
+    applied: u64,
+    /// What the log was purged of then.
+    purged: u64,
+}
+
+/// Starts a node on an image, looks at what it has, and lets it go on.
+async fn survives(env: &Env, leader: &mut Leader, committed: u64, image: &Path) -> Found {
+    let files = staged_files(image);
+    // A test that fails says where.
+    eprintln!("{}, staged: {files:?}", image.display());
+    let has = |end: &str| files.iter().any(|file| file.ends_with(end));
+    let disk = open(image).unwrap_or_else(|error| panic!("it does not open: {error}"));
+
+    let applied = applied(&disk).index();
+    let view = disk.state.view().expect("a view");
+    let (digest, _) = snapshot::digest(view.as_ref(), &ours()).expect("a digest");
+    drop(view);
+    assert_eq!(Some(&digest), leader.digests.get(&applied), "a mixture");
+    let log = disk.log.load(GROUP).expect("it can be read");
+    let last = log.last.map_or(0, |last| last.0).max(applied);
+    assert!(last >= committed, "it lost what was committed: {log:?}");
+    assert!(purged(&disk) <= applied, "{log:?}");
+    let first = log.first.map_or(0, |first| first.0);
+    assert!(first <= applied + 1, "there is a hole: {log:?}");
+    assert_eq!(staged_files(image), [""; 0], "what was staged stays");
+    let found = Found {
+        staged: has(".sst"),
+        finished: has("finished"),
+        ordered: has("order"),
+        applied,
+        purged: purged(&disk),
+    };
+
+    let follower = Follower::start(env, disk).await;
+    leader.way.open(env, &follower);
+    leader.restart().await;
+    leader.put("after").await;
+    follower.catch_up(leader).await;
+    leader.way.close();
+    follower.stop().await;
+    drop(open(image).expect("it opens again"));
+    found
+}
+
+/// Installs the leader's snapshot on the follower, sends it the entries behind
+/// and purges them; answers an image of every step, and the snapshot's last
+/// entry.
+async fn install(env: &Env, behind: Behind) -> (Leader, CrashImages, u64) {
+    let Behind {
+        mut leader,
+        follower,
+        directory,
+        ..
+    } = behind;
+    let (start, chunks) = leader.snapshot().await;
+    let end = applied(&leader.alone.disk);
+    for number in 0..ENTRIES_BEHIND {
+        leader.put(&format!("behind-{number}")).await;
+    }
+    let images = CrashImages::of(directory.path());
+    let (groups, gate) = (&follower.groups, &follower.gate);
+    let vote = receive(env, groups, gate, Untrusted::received(start), chunks);
+    assert_eq!(vote.await.expect("installed"), vote_to_wire(&leader.vote()));
+    let entries = leader.entries_behind(end);
+    let last = applied(&leader.alone.disk);
+    follower.append(leader.vote(), end, entries, last).await;
+    follower.catch_up(&leader).await;
+    follower.purge().await;
+    follower.stop().await;
+    (leader, images, end.index())
+}
+
+async fn dies_behind_any_step(lost: u64) {
+    let env = &Env::real();
+    let test = async {
+        let behind = behind(env, lost).await;
+        let (durable, committed) = (behind.durable, behind.committed);
+        let (mut leader, images, end) = install(env, behind).await;
+        let (images, _folder) = images.end();
+        let mut found = Vec::new();
+        for image in &images {
+            found.push(survives(env, &mut leader, committed, image).await);
+        }
+        // Whatever was ordered is done, and nothing else.
+        let mut ordered = false;
+        for found in &found {
+            ordered |= found.ordered;
+            match ordered {
+                false => assert_eq!(found.applied, durable, "{found:?}"),
+                true => assert!(found.applied >= end, "{found:?}"),
+            }
+        }
+        // The steps that must not be missed.
+        let any = |is: &dyn Fn(&Found) -> bool| assert!(found.iter().any(is), "{found:?}");
+        any(&|found| found.staged && !found.finished);
+        any(&|found| found.finished && !found.ordered);
+        any(&|found| found.ordered);
+        any(&|found| found.applied == end && !found.staged && found.purged < end);
+        any(&|found| found.purged == end);
+        any(&|found| found.purged == end + ENTRIES_BEHIND);
+    };
+    env.scoped(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_with_a_shorter_log_dies_behind_any_step() {
+    dies_behind_any_step(3).await;
+}
+
+/// Its log reaches behind the snapshot, and has other entries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_with_a_conflicting_log_dies_behind_any_step() {
+    dies_behind_any_step(40).await;
+}
+
+/// The start behind a crash, which finishes the install, is no safer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_finishes_an_install_dies_behind_any_step() {
+    let env = &Env::real();
+    let test = async {
+        let behind = behind(env, 40).await;
+        let committed = behind.committed;
+        let (mut leader, images, end) = install(env, behind).await;
+        let (images, _folder) = images.end();
+        let is_ordered = |image: &&std::path::PathBuf| {
+            let files = staged_files(image);
+            files.iter().any(|file| file == "order")
+        };
+        let ordered = images.iter().find(is_ordered).expect("it was ordered");
+        let images = CrashImages::of(ordered);
+        survives(env, &mut leader, committed, ordered).await;
+        let (images, _folder) = images.end();
+        let mut found = Vec::new();
+        for image in &images {
+            found.push(survives(env, &mut leader, committed, image).await);
+        }
+        assert!(found.iter().all(|found| found.applied >= end), "{found:?}");
+        let any = |is: &dyn Fn(&Found) -> bool| assert!(found.iter().any(is), "{found:?}");
+        any(&|found| found.ordered);
+        any(&|found| !found.ordered && found.purged < end);
+        any(&|found| found.purged == end);
+    };
+    env.scoped(test).await;
+}

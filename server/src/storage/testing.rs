@@ -1,0 +1,176 @@
+//! Crash images of data directories, for tests of what a crash leaves.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
+use sha2::{Digest, Sha256};
+
+/// The directories that are watched now.
+static WATCHED: Mutex<Vec<&'static Watched>> = Mutex::new(Vec::new());
+
+/// A directory whose steps happen one at a time, with an image behind each.
+struct Watched {
+    directory: PathBuf,
+    /// Held during a step: an image taken in the middle of another one would
+    /// be what no crash leaves.
+    images: ReentrantMutex<RefCell<Images>>,
+}
+
+struct Images {
+    into: PathBuf,
+    taken: Vec<PathBuf>,
+    last: Vec<u8>,
+}
+
+/// A change of files that is under way.
+pub(super) struct Step(Option<Held>);
+
+struct Held {
+    images: ReentrantMutexGuard<'static, RefCell<Images>>,
+    directory: &'static Path,
+}
+
+/// Begins to change files at or below `path`.
+pub(super) fn begin(path: &Path) -> Step {
+    let watched = WATCHED.lock().clone();
+    let here = watched.iter().find(|w| path.starts_with(&w.directory));
+    Step(here.map(|watched| Held {
+        images: watched.images.lock(),
+        directory: &watched.directory,
+    }))
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(held) = &self.0 {
+            held.images.borrow_mut().take(held.directory);
+        }
+    }
+}
+
+impl Images {
+    /// Copies the directory, unless nothing in it has changed.
+    fn take(&mut self, directory: &Path) {
+        let image = self.into.join(self.taken.len().to_string());
+        // RocksDB tidies up in the background, which is no step: what it
+        // changes during a copy must not make an image of no one moment.
+        loop {
+            let before = listing(directory);
+            copy(directory, &image);
+            if before == listing(directory) {
+                break;
+            }
+            fs::remove_dir_all(&image).expect("an image can be removed");
+        }
+        let digest = digest(&image);
+        if digest == self.last {
+            fs::remove_dir_all(&image).expect("an image can be removed");
+            return;
+        }
+        self.last = digest;
+        self.taken.push(image);
+    }
+}
+
+/// Takes an image of a data directory behind every step that changes it: what
+/// the death of the process leaves there.
+pub(crate) struct CrashImages {
+    watched: &'static Watched,
+    folder: tempfile::TempDir,
+}
+
+impl CrashImages {
+    /// Begins with an image of what there is.
+    pub(crate) fn of(directory: &Path) -> CrashImages {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut images = Images {
+            into: folder.path().to_owned(),
+            taken: Vec::new(),
+            last: Vec::new(),
+        };
+        images.take(directory);
+        // A step borrows it for as long as it takes; it is small.
+        let watched = Box::leak(Box::new(Watched {
+            directory: directory.to_owned(),
+            images: ReentrantMutex::new(RefCell::new(images)),
+        }));
+        WATCHED.lock().push(watched);
+        CrashImages { watched, folder }
+    }
+
+    /// The images, in order, and the folder that they lie in.
+    pub(crate) fn end(self) -> (Vec<PathBuf>, tempfile::TempDir) {
+        WATCHED
+            .lock()
+            .retain(|watched| !std::ptr::eq(*watched, self.watched));
+        let taken = self.watched.images.lock().borrow().taken.clone();
+        (taken, self.folder)
+    }
+}
+
+/// The names of the files of stages in a data directory.
+pub(crate) fn staged_files(directory: &Path) -> Vec<String> {
+    let staged = listing(&directory.join("state.staged"));
+    let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    staged.keys().filter_map(name).collect()
+}
+
+/// Copies a directory as it lies on disk: what a killed process leaves. What
+/// RocksDB removes meanwhile is not needed any more.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            let copied = fs::copy(entry.path(), target);
+            let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+            assert!(
+                copied.is_ok() || copied.as_ref().is_err_and(gone),
+                "{copied:?}"
+            );
+        }
+    }
+}
+
+/// The files and directories at or below a directory, with their sizes.
+/// RocksDB's own text logs are none of the store.
+fn listing(directory: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(directory) else {
+        return found;
+    };
+    for entry in entries.flatten() {
+        // Gone meanwhile: the next listing says so.
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        if entry.file_name().to_string_lossy().starts_with("LOG") {
+            continue;
+        }
+        let size = if metadata.is_dir() { 0 } else { metadata.len() };
+        found.insert(entry.path(), size);
+        if metadata.is_dir() {
+            found.extend(listing(&entry.path()));
+        }
+    }
+    found
+}
+
+/// A digest of the files below a directory.
+fn digest(directory: &Path) -> Vec<u8> {
+    let mut digest = Sha256::new();
+    for path in listing(directory).keys() {
+        let name = path.strip_prefix(directory).expect("it lies there");
+        digest.update(name.to_string_lossy().as_bytes());
+        if path.is_file() {
+            digest.update(Sha256::digest(fs::read(path).expect("it can be read")));
+        }
+    }
+    digest.finalize().to_vec()
+}
