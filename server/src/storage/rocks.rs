@@ -438,7 +438,7 @@ fn has_manifest(path: &Path) -> bool {
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> Result<()> {
-    let _step = steps::begin(path);
+    let _step = steps::sync(path);
     std::fs::File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|e| Error::storage("a directory could not be synced", e))

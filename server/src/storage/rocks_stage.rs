@@ -209,10 +209,13 @@ impl Stage for RocksStage {
         self.write_rows()?;
         sync_directory(&self.path)?;
         write_file(&self.path, FINISHED, &[])?;
-        if let Some(parent) = self.path.parent() {
-            sync_directory(parent)?;
-        }
-        Ok(())
+        // The name of the stage, and that of all stages, which the first one
+        // made: an ingest must not empty anything before both are durable.
+        self.path
+            .ancestors()
+            .skip(1)
+            .take(2)
+            .try_for_each(sync_directory)
     }
 }
 

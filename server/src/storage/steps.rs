@@ -4,7 +4,7 @@
 //! crash behind each of them. In the server a step is nothing.
 
 #[cfg(test)]
-pub(super) use super::testing::begin;
+pub(super) use super::testing::{begin, sync};
 
 /// A change of files that is under way.
 #[cfg(not(test))]
@@ -14,5 +14,12 @@ pub(super) struct Step;
 #[cfg(not(test))]
 #[inline(always)]
 pub(super) fn begin(_path: &std::path::Path) -> Step {
+    Step
+}
+
+/// Begins to make the names in the directory `path` durable.
+#[cfg(not(test))]
+#[inline(always)]
+pub(super) fn sync(_path: &std::path::Path) -> Step {
     Step
 }

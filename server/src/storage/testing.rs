@@ -1,7 +1,7 @@
 //! Crash images of data directories, for tests of what a crash leaves.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,10 @@ struct Watched {
 struct Images {
     into: PathBuf,
     taken: Vec<PathBuf>,
-    last: Vec<u8>,
+    /// The digests of the taken ones: each is taken once.
+    seen: BTreeSet<Vec<u8>>,
+    /// The names of our own files that a power cut leaves.
+    durable: BTreeSet<PathBuf>,
 }
 
 /// A change of files that is under way.
@@ -31,52 +34,86 @@ pub(super) struct Step(Option<Held>);
 struct Held {
     images: ReentrantMutexGuard<'static, RefCell<Images>>,
     directory: &'static Path,
+    /// The directory whose names are durable afterwards.
+    synced: Option<PathBuf>,
 }
 
 /// Begins to change files at or below `path`.
 pub(super) fn begin(path: &Path) -> Step {
+    hold(path, None)
+}
+
+/// Begins to make the names in the directory `path` durable.
+pub(super) fn sync(path: &Path) -> Step {
+    hold(path, Some(path.to_owned()))
+}
+
+fn hold(path: &Path, synced: Option<PathBuf>) -> Step {
     let watched = WATCHED.lock().clone();
     let here = watched.iter().find(|w| path.starts_with(&w.directory));
     Step(here.map(|watched| Held {
         images: watched.images.lock(),
         directory: &watched.directory,
+        synced,
     }))
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
         if let Some(held) = &self.0 {
-            held.images.borrow_mut().take(held.directory);
+            let mut images = held.images.borrow_mut();
+            if let Some(synced) = &held.synced {
+                let in_it = |name: &PathBuf| name.parent() == Some(synced);
+                images.durable.retain(|name| !in_it(name));
+                let names = our_names(held.directory);
+                images.durable.extend(names.into_iter().filter(in_it));
+            }
+            images.take(held.directory);
         }
     }
 }
 
 impl Images {
-    /// Copies the directory, unless nothing in it has changed.
+    /// Copies the directory, as the death of the process leaves it and as a
+    /// power cut may: without the names that were not synced.
     fn take(&mut self, directory: &Path) {
-        let image = self.into.join(self.taken.len().to_string());
-        // RocksDB tidies up in the background, which is no step: what it
-        // changes during a copy must not make an image of no one moment.
-        loop {
-            let before = listing(directory);
-            copy(directory, &image);
-            if before == listing(directory) {
-                break;
-            }
-            fs::remove_dir_all(&image).expect("an image can be removed");
-        }
-        let digest = digest(&image);
-        if digest == self.last {
-            fs::remove_dir_all(&image).expect("an image can be removed");
+        let image = self.next();
+        copy_at_rest(directory, &image);
+        let mut lost = our_names(directory);
+        lost.retain(|name| !self.durable.contains(name));
+        self.keep(image);
+        if lost.is_empty() {
             return;
         }
-        self.last = digest;
-        self.taken.push(image);
+        let cut = self.next();
+        copy_at_rest(directory, &cut);
+        for name in lost {
+            let name = cut.join(name.strip_prefix(directory).expect("it lies there"));
+            // It may have gone with its directory.
+            if name.is_dir() {
+                fs::remove_dir_all(name).expect("it can be removed");
+            } else if name.exists() {
+                fs::remove_file(name).expect("it can be removed");
+            }
+        }
+        self.keep(cut);
+    }
+
+    fn next(&self) -> PathBuf {
+        self.into.join(self.taken.len().to_string())
+    }
+
+    fn keep(&mut self, image: PathBuf) {
+        if self.seen.insert(digest(&image)) {
+            self.taken.push(image);
+        } else {
+            fs::remove_dir_all(&image).expect("an image can be removed");
+        }
     }
 }
 
-/// Takes an image of a data directory behind every step that changes it: what
-/// the death of the process leaves there.
+/// Takes images of a data directory behind every step that changes it: what
+/// the death of the process leaves there, and a power cut.
 pub(crate) struct CrashImages {
     watched: &'static Watched,
     folder: tempfile::TempDir,
@@ -89,7 +126,8 @@ impl CrashImages {
         let mut images = Images {
             into: folder.path().to_owned(),
             taken: Vec::new(),
-            last: Vec::new(),
+            seen: BTreeSet::new(),
+            durable: our_names(directory).into_iter().collect(),
         };
         images.take(directory);
         // A step borrows it for as long as it takes; it is small.
@@ -116,6 +154,28 @@ pub(crate) fn staged_files(directory: &Path) -> Vec<String> {
     let staged = listing(&directory.join("state.staged"));
     let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
     staged.keys().filter_map(name).collect()
+}
+
+/// The names in a data directory and of its stages; what RocksDB keeps in its
+/// own directories, it syncs itself.
+fn our_names(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("it can be listed");
+    let mut names: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    names.extend(listing(&directory.join("state.staged")).into_keys());
+    names
+}
+
+/// Copies a directory at one moment: RocksDB tidies up in the background,
+/// which is no step.
+fn copy_at_rest(from: &Path, to: &Path) {
+    loop {
+        let before = listing(from);
+        copy(from, to);
+        if before == listing(from) {
+            return;
+        }
+        fs::remove_dir_all(to).expect("an image can be removed");
+    }
 }
 
 /// Copies a directory as it lies on disk: what a killed process leaves. What
