@@ -179,6 +179,7 @@ impl Clients {
                     // An earlier answer was lost; the reads at the end tell
                     // whether the region is whole.
                     Err(error) if error.reason() == Some(Reason::AlreadyFormed) => {
+                        (self.said)(format_args!("{region} is made anew already: {error}"));
                         self.stage.ruined.lock().remove(region);
                     }
                     Err(error) => (self.said)(format_args!("{region} not made anew: {error}")),
@@ -301,8 +302,10 @@ impl Clients {
             }
             20..24 => worker.create(key).await,
             24..28 => {
-                let seen = worker.read_own().await;
-                self.stage.broken.lock().extend(seen);
+                if let Some(seen) = worker.read_own().await {
+                    (self.said)(format_args!("{seen}"));
+                    self.stage.broken.lock().push(seen);
+                }
             }
             28..32 => _ = worker.erase(key).await,
             32..44 => _ = worker.read(key, Level::Strong, false).await,

@@ -74,6 +74,7 @@ impl Store {
                     while !fresh() {
                         tokio::time::sleep(WAIT_STEP).await;
                     }
+                    true
                 };
                 match self.unless(options, fresh(), deadline, met).await? {
                     false => return self.at_home(route, group).await,
@@ -87,9 +88,10 @@ impl Store {
                     false => wanted,
                 };
                 let mut progress = group.watch_progress();
+                // A replica that stops meanwhile does not get there.
                 let met = async {
-                    // A closed group is met by the deadline of the caller.
-                    drop(progress.wait_for(|p| seen(route, p) >= wanted).await);
+                    let reached = progress.wait_for(|p| seen(route, p) >= wanted);
+                    reached.await.is_ok()
                 };
                 let now = seen(route, &group.progress()) >= wanted;
                 match self.unless(options, now, deadline, met).await? {
@@ -195,22 +197,23 @@ impl Store {
         })
     }
 
-    /// Does what the request wants when its level is not met now. Answers
-    /// whether it is met; else the read is forwarded.
+    /// Does what the request wants when its level is not met now. `wait` ends
+    /// once it is known whether it will be. Answers whether it is met; else the
+    /// read is forwarded.
     async fn unless(
         &self,
         options: &ReadOptions,
         met: bool,
         deadline: Instant,
-        wait: impl Future<Output = ()>,
+        wait: impl Future<Output = bool>,
     ) -> Result<bool> {
         match options.on_unmet {
             _ if met => Ok(true),
             OnUnmet::Forward => Ok(false),
             OnUnmet::Fail => Err(not_met()),
             OnUnmet::Wait => match tokio::time::timeout_at(deadline, wait).await {
-                Ok(()) => Ok(true),
-                Err(_) => Err(not_met()),
+                Ok(true) => Ok(true),
+                Ok(false) | Err(_) => Err(not_met()),
             },
         }
     }

@@ -22,7 +22,7 @@ use crate::raft::{Group, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::LEASE;
 use crate::storage::{
-    Durability, Engine, KeyRange, Limit, Row, Stage, View, Write, WriteBatch, keys,
+    Durability, Engine, Index, KeyRange, Limit, Row, Stage, View, Write, WriteBatch, keys,
 };
 
 /// How long a step of a test may take.
@@ -301,6 +301,28 @@ async fn nothing_is_read_of_a_replica_that_is_about_to_join_its_home() {
     assert_eq!(refused, [Reason::NoQuorum; 2]);
     home.node.form(&home.group).await;
     assert_eq!(home.get_local(), Some(None));
+}
+
+#[tokio::test]
+async fn a_read_at_a_token_is_not_met_by_a_replica_that_stops() {
+    let home = Fixture::in_region("eu").await;
+    let ahead = Index(home.group.progress().index.0 + 5);
+    let options = v1::ReadOptions {
+        level: v1::Level::AtLeast.into(),
+        on_unmet: v1::OnUnmet::Wait.into(),
+        token: home.store.token(&home.route(), ahead),
+        ..v1::ReadOptions::default()
+    };
+    let read = ReadOptions::from_wire(Some(&options)).expect("valid");
+    let (route, keys) = (home.route(), [Bytes::from_static(b"a")]);
+    let get = home.store.get(&route, &keys, &read);
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        home.group.shutdown().await;
+    };
+    let (got, ()) = tokio::join!(get, stop);
+    let refused = got.expect_err("it never got there");
+    assert_eq!(refused.reason, Reason::StalenessNotMet);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
