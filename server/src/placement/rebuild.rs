@@ -12,6 +12,7 @@
 //! command gave it once the region group had begun.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
@@ -23,7 +24,7 @@ use super::form::{FORM_STEP, FORM_WAIT, founders};
 use super::plan;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
-use crate::raft::NodeId;
+use crate::raft::{Group, NodeId};
 use crate::storage::{CONTROL_GROUP, REGION_GROUP};
 
 /// A region that was formed anew.
@@ -55,6 +56,9 @@ impl Placement {
         let group = self.control_group()?;
         group.read_barrier().await?;
         let (region, peers) = self.rebuildable(name)?;
+        if peers.region() == self.speaker.region() {
+            return Err(self.hand_over_control(&group, &region).await);
+        }
         let found = self.found_in(&region, &peers).await?;
         // What the nodes have belongs to what is in force now.
         group.read_barrier().await?;
@@ -119,15 +123,42 @@ impl Placement {
         Ok((region, peers.ok_or_else(unknown)?))
     }
 
+    /// A node of a region does not form it anew. One that an earlier command
+    /// has given its new replica may lead the control group by now: it hands
+    /// over to another region. Answers what to do.
+    async fn hand_over_control(&self, group: &Group, region: &wire::ControlRegion) -> Error {
+        if self.groups.get(REGION_GROUP).is_some() {
+            return not_lost(region);
+        }
+        let status = group.status();
+        let elsewhere = status.members.iter().find(|member| {
+            let known = self.regions.resolve(member.node);
+            member.voter
+                && known.is_some_and(|(of, node)| {
+                    of.as_str() != region.region && self.regions.is_connected(&of, node)
+                })
+        });
+        if let Some(member) = elsewhere
+            && let Err(error) = group.transfer_leader(member.replica).await
+        {
+            return error;
+        }
+        Error::new(
+            Reason::NoQuorum,
+            format!(
+                "the control group is led from {} itself and is being handed over to another \
+                 region; run the command again",
+                region.region
+            ),
+        )
+        .retry_after(Duration::from_millis(500))
+    }
+
     /// What the nodes of a region have of it. A node that cannot be asked, or
     /// that has a store of an earlier incarnation, is an error.
     async fn found_in(&self, region: &wire::ControlRegion, peers: &Peers) -> Result<Found> {
         let mut present = 0;
         for node in &region.nodes {
-            let is_this = peers.region() == self.speaker.region();
-            if is_this && node.node == self.speaker.node().0 {
-                return Err(not_lost(region));
-            }
             let ask = wire::PlaceRequest {
                 region: region.region.clone(),
                 node: node.node,
