@@ -126,9 +126,7 @@ impl Disk {
     /// nothing that is not on them now ever gets there. The processes stand
     /// still afterwards.
     pub fn cut<'a>(disks: impl IntoIterator<Item = &'a Disk>, users: &[u32]) -> Result<()> {
-        if false {
-            stop(users)?;
-        }
+        stop(users)?;
         let cutting = disks.into_iter().map(|disk| {
             Command::new("xfs_io")
                 .args(["-x", "-c", "shutdown"])

@@ -28,7 +28,7 @@ fn formed(contents: &Contents) -> Result<Option<wire::Control>> {
         let Some(row) = contents.log.scan(&range, one)?.pop() else {
             return Ok(None);
         };
-        if let Some(control) = formed_by(&record::open_bytes(&row.value, "log entry")?)? {
+        if let Some(control) = formed_by(record::open_bytes(&row.value, "log entry")?)? {
             return Ok(Some(control));
         }
         let mut next = row.key.to_vec();
