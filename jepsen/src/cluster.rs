@@ -180,6 +180,21 @@ impl Cluster {
         Err(Broken::new(format!("the store was not set aside: {said}")))
     }
 
+    /// Removes the stores that were set aside, as an audit advises: what lies in
+    /// them is of no node any more.
+    pub fn remove_aside(&self) -> Result<()> {
+        for node in &self.nodes {
+            let data = fs::read_dir(&node.data).context("a data directory is gone")?;
+            for entry in data {
+                let entry = entry?;
+                if entry.file_name().as_encoded_bytes().starts_with(b"aside-") {
+                    fs::remove_dir_all(entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Looks for a panic in the log of every node.
     pub fn no_panic(&self) -> Result<()> {
         for node in &self.nodes {

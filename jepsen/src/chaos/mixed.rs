@@ -136,6 +136,7 @@ async fn break_and_search(
         mut seats,
         ..
     } = playing.nemesis;
+    cluster.remove_aside()?;
     audit(&cluster)?;
     let all: Vec<usize> = (0..cluster.nodes.len()).collect();
     cluster.kill(&all);
