@@ -1,7 +1,7 @@
 //! The clients of one region, and what they do.
 
-use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -40,6 +40,11 @@ const WITNESS: &str = "witness";
 /// Where those are who make regions anew.
 const OPERATORS: &str = "eu";
 
+/// How often all replicas are read at most until nothing changes meanwhile: a
+/// write without an answer comes within the seconds for which a node waits for
+/// the answer to what it passed on.
+const ROUNDS_MAX: u32 = 50;
+
 /// How long a client waits between two attempts at the same thing.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -62,6 +67,35 @@ pub struct Stage {
     pub refusals: AtomicU64,
     /// What the clients saw that must not be.
     pub broken: Mutex<Vec<String>>,
+    /// By round, how many regions have read all their replicas, and where the
+    /// home of each tag was before and after.
+    rounds: Mutex<BTreeMap<u32, (usize, Homes)>>,
+}
+
+/// The newest versions at the homes of tags.
+type Homes = BTreeMap<&'static str, BTreeSet<u64>>;
+
+impl Stage {
+    /// Waits until all regions have read their replicas in a round. Answers
+    /// whether nothing changed at any home meanwhile.
+    async fn stood_still(&self, round: u32, regions: usize, homes: Homes) -> bool {
+        {
+            let mut rounds = self.rounds.lock();
+            let (done, all) = rounds.entry(round).or_default();
+            *done += 1;
+            for (tag, versions) in homes {
+                all.entry(tag).or_default().extend(versions);
+            }
+        }
+        loop {
+            if let Some((done, all)) = self.rounds.lock().get(&round)
+                && *done >= regions
+            {
+                return all.values().all(|versions| versions.len() == 1);
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
 }
 
 /// The clients of one region.
@@ -117,16 +151,30 @@ impl Clients {
         while !self.trespass(&intruder).await {
             tokio::time::sleep(STEP).await;
         }
+        let digests = self.compare(&client).await;
+        digests
+            .into_iter()
+            .for_each(|digest| self.recorder.note(Note::Digest(digest)));
+        // Only now: a node may find while it reads that its store is damaged.
+        replacing.abort();
+        Ok(())
+    }
+
+    /// Reads everything, as often as it takes, and again with all regions while
+    /// a write that never got its answer changes something meanwhile. Answers
+    /// the digests of the nodes.
+    async fn compare(&self, client: &Client) -> Vec<Digest> {
+        let mut round = 0;
         loop {
-            match self.read_all(&client).await {
-                Ok(digests) => {
-                    digests
-                        .into_iter()
-                        .for_each(|digest| self.recorder.note(Note::Digest(digest)));
-                    // Only now: a node may find while it reads that its store
-                    // is damaged.
-                    replacing.abort();
-                    return Ok(());
+            match self.read_all(client).await {
+                Ok((digests, homes)) => {
+                    round += 1;
+                    let regions = self.shape.regions().len();
+                    let still = self.stage.stood_still(round, regions, homes).await;
+                    if still || round == ROUNDS_MAX {
+                        return digests;
+                    }
+                    (self.said)(format_args!("{}: a write came late", self.region));
                 }
                 Err(error) => (self.said)(format_args!("{}: {error:#}", self.region)),
             }
@@ -401,10 +449,12 @@ impl Clients {
     }
 
     /// Reads every register, counter and list of the tags whose home this is,
-    /// and the state of every node of the region. Answers the nodes' digests.
-    async fn read_all(&self, client: &Client) -> Result<Vec<Digest>> {
+    /// and the state of every node of the region. Answers the nodes' digests, and
+    /// where the homes were before and after.
+    async fn read_all(&self, client: &Client) -> Result<(Vec<Digest>, Homes)> {
         let mut reader = Worker::new(client.clone(), self.recorder.clone(), "");
         let mut digests = Vec::new();
+        let mut homes = Homes::new();
         for tag in self.shape.tags() {
             reader.turn_to(tag.name, self.seed);
             if tag.home == self.region {
@@ -413,8 +463,8 @@ impl Clients {
             if !tag.stored.contains(&self.region) {
                 continue;
             }
-            let token = client.tag(tag.name)?.get(SET).strong().await;
-            let token = token.with_context(|| format!("no strong read of {}", tag.name))?;
+            let before = client.tag(tag.name)?.get(SET).strong().await;
+            let before = before.with_context(|| format!("no strong read of {}", tag.name))?;
             for (at, endpoint) in self.endpoints.iter().enumerate() {
                 if self
                     .stage
@@ -426,10 +476,14 @@ impl Clients {
                 }
                 let name = format!("{}/{}", self.region, at + 1);
                 let node = self.connect(vec![endpoint.clone()]).await;
-                digests.push(self.read_node(&name, node, tag, &token.meta.token).await?);
+                let token = &before.meta.token;
+                digests.push(self.read_node(&name, node, tag, token).await?);
             }
+            let after = client.tag(tag.name)?.get(SET).strong().await?;
+            let versions = [&before, &after].map(|got| got.meta.as_of.get());
+            homes.entry(tag.name).or_default().extend(versions);
         }
-        Ok(digests)
+        Ok((digests, homes))
     }
 
     async fn read_records(&self, reader: &mut Worker, tag: &Tag) -> Result<()> {
