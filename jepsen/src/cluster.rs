@@ -27,6 +27,9 @@ pub const NODES: usize = 3;
 /// How long a cluster may take to be whole after it was formed or healed.
 const HEALTHY_WAIT: Duration = Duration::from_secs(60);
 
+/// How long a node may take to end in order: its own deadline, and some more.
+const STOP_WAIT: Duration = Duration::from_secs(30);
+
 /// How often something awaited is looked at.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -130,6 +133,23 @@ impl Cluster {
         for node in nodes {
             self.nodes[*node].kill();
         }
+    }
+
+    /// Ends every node in order, as an operator does: what is in memory reaches
+    /// the disks.
+    pub fn stop_all(&mut self) -> Result<()> {
+        for node in self.nodes.iter().filter(|node| node.pid().is_some()) {
+            node.signal("TERM")?;
+        }
+        for node in &mut self.nodes {
+            if node.pid().is_some() && node.wait_exit(STOP_WAIT)?.is_none() {
+                return Err(Broken::new(format!(
+                    "{}/{} did not end within {STOP_WAIT:?} of being told to",
+                    node.region, node.number
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until a node knows of a leader for each group that is not on `gone`.

@@ -138,8 +138,9 @@ async fn break_and_search(
     } = playing.nemesis;
     cluster.remove_aside()?;
     audit(&cluster)?;
-    let all: Vec<usize> = (0..cluster.nodes.len()).collect();
-    cluster.kill(&all);
+    // In order: a write-ahead log cuts what crosses a block in two, and nothing
+    // else may have it yet.
+    cluster.stop_all()?;
     cluster.no_panic()?;
     let garden = Garden::new(plan.seed, plan.shape, &recorder.history());
     found.extend(garden.policy());
