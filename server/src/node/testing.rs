@@ -18,8 +18,8 @@ use crate::error::Result;
 use crate::net::{BoxedIo, Dial};
 use crate::placement::Rebuilt;
 use crate::raft::testing::put;
-use crate::raft::{NodeId, Timing};
-use crate::storage::{CONTROL_GROUP, Disk, DiskOptions, MemoryDisk, Run, keys};
+use crate::raft::{Group, NodeId, Timing};
+use crate::storage::{CONTROL_GROUP, Disk, DiskOptions, MemoryDisk, REGION_GROUP, Run, keys};
 use crate::telemetry::Metrics;
 
 /// The bytes that may be under way on a socket.
@@ -27,6 +27,14 @@ const SOCKET_BYTES: usize = 1024 * 1024;
 
 /// How long anything that is waited for may take.
 const WAIT: Duration = Duration::from_secs(60);
+
+/// Finds a group on a node.
+pub(super) type Which = fn(&Node) -> Option<Arc<Group>>;
+
+/// The group of the nodes of a region.
+pub(super) fn region_group(node: &Node) -> Option<Arc<Group>> {
+    node.groups.get(REGION_GROUP)
+}
 
 /// The port of a node, as its name.
 pub(super) fn address(name: &str) -> String {
@@ -144,6 +152,42 @@ impl World {
         let leader = self.nodes.values().find(leads).expect("one leads");
         let rebuilding = leader.placement.rebuild_region(region);
         leader.env.scoped(rebuilding).await
+    }
+
+    /// The name of the node of a region that leads a group.
+    pub(super) fn leader(&self, region: &str, which: Which) -> Option<String> {
+        let leads = |(name, node): &(&String, &Node)| {
+            name.split('/').next() == Some(region) && which(node).is_some_and(|group| group.leads())
+        };
+        self.nodes.iter().find(leads).map(|(name, _)| name.clone())
+    }
+
+    /// Lets a node lead a group of its region that it has a vote in.
+    pub(super) async fn lead(&self, name: &str, which: Which) {
+        let region = name.split('/').next().expect("REGION/N");
+        self.until("one leads", |world| world.leader(region, which).is_some())
+            .await;
+        let own = which(&self.nodes[name]).expect("it has a replica");
+        let leader = self.leader(region, which).expect("one leads");
+        if leader == name {
+            return;
+        }
+        let group = which(&self.nodes[&leader]).expect("it leads it");
+        let handed = group.transfer_leader(own.replica()).await;
+        handed.expect("handed over");
+        self.until("it leads", |_| own.leads()).await;
+    }
+
+    /// Has the node that leads a region replace one that lost its disk.
+    pub(super) async fn replace(&self, region: &str, node: u64) -> Result<u32> {
+        let leader = self.leader(region, region_group).expect("one leads");
+        let leader = &self.nodes[&leader];
+        let request = v1::ReplaceNodeRequest {
+            node,
+            ..v1::ReplaceNodeRequest::default()
+        };
+        let replacing = leader.placement.replace_node(request);
+        leader.env.scoped(replacing).await
     }
 
     /// Writes a record at the node of its home that leads.

@@ -48,9 +48,7 @@ impl Placement {
             .retry_after(Duration::from_millis(500)));
         }
         if node == self.speaker.node() {
-            return Err(Error::invalid(
-                "a node that serves this command has its disk; name the one that lost it",
-            ));
+            return self.replaced_here(&region, &catalog).await;
         }
         self.replace_in_control(node, &request.address).await?;
         if !self
@@ -79,6 +77,49 @@ impl Placement {
             replaced += 1;
         }
         Ok(replaced)
+    }
+
+    /// The node to replace leads the region itself: it never lost its disk, or an
+    /// earlier command has given it its new replicas. Answers their number if
+    /// all of them vote. A group that has not taken its replica in tells it
+    /// nothing, so then another node must go on.
+    async fn replaced_here(&self, region: &Group, catalog: &wire::Catalog) -> Result<u32> {
+        let own = self.speaker.node();
+        let mut replaced = 1;
+        for group in &catalog.groups {
+            let Some(meant) = group.replicas.iter().find(|m| m.node == own.0) else {
+                continue;
+            };
+            let open = self.groups.get(GroupId(group.group));
+            if !open.is_some_and(|open| votes(&open, ReplicaId(meant.replica))) {
+                return Err(self.hand_over_region(region).await);
+            }
+            replaced += 1;
+        }
+        Ok(replaced)
+    }
+
+    /// Lets another node lead the region. Answers what to do.
+    async fn hand_over_region(&self, region: &Group) -> Error {
+        let connected = self.regions.own().connected();
+        let members = region.status().members;
+        let other = members
+            .iter()
+            .find(|member| member.voter && connected.contains(&member.node));
+        if let Some(member) = other
+            && let Err(error) = region.transfer_leader(member.replica).await
+        {
+            return error;
+        }
+        Error::new(
+            Reason::NoQuorum,
+            format!(
+                "the region is led by node {} itself, whose replacement is not complete, and is \
+                 being handed over to another node; run the command again",
+                self.speaker.node()
+            ),
+        )
+        .retry_after(Duration::from_millis(500))
     }
 
     /// Starts a replica here that joins an existing group, or only says which
@@ -377,11 +418,7 @@ impl Placement {
             )
         })?;
         let status = open.status();
-        let is_done = status
-            .members
-            .iter()
-            .any(|m| m.voter && m.replica.0 == new.replica);
-        if is_done {
+        if votes(&open, ReplicaId(new.replica)) {
             return Ok(());
         }
         let old = status
@@ -412,6 +449,12 @@ impl Placement {
         };
         self.regions.own().replace_member(&address, request).await
     }
+}
+
+/// Whether a replica has a vote in its group, as far as is known here.
+fn votes(group: &Group, replica: ReplicaId) -> bool {
+    let members = group.status().members;
+    members.iter().any(|m| m.voter && m.replica == replica)
 }
 
 /// A node that lost its disk must not be given an id that it lost: it may have

@@ -1,9 +1,13 @@
 //! Whole clusters, formed and repaired.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::error::Reason;
-use crate::node::testing::World;
+use crate::node::testing::{World, region_group};
+use crate::storage::CONTROL_GROUP;
 
 const ALL: [&str; 3] = ["ap/1", "eu/1", "us/1"];
 
@@ -119,4 +123,77 @@ async fn a_rebuild_that_is_interrupted_goes_on() {
         let incarnation = data.expect("a mirror").identity().incarnation;
         assert_eq!(incarnation, rebuilt.incarnation);
     }
+}
+
+/// A node that was given its new replicas may lead its region before all groups
+/// have taken it in. It knows nothing of those groups, so another one goes on.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_was_interrupted_goes_on_whoever_leads() {
+    let all = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
+    let mut world = World::start(&all).await;
+    world.init("eu/1", &all).await.expect("formed");
+    world.until_ready().await;
+    world.stop("eu/2").await;
+    world.wipe("eu/2");
+    world.restart("eu/2").await;
+    while !interrupted_once_it_votes(&world, "eu/2").await {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+
+    world.lead("eu/2", region_group).await;
+    let mut refusals = 0;
+    let replaced = loop {
+        match world.replace("eu", 2).await {
+            Ok(replaced) => break replaced,
+            Err(refused) => {
+                assert_eq!(refused.reason, Reason::NoQuorum, "{refused}");
+                refusals += 1;
+                assert!(refusals < 20, "{refused}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    assert!(refusals > 0, "a node replaced itself");
+    let groups = world.nodes["eu/2"].groups().all();
+    assert_eq!(replaced as usize, groups.len());
+    // One node of each region votes in the control group.
+    let own_region = groups
+        .iter()
+        .filter(|g| g.identity().group != CONTROL_GROUP);
+    for group in own_region {
+        let own = group.replica();
+        let votes = |_: &World| {
+            let members = group.status().members;
+            members.iter().any(|m| m.voter && m.replica == own)
+        };
+        world.until("it votes", votes).await;
+    }
+    // Asked for again where it leads, it is done.
+    world.lead("eu/2", region_group).await;
+    let again = world.replace("eu", 2).await.expect("done");
+    assert_eq!(again, replaced);
+}
+
+/// Has a node of `eu` replaced, and breaks off once it has a vote in its region.
+/// Answers whether it came to that.
+async fn interrupted_once_it_votes(world: &World, name: &str) -> bool {
+    let node = name.rsplit('/').next().expect("REGION/N");
+    let votes = || {
+        let own = region_group(&world.nodes[name])?.replica();
+        let leader = world.leader("eu", region_group)?;
+        let members = region_group(&world.nodes[&leader])?.status().members;
+        Some(members.iter().any(|m| m.voter && m.replica == own))
+    };
+    let mut replacing = pin!(world.replace("eu", node.parse().expect("a number")));
+    poll_fn(|cx| match replacing.as_mut().poll(cx) {
+        Poll::Ready(Err(refused)) => {
+            // Not every group has told its region yet that it is formed.
+            assert_eq!(refused.reason, Reason::NoQuorum, "{refused}");
+            Poll::Ready(false)
+        }
+        Poll::Ready(Ok(_)) => panic!("it was not interrupted"),
+        Poll::Pending if votes() == Some(true) => Poll::Ready(true),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
