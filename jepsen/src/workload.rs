@@ -7,6 +7,7 @@
 //!
 //! Not done here: faults.
 
+mod again;
 pub mod canary;
 mod carried;
 mod clients;

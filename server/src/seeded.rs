@@ -55,8 +55,8 @@ bugs! {
     FeedSkipsDeletes = "feed-skips-deletes",
     /// The feed leaves the last record of a batch out.
     FeedSkipsLast = "feed-skips-last",
-    /// A mirror applies a batch again that it has.
-    CopyAppliedTwice = "copy-applied-twice",
+    /// A sender that begins anew leaves the first change out.
+    ResumeSkips = "resume-skips",
     /// A snapshot leaves a row out.
     SnapshotDropsRow = "snapshot-drops-row",
     /// A scan leaves out the record that a page begins with.

@@ -53,8 +53,9 @@ const STEP: Duration = Duration::from_millis(100);
 pub struct Stage {
     /// The workers end.
     pub stop: AtomicBool,
-    /// The regions whose workers have ended.
-    pub rested: AtomicUsize,
+    /// How often the clients of a region have come to a point where they wait
+    /// for those of all others.
+    arrived: AtomicUsize,
     /// Nodes whose disk is lost and that nobody has replaced yet.
     pub lost: Mutex<Vec<(&'static str, u64)>>,
     /// Regions whose nodes all lost their disks and that nobody has made anew.
@@ -76,6 +77,15 @@ pub struct Stage {
 type Homes = BTreeMap<&'static str, BTreeSet<u64>>;
 
 impl Stage {
+    /// Waits until the clients of all regions have come to this point.
+    async fn all_are_here(&self, regions: usize) {
+        let arrived = self.arrived.fetch_add(1, Ordering::Relaxed);
+        let all = (arrived / regions + 1) * regions;
+        while self.arrived.load(Ordering::Relaxed) < all {
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
     /// Waits until all regions have read their replicas in a round. Answers
     /// whether nothing changed at any home meanwhile.
     async fn stood_still(&self, round: u32, regions: usize, homes: Homes) -> bool {
@@ -141,16 +151,16 @@ impl Clients {
             tokio::time::sleep(STEP).await;
         }
         planting.abort();
-        // Nobody compares replicas while somebody still writes.
-        self.stage.rested.fetch_add(1, Ordering::Relaxed);
-        while self.stage.rested.load(Ordering::Relaxed) < self.shape.regions().len() {
-            tokio::time::sleep(STEP).await;
-        }
+        let regions = self.shape.regions().len();
+        self.stage.all_are_here(regions).await;
         let client = self.connect(self.endpoints.clone()).await;
         let intruder = Worker::new(client.clone(), self.recorder.clone(), "");
         while !self.trespass(&intruder).await {
             tokio::time::sleep(STEP).await;
         }
+        self.read_at_nothing(&client).await;
+        // Nobody compares replicas while somebody still writes.
+        self.stage.all_are_here(regions).await;
         let digests = self.compare(&client).await;
         digests
             .into_iter()
@@ -158,6 +168,44 @@ impl Clients {
         // Only now: a node may find while it reads that its store is damaged.
         replacing.abort();
         Ok(())
+    }
+
+    /// Reads at the token of a write that changed nothing, at every node here
+    /// that holds its tag, until that is answered: a copy that has everything
+    /// meets every token.
+    async fn read_at_nothing(&self, client: &Client) {
+        let mut writer = Worker::new(client.clone(), self.recorder.clone(), "");
+        let own = self.shape.tags().iter();
+        for tag in own.filter(|tag| tag.stored.contains(&self.region)) {
+            writer.turn_to(tag.name, self.seed);
+            while let Err(error) = self.nothing(&mut writer, tag).await {
+                (self.said)(format_args!("{}: {error:#}", self.region));
+                tokio::time::sleep(STEP).await;
+            }
+        }
+    }
+
+    async fn nothing(&self, writer: &mut Worker, tag: &Tag) -> Result<()> {
+        let token = writer.token_of_nothing().await;
+        let token = token.context("a write that was sent twice had no answer")?;
+        for (number, endpoint) in self.living() {
+            let node = self.connect(vec![endpoint.clone()]).await;
+            let read = node.tag(tag.name)?.get(SET).at_least(&token).or_wait();
+            read.await.with_context(|| {
+                format!(
+                    "node {number} does not meet the token of a write to {}",
+                    tag.name
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Where the nodes of the region are that are not dead to the end.
+    fn living(&self) -> impl Iterator<Item = (u64, &String)> {
+        let dead = self.stage.dead.lock().clone();
+        let numbered = (1..).zip(&self.endpoints);
+        numbered.filter(move |(number, _)| !dead.contains(&(self.region, *number)))
     }
 
     /// Reads everything, as often as it takes, and again with all regions while
@@ -290,8 +338,7 @@ impl Clients {
                 "{} says that a record of {} is not there which every mirror has had, lag {:?}",
                 shown.told.served_by, tag.name, shown.told.lag
             );
-            (self.said)(format_args!("{what}"));
-            self.stage.broken.lock().push(what);
+            self.found(Some(what));
         }
     }
 
@@ -349,13 +396,9 @@ impl Clients {
                 worker.overwrite_acknowledged(key, wanted).await;
             }
             20..24 => worker.create(key).await,
-            24..28 => {
-                if let Some(seen) = worker.read_own().await {
-                    (self.said)(format_args!("{seen}"));
-                    self.stage.broken.lock().push(seen);
-                }
-            }
-            28..32 => _ = worker.erase(key).await,
+            24..26 => self.found(worker.read_own().await),
+            26..29 => self.found(worker.repeat().await),
+            29..32 => _ = worker.erase(key).await,
             32..44 => _ = worker.read(key, Level::Strong, false).await,
             44..56 => _ = worker.read(key, Level::Local, false).await,
             56..64 => worker.read_in_session(key).await,
@@ -370,6 +413,14 @@ impl Clients {
             95..99 => drop(self.trespass(worker).await),
             99.. => self.hand_over(worker.client(), age + what).await,
             _ => _ = worker.read(key, Level::Local, false).await,
+        }
+    }
+
+    /// Notes what must not be, if there is such a thing.
+    fn found(&self, seen: Option<String>) {
+        if let Some(seen) = seen {
+            (self.said)(format_args!("{seen}"));
+            self.stage.broken.lock().push(seen);
         }
     }
 
@@ -465,16 +516,8 @@ impl Clients {
             }
             let before = client.tag(tag.name)?.get(SET).strong().await;
             let before = before.with_context(|| format!("no strong read of {}", tag.name))?;
-            for (at, endpoint) in self.endpoints.iter().enumerate() {
-                if self
-                    .stage
-                    .dead
-                    .lock()
-                    .contains(&(self.region, at as u64 + 1))
-                {
-                    continue;
-                }
-                let name = format!("{}/{}", self.region, at + 1);
+            for (number, endpoint) in self.living() {
+                let name = format!("{}/{number}", self.region);
                 let node = self.connect(vec![endpoint.clone()]).await;
                 let token = &before.meta.token;
                 digests.push(self.read_node(&name, node, tag, token).await?);

@@ -1,6 +1,6 @@
 //! Unary gRPC calls as anyone makes them who has nothing but the `.proto` files.
 //!
-//! Each call goes once, to the next node in turn, whoever leads: what must be passed on to the leader or to the home is passed on by the node. Nothing is tried again and no write has a request id, so every refusal shows as it was made and a lost answer leaves its write unknown.
+//! Each call goes once, to the next node in turn, whoever leads: what must be passed on to the leader or to the home is passed on by the node. Nothing is tried again and only a write that is sent twice on purpose has a request id, so every refusal shows as it was made and a lost answer leaves its write unknown.
 //! A node that may not serve a tag names the home's nodes; that call has failed, and the next ones of the tag go there.
 //!
 //! Not done here: sessions, which the library uses.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domicile_client::{Acknowledge, Meta as Told, Reason};
+use domicile_client::{Acknowledge, Meta as Told, Reason, RequestId};
 use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::{ERROR_DOMAIN, TAG_METADATA, v1};
 use domicile_server::net::{Dial, channel};
@@ -81,12 +81,13 @@ impl Raw {
             condition: Some(condition),
         });
         let acknowledgement = change.acknowledge.as_ref().and_then(acknowledgement);
+        let request_id = change.id.as_ref().map(request_id);
         let lost = Reason::WriteOutcomeUnknown;
         let Some(value) = value else {
             let delete = v1::DeleteRequest {
                 key: key.into(),
                 condition,
-                request_id: None,
+                request_id,
                 acknowledgement,
             };
             let kv = self.next(tag).await?;
@@ -102,7 +103,7 @@ impl Raw {
             key: key.into(),
             value: value.into(),
             condition,
-            request_id: None,
+            request_id,
             acknowledgement,
         };
         let kv = self.next(tag).await?;
@@ -254,6 +255,18 @@ fn is_unsent(status: &Status) -> bool {
         source = error.source();
     }
     false
+}
+
+/// A request id of a client that has heard no answer.
+fn request_id(id: &RequestId) -> v1::RequestId {
+    let text = id.to_string();
+    let client = text.split(':').next().unwrap_or_default();
+    let client = u128::from_str_radix(client, 16).expect("an id is 32 hex digits and a number");
+    v1::RequestId {
+        client: client.to_be_bytes().to_vec().into(),
+        sequence: id.sequence(),
+        acked_below: 0,
+    }
 }
 
 fn acknowledgement(by: &Acknowledge) -> Option<v1::Acknowledgement> {

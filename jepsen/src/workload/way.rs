@@ -29,6 +29,8 @@ pub(super) struct Change {
     pub(super) condition: Option<Condition>,
     /// Whom it waits for; `None`: the home alone.
     pub(super) acknowledge: Option<Acknowledge>,
+    /// Its request id; `None`: the library makes one, a bare call has none.
+    pub(super) id: Option<RequestId>,
 }
 
 /// How fresh a read must be, and what the node does when it is not.
@@ -177,13 +179,14 @@ pub(super) fn region(served_by: &str) -> Option<RegionId> {
 
 impl Worker {
     /// Sends a write, and again with the same request id while its outcome is
-    /// unknown and there is one. Answers that id, if it came to that.
+    /// unknown and there is one. Answers that id, if it came to that or the
+    /// write had it from the start.
     pub(super) async fn send(
         &self,
         tag: &str,
         change: &Change,
     ) -> (Result<Accepted, Failed>, Option<RequestId>) {
-        let mut again = None;
+        let mut again = change.id;
         let mut attempt = 0;
         loop {
             let ended = match self.raw() {

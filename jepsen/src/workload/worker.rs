@@ -1,10 +1,12 @@
 //! One logical client.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domicile_client::{Acknowledge, Client, Reason, RequestId, TagHandle};
 use domicile_proto::v1::condition::Condition;
 
+use super::again::Kept;
 use super::carried::Session;
 use super::raw::Raw;
 use super::recorder::Begun;
@@ -41,6 +43,8 @@ pub struct Worker {
     nodes: Vec<Client>,
     /// What it calls instead of the library; `None`: it uses the library.
     raw: Option<Raw>,
+    /// By tag, a write that is sent again later.
+    pub(super) kept: BTreeMap<String, Kept>,
 }
 
 impl Worker {
@@ -63,6 +67,7 @@ impl Worker {
             tag: tag.to_owned(),
             seed: None,
             added: Vec::new(),
+            kept: BTreeMap::new(),
         }
     }
 

@@ -376,6 +376,10 @@ async fn answer(replies: Vec<Reply>, outcome: oneshot::Receiver<ClientWriteResul
     match result {
         Ok(response) => match response.data {
             Applied::Writes { outcomes, changed } => {
+                let changed = match seeded::is_on(Bug::TokenOfNothing) {
+                    true => Index(response.log_id.index()),
+                    false => changed,
+                };
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     reply.send(answer_of(outcome, changed));
                 }

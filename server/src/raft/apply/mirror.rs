@@ -17,7 +17,6 @@ use super::newest::Lately;
 use super::{Applied, Applier};
 use crate::error::Result;
 use crate::raft::types::Position;
-use crate::seeded::{self, Bug};
 use crate::storage::{Index, keys, record};
 
 impl Applier<'_> {
@@ -26,8 +25,7 @@ impl Applier<'_> {
         let mut mirror = self.mirror();
         let fits = self.is_for(copy.incarnation)
             && mirror.open
-            && (Position::from_wire(mirror.cursor) == Position::from_wire(copy.prev)
-                || seeded::is_on(Bug::CopyAppliedTwice));
+            && Position::from_wire(mirror.cursor) == Position::from_wire(copy.prev);
         if !fits {
             return Ok(0);
         }
