@@ -74,6 +74,10 @@ pub fn judge(history: &History, ended: anyhow::Result<()>, mut lines: Vec<String
         let (raw, ok) = (coverage.raw, coverage.raw_ok);
         lines.push(format!("{raw} of them by bare calls: {ok} ok"));
     }
+    if coverage.isolated_lags > 0 {
+        let alone = coverage.isolated_lags;
+        lines.push(format!("{alone} lags told by a region that was cut off"));
+    }
     for property in &summary.properties {
         if property.checked > 0 || !property.verdict.is_pass() {
             let verdict = &property.verdict;

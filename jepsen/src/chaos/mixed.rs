@@ -54,6 +54,8 @@ pub(super) enum Theme {
     Any(Shape),
     /// A region cut off for more than a minute.
     Isolation,
+    /// Replication paused for known times, with clocks that are off.
+    Lag,
 }
 
 /// A run as it was played.
@@ -71,6 +73,7 @@ pub(super) async fn play(theme: Theme, run: &Run, header: Header) -> Played {
             Plan::draw(run.seed, shape, safety)
         }
         Theme::Isolation => Plan::isolation(run.seed),
+        Theme::Lag => Plan::lag(run.seed),
     };
     let recorder = Arc::new(Recorder::new());
     recorder.note(Note::Run(Header {
@@ -79,6 +82,10 @@ pub(super) async fn play(theme: Theme, run: &Run, header: Header) -> Played {
             ok_min_percent: 10,
             weak_reads_min: 20,
             lags_min: 20,
+            isolated_lags_min: match theme {
+                Theme::Lag => 50,
+                _ => 0,
+            },
             faults: plan.names(),
             ..Requirements::default()
         },

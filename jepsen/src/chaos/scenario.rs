@@ -66,6 +66,8 @@ pub enum Scenario {
     MixedRegions,
     /// A region is cut off for more than a minute while others lose processes.
     Isolation,
+    /// Replication is paused for known times while the wall clocks of two regions are five minutes off.
+    Lag,
 }
 
 impl fmt::Display for Scenario {
@@ -83,7 +85,8 @@ impl Scenario {
             Scenario::BadInput
             | Scenario::MixedRegion
             | Scenario::MixedRegions
-            | Scenario::Isolation => 1,
+            | Scenario::Isolation
+            | Scenario::Lag => 1,
             _ => 3,
         }
     }
@@ -113,6 +116,7 @@ impl Scenario {
             Scenario::MixedRegion => Some(Theme::Any(Shape::Region)),
             Scenario::MixedRegions => Some(Theme::Any(Shape::Regions)),
             Scenario::Isolation => Some(Theme::Isolation),
+            Scenario::Lag => Some(Theme::Lag),
             _ => None,
         }
     }
@@ -152,9 +156,10 @@ impl Scenario {
             Scenario::Pause => pause(stage).await,
             Scenario::Damage => damage::damage_nodes(stage).await,
             Scenario::BadInput => input::bad_input(stage).await,
-            Scenario::MixedRegion | Scenario::MixedRegions | Scenario::Isolation => {
-                unreachable!("these are played by `mixed`")
-            }
+            Scenario::MixedRegion
+            | Scenario::MixedRegions
+            | Scenario::Isolation
+            | Scenario::Lag => unreachable!("these are played by `mixed`"),
         }
     }
 }

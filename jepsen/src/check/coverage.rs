@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::{F, History, Note, Outcome, Value};
+use crate::history::{F, History, Note, Operation, Outcome, Value};
 
 /// The share of planted canaries a scan must find where they lawfully are, in percent.
 const CONTROL_MIN_PERCENT: u64 = 99;
@@ -27,6 +27,8 @@ pub struct Requirements {
     pub weak_reads_min: u64,
     /// The least number of reads below strong that report a lag.
     pub lags_min: u64,
+    /// The least number of those that a region answered while it was cut off.
+    pub isolated_lags_min: u64,
     /// Faults that must have been installed at least once.
     pub faults: BTreeSet<String>,
     /// Events that must have been observed at least once, as named by nemesis lines.
@@ -42,6 +44,7 @@ impl Default for Requirements {
             epoch_changes_min: 0,
             weak_reads_min: 0,
             lags_min: 0,
+            isolated_lags_min: 0,
             faults: BTreeSet::new(),
             sometimes: BTreeSet::new(),
         }
@@ -69,6 +72,8 @@ pub struct Coverage {
     pub epoch_changes: u64,
     /// Reads below strong that report a lag.
     pub lags: u64,
+    /// Those that a region answered while it was cut off.
+    pub isolated_lags: u64,
     /// Reads below strong.
     pub weak_reads: u64,
     /// Faults by name, with how often each was installed.
@@ -147,6 +152,8 @@ fn count(history: &History) -> Coverage {
         {
             coverage.weak_reads += 1;
             coverage.lags += u64::from(meta.lag_ms.is_some());
+            let alone = meta.lag_ms.is_some() && is_isolated(history, &operation);
+            coverage.isolated_lags += u64::from(alone);
         }
     }
     coverage.leader_changes = terms.values().map(|terms| terms.len() as u64 - 1).sum();
@@ -155,6 +162,22 @@ fn count(history: &History) -> Coverage {
         *coverage.faults.entry(op.f.name().to_owned()).or_default() += 1;
     }
     coverage
+}
+
+/// Whether an answer came from a region while it was cut off.
+fn is_isolated(history: &History, operation: &Operation<'_>) -> bool {
+    let Some(ok) = operation.ok() else {
+        return false;
+    };
+    let region = &ok.meta.region;
+    history.notes.iter().any(|note| match note {
+        Note::Isolation(span) => {
+            region.as_ref() == Some(&span.region)
+                && span.from_ns <= operation.invoke.time_ns
+                && ok.time_ns <= span.to_ns
+        }
+        _ => false,
+    })
 }
 
 /// A nemesis says `installed`, `skipped` or `indeterminate` in `outcome`; one that says nothing was installed.
@@ -196,6 +219,11 @@ impl Coverage {
             requirements.weak_reads_min,
         );
         at_least("reads with a lag", self.lags, requirements.lags_min);
+        at_least(
+            "reads with a lag while cut off",
+            self.isolated_lags,
+            requirements.isolated_lags_min,
+        );
         let percent = (self.ok * 100).checked_div(self.operations).unwrap_or(0);
         at_least("% of operations ok", percent, requirements.ok_min_percent);
         for name in requirements.faults.iter().chain(&requirements.sometimes) {

@@ -23,6 +23,13 @@ const JUMP_S: i64 = 5 * 60;
 /// policy lease.
 const ISOLATION: Duration = Duration::from_secs(62);
 
+/// How long replication pauses in the runs that look at the lag alone.
+const PAUSES: [Duration; 3] = [
+    Duration::from_secs(6),
+    Duration::from_secs(12),
+    Duration::from_secs(20),
+];
+
 /// The kinds of faults that a plan switches on or off as a whole.
 const KINDS: u64 = 18;
 
@@ -180,6 +187,43 @@ impl Plan {
                 span(12, 16, Fault::Kill(us)),
                 span(30, 34, Fault::Pause(members(shape, "ap")[1])),
             ],
+            distances: distances(&mut draw, shape),
+        }
+    }
+
+    /// A region without a home is cut off for known times, while the wall
+    /// clocks of two regions are five minutes off, one ahead, one behind.
+    pub(super) fn lag(seed: u64) -> Plan {
+        let shape = Shape::Regions;
+        let mut draw = ChaCha8Rng::seed_from_u64(drawn(seed, "lag"));
+        let regions = shape.regions();
+        let ahead = draw.random_range(0..regions.len());
+        let behind = (ahead + draw.random_range(1..regions.len())) % regions.len();
+        let mut faults = Vec::new();
+        let mut at = QUIET;
+        for lasts in PAUSES {
+            let fault = Fault::Cut("cut-region", apart(shape, &members(shape, "ap")));
+            faults.push(Span {
+                begins: at,
+                ends: at + lasts,
+                fault,
+            });
+            at += lasts + Duration::from_millis(draw.random_range(3000..5000));
+        }
+        let jumps = [(ahead, JUMP_S), (behind, -JUMP_S)];
+        let jumps = jumps.into_iter().flat_map(|(region, jump_s)| {
+            let nodes = members(shape, regions[region]).into_iter();
+            nodes.map(move |node| Span {
+                begins: Duration::ZERO,
+                ends: at,
+                fault: Fault::Clock(node, jump_s),
+            })
+        });
+        Plan {
+            seed,
+            shape,
+            safety: at,
+            faults: jumps.chain(faults).collect(),
             distances: distances(&mut draw, shape),
         }
     }
