@@ -11,6 +11,9 @@ use crate::address::{RegionName, Tag};
 use crate::policy::{Kind, Policy, Verdict as Allowed, may_hold};
 use crate::v1;
 
+/// The place of a count where a node's records are.
+const STATE: &str = "state";
+
 /// A node, as `region/number`.
 pub type NodeName = (String, u64);
 
@@ -139,6 +142,27 @@ pub fn judge(
     }
 }
 
+/// Whether the copies of each tag hold the same records, by the reports of the
+/// nodes that have anything of it. While there are writes a copy that is behind
+/// differs, and so do nodes that were read one after the other.
+pub fn copies_are_equal(reports: &[v1::NodeReport]) -> BTreeMap<&str, bool> {
+    let mut seen: BTreeMap<&str, BTreeSet<(u64, u64)>> = BTreeMap::new();
+    for report in reports {
+        let mut own: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for count in &report.counts {
+            let held = own.entry(&count.tag).or_default();
+            if count.kind == Kind::Value.name() && count.place == STATE {
+                *held = (count.records, count.fingerprint);
+            }
+        }
+        for (tag, held) in own {
+            seen.entry(tag).or_default().insert(held);
+        }
+    }
+    let equal = |(tag, held): (_, BTreeSet<_>)| (tag, held.len() == 1);
+    seen.into_iter().map(equal).collect()
+}
+
 /// Why a region may not hold what was counted; `None`: it may.
 fn denied(policy: &Policy, region: &str, count: &v1::AuditCount) -> Option<String> {
     if count.versions == 0 {
@@ -177,6 +201,7 @@ mod tests {
             records: 0,
             versions,
             bytes: versions * 7,
+            fingerprint: 0,
         }
     }
 
@@ -234,6 +259,33 @@ mod tests {
 
         let bad = report("eu", 1, vec![count("us-only", Kind::Value, 1)]);
         assert_eq!(judge(&policy(), &all, &[bad]).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn copies_are_equal_when_every_node_holds_the_same_newest_versions() {
+        let values = |fingerprint| v1::AuditCount {
+            records: 2,
+            fingerprint,
+            ..count("global", Kind::Value, 3)
+        };
+        // What else there is of a tag is a matter of each node.
+        let log = v1::AuditCount {
+            place: "log".into(),
+            ..count("global", Kind::LogEntry, 9)
+        };
+        let home = report("eu", 1, vec![values(5), log.clone()]);
+        let equal = |mirror: Vec<v1::AuditCount>| {
+            let reports = [home.clone(), report("us", 1, mirror)];
+            copies_are_equal(&reports)["global"]
+        };
+        assert!(equal(vec![values(5)]));
+        assert!(!equal(vec![values(6)]));
+        // It has heard of records and holds none.
+        assert!(!equal(vec![log]));
+        assert!(!equal(vec![v1::AuditCount {
+            records: 1,
+            ..values(5)
+        }]));
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub fn to_json(report: &v1::NodeReport, control: Option<&wire::Control>) -> serd
         serde_json::json!({
             "tag": count.tag, "kind": count.kind, "place": count.place,
             "records": count.records, "versions": count.versions, "bytes": count.bytes,
+            "fingerprint": count.fingerprint,
         })
     });
     let unread = report.unread.iter().map(|unread| {

@@ -51,18 +51,18 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
     match keys::table_of(&row.key)? {
         keys::Table::Record => {
             let (tag, key) = keys::parse_record(&row.key)?;
-            stored(tag, key.len(), &row.value, place, true, counts)
+            stored((tag, key.len()), &row.value, place, true, counts)
         }
         keys::Table::History => {
             let (tag, key, _) = keys::parse_history(&row.key)?;
-            stored(tag, key.len(), &row.value, place, false, counts)
+            stored((tag, key.len()), &row.value, place, false, counts)
         }
         keys::Table::Change => {
             let (group, _, _) = keys::parse_change(&row.key)?;
             let change: wire::StoredChange = record::open(&row.value)?;
             let tag = groups.tag(group);
             let bytes = change.key.len();
-            counts.item(told(&tag), Kind::Index, place, bytes, false);
+            counts.item(told(&tag), Kind::Index, place, bytes, None);
             tag.map(drop)
         }
         keys::Table::Outcomes => {
@@ -71,7 +71,7 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
             let tag = groups.tag(group);
             for outcome in &outcomes.outcomes {
                 let bytes = outcome.client.len();
-                counts.item(told(&tag), Kind::Dedupe, place, bytes, false);
+                counts.item(told(&tag), Kind::Dedupe, place, bytes, None);
             }
             tag.map(drop)
         }
@@ -87,15 +87,17 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
 /// Counts the row of a record, by the tag that its key says. A row that says
 /// another itself counts for both.
 fn stored(
-    tag: &str,
-    key_bytes: usize,
+    (tag, key_bytes): (&str, usize),
     row: &[u8],
     place: Place,
-    newest: bool,
+    is_newest: bool,
     counts: &mut Counts,
 ) -> Result<()> {
+    let opened: Result<wire::StoredRecord> = record::open(row);
+    let version = opened.as_ref().map_or(0, |stored| stored.version);
+    let newest = is_newest.then_some(version);
     counts.item(tag, Kind::Key, place, key_bytes, newest);
-    let stored: wire::StoredRecord = record::open(row)?;
+    let stored = opened?;
     let (kind, bytes) = match &stored.value {
         Some(value) => (Kind::Value, value.bytes.len()),
         None => (Kind::Tombstone, 0),
@@ -135,7 +137,7 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
     let command = wire::Command::decode(command)
         .map_err(|e| Error::corruption("a command of a log entry does not decode").caused_by(e))?;
     let mut count = |key: usize, value: usize| {
-        counts.item(&told, Kind::LogEntry, Place::Log, key + value, false);
+        counts.item(&told, Kind::LogEntry, Place::Log, key + value, None);
     };
     let size = |value: Option<&wire::Value>| value.map_or(0, |value| value.bytes.len());
     match command.command {

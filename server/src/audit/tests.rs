@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::audit::{Verdict, judge};
+use domicile_proto::audit::{Verdict, copies_are_equal, judge};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{DEMO, Policy};
 use domicile_proto::v1::NodeReport;
@@ -27,10 +27,14 @@ fn open(folder: &std::path::Path) -> Disk {
 }
 
 fn row(tag: &str) -> Bytes {
+    row_of(tag, 7)
+}
+
+fn row_of(tag: &str, version: u64) -> Bytes {
     record::seal(&wire::StoredRecord {
         origin: "eu".into(),
         tag: tag.into(),
-        version: 7,
+        version,
         value: Some(wire::Value {
             bytes: Bytes::from_static(VALUE),
             ..wire::Value::default()
@@ -126,6 +130,42 @@ fn a_lawful_disk_passes() {
             .sum();
         assert_eq!(values, 2);
     }
+}
+
+/// Whether the disks of two regions with these records of a tag, newest version
+/// and older one, have equal copies of it.
+fn are_equal(home: &[(&[u8], u64, u64)], mirror: &[(&[u8], u64, u64)]) -> bool {
+    let reports = [("eu", home), ("us", mirror)].map(|(region, records)| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = open(folder.path());
+        for (key, newest, older) in records {
+            put(
+                &disk,
+                keys::record("global", key),
+                row_of("global", *newest),
+            );
+            let history = keys::history("global", key, *older);
+            put(&disk, history, row_of("global", *older));
+        }
+        let [running, stopped] = reports(disk, folder.path());
+        assert_eq!(running.counts, stopped.counts);
+        NodeReport {
+            region: region.to_owned(),
+            ..running
+        }
+    });
+    copies_are_equal(&reports)["global"]
+}
+
+#[test]
+fn copies_are_equal_by_the_newest_versions_alone() {
+    let home: [(&[u8], u64, u64); 2] = [(b"a", 5, 1), (b"b", 9, 2)];
+    assert!(are_equal(&home, &home));
+    // What a mirror never got of the past is no difference.
+    assert!(are_equal(&home, &[(b"a", 5, 3), (b"b", 9, 4)]));
+    // As many records, and one of them is old.
+    assert!(!are_equal(&home, &[(b"a", 5, 1), (b"b", 2, 1)]));
+    assert!(!are_equal(&home, &home[..1]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use domicile_client::Client;
-use domicile_proto::audit::{Gap, Judgement, NodeName, Verdict, judge};
+use domicile_proto::audit::{Gap, Judgement, NodeName, Verdict, copies_are_equal, judge};
 use domicile_proto::policy::Policy;
 use domicile_proto::v1::NodeReport;
 use serde_json::{Value, json};
@@ -34,6 +34,9 @@ pub(crate) enum Command {
 /// versions and bytes by tag and kind; no key or value leaves it. Exits with 0
 /// for PASS, 10 for FAIL (something is where it may not be), 11 for INCOMPLETE
 /// (a node or a file was not read).
+///
+/// COPIES says whether all nodes that hold a tag hold the same records of it.
+/// Copies that are behind differ, and so may those read while there are writes.
 ///
 /// With `--offline` for every node, none needs to run: the policy and the names
 /// of the nodes are then those on the disks.
@@ -173,6 +176,7 @@ fn to_json(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> Value {
             json!({
                 "tag": count.tag, "kind": count.kind, "place": count.place,
                 "records": count.records, "versions": count.versions, "bytes": count.bytes,
+                "fingerprint": format!("{:016x}", count.fingerprint),
             })
         });
         json!({
@@ -180,6 +184,8 @@ fn to_json(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> Value {
             "counts": counts.collect::<Vec<_>>(),
         })
     });
+    let copies = copies_are_equal(reports).into_iter();
+    let copies = copies.map(|(tag, equal)| json!({ "tag": tag, "equal": equal }));
     let findings = judged.findings.iter().map(|finding| {
         json!({
             "node": shown(&finding.node), "place": finding.place, "tag": finding.tag,
@@ -199,6 +205,7 @@ fn to_json(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> Value {
         "policy_from": if basis.offline { "disks" } else { "cluster" },
         "signed": false,
         "nodes": nodes.collect::<Vec<_>>(),
+        "copies": copies.collect::<Vec<_>>(),
         "findings": findings.collect::<Vec<_>>(),
         "gaps": gaps.collect::<Vec<_>>(),
     })
@@ -235,6 +242,7 @@ fn text(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> String {
             }
         }
     }
+    let copies = copies_are_equal(reports);
     let rows = held.iter().map(|((tag, region), held)| {
         let known = basis
             .policy
@@ -253,6 +261,10 @@ fn text(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> String {
             held.versions.to_string(),
             held.bytes.to_string(),
             held.log_bytes.to_string(),
+            match copies.get(tag) {
+                Some(true) => "equal".to_owned(),
+                _ => "differ".to_owned(),
+            },
             if may { "yes" } else { "NO" }.to_owned(),
         ]
     });
@@ -265,6 +277,7 @@ fn text(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> String {
             "VERSIONS",
             "BYTES",
             "LOG BYTES",
+            "COPIES",
             "ALLOWED",
         ],
         rows,

@@ -68,6 +68,7 @@ fn from_json(value: &Value) -> Option<Inspected> {
             records: number(count, "records")?,
             versions: number(count, "versions")?,
             bytes: number(count, "bytes")?,
+            fingerprint: number(count, "fingerprint")?,
         })
     });
     let unread = value.get("unread")?.as_array()?.iter().map(|unread| {
