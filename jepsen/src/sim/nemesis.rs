@@ -9,8 +9,8 @@ use domicile_server::storage::Survivors;
 use turmoil::Sim;
 
 use super::host::Host;
-use super::plan::{Fault, Plan, Span};
-use crate::workload::Stage;
+use super::plan::{Fault, Plan, Remains, Span};
+use crate::workload::{Stage, host_name};
 
 /// How long a supervisor waits before it starts a node again.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
@@ -93,11 +93,30 @@ impl<'a> Nemesis<'a> {
             let skew = self.plan.skews.get(&host.name).copied().unwrap_or(0);
             host.skew_ms.store(skew, Ordering::Relaxed);
         }
-        if let Some(host) = &self.plan.remains {
-            self.take_down(sim, host, Survivors::Prefix);
-            let host = &self.hosts[host];
-            self.stage.dead.lock().insert((host.region, host.node));
+        if let Some(remains) = &self.plan.remains {
+            self.leave(sim, remains);
         }
+    }
+
+    /// Leaves something broken to the end.
+    fn leave(&mut self, sim: &mut Sim<'_>, remains: &Remains) {
+        let left = remains.hosts(self.plan.shape);
+        match remains {
+            Remains::Dead(_) | Remains::Region(_) => {
+                for (region, node) in &left {
+                    self.take_down(sim, &host_name(region, *node), Survivors::Prefix);
+                }
+            }
+            Remains::Mute(host) => {
+                let others = self.hosts.keys().filter(|other| *other != host);
+                others.for_each(|other| sim.partition_oneway(host.as_str(), other.as_str()));
+            }
+            Remains::Deaf(host) => {
+                let others = self.hosts.keys().filter(|other| *other != host);
+                others.for_each(|other| sim.partition_oneway(other.as_str(), host.as_str()));
+            }
+        }
+        self.stage.left.lock().extend(left);
     }
 
     /// Takes a node that stopped by itself away and lets it start again later,

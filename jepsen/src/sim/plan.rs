@@ -92,6 +92,33 @@ impl Fault {
     }
 }
 
+/// What stays broken when everything else is healed: the others must do without
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// A node stays dead.
+    Dead(String),
+    /// What a node sends the other ones is lost, and it hears them.
+    Mute(String),
+    /// What the other ones send a node is lost, and they hear it.
+    Deaf(String),
+    /// All nodes of a region that is home to nothing stay dead.
+    Region(&'static str),
+}
+
+impl Remains {
+    /// The nodes that need not keep up.
+    pub fn hosts(&self, shape: Shape) -> Vec<(&'static str, u64)> {
+        let hosts = shape.hosts().filter(|(region, node)| match self {
+            Remains::Dead(host) | Remains::Mute(host) | Remains::Deaf(host) => {
+                host_name(region, *node) == *host
+            }
+            Remains::Region(dead) => region == dead,
+        });
+        hosts.collect()
+    }
+}
+
 /// A fault and when it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -114,9 +141,8 @@ pub struct Plan {
     pub safety: Duration,
     /// The faults by their beginning.
     pub faults: Vec<Span>,
-    /// The node that stays dead when everything else is healed: the others must
-    /// do without it.
-    pub remains: Option<String>,
+    /// What stays broken.
+    pub remains: Option<Remains>,
     /// The delays between regions, one way.
     pub distances: Vec<(&'static str, &'static str, Duration)>,
     /// How far each node's wall clock is off, in milliseconds.
@@ -130,6 +156,9 @@ pub struct Plan {
     /// How long a worker rests at most between two operations.
     pub rest: Duration,
 }
+
+/// The region that is home to nothing.
+const AWAY: &str = "ap";
 
 /// The kinds of faults that a plan switches on or off as a whole: what is
 /// always on hides what only shows without it.
@@ -195,7 +224,7 @@ impl Plan {
             seed,
             shape,
             safety,
-            remains: remains(&mut draw, shape, &faults),
+            remains: remains(&mut draw, seed, shape, &faults),
             faults,
             distances,
             skews,
@@ -260,9 +289,9 @@ fn lapse(draw: &mut ChaCha8Rng, shape: Shape) -> Span {
     }
 }
 
-/// A node that stays dead, of a region whose other nodes keep their disks.
-fn remains(draw: &mut ChaCha8Rng, shape: Shape, faults: &[Span]) -> Option<String> {
-    if shape == Shape::Lone || !draw.random_bool(0.2) {
+/// What stays broken, in a region whose nodes keep their disks.
+fn remains(draw: &mut ChaCha8Rng, seed: u64, shape: Shape, faults: &[Span]) -> Option<Remains> {
+    if shape == Shape::Lone || !draw.random_bool(0.3) {
         return None;
     }
     let wiped = |region: &str| {
@@ -275,8 +304,15 @@ fn remains(draw: &mut ChaCha8Rng, shape: Shape, faults: &[Span]) -> Option<Strin
         })
     };
     let sound: Vec<_> = shape.hosts().filter(|(r, _)| !wiped(r)).collect();
-    let drawn = draw.random_range(0..sound.len().max(1));
-    sound.get(drawn).map(|(r, n)| host_name(r, *n))
+    let which = draw.random_range(0..sound.len().max(1));
+    let (region, node) = sound.get(which)?;
+    let host = host_name(region, *node);
+    Some(match drawn(seed, "what remains") % 5 {
+        0 if shape == Shape::Regions && !wiped(AWAY) => Remains::Region(AWAY),
+        0 | 1 => Remains::Mute(host),
+        2 => Remains::Deaf(host),
+        _ => Remains::Dead(host),
+    })
 }
 
 fn is_wipe(span: &Span) -> bool {
@@ -362,7 +398,7 @@ fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
             Fault::Slow(host, other, late)
         }
         8 => Fault::Clock(host, draw.random_range(-SKEW_MS..=SKEW_MS)),
-        9 if regions.len() > 1 && draw.random_bool(0.5) => Fault::WipeRegion("ap"),
+        9 if regions.len() > 1 && draw.random_bool(0.5) => Fault::WipeRegion(AWAY),
         9 => Fault::Wipe(host),
         10 if draw.random_bool(0.5) => Fault::Full(host),
         10 => Fault::Broken(host),
@@ -386,8 +422,8 @@ impl fmt::Display for Plan {
             self.snapshot_entries,
             self.faults.len()
         )?;
-        if let Some(host) = &self.remains {
-            writeln!(f, "  {host} stays dead")?;
+        if let Some(remains) = &self.remains {
+            writeln!(f, "  to the end: {remains:?}")?;
         }
         for span in &self.faults {
             writeln!(

@@ -19,7 +19,7 @@ use crate::chaos::{Report, judge::judge};
 use crate::check::coverage::Requirements;
 use crate::cluster::Broken;
 use crate::history::{History, Isolation, Note, RegionId, Run};
-use crate::workload::{Clients, Recorder, Stage, host_name};
+use crate::workload::{Clients, Recorder, Stage};
 
 /// How long a healed cluster may take until each tag takes writes.
 pub const SERVE_WITHIN: Duration = Duration::from_secs(10);
@@ -151,6 +151,8 @@ fn header(plan: &Plan) -> Run {
     let set = &plan.shape.tags()[0];
     let replicas = plan.shape.hosts();
     let replicas = replicas.filter(|(region, _)| set.stored.contains(region));
+    let left = plan.remains.iter();
+    let left: Vec<_> = left.flat_map(|what| what.hosts(plan.shape)).collect();
     let shape = plan.shape.name();
     let faults = plan.faults.iter().map(|span| span.fault.name().to_owned());
     Run {
@@ -169,7 +171,7 @@ fn header(plan: &Plan) -> Run {
             ..Requirements::default()
         },
         replicas: replicas
-            .filter(|(r, n)| plan.remains.as_deref() != Some(&host_name(r, *n)))
+            .filter(|host| !left.contains(host))
             .map(|(r, n)| format!("{r}/{n}"))
             .collect(),
         ..Run::default()

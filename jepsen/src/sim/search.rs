@@ -9,7 +9,7 @@ use domicile_server::storage::{Engine, KeyRange, Limit, Memory, Row, Survivors};
 use memchr::memmem::Finder;
 
 use super::host::Host;
-use super::plan::Plan;
+use super::plan::{Plan, Remains};
 use crate::history::{Control, F, History, Note, PolicyRow, PolicyVersion, RegionId, Sighting};
 use crate::workload::canary::{self, Canary, Search};
 use crate::workload::mark;
@@ -30,6 +30,13 @@ pub(super) fn disks(
     let mut notes = Vec::new();
     for tag in plan.shape.tags() {
         let set = |regions: &[&str]| regions.iter().map(|r| RegionId::from(*r)).collect();
+        let dead = plan.remains.as_ref();
+        let read = tag
+            .stored
+            .iter()
+            .copied()
+            .filter(|region| !matches!(dead, Some(Remains::Region(r)) if r == region));
+        let read: Vec<&str> = read.collect();
         notes.push(Note::Policy(PolicyRow {
             version: PolicyVersion(1),
             tag: tag.name.to_owned(),
@@ -37,7 +44,7 @@ pub(super) fn disks(
             serve: set(tag.reached_from),
             acked_ns: 0,
             purge_within_ns: 0,
-            replicas: set(tag.stored),
+            replicas: set(&read),
             kinds: BTreeMap::new(),
         }));
         let mark = mark(plan.seed, tag.name);

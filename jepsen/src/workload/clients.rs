@@ -62,8 +62,8 @@ pub struct Stage {
     pub ruined: Mutex<BTreeSet<&'static str>>,
     /// The tags whose witness is at the home and at every mirror.
     pub witnessed: Mutex<BTreeSet<&'static str>>,
-    /// Nodes that stay dead to the end.
-    pub dead: Mutex<BTreeSet<(&'static str, u64)>>,
+    /// Nodes that stay dead, or cut off in one direction, to the end.
+    pub left: Mutex<BTreeSet<(&'static str, u64)>>,
     /// What the gates of the nodes refused to take in.
     pub refusals: AtomicU64,
     /// What the clients saw that must not be.
@@ -147,11 +147,16 @@ impl Clients {
         for worker in workers {
             worker.await?;
         }
+        if self.living().next().is_none() {
+            replacing.abort();
+            planting.abort();
+            return Ok(());
+        }
         while self.is_replacing() {
             tokio::time::sleep(STEP).await;
         }
         planting.abort();
-        let regions = self.shape.regions().len();
+        let regions = self.present();
         self.stage.all_are_here(regions).await;
         let client = self.connect(self.endpoints.clone()).await;
         let intruder = Worker::new(client.clone(), self.recorder.clone(), "");
@@ -201,11 +206,19 @@ impl Clients {
         Ok(())
     }
 
-    /// Where the nodes of the region are that are not dead to the end.
+    /// The nodes of the region that must keep up, and where they are.
     fn living(&self) -> impl Iterator<Item = (u64, &String)> {
-        let dead = self.stage.dead.lock().clone();
+        let left = self.stage.left.lock().clone();
         let numbered = (1..).zip(&self.endpoints);
-        numbered.filter(move |(number, _)| !dead.contains(&(self.region, *number)))
+        numbered.filter(move |(number, _)| !left.contains(&(self.region, *number)))
+    }
+
+    /// How many regions have nodes that must keep up.
+    fn present(&self) -> usize {
+        let left = self.stage.left.lock();
+        let living = self.shape.hosts().filter(|host| !left.contains(host));
+        let regions: BTreeSet<_> = living.map(|(region, _)| region).collect();
+        regions.len()
     }
 
     /// Reads everything, as often as it takes, and again with all regions while
@@ -217,7 +230,7 @@ impl Clients {
             match self.read_all(client).await {
                 Ok((digests, homes)) => {
                     round += 1;
-                    let regions = self.shape.regions().len();
+                    let regions = self.present();
                     let still = self.stage.stood_still(round, regions, homes).await;
                     if still || round == ROUNDS_MAX {
                         return digests;
