@@ -124,6 +124,11 @@ impl World {
         self.disks.remove(name);
     }
 
+    /// Fills the disk of a node, or gives it room again.
+    pub(super) fn fill(&self, name: &str, full: bool) {
+        self.disks[name].set_full(full);
+    }
+
     /// Asks a node to form a cluster of others under the demo's policy.
     pub(super) async fn init(&self, at: &str, names: &[&str]) -> Result<()> {
         let nodes = names.iter().map(|name| {

@@ -9,7 +9,8 @@
 //! initialises each group that is not formed yet. A node that lost its disk
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
 //! that is formed is never initialised again. A region that lost all its stores
-//! and is nobody's home is made anew, as another incarnation ([`rebuild`]).
+//! and is nobody's home is made anew, as another incarnation ([`rebuild`]). A node
+//! whose disk is full hands over what it leads ([`relief`]).
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
@@ -17,6 +18,7 @@ mod form;
 mod plan;
 mod rebuild;
 mod reconcile;
+mod relief;
 mod replace;
 
 pub use form::Formed;

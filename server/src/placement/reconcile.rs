@@ -121,7 +121,7 @@ impl Placement {
                 self.initialize(group).await?;
             }
         }
-        Ok(())
+        self.relieve(&catalog).await
     }
 
     /// The catalog to open new replicas by. A replica of the region group that

@@ -130,7 +130,9 @@ impl Placement {
     ) -> Result<wire::PlaceResponse> {
         self.adopt()?;
         let knows_policy = self.gate.atlas().is_some();
+        let disk_full = self.disk.disk_full()?;
         let placed = |here: Option<&Group>| wire::PlaceResponse {
+            disk_full,
             replica: here.map_or(0, |open| open.replica().0),
             knows_policy,
             incarnation: here.map_or(0, |open| open.identity().incarnation),

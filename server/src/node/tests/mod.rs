@@ -3,6 +3,7 @@
 mod admission;
 mod damage;
 mod forming;
+mod full;
 mod large;
 mod metrics;
 
