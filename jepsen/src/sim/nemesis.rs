@@ -107,6 +107,7 @@ impl<'a> Nemesis<'a> {
                     self.take_down(sim, &host_name(region, *node), Survivors::Prefix);
                 }
             }
+            Remains::Full(host) => self.hosts[host].disk().set_full(true),
             Remains::Mute(host) => {
                 let others = self.hosts.keys().filter(|other| *other != host);
                 others.for_each(|other| sim.partition_oneway(host.as_str(), other.as_str()));

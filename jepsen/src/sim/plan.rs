@@ -102,6 +102,8 @@ pub enum Remains {
     Mute(String),
     /// What the other ones send a node is lost, and they hear it.
     Deaf(String),
+    /// A node's disk stays full. It must keep up all the same.
+    Full(String),
     /// All nodes of a region that is home to nothing stay dead.
     Region(&'static str),
 }
@@ -113,6 +115,7 @@ impl Remains {
             Remains::Dead(host) | Remains::Mute(host) | Remains::Deaf(host) => {
                 host_name(region, *node) == *host
             }
+            Remains::Full(_) => false,
             Remains::Region(dead) => region == dead,
         });
         hosts.collect()
@@ -307,10 +310,11 @@ fn remains(draw: &mut ChaCha8Rng, seed: u64, shape: Shape, faults: &[Span]) -> O
     let which = draw.random_range(0..sound.len().max(1));
     let (region, node) = sound.get(which)?;
     let host = host_name(region, *node);
-    Some(match drawn(seed, "what remains") % 5 {
+    Some(match drawn(seed, "what remains") % 6 {
         0 if shape == Shape::Regions && !wiped(AWAY) => Remains::Region(AWAY),
         0 | 1 => Remains::Mute(host),
         2 => Remains::Deaf(host),
+        3 => Remains::Full(host),
         _ => Remains::Dead(host),
     })
 }
