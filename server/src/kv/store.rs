@@ -109,12 +109,6 @@ impl Store {
         if writes.is_empty() {
             return;
         }
-        // Only a node that stores them: elsewhere they are passed on.
-        if let Here::Home(_) = &route.here
-            && let Err(error) = self.disk.admit_write()
-        {
-            return refuse(writes, &error);
-        }
         // Impossible acknowledgements are refused before anything is written.
         if writes.iter().any(|write| write.acknowledgement.is_some()) {
             writes = self.admissible(route, writes);
@@ -172,8 +166,12 @@ impl Store {
         forward::writes(&self.env, &self.gate, &target, writes);
     }
 
-    /// Proposes writes here, at the leader.
+    /// Proposes writes here, at the leader. One without room refuses them;
+    /// followers pass writes on whether they have room or not.
     fn propose(&self, route: &Route, group: &Arc<Group>, writes: Vec<Write>) {
+        if let Err(error) = self.disk.admit_write() {
+            return refuse(writes, &error);
+        }
         if writes.iter().all(|write| write.acknowledgement.is_none()) {
             return group.propose(writes);
         }
@@ -223,10 +221,7 @@ impl Store {
             ));
         }
         let (group, writes) = (group.clone(), forward::taken(sequence, forward, answers));
-        match self.disk.admit_write() {
-            Ok(()) => self.propose(&route, &group, writes),
-            Err(error) => refuse(writes, &error),
-        }
+        self.propose(&route, &group, writes);
         Ok(())
     }
 
