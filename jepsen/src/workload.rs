@@ -12,14 +12,17 @@ pub mod canary;
 mod carried;
 mod clients;
 mod derived;
+mod last;
 mod raw;
 mod recorder;
 mod shape;
+mod stage;
 mod way;
 mod worker;
 
-pub use clients::{Clients, Stage};
+pub use clients::Clients;
 pub use recorder::Recorder;
 pub use shape::{Shape, Tag, drawn, host_name, mark};
+pub use stage::Stage;
 pub use way::AGAIN_MAX;
 pub use worker::{SET, Worker, key_bytes, number, value_bytes};

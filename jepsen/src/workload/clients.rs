@@ -1,25 +1,22 @@
 //! The clients of one region, and what they do.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use domicile_client::{Acknowledge, Client, Dial, Error, Reason};
-use parking_lot::Mutex;
+use anyhow::Result;
+use domicile_client::{Acknowledge, Client, Dial, Reason};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::raw::Raw;
 use super::shape::{Shape, Tag, drawn};
+use super::stage::Stage;
 use super::way::{Change, Failed, Fresh};
 use super::worker::{key_bytes, value_bytes};
-use super::{Recorder, SET, Worker};
-use crate::history::{Digest, Level, Note, RegionId};
+use super::{Recorder, Worker};
+use crate::history::Level;
 
 /// How long one operation may take, the library's own retries included.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,73 +37,8 @@ const WITNESS: &str = "witness";
 /// Where those are who make regions anew.
 const OPERATORS: &str = "eu";
 
-/// How often all replicas are read at most until nothing changes meanwhile: a
-/// write without an answer comes within the seconds for which a node waits for
-/// the answer to what it passed on.
-const ROUNDS_MAX: u32 = 50;
-
 /// How long a client waits between two attempts at the same thing.
-const STEP: Duration = Duration::from_millis(100);
-
-/// Where a run is.
-#[derive(Default)]
-pub struct Stage {
-    /// The workers end.
-    pub stop: AtomicBool,
-    /// How often the clients of a region have come to a point where they wait
-    /// for those of all others.
-    arrived: AtomicUsize,
-    /// Nodes whose disk is lost and that nobody has replaced yet.
-    pub lost: Mutex<Vec<(&'static str, u64)>>,
-    /// Regions whose nodes all lost their disks and that nobody has made anew.
-    pub ruined: Mutex<BTreeSet<&'static str>>,
-    /// The tags whose witness is at the home and at every mirror.
-    pub witnessed: Mutex<BTreeSet<&'static str>>,
-    /// Nodes that stay dead, or cut off in one direction, to the end.
-    pub left: Mutex<BTreeSet<(&'static str, u64)>>,
-    /// What the gates of the nodes refused to take in.
-    pub refusals: AtomicU64,
-    /// What the clients saw that must not be.
-    pub broken: Mutex<Vec<String>>,
-    /// By round, how many regions have read all their replicas, and where the
-    /// home of each tag was before and after.
-    rounds: Mutex<BTreeMap<u32, (usize, Homes)>>,
-}
-
-/// The newest versions at the homes of tags.
-type Homes = BTreeMap<&'static str, BTreeSet<u64>>;
-
-impl Stage {
-    /// Waits until the clients of all regions have come to this point.
-    async fn all_are_here(&self, regions: usize) {
-        let arrived = self.arrived.fetch_add(1, Ordering::Relaxed);
-        let all = (arrived / regions + 1) * regions;
-        while self.arrived.load(Ordering::Relaxed) < all {
-            tokio::time::sleep(STEP).await;
-        }
-    }
-
-    /// Waits until all regions have read their replicas in a round. Answers
-    /// whether nothing changed at any home meanwhile.
-    async fn stood_still(&self, round: u32, regions: usize, homes: Homes) -> bool {
-        {
-            let mut rounds = self.rounds.lock();
-            let (done, all) = rounds.entry(round).or_default();
-            *done += 1;
-            for (tag, versions) in homes {
-                all.entry(tag).or_default().extend(versions);
-            }
-        }
-        loop {
-            if let Some((done, all)) = self.rounds.lock().get(&round)
-                && *done >= regions
-            {
-                return all.values().all(|versions| versions.len() == 1);
-            }
-            tokio::time::sleep(STEP).await;
-        }
-    }
-}
+pub(super) const STEP: Duration = Duration::from_millis(100);
 
 /// The clients of one region.
 #[derive(Clone)]
@@ -156,94 +88,13 @@ impl Clients {
             tokio::time::sleep(STEP).await;
         }
         planting.abort();
-        let regions = self.present();
-        self.stage.all_are_here(regions).await;
-        let client = self.connect(self.endpoints.clone()).await;
-        let intruder = Worker::new(client.clone(), self.recorder.clone(), "");
-        while !self.trespass(&intruder).await {
-            tokio::time::sleep(STEP).await;
-        }
-        self.read_at_nothing(&client).await;
-        // Nobody compares replicas while somebody still writes.
-        self.stage.all_are_here(regions).await;
-        let digests = self.compare(&client).await;
-        digests
-            .into_iter()
-            .for_each(|digest| self.recorder.note(Note::Digest(digest)));
+        self.read_everything().await;
         // Only now: a node may find while it reads that its store is damaged.
         replacing.abort();
         Ok(())
     }
 
-    /// Reads at the token of a write that changed nothing, at every node here
-    /// that holds its tag, until that is answered: a copy that has everything
-    /// meets every token.
-    async fn read_at_nothing(&self, client: &Client) {
-        let mut writer = Worker::new(client.clone(), self.recorder.clone(), "");
-        let own = self.shape.tags().iter();
-        for tag in own.filter(|tag| tag.stored.contains(&self.region)) {
-            writer.turn_to(tag.name, self.seed);
-            while let Err(error) = self.nothing(&mut writer, tag).await {
-                (self.said)(format_args!("{}: {error:#}", self.region));
-                tokio::time::sleep(STEP).await;
-            }
-        }
-    }
-
-    async fn nothing(&self, writer: &mut Worker, tag: &Tag) -> Result<()> {
-        let token = writer.token_of_nothing().await;
-        let token = token.context("a write that was sent twice had no answer")?;
-        for (number, endpoint) in self.living() {
-            let node = self.connect(vec![endpoint.clone()]).await;
-            let read = node.tag(tag.name)?.get(SET).at_least(&token).or_wait();
-            read.await.with_context(|| {
-                format!(
-                    "node {number} does not meet the token of a write to {}",
-                    tag.name
-                )
-            })?;
-        }
-        Ok(())
-    }
-
-    /// The nodes of the region that must keep up, and where they are.
-    fn living(&self) -> impl Iterator<Item = (u64, &String)> {
-        let left = self.stage.left.lock().clone();
-        let numbered = (1..).zip(&self.endpoints);
-        numbered.filter(move |(number, _)| !left.contains(&(self.region, *number)))
-    }
-
-    /// How many regions have nodes that must keep up.
-    fn present(&self) -> usize {
-        let left = self.stage.left.lock();
-        let living = self.shape.hosts().filter(|host| !left.contains(host));
-        let regions: BTreeSet<_> = living.map(|(region, _)| region).collect();
-        regions.len()
-    }
-
-    /// Reads everything, as often as it takes, and again with all regions while
-    /// a write that never got its answer changes something meanwhile. Answers
-    /// the digests of the nodes.
-    async fn compare(&self, client: &Client) -> Vec<Digest> {
-        let mut round = 0;
-        loop {
-            match self.read_all(client).await {
-                Ok((digests, homes)) => {
-                    round += 1;
-                    let regions = self.present();
-                    let still = self.stage.stood_still(round, regions, homes).await;
-                    if still || round == ROUNDS_MAX {
-                        return digests;
-                    }
-                    (self.said)(format_args!("{}: a write came late", self.region));
-                }
-                Err(error) => (self.said)(format_args!("{}: {error:#}", self.region)),
-            }
-            tokio::time::sleep(STEP).await;
-        }
-    }
-
-    async fn connect(&self, endpoints: Vec<String>) -> Client {
+    pub(super) async fn connect(&self, endpoints: Vec<String>) -> Client {
         loop {
             let mut builder = Client::builder()
                 .endpoints(endpoints.clone())
@@ -460,13 +311,13 @@ impl Clients {
     }
 
     /// The tag whose records include the set.
-    fn set(&self) -> &'static str {
+    pub(super) fn set(&self) -> &'static str {
         self.shape.tags()[0].name
     }
 
     /// Asks for what must be refused. Answers whether all of it was, for the
     /// right reason.
-    async fn trespass(&self, worker: &Worker) -> bool {
+    pub(super) async fn trespass(&self, worker: &Worker) -> bool {
         let mut refused = true;
         for tag in self.shape.tags() {
             let foreign = self.shape.regions().iter();
@@ -510,112 +361,5 @@ impl Clients {
             ));
         }
         refused
-    }
-
-    /// Reads every register, counter and list of the tags whose home this is,
-    /// and the state of every node of the region. Answers the nodes' digests, and
-    /// where the homes were before and after.
-    async fn read_all(&self, client: &Client) -> Result<(Vec<Digest>, Homes)> {
-        let mut reader = Worker::new(client.clone(), self.recorder.clone(), "");
-        let mut digests = Vec::new();
-        let mut homes = Homes::new();
-        for tag in self.shape.tags() {
-            reader.turn_to(tag.name, self.seed);
-            if tag.home == self.region {
-                self.read_records(&mut reader, tag).await?;
-            }
-            if !tag.stored.contains(&self.region) {
-                continue;
-            }
-            let before = client.tag(tag.name)?.get(SET).strong().await;
-            let before = before.with_context(|| format!("no strong read of {}", tag.name))?;
-            for (number, endpoint) in self.living() {
-                let name = format!("{}/{number}", self.region);
-                let node = self.connect(vec![endpoint.clone()]).await;
-                let token = &before.meta.token;
-                digests.push(self.read_node(&name, node, tag, token).await?);
-            }
-            let after = client.tag(tag.name)?.get(SET).strong().await?;
-            let versions = [&before, &after].map(|got| got.meta.as_of.get());
-            homes.entry(tag.name).or_default().extend(versions);
-        }
-        Ok((digests, homes))
-    }
-
-    async fn read_records(&self, reader: &mut Worker, tag: &Tag) -> Result<()> {
-        let own = |names: BTreeSet<String>| -> Vec<String> {
-            let prefix = format!("{}/", tag.name);
-            let keys = names.iter().filter_map(|name| name.strip_prefix(&prefix));
-            keys.map(str::to_owned).collect()
-        };
-        for key in own(self.recorder.registers()) {
-            if !reader.read(&key, Level::Strong, true).await {
-                bail!("{} cannot be read", tag.name);
-            }
-        }
-        for key in own(self.recorder.counters()) {
-            if !reader.total(&key, true).await {
-                bail!("a counter of {} cannot be read", tag.name);
-            }
-        }
-        for key in own(self.recorder.lists()) {
-            if !reader.list_of(&key).await {
-                bail!("a list of {} cannot be read", tag.name);
-            }
-        }
-        if tag.name == self.set() && reader.scan(Level::Strong, true).await.is_none() {
-            bail!("the set cannot be read");
-        }
-        Ok(())
-    }
-
-    async fn read_node(
-        &self,
-        name: &str,
-        node: Client,
-        tag: &Tag,
-        token: &domicile_client::Token,
-    ) -> Result<Digest> {
-        let late =
-            |error: Error| anyhow::anyhow!("{name} has not caught up with {}: {error}", tag.name);
-        let handle = node.tag(tag.name)?;
-        if tag.name == self.set() {
-            let gates = node.admin().replication().await?.refusals;
-            let taken_in = gates.iter().filter(|refusal| refusal.gate == "ingress");
-            let count = taken_in.map(|refusal| refusal.count).sum();
-            self.stage.refusals.fetch_add(count, Ordering::Relaxed);
-        }
-        handle
-            .get(SET)
-            .at_least(token)
-            .or_wait()
-            .await
-            .map_err(late)?;
-        if tag.name == self.set() {
-            let mut reader = Worker::new(node.clone(), self.recorder.clone(), tag.name);
-            reader.turn_to(tag.name, self.seed);
-            let served = reader.scan(Level::Local, true).await;
-            if served.as_deref() != Some(name) {
-                bail!("{served:?} answered for {name}");
-            }
-        }
-        let (mut digest, mut records) = (DefaultHasher::new(), 0);
-        let mut pages = handle.scan().local().pages();
-        while let Some(page) = pages.next().await? {
-            for row in &page.records {
-                row.key.as_ref().hash(&mut digest);
-                row.value.as_ref().hash(&mut digest);
-                row.version.get().hash(&mut digest);
-                records += 1;
-            }
-        }
-        Ok(Digest {
-            region: RegionId::from(self.region),
-            node: name.rsplit('/').next().unwrap_or(name).to_owned(),
-            tag: tag.name.to_owned(),
-            range: "all".to_owned(),
-            digest: format!("{:016x}", digest.finish()),
-            records,
-        })
     }
 }
