@@ -7,7 +7,7 @@ use crate::node::testing::{Which, World};
 #[tokio::test(start_paused = true)]
 async fn what_a_full_node_led_is_led_where_there_is_room() {
     let all = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
-    let mut world = World::start(&all).await;
+    let world = World::start(&all).await;
     world.init("eu/1", &all).await.expect("formed");
     world.until_ready().await;
     let kept: Which = |node| node.groups().by_tag("eu-only");
