@@ -20,19 +20,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
+use domicile_proto::internal::v1::Anchor;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::anchor::{self, AnchorFile, FileSlots, MemorySlots};
-use super::engine::{Durability, Engine, Wal, WalEnd, WriteBatch};
+use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
-use super::log_writer::{Clock, LoadedLog, LogWriter, OnSync, Parts, Run, Running, load};
+use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
 use super::memory::{Memory, Survivors};
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
 use super::space::{self, Space};
 use super::watched::{Alarm, Watched};
-use super::{keys, verify, wal};
+use super::{verify, wal};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
 
@@ -257,30 +257,6 @@ impl Disk {
     /// what was written end the node, whoever decodes them.
     pub fn heard<T>(&self, result: Result<T>) -> Result<T> {
         self.alarm.heard(result)
-    }
-
-    /// Adds a replica to the anchor, before its first vote or entry. What an
-    /// interrupted removal of the group left in the log is removed first, so
-    /// that a new replica never sees entries of an old one. The same replica
-    /// again, as after an opening that failed, stays as it is.
-    pub fn add_replica(&self, replica: AnchoredReplica) -> Result<()> {
-        let group = GroupId(replica.group);
-        let named = |r: &AnchoredReplica| (r.replica, r.incarnation, r.tag.clone());
-        match self.anchor.replica(group) {
-            Some(known) if named(&known) == named(&replica) => return Ok(()),
-            Some(_) => {
-                return Err(
-                    Error::internal("the group has another replica here").fact("group", group)
-                );
-            }
-            None => {}
-        }
-        if load(&*self.engine, group)? != LoadedLog::default() {
-            let mut batch = WriteBatch::new();
-            batch.delete_range(keys::log_everything(group));
-            self.engine.write(batch, Durability::Synced)?;
-        }
-        self.anchor.update(|anchor| anchor.replicas.push(replica))
     }
 
     /// Makes the state durable and raises the applied floors: entries up to

@@ -32,6 +32,7 @@ mod log_worker;
 mod log_writer;
 mod memory;
 pub mod record;
+mod replicas;
 mod rocks;
 mod rocks_stage;
 mod rocks_view;
