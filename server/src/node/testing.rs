@@ -167,20 +167,26 @@ impl World {
         self.nodes.iter().find(leads).map(|(name, _)| name.clone())
     }
 
-    /// Lets a node lead a group of its region that it has a vote in.
+    /// Lets a node lead a group of its region that it has a vote in. Asks for it
+    /// as often as it takes: a leader may change its mind when it is elected
+    /// anew meanwhile.
     pub(super) async fn lead(&self, name: &str, which: Which) {
         let region = name.split('/').next().expect("REGION/N");
-        self.until("one leads", |world| world.leader(region, which).is_some())
-            .await;
         let own = which(&self.nodes[name]).expect("it has a replica");
-        let leader = self.leader(region, which).expect("one leads");
-        if leader == name {
-            return;
-        }
-        let group = which(&self.nodes[&leader]).expect("it leads it");
-        let handed = group.transfer_leader(own.replica()).await;
-        handed.expect("handed over");
-        self.until("it leads", |_| own.leads()).await;
+        let led = async {
+            while !own.leads() {
+                let leader = self.leader(region, which);
+                let group = leader.and_then(|leader| which(&self.nodes[&leader]));
+                if let Some(group) = group
+                    && let Err(error) = group.transfer_leader(own.replica()).await
+                {
+                    tracing::debug!(%error, "not handed over");
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let led = tokio::time::timeout(WAIT, led).await;
+        assert!(led.is_ok(), "{name} does not lead in {WAIT:?}");
     }
 
     /// Has the node that leads a region replace one that lost its disk.

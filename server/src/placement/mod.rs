@@ -59,6 +59,10 @@ pub struct Placement {
     halt: Halt,
     /// Held while replicas are opened, so that none is opened twice.
     opening: tokio::sync::Mutex<()>,
+    /// One placement after the other: they may come late and out of order.
+    placing: tokio::sync::Mutex<()>,
+    /// One replacement after the other: each sees how far the one before came.
+    replacing: tokio::sync::Mutex<()>,
     /// Held while what is applied here is taken over, so that what was read
     /// last is what is kept.
     adopting: Mutex<()>,
@@ -105,6 +109,8 @@ impl Placement {
             fence,
             halt: parts.halt,
             opening: tokio::sync::Mutex::new(()),
+            placing: tokio::sync::Mutex::new(()),
+            replacing: tokio::sync::Mutex::new(()),
             adopting: Mutex::new(()),
             address: parts.address,
         })

@@ -29,6 +29,7 @@ const POLICY_STEP: Duration = Duration::from_millis(50);
 impl Placement {
     /// Replaces every replica of a node. Runs at the region group's leader.
     pub async fn replace_node(&self, request: v1::ReplaceNodeRequest) -> Result<u32> {
+        let _alone = self.replacing.lock().await;
         let node = NodeId(request.node);
         let region = self.region_group()?;
         let mut catalog = self.formed()?;
@@ -152,6 +153,7 @@ impl Placement {
         let Some(group) = request.group else {
             return Err(Error::invalid("the group is missing"));
         };
+        let _alone = self.placing.lock().await;
         let here = self.groups.get(GroupId(group.group));
         if request.replica == 0 {
             return Ok(placed(here.as_deref()));
@@ -159,20 +161,10 @@ impl Placement {
         self.speaker.join(request.cluster.clone())?;
         self.regions.own().learn(&request.nodes);
         self.regions.learn(&request.regions)?;
-        if let Some(open) = here {
-            return if open.replica().0 == request.replica {
-                Ok(placed(Some(&open)))
-            } else {
-                Err(Error::new(
-                    Reason::AlreadyFormed,
-                    format!(
-                        "node {} still has a replica of group {}; only a node with an empty data \
-                         directory is replaced",
-                        self.speaker.name(),
-                        group.group
-                    ),
-                ))
-            };
+        if let Some(open) = &here
+            && open.replica().0 == request.replica
+        {
+            return Ok(placed(Some(open)));
         }
         let replica = wire::AnchoredReplica {
             group: group.group,
@@ -184,9 +176,46 @@ impl Placement {
             mirror: group.mirror,
             ..wire::AnchoredReplica::default()
         };
-        self.anchor(&request.cluster, replica.clone())?;
+        match here {
+            None => self.anchor(&request.cluster, replica.clone())?,
+            Some(open) if self.supersede(&open, &replica).await? => {}
+            Some(_) => {
+                return Err(Error::new(
+                    Reason::AlreadyFormed,
+                    format!(
+                        "node {} still has its old store, with a replica of group {}; stop it, run \
+                         `domiciled set-aside` on its data directory, start it and run this \
+                         command again",
+                        self.speaker.name(),
+                        group.group
+                    ),
+                ));
+            }
+        }
         let open = self.open(&replica).await?;
         Ok(placed(Some(&open)))
+    }
+
+    /// Puts a replica in the place of one that was given its id and nothing
+    /// else: a command that was run again may have given the node a newer id
+    /// before it heard of the older one. Answers whether it could.
+    async fn supersede(&self, open: &Group, new: &wire::AnchoredReplica) -> Result<bool> {
+        if open.replica().0 >= new.replica || open.status().term > 0 {
+            return Ok(false);
+        }
+        let group = open.identity().group;
+        let old = self.disk.anchor.replica(group);
+        self.groups.remove(group);
+        open.shutdown().await;
+        if self.disk.renumber_replica(new.clone())? {
+            tracing::info!(%group, old = %open.replica(), "an id that was never used is given up");
+            return Ok(true);
+        }
+        // It has voted, or was given an entry, meanwhile.
+        if let Some(old) = old {
+            self.open(&old).await?;
+        }
+        Ok(false)
     }
 
     /// Has the control group's leader give a node of this region a new replica.
@@ -255,16 +284,17 @@ impl Placement {
             address => address.to_owned(),
         };
         // What the node has tells how far an earlier command came: an id that
-        // was started there is not given up, one that is lost is.
+        // was started there is not given up, one that is lost is. An older one
+        // came late; the node gives it up when it hears of the newest.
         let mut place = place_control(&control, &region, node);
         let ask = place.clone();
         let here = peers.place(&address, ask.clone()).await?.replica;
-        if here != known.replica || !request.address.is_empty() {
+        if here == 0 || !request.address.is_empty() {
             let change = wire::ControlNodeReplaced {
                 region: region.to_string(),
                 node: node.0,
                 address: request.address,
-                keeps_replica: here == known.replica,
+                keeps_replica: here != 0,
             };
             let change = wire::control_change::Change::NodeReplaced(change);
             group.propose_control(change).await?;
@@ -272,7 +302,7 @@ impl Placement {
         let control = self.control()?.ok_or_else(missing)?;
         self.regions.learn(&control.regions)?;
         let new = member_of(&control).ok_or_else(missing)?;
-        if here != known.replica && new.replica == known.replica {
+        if here == 0 && new.replica == known.replica {
             return Err(not_renewed());
         }
         place.replica = new.replica;
@@ -333,6 +363,7 @@ impl Placement {
             .groups
             .get(GroupId(request.group))
             .ok_or_else(|| Error::new(Reason::UnknownGroup, "no replica of the group is here"))?;
+        self.still_meant(&request).await?;
         group
             .replace_member(
                 request.old_replica.map(ReplicaId),
@@ -340,6 +371,25 @@ impl Placement {
                 NodeId(request.new_node),
             )
             .await
+    }
+
+    /// Whether the catalog still gives a node the replica that is to be put in:
+    /// the request may come late.
+    async fn still_meant(&self, request: &wire::ReplaceMemberRequest) -> Result<()> {
+        self.region_group()?.read_barrier().await?;
+        let catalog = self.formed()?;
+        let group = catalog.groups.iter().find(|g| g.group == request.group);
+        let mut replicas = group.iter().flat_map(|group| &group.replicas);
+        let is_meant = |member: &wire::Member| {
+            member.node == request.new_node && member.replica == request.new_replica
+        };
+        match replicas.any(is_meant) {
+            true => Ok(()),
+            false => Err(Error::new(
+                Reason::NoQuorum,
+                "the node was given another replica since; run the command again",
+            )),
+        }
     }
 
     fn formed(&self) -> Result<wire::Catalog> {
@@ -351,10 +401,10 @@ impl Placement {
         })
     }
 
-    /// Whether the node has the replica of the region group that the catalog
-    /// names, at the address where it is to be. Then its disk is not lost, or
-    /// an earlier command has got that far, and ids that were given must stay:
-    /// a replica whose id is taken from it is of no use any more.
+    /// Whether the node has a replica of the region group, at the address where
+    /// it is to be. Then its disk is not lost, or an earlier command has got
+    /// that far, and ids that were given must stay: a replica whose id is taken
+    /// from it is of no use any more.
     async fn has_its_replica(
         &self,
         catalog: &wire::Catalog,
@@ -377,19 +427,9 @@ impl Placement {
             ..wire::PlaceRequest::default()
         };
         let here = self.regions.own().place(&known, ask).await?.replica;
-        if here == 0 {
-            return Ok(false);
-        }
-        if meant.is_some_and(|meant| meant.replica == here) {
-            return Ok(true);
-        }
-        Err(Error::new(
-            Reason::AlreadyFormed,
-            format!(
-                "node {node} was replaced and still has its old store; stop it, run `domiciled \
-                 set-aside` on its data directory, start it and run this command again"
-            ),
-        ))
+        // An older one came late; the node gives it up when it hears of the
+        // newest, unless it is that of an old store.
+        Ok(here != 0 && meant.is_some())
     }
 
     async fn place_at(

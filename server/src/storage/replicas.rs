@@ -2,6 +2,7 @@
 
 use domicile_proto::internal::v1::AnchoredReplica;
 
+use super::anchor;
 use super::disk::Disk;
 use super::engine::{Durability, WriteBatch};
 use super::ids::GroupId;
@@ -32,5 +33,20 @@ impl Disk {
             self.log_engine().write(batch, Durability::Synced)?;
         }
         self.anchor.update(|anchor| anchor.replicas.push(replica))
+    }
+
+    /// Gives a group another replica, if the one that it has, which is closed,
+    /// has neither a vote nor an entry yet. Answers whether it did.
+    pub fn renumber_replica(&self, replica: AnchoredReplica) -> Result<bool> {
+        let group = GroupId(replica.group);
+        if load(self.log_engine(), group)? != LoadedLog::default() {
+            return Ok(false);
+        }
+        self.anchor.update(|anchor| {
+            if let Some(known) = anchor::find_mut(anchor, group) {
+                *known = replica;
+            }
+        })?;
+        Ok(true)
     }
 }

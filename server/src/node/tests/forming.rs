@@ -5,6 +5,9 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use domicile_proto::internal::v1 as wire;
+use wire::catalog_change::Change;
+
 use crate::error::Reason;
 use crate::node::testing::{World, region_group};
 use crate::storage::CONTROL_GROUP;
@@ -172,6 +175,64 @@ async fn a_replacement_that_was_interrupted_goes_on_whoever_leads() {
     world.lead("eu/2", region_group).await;
     let again = world.replace("eu", 2).await.expect("done");
     assert_eq!(again, replaced);
+}
+
+/// What an interrupted command sent may reach a node after a newer command has
+/// given it other ids.
+#[tokio::test(start_paused = true)]
+async fn a_placement_that_comes_late_is_given_up() {
+    let all = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
+    let mut world = World::start(&all).await;
+    world.init("eu/1", &all).await.expect("formed");
+    world.until_ready().await;
+    world.stop("eu/2").await;
+    world.wipe("eu/2");
+    world.restart("eu/2").await;
+    world
+        .until("one leads", |world| {
+            world.leader("eu", region_group).is_some()
+        })
+        .await;
+    let leader = world.leader("eu", region_group).expect("one leads");
+    let leader = &world.nodes[&leader];
+    let group = region_group(leader).expect("it leads it");
+    let mut given = Vec::new();
+    for _ in 0..2 {
+        let change = Change::NodeReplaced(wire::NodeReplaced {
+            node: 2,
+            ..wire::NodeReplaced::default()
+        });
+        let proposed = group.propose_catalog(change);
+        leader.env.scoped(proposed).await.expect("proposed");
+        let catalog = leader.placement.catalog().expect("read").expect("formed");
+        let mut own = catalog.groups[0].replicas.iter();
+        let own = own.find(|member| member.node == 2).expect("a member");
+        given.push(wire::PlaceRequest {
+            cluster: catalog.cluster.clone(),
+            region: "eu".into(),
+            node: 2,
+            group: Some(catalog.groups[0].clone()),
+            nodes: catalog.nodes.clone(),
+            replica: own.replica,
+            regions: Vec::new(),
+        });
+    }
+    let late = given.swap_remove(0);
+    let place = async |world: &World| {
+        let node = &world.nodes["eu/2"];
+        node.env.scoped(node.placement.place(late.clone())).await
+    };
+    let placed = place(&world).await.expect("placed");
+    assert_eq!(placed.replica, late.replica);
+
+    while let Err(refused) = world.replace("eu", 2).await {
+        assert_eq!(refused.reason, Reason::NoQuorum, "{refused}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let own = region_group(&world.nodes["eu/2"]).expect("it has a replica");
+    assert!(own.replica().0 > late.replica, "{}", own.replica());
+    let refused = place(&world).await.expect_err("it is too late");
+    assert_eq!(refused.reason, Reason::AlreadyFormed, "{refused}");
 }
 
 /// Has a node of `eu` replaced, and breaks off once it has a vote in its region.
