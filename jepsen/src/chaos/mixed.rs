@@ -83,7 +83,7 @@ pub(super) async fn play(theme: Theme, run: &Run, header: Header) -> Played {
             weak_reads_min: 20,
             lags_min: 20,
             isolated_lags_min: match theme {
-                Theme::Lag => 50,
+                Theme::Lag => 20,
                 _ => 0,
             },
             faults: plan.names(),

@@ -311,7 +311,8 @@ fn remains(draw: &mut ChaCha8Rng, seed: u64, shape: Shape, faults: &[Span]) -> O
     let (region, node) = sound.get(which)?;
     let host = host_name(region, *node);
     Some(match drawn(seed, "what remains") % 6 {
-        0 if shape == Shape::Regions && !wiped(AWAY) => Remains::Region(AWAY),
+        // Of the voters of the control group it takes as many as may be lost.
+        0 if shape == Shape::Regions && !faults.iter().any(is_wipe) => Remains::Region(AWAY),
         0 | 1 => Remains::Mute(host),
         2 => Remains::Deaf(host),
         3 => Remains::Full(host),
