@@ -63,6 +63,8 @@ pub struct Placement {
     placing: tokio::sync::Mutex<()>,
     /// One replacement after the other: each sees how far the one before came.
     replacing: tokio::sync::Mutex<()>,
+    /// The same in the control group, whose leader serves all regions.
+    replacing_in_control: tokio::sync::Mutex<()>,
     /// Held while what is applied here is taken over, so that what was read
     /// last is what is kept.
     adopting: Mutex<()>,
@@ -111,6 +113,7 @@ impl Placement {
             opening: tokio::sync::Mutex::new(()),
             placing: tokio::sync::Mutex::new(()),
             replacing: tokio::sync::Mutex::new(()),
+            replacing_in_control: tokio::sync::Mutex::new(()),
             adopting: Mutex::new(()),
             address: parts.address,
         })

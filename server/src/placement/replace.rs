@@ -259,6 +259,7 @@ impl Placement {
         &self,
         request: wire::ReplaceMemberRequest,
     ) -> Result<()> {
+        let _alone = self.replacing_in_control.lock().await;
         let group = self.control_group()?;
         let (region, node) = self
             .regions
