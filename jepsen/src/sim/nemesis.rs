@@ -193,7 +193,7 @@ impl<'a> Nemesis<'a> {
                     for host in self.members(region) {
                         self.up(sim, &host);
                     }
-                    self.stage.ruined.lock().insert(region);
+                    self.stage.ruin(region);
                 }
                 Fault::Cut(some, others) => pairs(some, others, |a, b| sim.repair(a, b)),
                 Fault::OneWay(some, others) => {

@@ -31,6 +31,9 @@ const KEYS: u64 = 3;
 /// How old a bounded read may be: sometimes met by a mirror, sometimes not.
 const BOUND: Duration = Duration::from_millis(400);
 
+/// How often the mirrors of a region that is made anew are looked at.
+const FILLING_STEP: Duration = Duration::from_millis(30);
+
 /// The key of the record that is never deleted.
 const WITNESS: &str = "witness";
 
@@ -73,12 +76,14 @@ impl Clients {
     pub async fn live(self: Arc<Self>) -> Result<()> {
         let replacing = tokio::spawn(self.clone().replace());
         let planting = tokio::spawn(self.clone().plant());
+        let watching = tokio::spawn(self.clone().watch_filling());
         let workers: Vec<_> = (0..self.workers)
             .map(|number| tokio::spawn(self.clone().work(number)))
             .collect();
         for worker in workers {
             worker.await?;
         }
+        watching.abort();
         if self.living().next().is_none() {
             replacing.abort();
             planting.abort();
@@ -213,13 +218,36 @@ impl Clients {
         own.copied().collect()
     }
 
-    async fn work(self: Arc<Self>, number: u64) {
+    /// Looks at every node of a region that is made anew, much more often than
+    /// workers would: a mirror is filled quickly.
+    async fn watch_filling(self: Arc<Self>) {
+        let mut worker = self.worker().await;
+        loop {
+            tokio::time::sleep(FILLING_STEP).await;
+            if !self.stage.anew.lock().contains(self.region) {
+                continue;
+            }
+            for tag in self.shape.tags() {
+                // Another number, another node.
+                worker.next_value();
+                worker.turn_to(tag.name, self.seed);
+                self.read_witness(&worker, *tag).await;
+            }
+        }
+    }
+
+    /// A worker that knows every node of the region.
+    async fn worker(&self) -> Worker {
         let client = self.connect(self.endpoints.clone()).await;
         let mut nodes = Vec::new();
         for endpoint in &self.endpoints {
             nodes.push(self.connect(vec![endpoint.clone()]).await);
         }
-        let worker = Worker::new(client, self.recorder.clone(), "").among(nodes);
+        Worker::new(client, self.recorder.clone(), "").among(nodes)
+    }
+
+    async fn work(self: Arc<Self>, number: u64) {
+        let worker = self.worker().await;
         // Each region keeps one who finds the nodes that serve: every tag must
         // take a write soon after the faults.
         let way = drawn(
@@ -252,7 +280,8 @@ impl Clients {
     /// One of a hundred operations.
     async fn operate(&self, worker: &mut Worker, tag: Tag, (age, key): (u64, &str), what: u64) {
         match what {
-            0..16 => _ = worker.overwrite(key).await,
+            0..12 => _ = worker.overwrite(key).await,
+            12..16 => worker.overwrite_and_look(key).await,
             16..18 => self.read_witness(worker, tag).await,
             18..20 => {
                 let mirrors = tag.stored.len() - 1;

@@ -19,6 +19,8 @@ pub struct Stage {
     pub lost: Mutex<Vec<(&'static str, u64)>>,
     /// Regions whose nodes all lost their disks and that nobody has made anew.
     pub ruined: Mutex<BTreeSet<&'static str>>,
+    /// Regions that are made anew, or were: their mirrors are filled again.
+    pub anew: Mutex<BTreeSet<&'static str>>,
     /// The tags whose witness is at the home and at every mirror.
     pub witnessed: Mutex<BTreeSet<&'static str>>,
     /// Nodes that stay dead, or cut off in one direction, to the end.
@@ -36,6 +38,12 @@ pub struct Stage {
 pub(super) type Homes = BTreeMap<&'static str, BTreeSet<u64>>;
 
 impl Stage {
+    /// All nodes of a region have lost their disks and run again.
+    pub fn ruin(&self, region: &'static str) {
+        self.anew.lock().insert(region);
+        self.ruined.lock().insert(region);
+    }
+
     /// Waits until the clients of all regions have come to this point.
     pub(super) async fn all_are_here(&self, regions: usize) {
         let arrived = self.arrived.fetch_add(1, Ordering::Relaxed);

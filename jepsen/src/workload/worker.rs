@@ -21,6 +21,9 @@ pub const SET: &str = "set";
 /// The numbers of one worker, so that no two write the same value.
 const VALUES_PER_WORKER: u64 = 1_000_000_000;
 
+/// How often a worker looks what became of a write.
+const LOOKS: u32 = 6;
+
 /// One who writes values that nobody else writes, into the records of one tag
 /// at a time.
 pub struct Worker {
@@ -214,6 +217,19 @@ impl Worker {
         self.write(F::Write, key, Some(value), Some(value), key)
             .await
             == Kind::Ok
+    }
+
+    /// Overwrites a register and at once reads it locally at one node after the
+    /// other: what a node says of its age shows most when it is just behind.
+    pub async fn overwrite_and_look(&mut self, key: &str) {
+        if !self.overwrite(key).await {
+            return;
+        }
+        for _ in 0..LOOKS {
+            // Another number, another node.
+            self.next_value();
+            self.read(key, Level::Local, false).await;
+        }
     }
 
     /// Overwrites a register and waits for mirrors. Answers whether that was

@@ -298,10 +298,9 @@ impl<'a> Nemesis<'a> {
                 Fault::WipeRegion(nodes) => {
                     let region = nodes.first().and_then(|n| self.plan.shape.hosts().nth(*n));
                     self.up(nodes)?;
-                    self.stage
-                        .ruined
-                        .lock()
-                        .extend(region.map(|(region, _)| region));
+                    if let Some((region, _)) = region {
+                        self.stage.ruin(region);
+                    }
                 }
                 Fault::Damage(node, _) => {
                     self.excused.insert(*node, Excuse::Damage);
