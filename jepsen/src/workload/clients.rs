@@ -21,6 +21,10 @@ use crate::history::Level;
 /// How long one operation may take, the library's own retries included.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long an operator waits for a change of the cluster: some dozens of round
+/// trips between regions.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The operations of a worker after which it takes new keys, so that no key's
 /// history grows long.
 const OPERATIONS_PER_KEYS: u64 = 60;
@@ -133,10 +137,11 @@ impl Clients {
     /// Does what an operator does for nodes that have lost their disk.
     async fn replace(self: Arc<Self>) {
         let client = self.connect(self.endpoints.clone()).await;
+        let admin = client.admin().timeout(CHANGE_TIMEOUT);
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
             if let Some(region) = self.ruined() {
-                match client.admin().rebuild_region(region).await {
+                match admin.rebuild_region(region).await {
                     Ok(_) => {
                         (self.said)(format_args!("{region} made anew"));
                         self.stage.ruined.lock().remove(region);
@@ -153,7 +158,7 @@ impl Clients {
             let lost = self.stage.lost.lock().clone();
             let own = lost.iter().find(|(region, _)| *region == self.region);
             let Some((_, node)) = own else { continue };
-            match client.admin().replace_node(*node, None).await {
+            match admin.replace_node(*node, None).await {
                 Ok(_) => {
                     (self.said)(format_args!("{}/{node} replaced", self.region));
                     self.stage
