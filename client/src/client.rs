@@ -177,6 +177,7 @@ impl Client {
         let mut attempts: Option<Attempts> = None;
         let mut away = tag.away();
         let mut redirected = false;
+        let mut refused_by = None;
         loop {
             let routes = away.as_deref().unwrap_or(&inner.routes);
             let attempt_end = deadline.min(env::now() + attempt_timeout);
@@ -184,7 +185,12 @@ impl Client {
             let endpoint = &routes.endpoints()[index];
             let answer = endpoint.call(tag, operation.clone(), attempt_end).await;
             let fault = match answer {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    if let Some(refused_by) = refused_by {
+                        routes.prefer(index, refused_by);
+                    }
+                    return Ok(reply);
+                }
                 Err(fault) => fault,
             };
             if !redirected && let Some(home) = inner.home_of(&fault) {
@@ -192,9 +198,12 @@ impl Client {
                 tag.redirect(home.clone());
                 away = Some(home);
                 tried.clear();
+                refused_by = None;
                 continue;
             }
-            routes.failed(tag, index, &fault, &mut tried);
+            if routes.failed(tag, index, &fault, &mut tried) {
+                refused_by = Some(index);
+            }
             let others = routes.has_untried(tried);
             let attempts = attempts.get_or_insert_with(|| Attempts::new(plan.safety, deadline));
             let pause = attempts.failed(fault, others)?;

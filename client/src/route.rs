@@ -127,12 +127,22 @@ impl Routes {
             .unwrap_or(0)
     }
 
-    /// Notes what an attempt's failure says about where to go.
-    pub(crate) fn failed(&self, tag: &TagRoute, index: usize, fault: &Fault, tried: &mut Tried) {
+    /// Notes what an attempt's failure says about where to go. Answers whether
+    /// the endpoint refused and knew of no better one.
+    pub(crate) fn failed(
+        &self,
+        tag: &TagRoute,
+        index: usize,
+        fault: &Fault,
+        tried: &mut Tried,
+    ) -> bool {
         tried.insert(index);
         self.drop_leader(tag, index);
         match fault {
-            Fault::Lost { .. } => self.move_on(index),
+            Fault::Lost { .. } => {
+                self.move_on(index, (index + 1) % self.endpoints.len());
+                false
+            }
             Fault::Refused(refusal) => {
                 let leader = refusal.facts().get(LEADER_FACT).and_then(|address| {
                     let mut endpoints = self.endpoints.iter();
@@ -143,8 +153,15 @@ impl Routes {
                 {
                     tag.leader.store(leader, Ordering::Relaxed);
                 }
+                leader.is_none()
             }
         }
+    }
+
+    /// Goes over to an endpoint that has answered what the one in use refused:
+    /// a node that others do not hear refuses only after a while, each time.
+    pub(crate) fn prefer(&self, index: usize, refused_by: usize) {
+        self.move_on(refused_by, index);
     }
 
     /// Whether an endpoint has not failed since the last pause.
@@ -159,9 +176,8 @@ impl Routes {
             .ok();
     }
 
-    /// Leaves an endpoint that does not answer.
-    fn move_on(&self, index: usize) {
-        let next = (index + 1) % self.endpoints.len();
+    /// Leaves an endpoint, if it is the one in use.
+    fn move_on(&self, index: usize, next: usize) {
         self.current
             .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed)
             .ok();

@@ -255,6 +255,23 @@ async fn a_hint_leads_writes_and_strong_reads_to_the_leader() {
 }
 
 #[tokio::test]
+async fn a_node_that_refuses_is_left_for_one_that_answers() {
+    for transport in BOTH {
+        let answers = Fake::new().start().await;
+        let refuses =
+            Fake::scripted(|_, _| Act::Fail(failure(Reason::NoQuorum, Code::Unavailable)));
+        let refuses = refuses.start().await;
+        let db = connect(transport, &[&refuses, &answers]).await;
+        let eu = db.tag("eu-only").expect("a tag");
+        for _ in 0..10 {
+            eu.put("k", "v").await.expect("put");
+        }
+        assert_eq!(answers.fake.seen.lock().operations.len(), 10);
+        assert!(refuses.fake.seen.lock().operations.len() <= 1);
+    }
+}
+
+#[tokio::test]
 async fn another_node_goes_on_when_one_stops_and_the_session_comes_back() {
     for transport in BOTH {
         let one = Fake::new().start().await;
