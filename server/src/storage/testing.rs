@@ -167,7 +167,7 @@ fn our_names(directory: &Path) -> Vec<PathBuf> {
 
 /// Copies a directory at one moment: RocksDB tidies up in the background,
 /// which is no step.
-fn copy_at_rest(from: &Path, to: &Path) {
+pub(crate) fn copy_at_rest(from: &Path, to: &Path) {
     loop {
         let before = listing(from);
         copy(from, to);

@@ -208,7 +208,7 @@ fn a_crash_behind_any_step_of_an_ingest_is_repaired() {
             step(&engine, "s").unwrap();
         }
         // What a power cut leaves: the files, without what is in memory.
-        copy(directory.path(), image.path());
+        copy_at_rest(directory.path(), image.path());
         let after = Rocks::open(&image.path().join("state"), state, false).unwrap();
         let everything = KeyRange::prefix("");
         let limit = Limit {
@@ -251,7 +251,7 @@ fn an_ingest_that_began_is_finished() {
         then.put("m", "done");
         let staging = rocks_stage::Staging::new(path.with_extension("staged"));
         // Without an order, the stage is only staged.
-        copy(directory.path(), image.path());
+        copy_at_rest(directory.path(), image.path());
         staging
             .commit("s", &[KeyRange::prefix("a")], &then)
             .unwrap();

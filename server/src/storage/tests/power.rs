@@ -24,7 +24,7 @@ fn image(synced: u64, last: u64) -> (tempfile::TempDir, u64) {
     let anchor = fs::read(directory.path().join("anchor")).unwrap();
     wait(|done| disk.log.append(G, entries(synced..synced + last), done)).unwrap();
     let image = tempfile::tempdir().unwrap();
-    copy(directory.path(), image.path());
+    copy_at_rest(directory.path(), image.path());
     fs::write(image.path().join("anchor"), anchor).unwrap();
     (image, begins)
 }
@@ -127,7 +127,7 @@ fn the_state_is_a_prefix_and_the_log_has_the_rest() {
     wait(|done| disk.log.purge(G, log_id(120), done)).unwrap();
     apply(&disk, G, 150..300);
     let image = tempfile::tempdir().unwrap();
-    copy(directory.path(), image.path());
+    copy_at_rest(directory.path(), image.path());
     drop(disk);
     let disk = Disk::open(image.path(), options()).unwrap();
     let applied = verify::applied(&*disk.state, G).unwrap().unwrap();
