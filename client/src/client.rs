@@ -56,8 +56,8 @@ pub(crate) struct Plan {
     pub(crate) wants_leader: bool,
     /// The time for all attempts, if not the client's.
     pub(crate) timeout: Option<Duration>,
-    /// Whether one attempt may take all the time.
-    pub(crate) patient: bool,
+    /// The time that each attempt may take, however little there is for all.
+    pub(crate) attempt_min: Duration,
 }
 
 impl Inner {
@@ -169,10 +169,9 @@ impl Client {
         let inner = &*self.0;
         let timeout = plan.timeout.unwrap_or(inner.timeout);
         let deadline = env::now() + timeout;
-        let attempt_timeout = match plan.patient {
-            true => timeout,
-            false => timeout / ATTEMPTS_IN_TIMEOUT,
-        };
+        let attempt_timeout = (timeout / ATTEMPTS_IN_TIMEOUT)
+            .max(plan.attempt_min)
+            .min(timeout);
         let mut tried = Tried::default();
         let mut attempts: Option<Attempts> = None;
         let mut away = tag.away();
@@ -201,7 +200,7 @@ impl Client {
                 refused_by = None;
                 continue;
             }
-            if routes.failed(tag, index, &fault, &mut tried) {
+            if !fault.is_served() && routes.failed(tag, index, &fault, &mut tried) {
                 refused_by = Some(index);
             }
             let others = routes.has_untried(tried);

@@ -33,6 +33,17 @@ pub enum Error {
     /// before the deadline: try later, or elsewhere.
     #[error("{0}")]
     Unavailable(Refusal),
+    /// The write is applied and stays so, but not every region that it should
+    /// wait for had it before the deadline. Send it again with this request id
+    /// to wait on.
+    #[error("{refusal}")]
+    AckNotReached {
+        /// What makes sending the write again safe; `None` if the write was
+        /// sent with `at_most_once`.
+        request_id: Option<RequestId>,
+        /// Its facts say where the write is durable.
+        refusal: Refusal,
+    },
     /// The server answered otherwise: [`Error::reason`] says what to do.
     #[error("{0}")]
     Refused(Refusal),
@@ -59,6 +70,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// Where the id is kept with which a write that is applied, or may be, is
+    /// sent again; `None`: the error is of another kind.
+    pub(crate) fn request_id_mut(&mut self) -> Option<&mut Option<RequestId>> {
+        match self {
+            Error::OutcomeUnknown { request_id, .. } | Error::AckNotReached { request_id, .. } => {
+                Some(request_id)
+            }
+            _ => None,
+        }
+    }
+
+    /// The id with which a write that is applied, or may be, can be sent again.
+    pub fn request_id(&self) -> Option<RequestId> {
+        match self {
+            Error::OutcomeUnknown { request_id, .. } | Error::AckNotReached { request_id, .. } => {
+                *request_id
+            }
+            _ => None,
+        }
+    }
+
     /// The stable reason; `None` if the server gave one that this version of
     /// the library does not know, or none.
     pub fn reason(&self) -> Option<Reason> {
@@ -81,13 +113,13 @@ impl Error {
     }
 
     /// Whether the same request may succeed later without a change. A write
-    /// of which the outcome is unknown may be sent again only with its
-    /// request id.
+    /// that is applied, or may be, is sent again only with its request id.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unavailable(_) | Error::Unreachable(_) | Error::Deadline(_) => true,
-            Error::OutcomeUnknown { request_id, .. } => request_id.is_some(),
-            Error::Refused(refusal) => refusal.reason() == Some(Reason::AckNotReached),
+            Error::OutcomeUnknown { .. } | Error::AckNotReached { .. } => {
+                self.request_id().is_some()
+            }
             _ => false,
         }
     }
@@ -99,6 +131,7 @@ impl Error {
             | Error::Denied(refusal)
             | Error::ConditionFailed(refusal)
             | Error::Unavailable(refusal)
+            | Error::AckNotReached { refusal, .. }
             | Error::Refused(refusal)
             | Error::Server(refusal) => Some(refusal),
             _ => None,
@@ -137,6 +170,10 @@ impl From<Refusal> for Error {
                 | Reason::StalenessNotMet
                 | Reason::ShuttingDown,
             ) => Error::Unavailable(refusal),
+            Some(Reason::AckNotReached) => Error::AckNotReached {
+                request_id: None,
+                refusal,
+            },
             Some(Reason::Unreachable) => Error::Unreachable(Cause::new(refusal.message())),
             Some(Reason::Deadline) => Error::Deadline(Cause::new(refusal.message())),
             Some(Reason::Internal | Reason::Storage | Reason::Corruption) => Error::Server(refusal),
@@ -330,6 +367,11 @@ impl Fault {
             late: true,
             cause: Cause::new("no answer came in time"),
         }
+    }
+
+    /// Whether the node did what it could: another would answer the same.
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self, Fault::Refused(refusal) if refusal.reason() == Some(Reason::AckNotReached))
     }
 
     /// Why, in words.

@@ -25,7 +25,8 @@
 //! frames (`session`); one deadline covers all attempts of an operation, and
 //! only what is safe is sent again (`retry`). Every write carries a request
 //! id, so that the server applies it once. A write without an answer is
-//! [`Error::OutcomeUnknown`], never "failed".
+//! [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
+//! in every region it should wait for, is [`Error::AckNotReached`].
 //!
 //! A tag that the caller's own region may not serve is read and written at its
 //! home: the first refusal names the home's nodes, and the client goes there.

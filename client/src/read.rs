@@ -188,10 +188,13 @@ impl Options {
         self.level == Level::Strong
     }
 
-    /// Whether the server waits for the level, so that an attempt may take
-    /// all the time there is.
-    pub(crate) fn waits(&self) -> bool {
-        self.on_unmet == v1::OnUnmet::Wait
+    /// The time that an attempt may take: where the server waits for the
+    /// level, all there is.
+    pub(crate) fn attempt_min(&self) -> Duration {
+        match self.on_unmet {
+            v1::OnUnmet::Wait => Duration::MAX,
+            _ => Duration::ZERO,
+        }
     }
 
     /// The options for the wire. Unset, the server reads strongly.

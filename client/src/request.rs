@@ -16,7 +16,7 @@ use crate::env;
 /// How far a write of unknown outcome may lie behind the newest write before
 /// the server may forget it. It bounds the outcomes that servers keep for
 /// this client.
-const UNKNOWN_DISTANCE_MAX: u64 = 65_536;
+const UNANSWERED_DISTANCE_MAX: u64 = 65_536;
 
 /// The identity of one write, the same over all its attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,7 +98,7 @@ enum State {
     /// Being sent.
     Open,
     /// Given up; the caller may send it again.
-    Unknown,
+    Unanswered,
     /// Has its answer.
     Answered,
 }
@@ -165,11 +165,11 @@ impl Window {
     /// Passes what has its answer, and what is unknown for too long.
     fn advance(&mut self) {
         while let Some(state) = self.states.front() {
-            let distant = self.states.len() as u64 > UNKNOWN_DISTANCE_MAX;
+            let distant = self.states.len() as u64 > UNANSWERED_DISTANCE_MAX;
             match state {
                 State::Answered => {}
-                State::Unknown if distant => {}
-                State::Open | State::Unknown => return,
+                State::Unanswered if distant => {}
+                State::Open | State::Unanswered => return,
             }
             self.states.pop_front();
             self.acked_below += 1;
@@ -201,9 +201,10 @@ impl Open<'_> {
         }
     }
 
-    /// Nobody knows what came of it: the caller may send it again.
-    pub(crate) fn unknown(mut self) {
-        self.end = State::Unknown;
+    /// The caller may send it again: nobody knows what came of it, or it is
+    /// still to wait.
+    pub(crate) fn unanswered(mut self) {
+        self.end = State::Unanswered;
     }
 }
 
@@ -236,7 +237,7 @@ mod tests {
         let requests = Requests::new();
         let lost = requests.open();
         let id = lost.id();
-        lost.unknown();
+        lost.unanswered();
         assert_eq!(requests.open().acked_below, 1);
         let again = requests.reopen(id);
         assert_eq!(again.acked_below, 1);
@@ -247,8 +248,8 @@ mod tests {
     #[test]
     fn an_unknown_write_is_not_held_for_ever() {
         let requests = Requests::new();
-        requests.open().unknown();
-        for _ in 0..UNKNOWN_DISTANCE_MAX {
+        requests.open().unanswered();
+        for _ in 0..UNANSWERED_DISTANCE_MAX {
             drop(requests.open());
         }
         assert!(requests.open().acked_below > 1);

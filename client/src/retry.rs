@@ -3,8 +3,9 @@
 //!
 //! Reads are sent again always. Writes are sent again with the same request
 //! id, by which the server answers with the outcome of the first attempt. A
-//! write without one is sent again only while it has reached no server. One
-//! deadline covers all attempts.
+//! write without one is sent again only while it has reached no server. A
+//! write that is applied, but not yet where it should be before it counts, is
+//! sent again to wait on. One deadline covers all attempts.
 //!
 //! Not done here: choosing the endpoint (`route`), and the one redirect to the
 //! tag's home (`client`).
@@ -49,6 +50,8 @@ pub(crate) struct Attempts {
     maybe_applied: bool,
     /// What a node answered that sends the caller to another one.
     elsewhere: Option<Refusal>,
+    /// What a node answered that has applied the write.
+    applied: Option<Refusal>,
 }
 
 /// What to do about a refusal.
@@ -60,6 +63,8 @@ enum Advice {
     Elsewhere,
     /// It may have been applied; the request id makes asking again safe.
     AskAgain,
+    /// It is applied; asking again waits on for what it is to wait for.
+    WaitOn,
     /// It stays so.
     Final,
 }
@@ -77,6 +82,7 @@ fn advice(refusal: &Refusal) -> Advice {
             | Reason::NotFormed,
         ) => Advice::Elsewhere,
         Some(Reason::WriteOutcomeUnknown) => Advice::AskAgain,
+        Some(Reason::AckNotReached) => Advice::WaitOn,
         _ => Advice::Final,
     }
 }
@@ -86,12 +92,7 @@ fn advice(refusal: &Refusal) -> Advice {
 fn settles(refusal: &Refusal) -> bool {
     matches!(
         refusal.reason(),
-        Some(
-            Reason::ConditionFailed
-                | Reason::AckNotReached
-                | Reason::RequestForgotten
-                | Reason::InvalidArgument
-        )
+        Some(Reason::ConditionFailed | Reason::RequestForgotten | Reason::InvalidArgument)
     )
 }
 
@@ -105,6 +106,7 @@ impl Attempts {
             pause: PAUSE_FIRST,
             maybe_applied: false,
             elsewhere: None,
+            applied: None,
         }
     }
 
@@ -120,6 +122,12 @@ impl Attempts {
                 Advice::Elsewhere if !others => return Err(self.give_up(fault)),
                 Advice::AskAgain => {
                     self.maybe_applied = true;
+                    if self.safety == Safety::Once {
+                        return Err(self.give_up(fault));
+                    }
+                }
+                Advice::WaitOn => {
+                    self.applied = Some(refusal.clone());
                     if self.safety == Safety::Once {
                         return Err(self.give_up(fault));
                     }
@@ -161,6 +169,10 @@ impl Attempts {
 
     /// The error of an operation that is not sent again.
     fn give_up(&self, fault: Fault) -> Error {
+        // No later failure takes that back.
+        if let Some(applied) = &self.applied {
+            return applied.clone().into();
+        }
         let settled = matches!(&fault, Fault::Refused(refusal) if settles(refusal));
         if self.safety != Safety::Read && self.maybe_applied && !settled {
             return Error::OutcomeUnknown {
@@ -263,6 +275,22 @@ mod tests {
         let mut write = attempts(Safety::Deduplicated);
         let error = write.failed(refused(Reason::GrantDenied), false);
         assert!(matches!(error, Err(Error::Denied(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_applied_is_waited_for_and_stays_applied() {
+        let mut write = attempts(Safety::Deduplicated);
+        let pause = write.failed(refused(Reason::AckNotReached), false);
+        assert!(pause.expect("again") <= PAUSE_FIRST);
+        // Whatever comes of asking again.
+        for fault in [lost(true), refused(Reason::NoQuorum)] {
+            write.failed(fault, false).expect("again");
+        }
+        let error = write.failed(refused(Reason::RequestForgotten), false);
+        assert!(matches!(error, Err(Error::AckNotReached { .. })));
+
+        let error = attempts(Safety::Once).failed(refused(Reason::AckNotReached), false);
+        assert!(matches!(error, Err(Error::AckNotReached { .. })));
     }
 
     #[tokio::test(start_paused = true)]

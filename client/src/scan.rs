@@ -139,7 +139,7 @@ impl Scan {
             safety: Safety::Read,
             wants_leader: self.options.wants_leader(),
             timeout: self.options.timeout,
-            patient: self.options.waits(),
+            attempt_min: self.options.attempt_min(),
         };
         let TagHandle { client, route } = &self.handle;
         match client.call(route, scan, plan).await? {

@@ -14,6 +14,10 @@ use crate::request::RequestId;
 use crate::retry::Safety;
 use crate::tag::TagHandle;
 
+/// How long a node may take to tell how far a write got that waits for other
+/// regions: its patience with them, and a round trip round the world.
+const ACKNOWLEDGED_IN: Duration = Duration::from_secs(2);
+
 /// How to write, as a builder collects it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
@@ -101,7 +105,11 @@ impl Options {
             safety,
             wants_leader: true,
             timeout: self.timeout,
-            patient: safety == Safety::Once,
+            attempt_min: match (safety, &self.acknowledge) {
+                (Safety::Once, _) => Duration::MAX,
+                (_, Acknowledge::Home) => Duration::ZERO,
+                (_, Acknowledge::Mirrors(_) | Acknowledge::Regions(_)) => ACKNOWLEDGED_IN,
+            },
         };
         let (client, route) = (&handle.client, &handle.route);
         let open = match self.identity {
@@ -117,9 +125,9 @@ impl Options {
         let mut result = client
             .call(route, operation, plan(Safety::Deduplicated))
             .await;
-        if let Err(Error::OutcomeUnknown { request_id, .. }) = &mut result {
+        if let Some(request_id) = result.as_mut().err().and_then(Error::request_id_mut) {
             *request_id = Some(open.id());
-            open.unknown();
+            open.unanswered();
         }
         result
     }
@@ -129,7 +137,8 @@ impl Options {
 macro_rules! writing {
     () => {
         /// Sends the write of an earlier attempt again, of which the outcome
-        /// is unknown. Everything else must be as it was.
+        /// is unknown or the acknowledgement was not reached. Everything else
+        /// must be as it was.
         pub fn request_id(mut self, id: crate::request::RequestId) -> Self {
             self.options.set_request_id(id);
             self

@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use domicile_client::{Client, Error, Level, Outcome, Reason, Transport, Version};
+use domicile_client::{Acknowledge, Client, Error, Level, Outcome, Reason, Transport, Version};
 use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 use futures::StreamExt;
@@ -166,6 +168,72 @@ async fn a_write_without_an_answer_until_the_deadline_is_unknown_and_can_be_aske
         assert_eq!(written.version, Version(1));
         let ids = ids(&node);
         assert!(ids.iter().all(|(_, _, acked_below)| *acked_below == 1));
+    }
+}
+
+/// The answer of a node of which a mirror is late.
+fn not_everywhere() -> Act {
+    Act::Fail(failure(Reason::AckNotReached, Code::DeadlineExceeded))
+}
+
+#[tokio::test]
+async fn a_write_waits_for_regions_until_its_deadline() {
+    for transport in BOTH {
+        let late = || {
+            let node = Fake::scripted(|number, _| match number {
+                0 | 1 => not_everywhere(),
+                _ => Act::Serve,
+            });
+            node.start()
+        };
+        let nodes = [&late().await, &late().await];
+        let db = connect(transport, &nodes).await;
+        let global = db.tag("global").expect("a tag");
+        let put = global.put("k", "v").acknowledge(Acknowledge::Mirrors(2));
+        put.await.expect("in both");
+        let ids = nodes.map(ids);
+        // The node that answered did what it could, so the other is not asked.
+        let asked = ids.iter().find(|ids| !ids.is_empty()).expect("one");
+        assert_eq!(ids.iter().map(Vec::len).sum::<usize>(), asked.len());
+        assert_eq!(asked.len(), 3);
+        assert!(asked.iter().all(|id| *id == asked[0]), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_is_not_everywhere_at_its_deadline_can_be_waited_for_later() {
+    for transport in BOTH {
+        let late = Arc::new(AtomicBool::new(true));
+        let is_late = late.clone();
+        let node = Fake::scripted(move |_, operation| match operation {
+            Operation::Put(put) if put.key == "k" && is_late.load(Ordering::Relaxed) => {
+                not_everywhere()
+            }
+            _ => Act::Serve,
+        });
+        let node = node.start().await;
+        let db = connect(transport, &[&node]).await;
+        let global = db.tag("global").expect("a tag");
+        let put = || global.put("k", "v").acknowledge(Acknowledge::Mirrors(2));
+        let error = put().timeout(Duration::from_millis(300)).await;
+        let error = error.expect_err("a mirror is late");
+        assert_eq!(error.reason(), Some(Reason::AckNotReached));
+        assert!(error.is_retryable());
+        let id = error.request_id().expect("to wait on");
+        // Another write must not make the server forget this one.
+        for _ in 0..4 {
+            global.put("other", "v").await.expect("put");
+        }
+        late.store(false, Ordering::Relaxed);
+        put().request_id(id).await.expect("everywhere");
+        let ids = ids(&node);
+        assert!(ids.iter().all(|(_, _, acked_below)| *acked_below == 1));
+
+        late.store(true, Ordering::Relaxed);
+        let error = put().at_most_once().await.expect_err("a mirror is late");
+        assert_eq!(error.reason(), Some(Reason::AckNotReached));
+        assert_eq!(error.request_id(), None);
+        assert!(!error.is_retryable());
     }
 }
 

@@ -104,10 +104,7 @@ impl From<Error> for Failed {
         Failed {
             reason: error.reason_name().to_owned(),
             said: error.to_string(),
-            again: match error {
-                Error::OutcomeUnknown { request_id, .. } => request_id,
-                _ => None,
-            },
+            again: error.request_id(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! How a command fails: what is said, and the exit code.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use domicile_client::{Error, Reason};
+use domicile_client::{Error, Reason, RequestId};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -81,27 +82,31 @@ impl Failure {
             }
             Failure::Audit(_) => "Read what is named as not read, then run the audit again.",
         };
-        match self {
-            Failure::Client(Error::OutcomeUnknown {
-                request_id: Some(id),
-                ..
-            }) => format!("{next} With this program: add --request-id {id}."),
-            _ => next.to_owned(),
+        match self.request_id() {
+            Some(id) => format!("{next} With this program: add --request-id {id}."),
+            None => next.to_owned(),
         }
     }
 
     /// The facts that the server gave, for programs.
     pub(crate) fn facts(&self) -> serde_json::Value {
+        let mut facts = match self {
+            Failure::Client(error) => error
+                .refusal()
+                .map_or_else(BTreeMap::new, |refusal| refusal.facts().clone()),
+            _ => BTreeMap::new(),
+        };
+        if let Some(id) = self.request_id() {
+            facts.insert("request_id".to_owned(), id.to_string());
+        }
+        serde_json::json!(facts)
+    }
+
+    /// With what the write can be sent again.
+    fn request_id(&self) -> Option<RequestId> {
         match self {
-            Failure::Client(Error::OutcomeUnknown {
-                request_id: Some(id),
-                ..
-            }) => serde_json::json!({ "request_id": id.to_string() }),
-            Failure::Client(error) => error.refusal().map_or_else(
-                || serde_json::json!({}),
-                |refusal| serde_json::json!(refusal.facts()),
-            ),
-            _ => serde_json::json!({}),
+            Failure::Client(error) => error.request_id(),
+            _ => None,
         }
     }
 
@@ -127,6 +132,7 @@ fn client_code(error: &Error) -> u8 {
         Error::Unavailable(_)
         | Error::Unreachable(_)
         | Error::Deadline(_)
+        | Error::AckNotReached { .. }
         | Error::OutcomeUnknown { .. } => 3,
         Error::Denied(_) => 4,
         Error::ConditionFailed(_) => 5,

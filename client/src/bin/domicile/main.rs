@@ -1,8 +1,9 @@
 //! `domicile`: the program for operators, and for records by hand.
 //!
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 failure;
-//! 2 wrong usage; 3 unreachable, or the outcome is unknown; 4 denied; 5 not
-//! found, or the condition did not hold; 10 audit FAIL; 11 audit INCOMPLETE.
+//! 2 wrong usage; 3 unreachable, the outcome is unknown, or not yet in every
+//! region; 4 denied; 5 not found, or the condition did not hold; 10 audit FAIL;
+//! 11 audit INCOMPLETE.
 
 mod acknowledge;
 mod audit;
@@ -44,10 +45,10 @@ const TIMEOUT_CHANGE: Duration = Duration::from_secs(120);
 ///
 /// Data is written to stdout, messages to stderr.
 ///
-/// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 unreachable, or the outcome
-/// of a write is unknown; 4 denied by policy or grants; 5 not found, or the
-/// condition of a write did not hold; 10 an audit FAILed; 11 an audit is
-/// INCOMPLETE.
+/// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 unreachable, the outcome of
+/// a write is unknown, or it is not yet in every region that was asked for; 4
+/// denied by policy or grants; 5 not found, or the condition of a write did not
+/// hold; 10 an audit FAILed; 11 an audit is INCOMPLETE.
 #[derive(Debug, Parser)]
 #[command(
     name = "domicile",
