@@ -131,6 +131,15 @@ impl Env {
     {
         drop(tokio::spawn(self.scoped(future)));
     }
+
+    /// Runs what ends by itself within a bounded time to its end, even if
+    /// whoever waits for it goes away. `None`: it panicked, or the program ends.
+    pub async fn to_its_end<F>(&self, future: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        tokio::spawn(self.scoped(future)).await.ok()
+    }
 }
 
 /// A running task. Dropping it ends the task.

@@ -124,8 +124,19 @@ impl Placement {
     }
 
     /// Starts a replica here that joins an existing group, or only says which
-    /// one is here.
+    /// one is here. It goes on when its caller goes away: half of it would
+    /// leave the group closed.
     pub async fn place(
+        self: &Arc<Self>,
+        request: wire::PlaceRequest,
+    ) -> Result<wire::PlaceResponse> {
+        let this = self.clone();
+        let placing = async move { this.place_here(request).await };
+        let placed = self.env.to_its_end(placing).await;
+        placed.unwrap_or_else(|| Err(Error::internal("the placement did not end")))
+    }
+
+    async fn place_here(
         self: &Arc<Self>,
         request: wire::PlaceRequest,
     ) -> Result<wire::PlaceResponse> {

@@ -177,10 +177,9 @@ async fn a_replacement_that_was_interrupted_goes_on_whoever_leads() {
     assert_eq!(again, replaced);
 }
 
-/// What an interrupted command sent may reach a node after a newer command has
-/// given it other ids.
-#[tokio::test(start_paused = true)]
-async fn a_placement_that_comes_late_is_given_up() {
+/// A region of which node 2 was wiped, and was given two ids one after the
+/// other. It has heard of neither.
+async fn with_two_ids() -> (World, Vec<wire::PlaceRequest>) {
     let all = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
     let mut world = World::start(&all).await;
     world.init("eu/1", &all).await.expect("formed");
@@ -217,6 +216,14 @@ async fn a_placement_that_comes_late_is_given_up() {
             regions: Vec::new(),
         });
     }
+    (world, given)
+}
+
+/// What an interrupted command sent may reach a node after a newer command has
+/// given it other ids.
+#[tokio::test(start_paused = true)]
+async fn a_placement_that_comes_late_is_given_up() {
+    let (world, mut given) = with_two_ids().await;
     let late = given.swap_remove(0);
     let place = async |world: &World| {
         let node = &world.nodes["eu/2"];
@@ -233,6 +240,31 @@ async fn a_placement_that_comes_late_is_given_up() {
     assert!(own.replica().0 > late.replica, "{}", own.replica());
     let refused = place(&world).await.expect_err("it is too late");
     assert_eq!(refused.reason, Reason::AlreadyFormed, "{refused}");
+}
+
+/// Whoever asks for a placement may go away at any moment of it.
+#[tokio::test(start_paused = true)]
+async fn a_placement_goes_on_when_its_caller_goes_away() {
+    let (world, mut given) = with_two_ids().await;
+    let newer = given.pop().expect("two");
+    let older = given.pop().expect("two");
+    let node = &world.nodes["eu/2"];
+    let place = |request: &wire::PlaceRequest| {
+        Box::pin(node.env.scoped(node.placement.place(request.clone())))
+    };
+    place(&older).await.expect("placed");
+    for polls in 0..8 {
+        let mut placing = place(&newer);
+        for _ in 0..polls {
+            if futures::poll!(&mut placing).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let placed = place(&newer).await.expect("placed");
+    assert_eq!(placed.replica, newer.replica);
+    assert!(region_group(node).is_some(), "it is open");
 }
 
 /// Has a node of `eu` replaced, and breaks off once it has a vote in its region.
