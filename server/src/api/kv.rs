@@ -27,6 +27,11 @@ const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 /// The longest deadline that is honoured.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 
+/// How much before its caller's deadline a call is answered, at most, and at
+/// most a tenth of the time: at the deadline itself the transport ends the call
+/// and gives no reason.
+const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(50);
+
 /// Serves the data API.
 #[derive(Clone)]
 pub struct KvApi {
@@ -118,12 +123,12 @@ fn outcome_unknown() -> Error {
 
 /// How long a call may take: what its caller says, within limits.
 fn deadline<T>(request: &Request<T>) -> Duration {
-    request
-        .metadata()
-        .get("grpc-timeout")
-        .and_then(|value| parse_timeout(value.to_str().ok()?))
-        .unwrap_or(DEADLINE_DEFAULT)
-        .min(DEADLINE_MAX)
+    let asked = request.metadata().get("grpc-timeout");
+    let asked = asked.and_then(|value| parse_timeout(value.to_str().ok()?));
+    asked.map_or(DEADLINE_DEFAULT, |asked| {
+        let margin = (asked / 10).min(ANSWER_MARGIN_MAX);
+        DEADLINE_MAX.min(asked - margin)
+    })
 }
 
 /// Reads a `grpc-timeout`: digits and a unit (gRPC over HTTP/2, "Timeout").
@@ -233,6 +238,22 @@ impl KvService for KvApi {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_is_answered_before_its_deadline() {
+        let within = |timeout: Option<Duration>| {
+            let mut request = Request::new(());
+            if let Some(timeout) = timeout {
+                request.set_timeout(timeout);
+            }
+            deadline(&request)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(within(None), DEADLINE_DEFAULT);
+        assert_eq!(within(Some(ms(100))), ms(90));
+        assert_eq!(within(Some(ms(2_000))), ms(1_950));
+        assert_eq!(within(Some(ms(3_600_000))), DEADLINE_MAX);
+    }
 
     #[test]
     fn timeouts_parse_in_every_unit() {
