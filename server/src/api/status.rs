@@ -1,10 +1,12 @@
 //! Errors as gRPC statuses. Codes are assigned here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domicile_proto::{ERROR_DOMAIN, v1};
+use prost::Message as _;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::pb;
 
 use crate::error::{Error, Reason};
 
@@ -66,16 +68,52 @@ pub(super) fn code_name(code: Code) -> &'static str {
 
 /// An error as a status with `google.rpc.ErrorInfo` and `RetryInfo`.
 pub(super) fn status(error: Error) -> Status {
-    let facts = error
-        .facts
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.clone()))
-        .collect::<std::collections::HashMap<_, _>>();
-    let mut details = ErrorDetails::with_error_info(error.reason.name(), ERROR_DOMAIN, facts);
+    let code = code(error.reason);
+    let info = ErrorInfo {
+        reason: error.reason.name().into(),
+        domain: ERROR_DOMAIN.into(),
+        metadata: owned(error.facts),
+    };
+    let mut details = vec![detail("ErrorInfo", &info)];
     if let Some(delay) = error.retry_after {
-        details.set_retry_info(Some(delay));
+        let retry_delay = prost_types::Duration::try_from(delay).ok();
+        details.push(detail("RetryInfo", &pb::RetryInfo { retry_delay }));
     }
-    Status::with_error_details(code(error.reason), error.message, details)
+    let rich = pb::Status {
+        code: code.into(),
+        message: error.message.clone(),
+        details,
+    };
+    Status::with_details(code, error.message, rich.encode_to_vec().into())
+}
+
+/// `google.rpc.ErrorInfo` with its facts in their order, so that a refusal is
+/// the same bytes in every process. The one of `tonic-types` has them in a map
+/// without an order.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
+}
+
+/// A message of `google.rpc` as a detail of a status.
+fn detail(name: &str, message: &impl prost::Message) -> prost_types::Any {
+    prost_types::Any {
+        type_url: format!("type.googleapis.com/google.rpc.{name}"),
+        value: message.encode_to_vec(),
+    }
+}
+
+/// Facts for the wire.
+fn owned(facts: impl IntoIterator<Item = (&'static str, String)>) -> BTreeMap<String, String> {
+    let facts = facts.into_iter();
+    facts
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// An error as the failure of one operation of a session.
@@ -84,11 +122,7 @@ pub(super) fn failure(error: Error) -> v1::Failure {
         code: code(error.reason).into(),
         reason: error.reason.name().into(),
         message: error.message,
-        metadata: error
-            .facts
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
+        metadata: owned(error.facts),
         retry_after_ms: error
             .retry_after
             .as_ref()
@@ -98,7 +132,23 @@ pub(super) fn failure(error: Error) -> v1::Failure {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt;
+
     use super::*;
+
+    #[test]
+    fn a_refusal_is_the_same_bytes_each_time() {
+        let refused = || {
+            let error = Error::new(Reason::NotHeldHere, "go there");
+            let facts = ["home", "tag", "region", "endpoints", "epoch", "leader"];
+            let error = facts
+                .iter()
+                .fold(error, |error, fact| error.fact(fact, "x"));
+            status(error).details().to_vec()
+        };
+        let first = refused();
+        assert!((0..20).all(|_| refused() == first));
+    }
 
     #[test]
     fn a_status_carries_reason_facts_and_delay() {
