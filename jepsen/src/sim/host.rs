@@ -130,7 +130,6 @@ impl Host {
             dial: Arc::new(SimDial {
                 from: self.name.clone(),
                 trace: self.world.trace.clone(),
-                for_calls: false,
             }),
             timing: self.timing.clone(),
             limits: Limits::default(),
@@ -212,8 +211,6 @@ fn accepted(
 pub(super) struct SimDial {
     pub(super) from: String,
     pub(super) trace: Trace,
-    /// Whether bare calls are made over them: see [`Trace::unequal`].
-    pub(super) for_calls: bool,
 }
 
 impl std::fmt::Debug for SimDial {
@@ -225,9 +222,6 @@ impl std::fmt::Debug for SimDial {
 impl SimDial {
     async fn open(self, address: String) -> io::Result<Traced<TcpStream>> {
         let io = TcpStream::connect(&*address).await?;
-        if self.for_calls {
-            self.trace.unequal(&io.local_addr()?.to_string());
-        }
         Ok(Traced::new(
             io,
             format!("{}>{address}", self.from),

@@ -43,7 +43,6 @@ async fn form(shape: Shape, trace: &Trace) {
     let dial = Arc::new(SimDial {
         from: "client-eu".to_owned(),
         trace: trace.clone(),
-        for_calls: false,
     });
     let first = endpoints(shape, "eu").swap_remove(0);
     loop {

@@ -84,11 +84,6 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         let dial = SimDial {
             from: host.clone(),
             trace: trace.clone(),
-            for_calls: false,
-        };
-        let calls = SimDial {
-            for_calls: true,
-            ..dial.clone()
         };
         let said = trace.clone();
         let clients = Arc::new(Clients {
@@ -100,8 +95,8 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
             rest: plan.rest,
             stage: stage.clone(),
             recorder: recorder.clone(),
-            dial: Some(Arc::new(dial)),
-            calls: Arc::new(calls),
+            dial: Some(Arc::new(dial.clone())),
+            calls: Arc::new(dial),
             said: Arc::new(move |what| said.line(what)),
         });
         let (reached, trace) = (reached.clone(), trace.clone());

@@ -1,6 +1,5 @@
 //! Everything that happens, as lines whose digest two runs can compare.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -33,8 +32,6 @@ struct Lines {
     marks: Vec<(Finder<'static>, &'static Tag)>,
     /// What was said or sent that must not be.
     leaks: Vec<String>,
-    /// Addresses to which the same is not sent in the same bytes twice.
-    unequal: BTreeSet<String>,
 }
 
 impl Lines {
@@ -60,7 +57,6 @@ impl Trace {
             file,
             marks: marks.collect(),
             leaks: Vec::new(),
-            unequal: BTreeSet::new(),
         }))))
     }
 
@@ -70,21 +66,8 @@ impl Trace {
         self.0.lock().leaks.clone()
     }
 
-    /// Leaves the bytes that are sent to an address out of the trace; that and
-    /// when something was sent stays in it.
-    ///
-    /// A node lays out the facts of a refused unary call in an order that each
-    /// process draws anew.
-    pub(super) fn unequal(&self, address: &str) {
-        self.0.lock().unequal.insert(address.to_owned());
-    }
-
     /// Adds what was written to a socket that leads a way.
     fn wrote(&self, way: &str, bytes: &[u8]) {
-        let to = way.split_once('>').map_or("", |(_, to)| to);
-        if self.0.lock().unequal.contains(to) {
-            return self.line(format_args!("{way}"));
-        }
         let (length, crc) = (bytes.len(), crc32fast::hash(bytes));
         self.line(format_args!("{way} {length} {crc:08x}"));
     }
