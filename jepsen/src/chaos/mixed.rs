@@ -216,6 +216,7 @@ impl Playing<'_> {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         self.nemesis.heal(self.at())?;
+        self.stage.healed.store(true, Ordering::Relaxed);
         let healed = self.at();
         self.recorder.fault("heal");
         while self.unserved(healed).is_some() {

@@ -245,6 +245,7 @@ impl Playing<'_> {
             self.step()?;
         }
         self.nemesis.heal(&mut self.sim);
+        self.stage.healed.store(true, Ordering::Relaxed);
         self.recorder.fault("heal");
         let healed = self.sim.elapsed();
         self.world

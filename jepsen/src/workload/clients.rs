@@ -269,7 +269,13 @@ impl Clients {
         let mut draw = ChaCha8Rng::seed_from_u64(seed);
         let tags = self.tags();
         let mut turn = 0;
+        // One is enough, and it must not be left to chance.
+        let mut asked = number > 0;
         while !self.stage.stop.load(Ordering::Relaxed) {
+            if !asked && self.stage.healed.load(Ordering::Relaxed) {
+                asked = true;
+                self.ask_for_writes(&mut worker).await;
+            }
             turn += 1;
             let tag = tags[draw.random_range(0..tags.len())];
             worker.turn_to(tag.name, self.seed);
@@ -279,6 +285,17 @@ impl Clients {
             self.operate(&mut worker, tag, (age, &key), what).await;
             let rest = draw.random_range(1..=self.rest.as_millis() as u64);
             tokio::time::sleep(Duration::from_millis(rest)).await;
+        }
+    }
+
+    /// Writes into every tag that is at home here until it is acknowledged.
+    async fn ask_for_writes(&self, worker: &mut Worker) {
+        let own = self.shape.tags().iter();
+        for tag in own.filter(|tag| tag.home == self.region) {
+            worker.turn_to(tag.name, self.seed);
+            while !self.stage.stop.load(Ordering::Relaxed) && !worker.overwrite("healed").await {
+                tokio::time::sleep(STEP).await;
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use super::clients::STEP;
 /// Where a run is.
 #[derive(Default)]
 pub struct Stage {
+    /// The faults are over, but for what stays broken.
+    pub healed: AtomicBool,
     /// The workers end.
     pub stop: AtomicBool,
     /// How often the clients of a region have come to a point where they wait
