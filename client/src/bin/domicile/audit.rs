@@ -11,9 +11,9 @@ use domicile_proto::policy::Policy;
 use domicile_proto::v1::NodeReport;
 use serde_json::{Value, json};
 
-use crate::Context;
 use crate::failure::Failure;
 use crate::output::table;
+use crate::{Context, TIMEOUT_DEFAULT};
 use disk::Inspected;
 
 /// Where the policy came from, when no node was asked.
@@ -74,8 +74,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         .iter()
         .filter(|(node, _)| !read.contains(node));
     let asked = asked.map(async |(node, address)| {
-        let client = context.connect_address(address).await.ok()?;
-        ask(&client, node).await
+        ask(&context.connect_address(address).await.ok()?, node).await
     });
     reports.extend(futures::future::join_all(asked).await.into_iter().flatten());
     reports.sort_by_key(name);
@@ -165,7 +164,13 @@ fn name(report: &NodeReport) -> NodeName {
 }
 
 /// Asks a node for its report; `None`: it did not answer, or it is another.
+///
+/// Reading a large store takes long; that a node is dead shows soon.
 async fn ask(client: &Client, wanted: &NodeName) -> Option<NodeReport> {
+    let soon = client
+        .admin()
+        .timeout(TIMEOUT_DEFAULT.min(client.timeout()));
+    soon.cluster_status().await.ok()?;
     let report = client.admin().audit_node().await.ok()?;
     (name(&report) == *wanted).then_some(report)
 }
