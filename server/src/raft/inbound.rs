@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::raft::apply::Identity;
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
-use crate::raft::snapshot::{SnapshotData, Staging};
+use crate::raft::snapshot::{SnapshotData, Staged, Staging};
 use crate::raft::types::{
     ReplicaId, Types, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     stored_membership_from_wire, vote_from_wire, vote_to_wire,
@@ -369,8 +369,9 @@ pub struct SnapshotReceiver {
     disk: Arc<Disk>,
     vote: wire::Vote,
     head: wire::SnapshotHead,
-    name: String,
     staging: Option<Staging>,
+    /// Discards what was staged, unless it is handed to who installs it.
+    staged: Staged,
 }
 
 impl SnapshotReceiver {
@@ -405,14 +406,15 @@ impl SnapshotReceiver {
         let name = format!("snapshot-{}-{:016x}", identity.group, env.random());
         let disk = target.disk().clone();
         let staging = Some(Staging::begin(&disk, identity, &name)?);
+        let staged = Staged::new(disk.clone(), name);
         Ok(SnapshotReceiver {
             env: env.clone(),
             target,
             disk,
             vote,
             head,
-            name,
             staging,
+            staged,
         })
     }
 
@@ -425,8 +427,7 @@ impl SnapshotReceiver {
     }
 
     /// Installs the snapshot and answers this replica's vote. An install that
-    /// has begun goes on when its sender has gone: what is staged must stay
-    /// until it ends.
+    /// has begun goes on when its sender has gone.
     pub async fn finish(self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
         let (answer, answered) = oneshot::channel();
         self.env.clone().spawn_brief(async move {
@@ -454,21 +455,11 @@ impl SnapshotReceiver {
                 vote_from_wire(&self.vote),
                 Snapshot {
                     meta,
-                    snapshot: SnapshotData::Staged(self.name.clone()),
+                    snapshot: SnapshotData::Staged(self.staged),
                 },
             )
             .await
             .map_err(|e| Error::internal("the replica has stopped").caused_by(e))?;
         Ok(vote_to_wire(&answer.vote))
-    }
-}
-
-impl Drop for SnapshotReceiver {
-    fn drop(&mut self) {
-        // Installed or not, nothing of it is needed any more. A failure here
-        // costs disk space until the next start, which discards leftovers.
-        if let Err(error) = self.disk.state.discard(&self.name) {
-            tracing::warn!(%error, "staged snapshot not discarded");
-        }
     }
 }

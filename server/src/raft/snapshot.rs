@@ -27,8 +27,45 @@ const CHUNK_BYTES_MAX: usize = 512 * 1024;
 pub(super) enum SnapshotData {
     /// The state of this node at some entry.
     View(Arc<dyn View>),
-    /// Rows that were received and staged under this name.
-    Staged(String),
+    /// Rows that were received and staged.
+    Staged(Staged),
+}
+
+/// Rows that were staged, and are discarded if nobody installs them.
+///
+/// Whoever installs them has them: a node may be stopped meanwhile, and rows
+/// that are half installed must stay until the rest is.
+pub(super) struct Staged {
+    disk: Arc<Disk>,
+    name: Option<String>,
+}
+
+impl Staged {
+    /// Rows that are staged under a name, or will be.
+    pub(super) fn new(disk: Arc<Disk>, name: String) -> Self {
+        Staged {
+            disk,
+            name: Some(name),
+        }
+    }
+
+    /// Their name, for who installs them. Nothing discards them from here on
+    /// but the end of that, or the next start.
+    fn take(mut self) -> String {
+        self.name.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // A failure here costs disk space until the next start, which discards
+        // leftovers.
+        if let Some(name) = self.name.take()
+            && let Err(error) = self.disk.state.discard(&name)
+        {
+            tracing::warn!(%error, "staged snapshot not discarded");
+        }
+    }
 }
 
 /// The chunks of a group's snapshot.
@@ -173,7 +210,7 @@ impl Staging {
 /// Replaces the rows of a group with a snapshot's.
 pub(super) fn install(disk: &Disk, identity: &Identity, snapshot: SnapshotData) -> Result<()> {
     let name = match snapshot {
-        SnapshotData::Staged(name) => name,
+        SnapshotData::Staged(staged) => staged.take(),
         SnapshotData::View(view) => {
             let name = format!("view-{}", identity.group);
             let mut stage = disk.state.stage(&name)?;

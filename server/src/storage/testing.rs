@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use sha2::{Digest, Sha256};
@@ -26,6 +27,15 @@ struct Images {
     seen: BTreeSet<Vec<u8>>,
     /// The names of our own files that a power cut leaves.
     durable: BTreeSet<PathBuf>,
+    /// Where the steps come to a halt.
+    halt: Option<Halt>,
+}
+
+struct Halt {
+    /// Whether a directory is where they do.
+    here: fn(&Path) -> bool,
+    reached: mpsc::Sender<()>,
+    go_on: mpsc::Receiver<()>,
 }
 
 /// A change of files that is under way.
@@ -69,6 +79,11 @@ impl Drop for Step {
                 images.durable.extend(names.into_iter().filter(in_it));
             }
             images.take(held.directory);
+            if let Some(halt) = images.halt.take_if(|halt| (halt.here)(held.directory)) {
+                // Who waits for it may have gone.
+                halt.reached.send(()).ok();
+                halt.go_on.recv().ok();
+            }
         }
     }
 }
@@ -128,6 +143,7 @@ impl CrashImages {
             taken: Vec::new(),
             seen: BTreeSet::new(),
             durable: our_names(directory).into_iter().collect(),
+            halt: None,
         };
         images.take(directory);
         // A step borrows it for as long as it takes; it is small.
@@ -137,6 +153,23 @@ impl CrashImages {
         }));
         WATCHED.lock().push(watched);
         CrashImages { watched, folder }
+    }
+
+    /// Brings the steps to a halt behind the first one that leaves the
+    /// directory so. Answers what hears of that, and what is dropped for them
+    /// to go on.
+    pub(crate) fn halt_once(
+        &self,
+        here: fn(&Path) -> bool,
+    ) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (reached, halted) = mpsc::channel();
+        let (released, go_on) = mpsc::channel();
+        self.watched.images.lock().borrow_mut().halt = Some(Halt {
+            here,
+            reached,
+            go_on,
+        });
+        (halted, released)
     }
 
     /// The images, in order, and the folder that they lie in.

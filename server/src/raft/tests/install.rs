@@ -45,7 +45,7 @@ use crate::storage::{Disk, DiskOptions, GroupId, Index};
 const GROUP: GroupId = GroupId(18);
 
 /// The follower's replica and node.
-const FOLLOWER: u64 = 2;
+pub(super) const FOLLOWER: u64 = 2;
 
 /// The entries that the follower gets behind its snapshot.
 const ENTRIES_BEHIND: u64 = 3;
@@ -72,7 +72,7 @@ fn timing() -> Timing {
     }
 }
 
-async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let reaching = async {
         while !reached() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -84,7 +84,7 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
 
 /// The way to the follower, while there is one.
 #[derive(Clone, Default)]
-struct Way(Arc<Mutex<Option<Arc<End>>>>);
+pub(super) struct Way(Arc<Mutex<Option<Arc<End>>>>);
 
 /// The follower's end of it.
 struct End {
@@ -97,7 +97,7 @@ struct End {
 }
 
 impl Way {
-    fn open(&self, env: &Env, follower: &Follower) {
+    pub(super) fn open(&self, env: &Env, follower: &Follower) {
         let (answers, mut answered) = mpsc::unbounded_channel::<wire::PeerResponse>();
         let (groups, gate) = (follower.groups.clone(), follower.gate.clone());
         let inbound = Inbound::new(env.clone(), groups.clone(), gate.clone(), eu(), answers);
@@ -121,7 +121,7 @@ impl Way {
         *self.0.lock() = Some(Arc::new(end));
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         *self.0.lock() = None;
     }
 
@@ -187,16 +187,16 @@ async fn receive(
 }
 
 /// The only voter of the group: what it has is committed.
-struct Leader {
+pub(super) struct Leader {
     alone: Alone,
-    group: Arc<Group>,
-    way: Way,
+    pub(super) group: Arc<Group>,
+    pub(super) way: Way,
     /// What the state is behind each entry.
     digests: BTreeMap<u64, Bytes>,
 }
 
 impl Leader {
-    async fn start() -> Leader {
+    pub(super) async fn start() -> Leader {
         let mut alone = Alone::new("eu");
         alone.adopt_demo();
         let way = Way::default();
@@ -308,16 +308,16 @@ impl Leader {
 }
 
 /// The replica that falls behind, on a disk of its own.
-struct Follower {
+pub(super) struct Follower {
     disk: Arc<Disk>,
-    group: Arc<Group>,
+    pub(super) group: Arc<Group>,
     groups: Arc<Groups>,
     gate: Arc<Gate>,
     halted: Arc<Mutex<Option<String>>>,
     _fence: watch::Sender<wire::Fence>,
 }
 
-fn open(directory: &Path) -> Result<Disk> {
+pub(super) fn open(directory: &Path) -> Result<Disk> {
     let mut options = DiskOptions::new("eu", FOLLOWER, Arc::new(|| Duration::ZERO));
     options.reserve_bytes = 0;
     options.ballast_bytes = 0;
@@ -326,7 +326,7 @@ fn open(directory: &Path) -> Result<Disk> {
 }
 
 impl Follower {
-    async fn start(env: &Env, disk: Disk) -> Follower {
+    pub(super) async fn start(env: &Env, disk: Disk) -> Follower {
         let disk = Arc::new(disk);
         disk.add_replica(wire::AnchoredReplica {
             group: GROUP.0,
@@ -377,7 +377,7 @@ impl Follower {
     }
 
     /// Ends it, its hold of the directory included.
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.groups.remove(GROUP);
         self.group.shutdown().await;
         assert_eq!(*self.halted.lock(), None);
@@ -649,6 +649,44 @@ async fn a_follower_that_finishes_an_install_dies_behind_any_step() {
         any(&|found| found.ordered);
         any(&|found| !found.ordered && found.purged < end);
         any(&|found| found.purged == end);
+    };
+    env.scoped(test).await;
+}
+
+/// Stopping a node ends its replicas, and not what their disks are doing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_install_ends_though_its_replica_is_stopped() {
+    let env = &Env::real();
+    let test = async {
+        let Behind {
+            leader,
+            follower,
+            directory,
+            ..
+        } = behind(env, 3).await;
+        let images = CrashImages::of(directory.path());
+        let is_ordered = |directory: &Path| staged_files(directory).iter().any(|f| f == "order");
+        let (halted, released) = images.halt_once(is_ordered);
+        let (start, chunks) = leader.snapshot().await;
+        let (groups, gate) = (&follower.groups, &follower.gate);
+        let mut installed = receive(env, groups, gate, Untrusted::received(start), chunks).boxed();
+        let reached = tokio::task::spawn_blocking(move || halted.recv());
+        tokio::select! {
+            _ = &mut installed => panic!("it is halted"),
+            reached = reached => reached.expect("waited").expect("reached"),
+        }
+        follower.group.shutdown().await;
+        let installed = tokio::time::timeout(Duration::from_secs(20), installed);
+        let installed = installed.await.expect("it waits for nothing of the disk");
+        installed.expect_err("the replica has stopped");
+        drop(released);
+        follower.stop().await;
+        let disk = open(directory.path()).unwrap_or_else(|error| panic!("{error}"));
+        let view = disk.state.view().expect("a view");
+        let (digest, _) = snapshot::digest(view.as_ref(), &ours()).expect("a digest");
+        assert_eq!(digest, leader.digests[&applied(&disk).index()], "a mixture");
+        assert_eq!(applied(&disk), applied(&leader.alone.disk));
+        drop(images.end());
     };
     env.scoped(test).await;
 }
