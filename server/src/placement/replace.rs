@@ -16,7 +16,7 @@ use super::Placement;
 use super::form::across;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
-use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};
+use crate::raft::{Group, NodeId, ReplicaId};
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 
 /// How long a node may take to learn the policy once it is in the control
@@ -92,7 +92,7 @@ impl Placement {
                 continue;
             };
             let open = self.groups.get(GroupId(group.group));
-            if !open.is_some_and(|open| votes(&open, ReplicaId(meant.replica))) {
+            if !open.is_some_and(|open| open.is_seated(ReplicaId(meant.replica), own, true)) {
                 return Err(self.hand_over_region(region).await);
             }
             replaced += 1;
@@ -242,7 +242,6 @@ impl Placement {
         let mut request = wire::ReplaceMemberRequest {
             hello: None,
             group: CONTROL_GROUP.0,
-            old_replica: None,
             new_replica: 0,
             new_node: NodeId::across(number, node.0).0,
             address: address.to_owned(),
@@ -321,21 +320,8 @@ impl Placement {
         place.regions = control.regions.clone();
         peers.place(&address, place).await?;
         let across = across(&control, &new);
-        let members = group.status().members;
-        let is_member = |m: &&MemberStatus| m.replica.0 == across.replica && m.voter == new.voter;
-        if members.iter().any(|m| is_member(&m)) {
-            return self.until_policy_known(&peers, &address, ask).await;
-        }
-        let old = members
-            .iter()
-            .find(|m| m.node.0 == across.node && m.replica.0 != across.replica)
-            .map(|m| m.replica);
         let (replica, node) = (ReplicaId(across.replica), NodeId(across.node));
-        if new.voter {
-            group.replace_member(old, replica, node).await?;
-        } else {
-            group.replace_learner(old, replica, node).await?;
-        }
+        group.replace_member(replica, node, new.voter).await?;
         self.until_policy_known(&peers, &address, ask).await
     }
 
@@ -376,12 +362,9 @@ impl Placement {
             .get(GroupId(request.group))
             .ok_or_else(|| Error::new(Reason::UnknownGroup, "no replica of the group is here"))?;
         self.still_meant(&request).await?;
+        let (new, node) = (request.new_replica, request.new_node);
         group
-            .replace_member(
-                request.old_replica.map(ReplicaId),
-                ReplicaId(request.new_replica),
-                NodeId(request.new_node),
-            )
+            .replace_member(ReplicaId(new), NodeId(node), true)
             .await
     }
 
@@ -471,16 +454,11 @@ impl Placement {
                 format!("no replica of group {} is here", group.group),
             )
         })?;
-        let status = open.status();
-        if votes(&open, ReplicaId(new.replica)) {
+        let replica = ReplicaId(new.replica);
+        if open.is_seated(replica, node, true) {
             return Ok(());
         }
-        let old = status
-            .members
-            .iter()
-            .find(|m| m.node == node && m.replica.0 != new.replica)
-            .map(|m| m.replica);
-        let leader = status.leader.ok_or_else(|| {
+        let leader = open.leader().ok_or_else(|| {
             Error::new(
                 Reason::NoQuorum,
                 format!(
@@ -490,25 +468,18 @@ impl Placement {
             )
         })?;
         if leader.node == self.speaker.node() {
-            return open.replace_member(old, ReplicaId(new.replica), node).await;
+            return open.replace_member(replica, node, true).await;
         }
         let address = self.address_of(leader.node)?;
         let request = wire::ReplaceMemberRequest {
             hello: Some(self.hello(leader.node)?),
             group: group.group,
-            old_replica: old.map(|r| r.0),
             new_replica: new.replica,
             new_node: new.node,
             address: String::new(),
         };
         self.regions.own().replace_member(&address, request).await
     }
-}
-
-/// Whether a replica has a vote in its group, as far as is known here.
-fn votes(group: &Group, replica: ReplicaId) -> bool {
-    let members = group.status().members;
-    members.iter().any(|m| m.voter && m.replica == replica)
 }
 
 /// A node that lost its disk must not be given an id that it lost: it may have

@@ -9,7 +9,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::ClientWriteResult;
-use openraft::{ChangeMembers, Raft, SnapshotPolicy, impls::ProgressResponder};
+use openraft::{Raft, SnapshotPolicy, impls::ProgressResponder};
 use prost::Message;
 use tokio::sync::watch;
 use tracing::instrument;
@@ -28,10 +28,6 @@ use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
 use crate::residency::Gate;
 use crate::storage::{Disk, Index, View};
-
-/// How long a change of the membership may take, the catching up of a learner
-/// included.
-const MEMBERSHIP_WAIT: Duration = Duration::from_secs(120);
 
 /// The timing of a group and the size of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +158,7 @@ pub struct Status {
 
 /// One replica of one group.
 pub struct Group {
+    pub(super) env: Env,
     identity: Identity,
     replica: ReplicaId,
     disk: Arc<Disk>,
@@ -227,6 +224,7 @@ impl Group {
                 transport,
                 gate,
             ),
+            env,
             identity,
             replica,
             disk,
@@ -368,15 +366,6 @@ impl Group {
             .map_err(|e| Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e))?
     }
 
-    /// Adds a learner; it catches up by itself.
-    pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<()> {
-        self.raft
-            .add_learner(replica, Seat { node }, false)
-            .await
-            .map(drop)
-            .map_err(membership_error)
-    }
-
     /// Waits until this replica has applied everything that was committed when
     /// the call was made: after it, a read here is linearizable.
     pub async fn read_barrier(&self) -> Result<Progress> {
@@ -432,6 +421,17 @@ impl Group {
         if self.progress().term != leader.leader_id().term {
             return None;
         }
+        let metrics = self.raft.metrics();
+        let is_own = |voter| voter == self.replica;
+        if metrics
+            .borrow_watched()
+            .membership_config
+            .voter_ids()
+            .all(is_own)
+        {
+            // It is the quorum, and no other can come to be without it.
+            return Some(Duration::ZERO);
+        }
         leader.last_quorum_acked().map(|at| at.elapsed())
     }
 
@@ -465,57 +465,6 @@ impl Group {
             applied: self.progress().index,
             members,
         }
-    }
-
-    /// Puts a new replica in the place of an old one: first as a learner,
-    /// then, once it has caught up, as a voter.
-    pub async fn replace_member(
-        &self,
-        old: Option<ReplicaId>,
-        new: ReplicaId,
-        node: NodeId,
-    ) -> Result<()> {
-        check_new(old, new)?;
-        let change = async {
-            self.raft
-                .add_learner(new, Seat { node }, true)
-                .await
-                .map_err(membership_error)?;
-            let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([new]))];
-            if let Some(old) = old {
-                changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
-            }
-            self.raft
-                .change_membership(ChangeMembers::Batch(changes), false)
-                .await
-                .map_err(membership_error)?;
-            Ok(())
-        };
-        tokio::time::timeout(MEMBERSHIP_WAIT, change)
-            .await
-            .map_err(|_| {
-                Error::new(
-                    Reason::Deadline,
-                    "the new replica has not caught up in time; run the command again to go on",
-                )
-            })?
-    }
-
-    /// Puts a new learner in the place of an old one.
-    pub async fn replace_learner(
-        &self,
-        old: Option<ReplicaId>,
-        new: ReplicaId,
-        node: NodeId,
-    ) -> Result<()> {
-        check_new(old, new)?;
-        self.add_learner(new, node).await?;
-        let Some(old) = old else { return Ok(()) };
-        self.raft
-            .change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([old])), false)
-            .await
-            .map(drop)
-            .map_err(membership_error)
     }
 
     /// Hands the leadership to another replica; to this one, it does nothing: a
@@ -577,24 +526,6 @@ fn not_leading() -> Error {
     )
 }
 
-/// A replica never takes its own place: it would be removed by that.
-fn check_new(old: Option<ReplicaId>, new: ReplicaId) -> Result<()> {
-    if new == ReplicaId(0) || old == Some(new) {
-        return Err(Error::invalid(
-            "a replica is replaced by another, with an id that was never used",
-        ));
-    }
-    Ok(())
-}
-
 fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(error)
-}
-
-fn membership_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(
-        Reason::NoQuorum,
-        "the membership could not be changed; see `domicile cluster status` and try again",
-    )
-    .caused_by(error)
 }

@@ -5,7 +5,8 @@
 //! the other replicas ([`network`], [`inbound`]) and, once a quorum has it,
 //! applied ([`state_machine`], [`apply`]). A strong read waits at
 //! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
-//! a snapshot ([`snapshot`]); whoever reads meanwhile is told ([`rows`]).
+//! a snapshot ([`snapshot`]); whoever reads meanwhile is told ([`rows`]). Replicas
+//! come and go by [`members`].
 //!
 //! Everything of openraft stays behind this room: what leaves it is our own
 //! types ([`types`]), what reaches a disk or a wire our own messages.
@@ -20,6 +21,7 @@ mod group;
 mod groups;
 mod inbound;
 mod log_store;
+mod members;
 mod network;
 mod proposer;
 mod reads;

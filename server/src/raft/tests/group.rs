@@ -157,22 +157,3 @@ async fn writes_that_wait_are_bounded_in_bytes() {
     };
     env.scoped(test).await;
 }
-
-/// Putting a replica in its own place would take it away.
-#[tokio::test]
-async fn a_replica_does_not_replace_itself() {
-    let env = Env::real();
-    let test = async {
-        let (group, _fence) = group(&env).await;
-        let own = ReplicaId(5);
-        for new in [own, ReplicaId(0)] {
-            let error = group.replace_member(Some(own), new, NodeId(1)).await;
-            assert_eq!(error.unwrap_err().reason, Reason::InvalidArgument);
-            let error = group.replace_learner(Some(own), new, NodeId(1)).await;
-            assert_eq!(error.unwrap_err().reason, Reason::InvalidArgument);
-        }
-        assert!(group.leads());
-        group.shutdown().await;
-    };
-    env.scoped(test).await;
-}

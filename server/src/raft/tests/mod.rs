@@ -4,6 +4,7 @@ mod batching;
 mod control;
 mod group;
 mod install;
+mod members;
 mod mirror;
 mod transfer;
 
