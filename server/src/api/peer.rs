@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
@@ -15,11 +16,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::status::status;
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::kv::Store;
 use crate::net::Speaker;
 use crate::placement::Placement;
-use crate::raft::{Answers as Answered, Groups, Inbound, ReplicaId, SnapshotReceiver};
+use crate::raft::{Answers as Answered, Budget, Groups, Inbound, ReplicaId, SnapshotReceiver};
 use crate::replicate::{Probes, Receiver};
 use crate::residency::{Gate, Subject, Untrusted};
 
@@ -29,6 +30,10 @@ const FRAME_ANSWERS_MAX: usize = 512;
 /// The bytes of answers that are gathered into one frame: a frame is a message,
 /// and heartbeats wait behind it.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// The bytes of records read for another node that may wait for its
+/// connection: a second of a fast one.
+const READ_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Serves the other nodes.
 #[derive(Clone)]
@@ -70,7 +75,9 @@ impl PeerService for PeerApi {
             .ok_or_else(|| status(Error::invalid("the stream ended before its hello")))?;
         let (from, _) = self.speaker.check(first.hello.as_ref()).map_err(status)?;
         let (answers, rx) = mpsc::unbounded_channel();
+        let reads = Arc::new(Budget::new(READ_BYTES_MAX));
         let mut taken = Taken {
+            reads: reads.clone(),
             inbound: Inbound::new(
                 self.env.clone(),
                 self.groups.clone(),
@@ -100,8 +107,9 @@ impl PeerService for PeerApi {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         // The reading task lives in the stream's state, and ends with it.
-        let state = (rx, reading, VecDeque::new());
-        let frames = futures::stream::unfold(state, |(mut rx, reading, mut gathered)| async move {
+        let state = (rx, reading, VecDeque::new(), reads);
+        let frames = futures::stream::unfold(state, |state| async move {
+            let (mut rx, reading, mut gathered, reads) = state;
             if gathered.is_empty() {
                 let mut responses = Vec::new();
                 if rx.recv_many(&mut responses, FRAME_ANSWERS_MAX).await == 0 {
@@ -109,8 +117,8 @@ impl PeerService for PeerApi {
                 }
                 gathered = responses.into();
             }
-            let frame = frame(&mut gathered);
-            Some((Ok(frame), (rx, reading, gathered)))
+            let frame = frame(&mut gathered, &reads);
+            Some((Ok(frame), (rx, reading, gathered, reads)))
         });
         let all = futures::stream::once(std::future::ready(Ok(hello))).chain(frames);
         Ok(Response::new(Box::pin(all)))
@@ -179,14 +187,19 @@ impl PeerService for PeerApi {
     }
 }
 
-/// The next frame of what is gathered: at least one answer.
-fn frame(gathered: &mut VecDeque<wire::PeerResponse>) -> wire::ExchangeResponse {
+/// The next frame of what is gathered: at least one answer. What was read no
+/// longer waits then.
+fn frame(gathered: &mut VecDeque<wire::PeerResponse>, reads: &Budget) -> wire::ExchangeResponse {
     let mut responses = Vec::with_capacity(gathered.len());
     let mut bytes = 0;
     while let Some(next) = gathered.front() {
-        bytes += next.encoded_len();
+        let own = next.encoded_len();
+        bytes += own;
         if !responses.is_empty() && bytes > FRAME_BYTES_MAX {
             break;
+        }
+        if let Some(wire::peer_response::Response::Read(_)) = next.response {
+            reads.give_back(own);
         }
         responses.extend(gathered.pop_front());
     }
@@ -196,12 +209,22 @@ fn frame(gathered: &mut VecDeque<wire::PeerResponse>) -> wire::ExchangeResponse 
     }
 }
 
+fn overloaded() -> Error {
+    Error::new(
+        Reason::Overloaded,
+        "more was read than the connection can take away; try again",
+    )
+    .retry_after(Duration::from_millis(50))
+}
+
 /// What one connection brings.
 struct Taken {
     api: PeerApi,
     inbound: Inbound,
     from: RegionName,
     answers: Answered,
+    /// How much of what was read may wait.
+    reads: Arc<Budget>,
 }
 
 impl Taken {
@@ -256,21 +279,25 @@ impl Taken {
                 });
             }
             Some(Request::Read(read)) => {
-                let (api, from) = (self.api.clone(), self.from.clone());
+                let (api, from, reads) = (self.api.clone(), self.from.clone(), self.reads.clone());
                 self.inbound.answer(sequence, async move {
                     let read = api.store.serve_remote(&from, read).await;
                     let response = wire::PeerResponse {
                         sequence,
                         response: Some(wire::peer_response::Response::Read(read)),
                     };
+                    let bytes = response.encoded_len();
                     // What was read leaves the region here.
-                    let response = match api.gate.egress(&from, &subject, response) {
-                        Ok(cleared) => cleared.into_message().response,
-                        Err(refused) => {
-                            Some(wire::peer_response::Response::Refusal((&refused).into()))
+                    let cleared = api.gate.egress(&from, &subject, response);
+                    let refused = match cleared {
+                        Ok(cleared) if reads.take(bytes) => {
+                            let response = cleared.into_message().response;
+                            return response.ok_or_else(|| "the answer is missing".to_owned());
                         }
+                        Ok(_) => overloaded(),
+                        Err(refused) => refused,
                     };
-                    response.ok_or_else(|| "the answer is missing".to_owned())
+                    Ok(wire::peer_response::Response::Refusal((&refused).into()))
                 });
             }
             _ => self
@@ -327,15 +354,21 @@ mod tests {
     fn a_frame_of_answers_is_bounded_in_bytes() {
         let sizes = [VALUE_BYTES_MAX; 40].into_iter().chain([100; 40]);
         let mut gathered: VecDeque<_> = (1..).zip(sizes).map(|(n, size)| read(n, size)).collect();
+        let reads = Budget::new(READ_BYTES_MAX);
+        for answer in &gathered {
+            reads.take(answer.encoded_len());
+        }
+        assert!(!reads.take(READ_BYTES_MAX));
         let mut sequences = Vec::new();
         let mut frames = 0;
         while !gathered.is_empty() {
-            let frame = frame(&mut gathered);
+            let frame = frame(&mut gathered, &reads);
             assert!(frame.encoded_len() < PEER_MESSAGE_BYTES_MAX);
             sequences.extend(frame.responses.iter().map(|answer| answer.sequence));
             frames += 1;
         }
         assert_eq!(sequences, (1..=80).collect::<Vec<_>>());
         assert_eq!(frames, 41);
+        assert!(reads.take(READ_BYTES_MAX), "what has left waits no longer");
     }
 }

@@ -39,6 +39,14 @@ pub(super) struct Target<'a> {
 /// Passes writes on.
 pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Write>) {
     let mut replies = Vec::with_capacity(writes.len());
+    let bytes = writes.iter().map(Write::bytes).sum();
+    let budget = target.peers.forwarding().clone();
+    if !budget.take(bytes) {
+        for write in writes {
+            write.reply.send(Err(overloaded()));
+        }
+        return;
+    }
     let forwarded = writes
         .into_iter()
         .map(|write| {
@@ -76,6 +84,7 @@ pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Wr
     let answer = match gate.egress(target.peers.region(), &subject, request) {
         Ok(cleared) => target.peers.send(target.node, cleared),
         Err(refused) => {
+            budget.give_back(bytes);
             for reply in replies {
                 reply.send(Err(refused.again()));
             }
@@ -83,12 +92,26 @@ pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Wr
         }
     };
     env.spawn_brief(async move {
-        // Dropping the replies on the way out answers "unknown".
-        let Ok(Ok(answer)) = tokio::time::timeout(FORWARD_WAIT, answer).await else {
-            return;
-        };
-        answered(replies, answer.response);
+        let mut answer = answer;
+        match tokio::time::timeout(FORWARD_WAIT, &mut answer).await {
+            Ok(Ok(answer)) => answered(replies, answer.response),
+            Ok(Err(_)) => drop(replies),
+            Err(_) => {
+                // Dropped, they answer "unknown"; the writes still wait.
+                drop(replies);
+                answer.await.ok();
+            }
+        }
+        budget.give_back(bytes);
     });
+}
+
+fn overloaded() -> Error {
+    Error::new(
+        Reason::Overloaded,
+        "more writes are on their way to the home than may be; nothing was written, try again",
+    )
+    .retry_after(Duration::from_millis(50))
 }
 
 /// Hands on what the other node answered.

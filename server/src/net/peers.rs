@@ -15,7 +15,7 @@ use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peer::{Call, Link, Peer, send_snapshot};
-use crate::raft::{Chunks, NodeId, Transport};
+use crate::raft::{Budget, Chunks, NodeId, Transport};
 use crate::residency::Cleared;
 
 /// As whom this node speaks. Set once, when the node learns its cluster.
@@ -124,6 +124,7 @@ pub struct Peers {
     dial: Arc<dyn Dial>,
     speaker: Speaker,
     links: RwLock<BTreeMap<NodeId, Handle>>,
+    forwarding: Arc<Budget>,
 }
 
 struct Handle {
@@ -132,6 +133,10 @@ struct Handle {
     link: Arc<Link>,
     _task: Task,
 }
+
+/// The bytes of clients' writes that may be on their way to the nodes of a
+/// region: heartbeats wait behind them.
+const FORWARDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 impl Peers {
     /// No connections yet to the nodes of a region.
@@ -142,6 +147,7 @@ impl Peers {
             dial,
             speaker,
             links: RwLock::default(),
+            forwarding: Arc::new(Budget::new(FORWARDING_BYTES_MAX)),
         }
     }
 
@@ -213,6 +219,11 @@ impl Peers {
         let links = self.links.read();
         let up = links.iter().filter(|(_, h)| h.link.is_connected());
         up.map(|(node, _)| *node).collect()
+    }
+
+    /// How much of what clients write may be on its way to these nodes.
+    pub fn forwarding(&self) -> &Arc<Budget> {
+        &self.forwarding
     }
 
     /// Which region the nodes are in.

@@ -75,7 +75,8 @@ pub struct Write {
 }
 
 impl Write {
-    fn bytes(&self) -> usize {
+    /// The bytes that it takes on its way.
+    pub fn bytes(&self) -> usize {
         let value = match &self.change {
             wire::operation::Change::Put(value) => value.bytes.len(),
             wire::operation::Change::Delete(_) => 0,
