@@ -6,6 +6,8 @@ use domicile_proto::address::RegionName;
 use domicile_proto::v1;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
 use domicile_proto::v1::admin_service_server::AdminService;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
@@ -49,6 +51,10 @@ pub struct AdminApi {
     pub probes: Arc<Probes>,
     /// What is audited.
     pub disk: Arc<Disk>,
+    /// One audit at a time: each reads the whole disk.
+    pub auditing: Arc<Semaphore>,
+    /// Ends what takes long.
+    pub closing: CancellationToken,
 }
 
 impl AdminApi {
@@ -272,6 +278,9 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ReplaceNodeRequest>,
     ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
+        self.placement
+            .has_nodes_of(&request.get_ref().region)
+            .map_err(status)?;
         let leader = self
             .leader_of(REGION_GROUP, &request)
             .await
@@ -358,12 +367,23 @@ impl AdminService for AdminApi {
         &self,
         _: Request<v1::AuditNodeRequest>,
     ) -> Result<Response<v1::AuditNodeResponse>, Status> {
-        let disk = self.disk.clone();
-        let scan = move || audit::scan(&Contents::of(&disk)?);
-        // A scan reads the whole disk; other requests go on meanwhile.
+        let alone = self.auditing.clone().try_acquire_owned().map_err(|_| {
+            let busy = "the node is being audited already; try again when that has ended";
+            let busy = Error::new(Reason::Overloaded, busy);
+            status(busy.retry_after(std::time::Duration::from_secs(1)))
+        })?;
+        let (disk, given_up) = (self.disk.clone(), self.closing.child_token());
+        let wanted = given_up.clone().drop_guard();
+        let scan = move || {
+            let _alone = alone;
+            audit::scan_while(&Contents::of(&disk)?, &|| !given_up.is_cancelled())
+        };
+        // A scan reads the whole disk; other requests go on meanwhile. It ends
+        // when its caller goes away.
         let report = tokio::task::spawn_blocking(scan).await.map_err(|e| {
             status(Error::internal("the scan of the disk ended early").caused_by(e))
         })?;
+        drop(wanted);
         Ok(Response::new(v1::AuditNodeResponse {
             report: Some(report.map_err(status)?),
         }))

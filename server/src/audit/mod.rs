@@ -21,7 +21,7 @@ mod rows;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::storage::{Contents, each_page};
 pub use basis::control;
 use count::{Counts, Place};
@@ -29,19 +29,28 @@ use rows::Groups;
 
 /// Decodes everything on a disk.
 pub fn scan(contents: &Contents) -> Result<v1::NodeReport> {
+    scan_while(contents, &|| true)
+}
+
+/// Decodes everything on a disk for as long as somebody wants it.
+pub fn scan_while(contents: &Contents, wanted: &dyn Fn() -> bool) -> Result<v1::NodeReport> {
+    let goes_on = || match wanted() {
+        true => Ok(()),
+        false => Err(Error::new(Reason::ShuttingDown, "the audit was given up")),
+    };
     let groups = Groups::of(&contents.anchor);
     let mut counts = Counts::default();
     each_page(contents.state.as_ref(), |page| {
         for row in page {
             rows::state(&groups, Place::State, row, &mut counts);
         }
-        Ok(())
+        goes_on()
     })?;
     each_page(contents.log.as_ref(), |page| {
         for row in page {
             rows::log(&groups, row, &mut counts);
         }
-        Ok(())
+        goes_on()
     })?;
     for (name, view) in &contents.staged {
         let read = match view {
@@ -49,7 +58,7 @@ pub fn scan(contents: &Contents) -> Result<v1::NodeReport> {
                 for row in page {
                     rows::state(&groups, Place::Staged, row, &mut counts);
                 }
-                Ok(())
+                goes_on()
             }),
             Err(error) => Err(error.again()),
         };
@@ -59,6 +68,7 @@ pub fn scan(contents: &Contents) -> Result<v1::NodeReport> {
                 format!("the stage {name} cannot be read: {error}"),
             );
         }
+        goes_on()?;
     }
     for aside in &contents.aside {
         counts.unread(

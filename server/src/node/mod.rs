@@ -20,7 +20,7 @@ use domicile_proto::address::RegionName;
 use domicile_proto::v1::InitClusterRequest;
 use domicile_proto::v1::kv_service_server::KvServiceServer;
 use futures::Stream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{AdminApi, KvApi, PeerApi};
@@ -192,6 +192,8 @@ impl Node {
                 shipped,
                 probes: probes.clone(),
                 disk: disk.clone(),
+                auditing: Arc::new(Semaphore::new(1)),
+                closing: closing.clone(),
             },
             peer: PeerApi {
                 env: env.clone(),
@@ -283,7 +285,8 @@ impl Node {
             }
             self.closing.cancel();
             if let Some(server) = server {
-                server.join().await;
+                // A stream of which the other end does not let go is cut.
+                tokio::time::timeout(deadline / 2, server.join()).await.ok();
             }
             self.placement.shutdown().await;
         };

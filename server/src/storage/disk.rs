@@ -29,7 +29,7 @@ use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
 use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
 use super::memory::{Memory, Survivors};
-use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
+use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, remove_scratch, sync_directory};
 use super::space::{self, Space};
 use super::watched::{Alarm, Watched};
 use super::{verify, wal};
@@ -146,7 +146,7 @@ impl Disk {
         let anchor = open_anchor(directory, &options)?;
         check_identity(&anchor.get(), &options)?;
         let (log, state) = open_instances(directory, &anchor.get(), &options)
-            .map_err(|error| advise(error, options.node))?;
+            .map_err(|error| advise(error, &options))?;
         let snapshots = directory.join(SNAPSHOTS);
         fs::create_dir_all(&snapshots)
             .map_err(|e| Error::storage("the snapshots could not be created", e))?;
@@ -480,8 +480,8 @@ fn open_anchor(directory: &Path, options: &DiskOptions) -> Result<AnchorFile> {
     if let Some(name) = names(directory)?.iter().find(|name| !empty(name)) {
         return Err(Error::corruption(format!(
             "the data directory has no anchor, but is not empty; use an empty directory, or \
-             bring the node back with `domicile node replace {}`",
-            options.node
+             bring the node back with `domicile node replace {}/{}`",
+            options.region, options.node
         ))
         .fact("found", name));
     }
@@ -547,6 +547,7 @@ fn open_instances(
         }
         sync_directory(directory)?;
     }
+    remove_scratch(&state)?;
     let end = WalEnd {
         number: anchor.log_wal,
         size: anchor.log_wal_size,
@@ -565,11 +566,12 @@ fn open_instances(
 }
 
 /// Adds what to do to an error of a store that does not open.
-fn advise(mut error: Error, node: u64) -> Error {
+fn advise(mut error: Error, options: &DiskOptions) -> Error {
     if error.reason == Reason::Corruption {
         error.message.push_str(&format!(
             "; set the data directory aside and bring the node back with \
-             `domicile node replace {node}`"
+             `domicile node replace {}/{}`",
+            options.region, options.node
         ));
     }
     error

@@ -296,7 +296,8 @@ impl Engine for Rocks {
     /// view.
     fn staged_view(&self, name: &str) -> Result<Arc<dyn View>> {
         let files = self.staging.files(name)?;
-        let scratch = self.path.with_extension(format!("read-{name}"));
+        let scratch = self.path.with_extension(format!("{SCRATCH}{name}"));
+        let files_of_it = Remove(scratch.clone());
         let mut options = Options::default();
         options.create_if_missing(true);
         let db = DB::open(&options, &scratch)
@@ -308,7 +309,7 @@ impl Engine for Rocks {
         let view = RocksView::start(Arc::new(db), "staged")?;
         Ok(Arc::new(Scratch {
             view,
-            _files: Remove(scratch),
+            _files: files_of_it,
         }))
     }
 
@@ -320,6 +321,26 @@ impl Engine for Rocks {
     fn discard(&self, name: &str) -> Result<()> {
         self.staging.discard(name)
     }
+}
+
+/// What begins the extension of a copy of staged rows.
+const SCRATCH: &str = "read-";
+
+/// Removes the copies of staged rows that a process which ended while it read
+/// them left beside the instance at `path`.
+pub(super) fn remove_scratch(path: &Path) -> Result<()> {
+    let failed = |e| Error::storage("a copy of staged rows was not removed", e);
+    let (Some(directory), Some(stem)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let begins = format!("{}.{SCRATCH}", stem.to_string_lossy());
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with(&begins) {
+            std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// A view of a copy, which is removed behind it.
