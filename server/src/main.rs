@@ -1,6 +1,5 @@
 //! `domiciled`: a node of Domicile.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,7 +239,7 @@ fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
     options.state_memtable_bytes = (config.storage.write_buffer_mib as usize) << 20;
     Disk::open(&config.data_dir, options).map_err(|error| {
         let advice = match error.reason {
-            Reason::Corruption => advice(&config.data_dir, config.node),
+            Reason::Corruption => advice(config),
             _ => String::new(),
         };
         anyhow::anyhow!("{}: {error}{advice}", config.data_dir.display())
@@ -248,12 +247,13 @@ fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
 }
 
 /// What to do with a store that must not be used.
-fn advice(data_dir: &Path, node: u64) -> String {
+fn advice(config: &Config) -> String {
+    let Config { region, node, .. } = config;
     format!(
         "\nThis store does not hold everything this node has acknowledged, so it neither serves \
          nor votes. To bring the node back:\n  1. domiciled set-aside {}\n  2. start it again\n  \
-         3. domicile node replace {node}",
-        data_dir.display()
+         3. domicile node replace {region}/{node}",
+        config.data_dir.display()
     )
 }
 

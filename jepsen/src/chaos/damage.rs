@@ -381,7 +381,7 @@ pub(super) fn refusal(victim: usize, said: &str) -> Result<()> {
     }
     for advice in [
         "domiciled set-aside".to_owned(),
-        format!("domicile node replace {}", victim + 1),
+        format!("domicile node replace eu/{}", victim + 1),
     ] {
         if !said.contains(&advice) {
             return Err(Broken::new(format!("no word of `{advice}`: {said}")));
@@ -414,11 +414,11 @@ mod tests {
 
     #[test]
     fn an_end_needs_a_reason_and_advice() {
-        let advice = "1. domiciled set-aside d\n2. domicile node replace 2";
+        let advice = "1. domiciled set-aside d\n2. domicile node replace eu/2";
         let reason = "INFO starting\ndomiciled: d: CORRUPTION: gone";
         assert!(refusal(1, &format!("{reason}\n{advice}")).is_ok());
         assert!(refusal(0, &format!("{reason}\n{advice}")).is_err());
-        assert!(refusal(1, &format!("{reason}\ndomicile node replace 2")).is_err());
+        assert!(refusal(1, &format!("{reason}\ndomicile node replace eu/2")).is_err());
         assert!(refusal(1, &format!("thread panicked: CORRUPTION\n{advice}")).is_err());
     }
 }

@@ -119,6 +119,16 @@ impl Placement {
         })
     }
 
+    /// Refuses a command for a node of another region; an empty name is this one.
+    pub fn has_nodes_of(&self, region: &str) -> Result<()> {
+        let own = self.speaker.region().as_str();
+        if region.is_empty() || region == own {
+            return Ok(());
+        }
+        let advice = format!("this is a node of {own}; ask one of {region}");
+        Err(Error::new(Reason::UnknownNode, advice))
+    }
+
     /// Opens every replica that the anchor names, then follows the catalog.
     pub async fn start(self: &Arc<Self>) -> Result<Task> {
         let anchor = self.disk.anchor.get();

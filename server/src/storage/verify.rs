@@ -31,7 +31,7 @@ pub(crate) fn replicas(
         let last = check_entries(log, group, purged)?;
         let applied = applied(state, group)?;
         check_floors(replica, &loaded, last.max(purged), applied)
-            .map_err(|error| behind(anchor.node, group, error))?;
+            .map_err(|error| behind(anchor, group, error))?;
         tails.insert(group, Tail::opened(last, purged));
     }
     Ok(tails)
@@ -103,10 +103,11 @@ fn vote_reaches(vote: Option<&Vote>, anchored: Option<&Vote>) -> bool {
     vote.map(rank) >= anchored.map(rank)
 }
 
-fn behind(node: u64, group: GroupId, what: &str) -> Error {
+fn behind(anchor: &Anchor, group: GroupId, what: &str) -> Error {
     Error::corruption(format!(
         "this store is behind its anchor: {what}. It must neither vote nor serve; set the \
-         data directory aside and bring the node back with `domicile node replace {node}`"
+         data directory aside and bring the node back with `domicile node replace {}/{}`",
+        anchor.region, anchor.node
     ))
     .fact("group", group)
 }

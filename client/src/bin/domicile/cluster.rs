@@ -288,8 +288,8 @@ fn hints(status: &GetClusterStatusResponse) -> Vec<String> {
         .filter(gone)
         .map(|node| {
             format!(
-                "node {}/{} is not reachable: start it; if its disk is lost, start it empty and run domicile node replace {}",
-                node.region, node.node, node.node
+                "node {0}/{1} is not reachable: start it; if its disk is lost, start it empty and run domicile node replace {0}/{1}",
+                node.region, node.node
             )
         })
         .collect();

@@ -17,17 +17,28 @@ pub(crate) enum Command {
 
 /// Brings a node back that lost its disk.
 ///
-/// The node must be running with an empty data directory. Its replicas come
-/// back under new ids; the command ends when it votes again.
+/// The node must be running with an empty data directory. Ask another node of
+/// its region. Its replicas come back under new ids; the command ends when it
+/// votes again.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Replace {
-    /// The number of the node.
-    #[arg(value_name = "N")]
-    node: u64,
+    /// The node, as in `eu/2`. A number alone counts in the region of the node
+    /// that is asked.
+    #[arg(value_name = "REGION/N", value_parser = node_name)]
+    node: (String, u64),
 
     /// HOST:PORT at which the other nodes reach it now. Default: as before.
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+}
+
+/// Reads `eu/2`, or `2`, which names no region.
+fn node_name(text: &str) -> Result<(String, u64), String> {
+    let (region, number) = text.rsplit_once('/').unwrap_or(("", text));
+    let number = number
+        .parse()
+        .map_err(|_| "a node is REGION/NUMBER, as in eu/2".to_owned())?;
+    Ok((region.to_owned(), number))
 }
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -55,8 +66,9 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
     context
         .output
         .message("replacing; this copies every record of the node's groups");
-    let node = arguments.node;
-    let replaced = client.admin().replace_node(node, arguments.address).await?;
+    let (region, node) = arguments.node;
+    let admin = client.admin();
+    let replaced = admin.replace_node(region, node, arguments.address).await?;
     let replicas = replaced.replicas;
     let json = json!({ "node": node, "replicas": replicas });
     let text = || {

@@ -251,7 +251,10 @@ fn a_truncated_write_ahead_log_is_torn_or_refused() {
     cut(&wal, size(&wal) - 1);
     let error = Disk::open(settled.path(), options()).err().unwrap();
     assert_eq!(error.reason, Reason::Corruption);
-    assert!(error.message.contains("domicile node replace 1"), "{error}");
+    assert!(
+        error.message.contains("domicile node replace eu/1"),
+        "{error}"
+    );
 }
 
 #[test]
