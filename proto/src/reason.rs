@@ -42,7 +42,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    NotHeldHere = "NOT_HELD_HERE", "The region of this node may not serve the tag.", "Send the request to the home of the tag; the client library does so by itself.";
+    NotHeldHere = "NOT_HELD_HERE", "The region of this node may not serve the tag.", "Call from a region that the policy lets reach the tag: from there the client library goes to the home by itself. See `domicile placement matrix`.";
     WrongHome = "WRONG_HOME", "The tag is homed in another region.", "Send the request to the home; the client library does so by itself.";
     UnknownTag = "UNKNOWN_TAG", "The policy does not know the tag.", "Check the spelling, or add the tag to the policy.";
     ResidencyViolation = "RESIDENCY_VIOLATION", "The request would place bytes in a region where the tag's policy does not allow them.", "Do not retry. Change the request, or the policy.";

@@ -387,6 +387,7 @@ fn what_is_not_enforced_is_named_with_its_line() {
             (4, "effective_at"),
             (25, "tags.eu-personal.failover"),
             (26, "tags.eu-personal.key_names"),
+            (27, "tags.eu-personal.history"),
             (28, "tags.eu-personal.retention"),
             (29, "tags.eu-personal.on_tighten"),
             // Array of tables: the first head.

@@ -46,6 +46,11 @@ pub const UNENFORCED: &[UnenforcedRule] = &[
         "homes take no quorum lease yet",
     ),
     rule(
+        "tags.*.history",
+        When::Present,
+        "old versions are kept for ever, none is collected yet",
+    ),
+    rule(
         "tags.*.key_names",
         When::Is("segment-prf"),
         "keys are stored plain",
