@@ -322,6 +322,9 @@ pub struct Meta {
     /// The idempotency key; retries of one request share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// The regions that the write was acknowledged in, where it waited for more than the home.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub acked_in: BTreeSet<RegionId>,
     /// Whether it went by a bare gRPC call, without the client library.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub raw: bool,

@@ -9,6 +9,8 @@
 mod banks;
 #[path = "mutation/counters.rs"]
 mod counters;
+#[path = "mutation/crossings.rs"]
+mod crossings;
 #[path = "mutation/homes.rs"]
 mod homes;
 #[path = "mutation/lags.rs"]

@@ -37,6 +37,8 @@ bugs! {
     AckEarly = "ack-early",
     /// A write of unknown outcome is reported as not applied.
     UnknownIsFailed = "unknown-is-failed",
+    /// A write that is to wait for mirrors is acknowledged without them.
+    MirrorsNotAwaited = "mirrors-not-awaited",
     /// Request ids are not remembered.
     RetryAppliedTwice = "retry-applied-twice",
     /// A condition is not looked at.

@@ -19,9 +19,8 @@ pub fn check(history: &History) -> Checked {
         })
         .collect();
     let operations = history.operations();
-    let crossed = |operation: &&Operation<'_>| {
-        operation.ok().is_some_and(|ok| ok.meta.acked_in.len() > 1)
-    };
+    let crossed =
+        |operation: &&Operation<'_>| operation.ok().is_some_and(|ok| ok.meta.acked_in.len() > 1);
     let (mut findings, mut checked) = (Vec::new(), 0);
     for write in operations.iter().filter(crossed) {
         checked += 1;

@@ -9,6 +9,7 @@
 pub mod bank;
 pub mod counter;
 pub mod coverage;
+pub mod crossing;
 pub mod digest;
 pub mod elle;
 pub mod fencing;

@@ -4,8 +4,8 @@ use super::coverage::Coverage;
 use super::elle::Model;
 use super::linear::Counterexample;
 use super::{
-    Verdict, bank, counter, coverage, digest, elle, fencing, linear, order, residency, session,
-    set, staleness, watch,
+    Verdict, bank, counter, coverage, crossing, digest, elle, fencing, linear, order, residency,
+    session, set, staleness, watch,
 };
 use crate::history::{History, Note};
 
@@ -108,7 +108,7 @@ pub fn run(history: &History) -> Summary {
         verdict: linear.verdict,
         checked: linear.checked,
     }];
-    let checkers: [(&'static str, order::Checked); 11] = [
+    let checkers: [(&'static str, order::Checked); 12] = [
         ("version order", order::check(history)),
         (
             "strict serializability",
@@ -120,6 +120,7 @@ pub fn run(history: &History) -> Summary {
         ("watch", watch::check(history)),
         ("session guarantees", session::check(history)),
         ("staleness", staleness::check(history)),
+        ("acknowledgement", crossing::check(history)),
         ("convergence", digest::check(history)),
         ("fencing", fencing::check(history)),
         ("residency", residency::check(history)),

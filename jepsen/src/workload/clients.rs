@@ -35,6 +35,9 @@ const KEYS: u64 = 3;
 /// How old a bounded read may be: sometimes met by a mirror, sometimes not.
 const BOUND: Duration = Duration::from_millis(400);
 
+/// The rest between two writes that wait for all regions.
+const EVERYWHERE_STEP: Duration = Duration::from_millis(150);
+
 /// How often the mirrors of a region that is made anew are looked at.
 const FILLING_STEP: Duration = Duration::from_millis(30);
 
@@ -81,12 +84,14 @@ impl Clients {
         let replacing = tokio::spawn(self.clone().replace());
         let planting = tokio::spawn(self.clone().plant());
         let watching = tokio::spawn(self.clone().watch_filling());
+        let everywhere = tokio::spawn(self.clone().write_everywhere());
         let workers: Vec<_> = (0..self.workers)
             .map(|number| tokio::spawn(self.clone().work(number)))
             .collect();
         for worker in workers {
             worker.await?;
         }
+        everywhere.await?;
         watching.abort();
         if self.living().next().is_none() {
             replacing.abort();
@@ -158,7 +163,7 @@ impl Clients {
             let lost = self.stage.lost.lock().clone();
             let own = lost.iter().find(|(region, _)| *region == self.region);
             let Some((_, node)) = own else { continue };
-            match admin.replace_node(*node, None).await {
+            match admin.replace_node(self.region, *node, None).await {
                 Ok(_) => {
                     (self.said)(format_args!("{}/{node} replaced", self.region));
                     self.stage
@@ -193,6 +198,30 @@ impl Clients {
                     break;
                 }
                 tokio::time::sleep(STEP).await;
+            }
+        }
+    }
+
+    /// Writes into every tag that is at home here and elsewhere, too, and waits
+    /// for all regions each time: what is cut off must not be waited for in
+    /// vain.
+    async fn write_everywhere(self: Arc<Self>) {
+        let own = self.shape.tags().iter();
+        let own = own.filter(|tag| tag.home == self.region && tag.stored.len() > 1);
+        let own: Vec<_> = own.collect();
+        if own.is_empty() {
+            return;
+        }
+        let mut worker = self.worker().await;
+        for turn in 0_u64.. {
+            if self.stage.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            for tag in &own {
+                worker.turn_to(tag.name, self.seed);
+                let key = format!("everywhere{}", turn / OPERATIONS_PER_KEYS);
+                worker.overwrite_everywhere(&key, tag.stored).await;
+                tokio::time::sleep(EVERYWHERE_STEP).await;
             }
         }
     }
@@ -305,11 +334,7 @@ impl Clients {
             0..12 => _ = worker.overwrite(key).await,
             12..16 => worker.overwrite_and_look(key).await,
             16..18 => self.read_witness(worker, tag).await,
-            18..20 => {
-                let mirrors = tag.stored.len() - 1;
-                let wanted = (mirrors > 0).then_some(Acknowledge::Mirrors(mirrors as u32));
-                worker.overwrite_acknowledged(key, wanted).await;
-            }
+            18..20 => _ = worker.overwrite_everywhere(key, tag.stored).await,
             20..24 => worker.create(key).await,
             24..26 => self.found(worker.read_own().await),
             26..29 => self.found(worker.repeat().await),

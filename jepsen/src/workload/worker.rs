@@ -13,7 +13,7 @@ use super::recorder::Begun;
 use super::shape::mark;
 use super::way::{Accepted, Change, Failed, Fresh, region};
 use super::{Recorder, canary};
-use crate::history::{F, Kind, Level, Meta, Process, Value, Version};
+use crate::history::{F, Kind, Level, Meta, Process, RegionId, Value, Version};
 
 /// The set that workers add to, and the prefix of its keys.
 pub const SET: &str = "set";
@@ -38,8 +38,8 @@ pub struct Worker {
     seed: Option<u64>,
     /// Elements that were added for certain and may be removed.
     added: Vec<i64>,
-    /// Whom the next write waits for, beside the home.
-    acknowledge: Option<Acknowledge>,
+    /// The regions that the next write waits for; fewer than two: for its home.
+    wait_for: &'static [&'static str],
     /// What it has done and seen.
     session: Session,
     /// A client for each node of the region, for reads at any of them.
@@ -62,7 +62,7 @@ impl Worker {
             },
             nodes: Vec::new(),
             raw: None,
-            acknowledge: None,
+            wait_for: &[],
             number,
             client,
             recorder,
@@ -232,12 +232,16 @@ impl Worker {
         }
     }
 
-    /// Overwrites a register and waits for mirrors. Answers whether that was
-    /// acknowledged.
-    pub async fn overwrite_acknowledged(&mut self, key: &str, by: Option<Acknowledge>) -> bool {
-        self.acknowledge = by;
+    /// Overwrites a register and waits until every region that stores it has
+    /// it. Answers whether that was acknowledged.
+    pub async fn overwrite_everywhere(
+        &mut self,
+        key: &str,
+        stored: &'static [&'static str],
+    ) -> bool {
+        self.wait_for = stored;
         let acknowledged = self.overwrite(key).await;
-        self.acknowledge = None;
+        self.wait_for = &[];
         acknowledged
     }
 
@@ -312,7 +316,8 @@ impl Worker {
         let change = Change {
             key: self.key(key),
             value: put.map(|value| self.value_of(value)),
-            acknowledge: self.acknowledge.clone(),
+            acknowledge: (self.wait_for.len() > 1)
+                .then(|| Acknowledge::Mirrors(self.wait_for.len() as u32 - 1)),
             ..Change::default()
         };
         let (ended, again) = self.send(&self.tag, &change).await;
@@ -410,8 +415,12 @@ impl Worker {
         };
         let failed = match ended {
             Ok(Accepted { version, .. }) => {
-                let version = *version;
-                begun.ok(shown, Meta { version, ..meta });
+                let told = Meta {
+                    version: *version,
+                    acked_in: self.wait_for.iter().copied().map(RegionId::from).collect(),
+                    ..meta
+                };
+                begun.ok(shown, told);
                 return Kind::Ok;
             }
             Err(failed) => failed,

@@ -17,6 +17,7 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, Outcome, Reply, Write};
 use crate::replicate::{Shipped, Wanted};
 use crate::residency::Atlas;
+use crate::seeded::{self, Bug};
 
 /// How long mirrors may take before the writer is told where its write is
 /// durable: a few round trips round the world, and less than an attempt of the
@@ -100,6 +101,9 @@ pub(super) fn waiting(
             },
             Err(_) => return reply.send(answer),
         };
+        if seeded::is_on(Bug::MirrorsNotAwaited) {
+            return reply.send(answer);
+        }
         env.spawn_brief(async move {
             // The write is applied, so it is not behind this.
             let position = group.progress().changed;
