@@ -70,13 +70,17 @@ impl Admin {
     }
 
     /// Brings a node back that lost its disk. The node must be running and
-    /// empty. `address` is where it is reached now, if it moved.
+    /// empty. Ask a node of its region, whose name guards against asking
+    /// another one's: each region counts its own nodes. `address` is where it
+    /// is reached now, if it moved.
     pub async fn replace_node(
         &self,
+        region: impl Into<String>,
         node: u64,
         address: Option<String>,
     ) -> Result<v1::ReplaceNodeResponse, Error> {
         let request = v1::ReplaceNodeRequest {
+            region: region.into(),
             node,
             address: address.unwrap_or_default(),
         };
@@ -167,15 +171,22 @@ impl Admin {
         message: T,
         send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
     ) -> Result<R, Error> {
-        let deadline = env::now() + self.timeout.unwrap_or(self.client.timeout());
+        let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()));
         let mut attempts = Attempts::new(safety, deadline);
         let endpoints = self.client.routes().endpoints();
         loop {
             for (index, endpoint) in endpoints.iter().enumerate() {
+                let left = deadline.saturating_duration_since(env::now());
+                // One that does not answer must leave time for the others;
+                // what changes something is not given up for that.
+                let share = match safety {
+                    Safety::Read => left / (endpoints.len() - index) as u32,
+                    Safety::Deduplicated | Safety::Once => left,
+                };
                 let mut request = Request::new(message.clone());
-                request.set_timeout(deadline.saturating_duration_since(env::now()));
+                request.set_timeout(share);
                 let answer = send(endpoint.admin(), request);
-                let fault = match tokio::time::timeout_at(deadline, answer).await {
+                let fault = match tokio::time::timeout(share, answer).await {
                     Ok(Ok(response)) => return Ok(response.into_inner()),
                     Ok(Err(status)) => Fault::from(status),
                     Err(_) => Fault::late(true),

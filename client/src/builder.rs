@@ -123,7 +123,7 @@ impl Builder {
 
 /// Waits until an endpoint is open, or none can be.
 async fn first_opened(routes: &Routes, timeout: Duration) -> Result<(), Error> {
-    let deadline = env::now() + timeout;
+    let deadline = env::after(timeout);
     let mut openings: Vec<_> = routes
         .endpoints()
         .iter()

@@ -25,6 +25,10 @@ use crate::tag::TagHandle;
 /// not answer is left for another.
 pub(crate) const ATTEMPTS_IN_TIMEOUT: u32 = 3;
 
+/// The time that an attempt may take, however little there is for all, where no
+/// other node could be tried instead: several round trips round the world.
+const ATTEMPT_ALONE_MIN: Duration = Duration::from_secs(1);
+
 /// The fact of a refusal that names the nodes of the tag's home.
 const ENDPOINTS_FACT: &str = "endpoints";
 
@@ -58,6 +62,10 @@ pub(crate) struct Plan {
     pub(crate) timeout: Option<Duration>,
     /// The time that each attempt may take, however little there is for all.
     pub(crate) attempt_min: Duration,
+    /// Whether an earlier operation may have done it already.
+    pub(crate) again: bool,
+    /// Whether a level that is not met may be met later.
+    pub(crate) waits: bool,
 }
 
 impl Inner {
@@ -168,10 +176,8 @@ impl Client {
     ) -> Result<Reply, Error> {
         let inner = &*self.0;
         let timeout = plan.timeout.unwrap_or(inner.timeout);
-        let deadline = env::now() + timeout;
-        let attempt_timeout = (timeout / ATTEMPTS_IN_TIMEOUT)
-            .max(plan.attempt_min)
-            .min(timeout);
+        let deadline = env::after(timeout);
+        let attempt_timeout = (timeout / ATTEMPTS_IN_TIMEOUT).max(plan.attempt_min);
         let mut tried = Tried::default();
         let mut attempts: Option<Attempts> = None;
         let mut away = tag.away();
@@ -179,8 +185,13 @@ impl Client {
         let mut refused_by = None;
         loop {
             let routes = away.as_deref().unwrap_or(&inner.routes);
-            let attempt_end = deadline.min(env::now() + attempt_timeout);
             let index = routes.choose(tag, plan.wants_leader, tried);
+            // Where nobody else could do it, a slow answer is better than none.
+            let attempt_timeout = match routes.is_last(index, tried) {
+                true => attempt_timeout.max(ATTEMPT_ALONE_MIN),
+                false => attempt_timeout,
+            };
+            let attempt_end = deadline.min(env::after(attempt_timeout));
             let endpoint = &routes.endpoints()[index];
             let answer = endpoint.call(tag, operation.clone(), attempt_end).await;
             let fault = match answer {
@@ -204,7 +215,17 @@ impl Client {
                 refused_by = Some(index);
             }
             let others = routes.has_untried(tried);
-            let attempts = attempts.get_or_insert_with(|| Attempts::new(plan.safety, deadline));
+            if !others && away.is_some() && matches!(fault, Fault::Lost { .. }) {
+                // The home may have moved: the nodes of this region know.
+                tag.come_back();
+                away = None;
+                redirected = false;
+            }
+            let attempts = attempts.get_or_insert_with(|| {
+                Attempts::new(plan.safety, deadline)
+                    .after_another(plan.again)
+                    .waiting(plan.waits)
+            });
             let pause = attempts.failed(fault, others)?;
             if !others {
                 tried.clear();

@@ -19,6 +19,15 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// The longest time that anything here waits. Longer ones are taken for it:
+/// times near the end of what a clock can say are an error.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// When a time from now will be over.
+pub(crate) fn after(timeout: Duration) -> Instant {
+    now() + timeout.min(TIMEOUT_MAX)
+}
+
 thread_local! {
     /// Where this thread draws from; `None`: the machine.
     static SEEDED: RefCell<Option<ChaCha8Rng>> = const { RefCell::new(None) };

@@ -68,6 +68,8 @@ impl Get {
             wants_leader: self.options.wants_leader(),
             timeout: self.options.timeout,
             attempt_min: self.options.attempt_min(),
+            again: false,
+            waits: self.options.waits(),
         };
         let TagHandle { client, route } = &self.handle;
         match client.call(route, get, plan).await? {

@@ -175,7 +175,11 @@ impl Options {
     }
 
     pub(crate) fn set_token(&mut self, token: Token) {
-        self.level = Level::AtLeast;
+        // Who has seen nothing yet is content with any copy.
+        self.level = match token.is_empty() {
+            true => Level::Local,
+            false => Level::AtLeast,
+        };
         self.token = token;
     }
 
@@ -188,12 +192,17 @@ impl Options {
         self.level == Level::Strong
     }
 
+    /// Whether a level that is not met is waited for.
+    pub(crate) fn waits(&self) -> bool {
+        self.on_unmet == v1::OnUnmet::Wait
+    }
+
     /// The time that an attempt may take: where the server waits for the
     /// level, all there is.
     pub(crate) fn attempt_min(&self) -> Duration {
-        match self.on_unmet {
-            v1::OnUnmet::Wait => Duration::MAX,
-            _ => Duration::ZERO,
+        match self.waits() {
+            true => Duration::MAX,
+            false => Duration::ZERO,
         }
     }
 

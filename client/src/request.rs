@@ -8,15 +8,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 
+use domicile_proto::limits::OUTCOMES_PER_CLIENT_MAX;
 use domicile_proto::v1;
 use parking_lot::Mutex;
 
 use crate::env;
 
-/// How far a write of unknown outcome may lie behind the newest write before
-/// the server may forget it. It bounds the outcomes that servers keep for
-/// this client.
-const UNANSWERED_DISTANCE_MAX: u64 = 65_536;
+/// How far a write without an answer may lie behind the newest write before it
+/// is given up: as far as servers remember.
+const UNANSWERED_DISTANCE_MAX: u64 = OUTCOMES_PER_CLIENT_MAX as u64;
 
 /// The identity of one write, the same over all its attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,8 +115,8 @@ impl Requests {
         }
     }
 
-    /// The next id. It is answered when the guard says so; a guard dropped
-    /// without a word belongs to a caller that went away and asks no more.
+    /// The next id. A guard dropped without a word belongs to a caller that
+    /// went away: it does not know the id, and asks no more.
     pub(crate) fn open(&self) -> Open<'_> {
         let mut window = self.window.lock();
         let sequence = window.acked_below + window.states.len() as u64;
@@ -133,8 +133,9 @@ impl Requests {
         }
     }
 
-    /// An id of before, to send its write again. Of another client's ids
-    /// nothing is known here, so nothing is declared answered.
+    /// An id of before, to send its write again. A guard dropped without a word
+    /// leaves it as it was. Of another client's ids nothing is known here, so
+    /// nothing is declared answered.
     pub(crate) fn reopen(&self, id: RequestId) -> Open<'_> {
         let mut acked_below = 0;
         if id.client == self.client {
@@ -146,7 +147,7 @@ impl Requests {
             requests: self,
             id,
             acked_below,
-            end: State::Answered,
+            end: State::Unanswered,
         }
     }
 }
@@ -201,6 +202,11 @@ impl Open<'_> {
         }
     }
 
+    /// It has its answer.
+    pub(crate) fn answered(mut self) {
+        self.end = State::Answered;
+    }
+
     /// The caller may send it again: nobody knows what came of it, or it is
     /// still to wait.
     pub(crate) fn unanswered(mut self) {
@@ -241,8 +247,11 @@ mod tests {
         assert_eq!(requests.open().acked_below, 1);
         let again = requests.reopen(id);
         assert_eq!(again.acked_below, 1);
+        // Whoever asked went away, and may ask once more.
         drop(again);
-        assert_eq!(requests.open().acked_below, 3);
+        assert_eq!(requests.open().acked_below, 1);
+        requests.reopen(id).answered();
+        assert_eq!(requests.open().acked_below, 4);
     }
 
     #[test]

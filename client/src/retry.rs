@@ -24,10 +24,6 @@ const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// longer one would only add to it.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// The most attempts of one operation, should a server answer refusals faster
-/// than the deadline comes.
-const ATTEMPTS_MAX: u32 = 100;
-
 /// What makes sending an operation twice harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Safety {
@@ -44,7 +40,8 @@ pub(crate) enum Safety {
 pub(crate) struct Attempts {
     safety: Safety,
     deadline: Instant,
-    count: u32,
+    /// Whether a level that is not met may be met later.
+    waits: bool,
     pause: Duration,
     /// Whether an attempt without an answer may have been applied.
     maybe_applied: bool,
@@ -102,7 +99,7 @@ impl Attempts {
         Attempts {
             safety,
             deadline,
-            count: 0,
+            waits: false,
             pause: PAUSE_FIRST,
             maybe_applied: false,
             elsewhere: None,
@@ -110,14 +107,25 @@ impl Attempts {
         }
     }
 
+    /// Says whether an earlier operation may have applied the write already.
+    pub(crate) fn after_another(mut self, again: bool) -> Self {
+        self.maybe_applied = again;
+        self
+    }
+
+    /// Says whether a level that is not met may be met later.
+    pub(crate) fn waiting(mut self, waits: bool) -> Self {
+        self.waits = waits;
+        self
+    }
+
     /// An attempt failed: how long to wait before the next, or why there is
     /// none. `others` says that an endpoint has not been tried since the last
     /// pause.
     pub(crate) fn failed(&mut self, fault: Fault, others: bool) -> Result<Duration, Error> {
-        self.count += 1;
         let mut retry_after = None;
         match &fault {
-            Fault::Refused(refusal) => match advice(refusal) {
+            Fault::Refused(refusal) => match self.advice(refusal) {
                 Advice::Final => return Err(self.give_up(fault)),
                 Advice::Elsewhere if !others => return Err(self.give_up(fault)),
                 Advice::AskAgain => {
@@ -151,10 +159,17 @@ impl Attempts {
             }
         }
         let pause = self.next_pause(others, retry_after);
-        if self.count >= ATTEMPTS_MAX || env::now() + pause >= self.deadline {
+        if env::now() + pause >= self.deadline {
             return Err(self.give_up(fault));
         }
         Ok(pause)
+    }
+
+    fn advice(&self, refusal: &Refusal) -> Advice {
+        match refusal.reason() {
+            Some(Reason::StalenessNotMet | Reason::Backfilling) if self.waits => Advice::Again,
+            _ => advice(refusal),
+        }
     }
 
     fn next_pause(&mut self, others: bool, advised: Option<Duration>) -> Duration {
@@ -294,14 +309,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_and_pauses_are_bounded() {
-        let mut read = Attempts::new(Safety::Read, env::now() + Duration::from_secs(86_400));
-        let mut count = 1;
+    async fn attempts_last_until_the_deadline_and_pauses_bound_their_rate() {
+        let (began, wait) = (env::now(), Duration::from_secs(600));
+        let mut read = Attempts::new(Safety::Read, began + wait);
+        let mut count = 0;
         while let Ok(pause) = read.failed(refused(Reason::NoQuorum), false) {
             assert!(pause <= PAUSE_MAX);
+            tokio::time::sleep(pause).await;
             count += 1;
         }
-        assert_eq!(count, ATTEMPTS_MAX);
+        assert!(env::now() + PAUSE_MAX >= began + wait);
+        assert!(count < 10_000, "{count}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_level_that_is_waited_for_is_asked_for_again() {
+        for reason in [Reason::StalenessNotMet, Reason::Backfilling] {
+            let mut read = attempts(Safety::Read);
+            read.failed(refused(reason), false).expect_err("it fails");
+            let mut read = attempts(Safety::Read).waiting(true);
+            read.failed(refused(reason), false).expect("it waits");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_earlier_operation_may_have_applied_stays_unknown() {
+        for fault in [refused(Reason::GrantDenied), lost(false)] {
+            let mut write = Attempts::new(Safety::Deduplicated, env::now()).after_another(true);
+            let error = write.failed(fault, false);
+            assert!(
+                matches!(error, Err(Error::OutcomeUnknown { .. })),
+                "{error:?}"
+            );
+        }
+        let mut write = attempts(Safety::Deduplicated).after_another(true);
+        let error = write.failed(refused(Reason::ConditionFailed), false);
+        assert!(matches!(error, Err(Error::ConditionFailed(_))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,6 +70,12 @@ impl TagRoute {
         self.away.load_full()
     }
 
+    /// Sends the tag's operations to the client's own endpoints again.
+    pub(crate) fn come_back(&self) {
+        self.leader.store(NONE, Ordering::Relaxed);
+        self.away.store(None);
+    }
+
     /// Redirects the tag's operations.
     pub(crate) fn redirect(&self, routes: Arc<Routes>) {
         self.leader.store(NONE, Ordering::Relaxed);
@@ -167,6 +173,14 @@ impl Routes {
     /// Whether an endpoint has not failed since the last pause.
     pub(crate) fn has_untried(&self, tried: Tried) -> bool {
         (0..self.endpoints.len()).any(|index| !tried.contains(index))
+    }
+
+    /// Whether no other endpoint that is up has been left out since the last
+    /// pause.
+    pub(crate) fn is_last(&self, index: usize, tried: Tried) -> bool {
+        let mut endpoints = self.endpoints.iter().enumerate();
+        !endpoints
+            .any(|(other, endpoint)| other != index && !tried.contains(other) && endpoint.is_up())
     }
 
     fn drop_leader(&self, tag: &TagRoute, index: usize) {

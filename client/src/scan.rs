@@ -140,6 +140,8 @@ impl Scan {
             wants_leader: self.options.wants_leader(),
             timeout: self.options.timeout,
             attempt_min: self.options.attempt_min(),
+            again: false,
+            waits: self.options.waits(),
         };
         let TagHandle { client, route } = &self.handle;
         match client.call(route, scan, plan).await? {

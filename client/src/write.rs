@@ -110,6 +110,8 @@ impl Options {
                 (_, Acknowledge::Home) => Duration::ZERO,
                 (_, Acknowledge::Mirrors(_) | Acknowledge::Regions(_)) => ACKNOWLEDGED_IN,
             },
+            again: matches!(self.identity, Identity::Again(_)),
+            waits: false,
         };
         let (client, route) = (&handle.client, &handle.route);
         let open = match self.identity {
@@ -125,9 +127,12 @@ impl Options {
         let mut result = client
             .call(route, operation, plan(Safety::Deduplicated))
             .await;
-        if let Some(request_id) = result.as_mut().err().and_then(Error::request_id_mut) {
-            *request_id = Some(open.id());
-            open.unanswered();
+        match result.as_mut().err().and_then(Error::request_id_mut) {
+            Some(request_id) => {
+                *request_id = Some(open.id());
+                open.unanswered();
+            }
+            None => open.answered(),
         }
         result
     }

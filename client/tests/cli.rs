@@ -109,8 +109,10 @@ async fn the_cluster_in_json_keeps_its_schema() {
         "region": "ap", "nodes": 3, "incarnation": 2, "mirrors": ["global"],
     });
     assert_eq!(rebuilt, expected);
-    let replaced = json_of(&node, "node replace 3").await;
-    assert_eq!(replaced, json!({ "node": 3, "replicas": 2 }));
+    for name in ["eu/3", "3"] {
+        let replaced = json_of(&node, &format!("node replace {name}")).await;
+        assert_eq!(replaced, json!({ "node": 3, "replicas": 2 }));
+    }
 }
 
 #[tokio::test]
@@ -192,6 +194,8 @@ async fn exit_codes() {
         5
     );
     assert_eq!(run(Some(&node), "node replace 9").await.code, 5);
+    assert_eq!(run(Some(&node), "node replace us/3").await.code, 5);
+    assert_eq!(run(Some(&node), "node replace eu/three").await.code, 2);
     let unsure = run(Some(&node), "region rebuild ap").await;
     assert_eq!(unsure.code, 2);
     assert!(unsure.err.contains("--yes"), "{}", unsure.err);

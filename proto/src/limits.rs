@@ -26,6 +26,11 @@ pub const SCAN_PAGE_MAX: usize = 10_000;
 /// The most bytes of a scan's page, so that a page fits one message.
 pub const SCAN_PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// The most outcomes of writes that a group remembers for one client, above
+/// what the client has acknowledged; the oldest are let go first. A session has
+/// at most 4,096 operations in flight.
+pub const OUTCOMES_PER_CLIENT_MAX: usize = 8192;
+
 /// The largest message that a client may send or receive, in bytes.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 

@@ -543,8 +543,9 @@ impl AdminService for Fake {
         &self,
         r: Request<v1::ReplaceNodeRequest>,
     ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
-        match r.into_inner().node {
-            3 => Ok(Response::new(v1::ReplaceNodeResponse { replicas: 2 })),
+        let v1::ReplaceNodeRequest { region, node, .. } = r.into_inner();
+        match (region.as_str(), node) {
+            ("" | "eu", 3) => Ok(Response::new(v1::ReplaceNodeResponse { replicas: 2 })),
             _ => Err(status(failure(Reason::UnknownNode, Code::NotFound))),
         }
     }

@@ -54,7 +54,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     let mut unread = Vec::new();
     for directory in &arguments.offline {
         match disk::inspect(directory) {
-            Ok(inspected) => disks.push(inspected),
+            Ok(inspected) => disks.push((directory, inspected)),
             Err(failure) => unread.push(Gap {
                 node: ("offline".to_owned(), 0),
                 place: directory.display().to_string(),
@@ -67,16 +67,32 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Ok(basis) => basis,
         Err(failure) => Basis::of_disks(&disks, failure)?,
     };
-    let mut reports: Vec<NodeReport> = disks.into_iter().map(|disk| disk.report).collect();
-    let read: BTreeSet<NodeName> = reports.iter().map(name).collect();
-    let asked = basis
-        .addresses
-        .iter()
-        .filter(|(node, _)| !read.contains(node));
-    let asked = asked.map(async |(node, address)| {
+    let asked = basis.addresses.iter().map(async |(node, address)| {
         ask(&context.connect_address(address).await.ok()?, node).await
     });
-    reports.extend(futures::future::join_all(asked).await.into_iter().flatten());
+    let asked = futures::future::join_all(asked).await;
+    let mut reports: Vec<NodeReport> = asked.into_iter().flatten().collect();
+    let running: BTreeSet<NodeName> = reports.iter().map(name).collect();
+    for (directory, disk) in disks {
+        let node = name(&disk.report);
+        // What a node of this cluster holds must not be read off another
+        // cluster's disk, or off an old copy of its own.
+        let why = match disk.cluster {
+            Some(cluster) if cluster.id != basis.cluster_id => "it is of another cluster",
+            None => "it is of no cluster",
+            Some(_) if running.contains(&node) => "the node runs, and was asked itself",
+            Some(_) => {
+                reports.push(disk.report);
+                continue;
+            }
+        };
+        unread.push(Gap {
+            node,
+            place: directory.display().to_string(),
+            why: why.to_owned(),
+            count: 1,
+        });
+    }
     reports.sort_by_key(name);
     let mut judged = judge(&basis.policy, &basis.nodes, &reports);
     // A directory that was named and not read leaves the audit incomplete.
@@ -99,6 +115,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
 /// What the counts are held against.
 struct Basis {
     policy: Policy,
+    /// The id of the cluster, in hexadecimal digits.
+    cluster_id: String,
     /// Every node of the cluster.
     nodes: BTreeSet<NodeName>,
     /// Where those that may run are.
@@ -110,8 +128,8 @@ struct Basis {
 impl Basis {
     /// What the disks say of their cluster, if that is the same of all. Without
     /// any disk, why the cluster itself did not answer.
-    fn of_disks(disks: &[Inspected], failure: Failure) -> Result<Basis, Failure> {
-        let mut clusters = disks.iter().filter_map(|disk| disk.cluster.as_ref());
+    fn of_disks(disks: &[(&PathBuf, Inspected)], failure: Failure) -> Result<Basis, Failure> {
+        let mut clusters = disks.iter().filter_map(|(_, disk)| disk.cluster.as_ref());
         let Some(first) = clusters.next() else {
             return Err(failure);
         };
@@ -131,6 +149,7 @@ impl Basis {
         let (cluster, policy) = newest;
         Ok(Basis {
             policy,
+            cluster_id: cluster.id.clone(),
             nodes: cluster.nodes.clone(),
             addresses: Vec::new(),
             offline: true,
@@ -153,6 +172,7 @@ async fn ask_for_basis(context: &Context) -> Result<Basis, Failure> {
         .collect();
     Ok(Basis {
         policy,
+        cluster_id: admin.cluster_status().await?.cluster_id,
         nodes: addresses.iter().map(|(node, _)| node.clone()).collect(),
         addresses,
         offline: false,

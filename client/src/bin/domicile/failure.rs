@@ -57,6 +57,10 @@ impl Failure {
     /// What happened.
     pub(crate) fn message(&self) -> String {
         match self {
+            Failure::Client(Error::OutcomeUnknown {
+                request_id: None,
+                cause,
+            }) => format!("what came of it is unknown: {cause}"),
             Failure::Client(error) => match error.refusal() {
                 Some(refusal) if !refusal.message().is_empty() => refusal.message().to_owned(),
                 _ => error.to_string(),
@@ -73,6 +77,10 @@ impl Failure {
     /// What to do next; empty: nothing to advise.
     pub(crate) fn next(&self) -> String {
         let next = match self {
+            // Only commands for operators send no request id.
+            Failure::Client(Error::OutcomeUnknown {
+                request_id: None, ..
+            }) => "See `domicile cluster status`; the command may be run again.",
             Failure::Client(error) => error.reason().map_or("", Reason::next),
             Failure::NotFound => "Check the address; a tag is case-sensitive, and so is a key.",
             Failure::Usage(_) => "See `domicile help`.",
@@ -132,7 +140,6 @@ fn client_code(error: &Error) -> u8 {
         Error::Unavailable(_)
         | Error::Unreachable(_)
         | Error::Deadline(_)
-        | Error::AckNotReached { .. }
         | Error::OutcomeUnknown { .. } => 3,
         Error::Denied(_) => 4,
         Error::ConditionFailed(_) => 5,

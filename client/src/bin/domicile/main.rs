@@ -1,9 +1,8 @@
 //! `domicile`: the program for operators, and for records by hand.
 //!
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 failure;
-//! 2 wrong usage; 3 unreachable, the outcome is unknown, or not yet in every
-//! region; 4 denied; 5 not found, or the condition did not hold; 10 audit FAIL;
-//! 11 audit INCOMPLETE.
+//! 2 wrong usage; 3 unreachable, or the outcome is unknown; 4 denied; 5 not
+//! found, or the condition did not hold; 10 audit FAIL; 11 audit INCOMPLETE.
 
 mod acknowledge;
 mod audit;
@@ -37,6 +36,9 @@ use crate::output::{Format, Output};
 /// How long an operation may take, when `--timeout` is not given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
+/// The longest duration that is taken.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// How long a change of the cluster may take, when `--timeout` is not given:
 /// it waits for nodes to be filled.
 const TIMEOUT_CHANGE: Duration = Duration::from_secs(120);
@@ -45,10 +47,10 @@ const TIMEOUT_CHANGE: Duration = Duration::from_secs(120);
 ///
 /// Data is written to stdout, messages to stderr.
 ///
-/// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 unreachable, the outcome of
-/// a write is unknown, or it is not yet in every region that was asked for; 4
-/// denied by policy or grants; 5 not found, or the condition of a write did not
-/// hold; 10 an audit FAILed; 11 an audit is INCOMPLETE.
+/// Exit codes: 0 done; 1 failure, of which stderr tells the reason; 2 wrong
+/// usage; 3 unreachable, or the outcome of a write is unknown; 4 forbidden by
+/// the policy; 5 not found, or the condition of a write did not hold; 10 an
+/// audit FAILed; 11 an audit is INCOMPLETE.
 #[derive(Debug, Parser)]
 #[command(
     name = "domicile",
@@ -201,9 +203,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         "m" => number.checked_mul(60_000),
         _ => return Err("a duration ends with ms, s or m, as in 250ms".to_owned()),
     };
-    match milliseconds {
-        Some(milliseconds) => Ok(Duration::from_millis(milliseconds)),
-        None => Err("the duration is too long".to_owned()),
+    match milliseconds.map(Duration::from_millis) {
+        Some(duration) if duration <= DURATION_MAX => Ok(duration),
+        _ => Err("a duration is at most a day, 1440m".to_owned()),
     }
 }
 

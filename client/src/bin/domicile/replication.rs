@@ -19,15 +19,19 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     let Command::Status = command;
-    let mut answers = Vec::new();
-    let mut failed = None;
-    for client in context.connect_each().await? {
-        match client.admin().replication().await {
+    let clients = context.connect_each().await?;
+    let asked = clients
+        .iter()
+        .map(async |client| client.admin().replication().await);
+    let asked = futures::future::join_all(asked).await;
+    let (mut answers, mut unanswered, mut failed) = (Vec::new(), Vec::new(), None);
+    for (endpoint, answer) in context.global.endpoints.iter().zip(asked) {
+        match answer {
             Ok(answer) => answers.push(answer),
             Err(error) => {
-                context
-                    .output
-                    .message(&format!("a node did not answer: {error}"));
+                let what = format!("the node at {endpoint} did not answer: {error}");
+                context.output.message(&what);
+                unanswered.push(endpoint);
                 failed = Some(error);
             }
         }
@@ -37,9 +41,11 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     }
     let json: Vec<_> = answers.iter().map(to_json).collect();
     let text = || text(&answers);
-    context
-        .output
-        .document(&json!({ "nodes": json }), text, b"")
+    context.output.document(
+        &json!({ "nodes": json, "unanswered": unanswered }),
+        text,
+        b"",
+    )
 }
 
 fn to_json(answer: &GetReplicationResponse) -> serde_json::Value {

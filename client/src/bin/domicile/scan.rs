@@ -102,6 +102,11 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         }
         Format::Jsonl | Format::Raw => {}
     }
+    if more && matches!(context.output.format(), Format::Jsonl | Format::Raw) {
+        context
+            .output
+            .message(&format!("{count} records; there are more, see --limit"));
+    }
     if context.output.format() == Format::Table {
         context.output.message(&format!(
             "{count} records, {} by {}, lag {}{}",

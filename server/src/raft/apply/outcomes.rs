@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::limits::OUTCOMES_PER_CLIENT_MAX;
 
 use super::records::Outcome;
 use crate::error::Result;
@@ -26,10 +27,6 @@ use crate::storage::{Engine, GroupId, Index, Limit, keys, record};
 /// The most clients remembered for a group. The one that wrote least lately is
 /// forgotten first; each takes about 300 bytes.
 const CLIENTS_MAX: usize = 100_000;
-
-/// The most unacknowledged outcomes remembered for one client; the oldest are
-/// let go first. A session has at most 4,096 operations in flight.
-const OUTCOMES_PER_CLIENT_MAX: usize = 8192;
 
 /// The rows read at once when a group opens.
 const LOAD_ROWS: usize = 4096;
