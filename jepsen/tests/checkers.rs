@@ -649,7 +649,7 @@ mod watches {
 
     #[test]
     fn a_missing_delete_is_found() {
-        // etcd #18089 and #19179.
+        // As when a watch begins while the history before it is compacted.
         finds(damaged(|e| drop(e.remove(3))), &["watch-reliable"]);
     }
 

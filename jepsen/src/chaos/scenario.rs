@@ -66,7 +66,7 @@ pub enum Scenario {
     MixedRegions,
     /// A region is cut off for more than a minute while others lose processes.
     Isolation,
-    /// Replication is paused for known times while the wall clocks of two regions are five minutes off.
+    /// A mirror region is cut off for known times while the wall clocks of two regions are five minutes off.
     Lag,
 }
 
