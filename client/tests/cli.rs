@@ -176,6 +176,10 @@ async fn a_scan_stops_at_its_limit_and_says_so() {
         "{}",
         ran.err
     );
+    for format in ["jsonl", "raw"] {
+        let ran = run(Some(&node), &format!("scan eu --limit 2 -o {format}")).await;
+        assert!(ran.err.contains("there are more"), "{format}: {}", ran.err);
+    }
     let ran = run(Some(&node), "scan eu --start k3 --end k4 -o jsonl").await;
     assert_eq!(ran.out.lines().count(), 1);
     assert_eq!(run(Some(&node), "scan eu/k --start k3").await.code, 2);
@@ -196,6 +200,8 @@ async fn exit_codes() {
     assert_eq!(run(Some(&node), "node replace 9").await.code, 5);
     assert_eq!(run(Some(&node), "node replace us/3").await.code, 5);
     assert_eq!(run(Some(&node), "node replace eu/three").await.code, 2);
+    let endless = "get eu/k --timeout 18446744073709551615ms";
+    assert_eq!(run(Some(&node), endless).await.code, 2);
     let unsure = run(Some(&node), "region rebuild ap").await;
     assert_eq!(unsure.code, 2);
     assert!(unsure.err.contains("--yes"), "{}", unsure.err);

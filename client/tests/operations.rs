@@ -2,11 +2,13 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use domicile_client::{Acknowledge, Client, Error, Level, Outcome, Reason, Transport, Version};
+use domicile_client::{
+    Acknowledge, Client, Error, Level, Outcome, Reason, Token, Transport, Version,
+};
 use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 use futures::StreamExt;
@@ -83,6 +85,9 @@ async fn what_is_asked_for_stands_on_the_wire() {
         .await
         .expect("get");
     eu.get("k").at_least(&token).or_wait().await.expect("get");
+    // Who has seen nothing yet.
+    let none = Token::default();
+    eu.get("k").at_least(&none).await.expect("get");
     let seen = node.fake.seen.lock();
     let options: Vec<_> = seen.operations[1..]
         .iter()
@@ -98,6 +103,8 @@ async fn what_is_asked_for_stands_on_the_wire() {
     assert_eq!(bounded.on_unmet(), v1::OnUnmet::Fail);
     let at_least = options[2].as_ref().expect("options");
     assert_eq!(at_least.level(), v1::Level::AtLeast);
+    let any = options[3].as_ref().expect("options");
+    assert_eq!(any.level(), v1::Level::Local);
     assert_eq!(&at_least.token[..], b"token");
     assert_eq!(at_least.on_unmet(), v1::OnUnmet::Wait);
 }
@@ -562,4 +569,62 @@ fn handles_are_shared_between_threads() {
     shared::<Error>();
     sent::<domicile_client::Put>();
     sent::<domicile_client::Pages>();
+}
+
+/// A home whose nodes have moved is found again.
+#[tokio::test]
+async fn a_tag_that_was_sent_to_its_home_comes_back_when_the_home_is_gone() {
+    for transport in BOTH {
+        let homes = [Fake::new().start().await, Fake::new().start().await];
+        let named = Arc::new(Mutex::new(homes[0].address.to_string()));
+        let names = named.clone();
+        let own = Fake::scripted(move |_, _| {
+            let endpoints = names.lock().expect("nobody panicked").clone();
+            Act::Fail(v1::Failure {
+                metadata: [("endpoints".to_owned(), endpoints)].into(),
+                ..failure(Reason::NotHeldHere, Code::FailedPrecondition)
+            })
+        });
+        let own = own.start().await;
+        let db = connect(transport, &[&own]).await;
+        let shared = db.tag("eu-shared").expect("a tag");
+        let [old, new] = homes;
+        shared.put("k", "v").await.expect("at the home");
+        assert_eq!(old.fake.seen.lock().applied, 1);
+        *named.lock().expect("nobody panicked") = new.address.to_string();
+        old.stop().await;
+        shared.put("k", "v").await.expect("where the home is now");
+        assert_eq!(new.fake.seen.lock().applied, 1);
+    }
+}
+
+/// One that accepts connections and says nothing must leave time for others.
+#[tokio::test]
+async fn a_command_goes_on_from_a_node_that_does_not_answer() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = silent.local_addr().expect("bound");
+    let node = Fake::new().start().await;
+    let db = Client::builder()
+        .endpoints([format!("http://{address}"), node.endpoint()])
+        .transport(Transport::Unary)
+        .timeout(Duration::from_secs(2))
+        .connect()
+        .await
+        .expect("connects");
+    db.admin()
+        .cluster_status()
+        .await
+        .expect("the other answers");
+}
+
+#[tokio::test]
+async fn a_time_without_an_end_is_none() {
+    let node = Fake::new().start().await;
+    let db = connect(Transport::Session, &[&node]).await;
+    let eu = db.tag("eu-only").expect("a tag");
+    eu.put("k", "v").timeout(Duration::MAX).await.expect("put");
+    let admin = db.admin().timeout(Duration::MAX);
+    admin.cluster_status().await.expect("the status");
 }

@@ -52,3 +52,31 @@ fn a_script_that_is_wrong_fails() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("line 2: exit 1 after"), "{said}");
 }
+
+/// The disk of another cluster says nothing of this one.
+#[test]
+fn an_audit_takes_no_other_clusters_disk_for_a_node() {
+    let domiciled = env!("CARGO_BIN_EXE_domiciled");
+    let folder = tempfile::tempdir().expect("a folder");
+    let demo = |script: &str, more: &[&Path]| {
+        let path = folder.path().join("script.txt");
+        std::fs::write(&path, script).expect("written");
+        let output = Command::new(domiciled)
+            .args(["demo", "--small", "--exec"])
+            .arg(&path)
+            .args(more)
+            .output()
+            .expect("the demo runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}");
+    };
+    let other = folder.path().join("other");
+    demo("put eu-only/a 1\n", &[Path::new("--data"), &other]);
+    let disk = other.join("eu-1");
+    let script = format!(
+        "expect 0 PASS: audit run\n\
+         expect 11 /eu/1 .* it is of another cluster/: audit run --offline {}\n",
+        disk.display()
+    );
+    demo(&script, &[]);
+}
