@@ -64,7 +64,7 @@ const TRANSFER: &[&str] = &[
 ];
 
 /// How long old versions are kept when the tag does not say.
-const HISTORY_DEFAULT: Span = Span::from_seconds(600);
+pub(super) const HISTORY_DEFAULT: Span = Span::from_seconds(600);
 
 /// The longest free text, in bytes: it names a document, it is none.
 const TEXT_BYTES_MAX: usize = 256;
@@ -747,6 +747,10 @@ fn asks(value: &DeValue<'_>, when: When) -> bool {
         When::Present => true,
         When::NotEmpty => value.as_array().is_none_or(|list| !list.is_empty()),
         When::Is(word) => value.as_str() == Some(word),
+        When::OtherThan(seconds) => {
+            let span = value.as_str().and_then(|text| text.parse::<Span>().ok());
+            span.is_some_and(|span| span.seconds != seconds)
+        }
     }
 }
 

@@ -30,7 +30,7 @@ access_from = ["region:us", "jurisdiction:EEA"]
 on_isolation = "stop"
 failover = "fenced"
 key_names = "segment-prf"
-history = "10m"
+history = "11m"
 retention = { min = "30d", max = "6y" }
 on_tighten = { purge_within = "72h" }
 
@@ -138,7 +138,7 @@ fn defaults_are_the_documented_ones() {
     assert!(rules.replicate_to.is_empty());
     assert_eq!(rules.failover, Failover::Sovereign);
     assert_eq!(rules.key_names, KeyNames::Plain);
-    assert_eq!(rules.history.seconds, 600);
+    assert_eq!(rules.history.seconds, 660);
     for (class, isolation) in [
         ("personal", Isolation::Stop),
         ("special", Isolation::Stop),
@@ -395,7 +395,8 @@ fn what_is_not_enforced_is_named_with_its_line() {
         ]
     );
     // What asks for nothing new is no reason to refuse.
-    let harmless = "replicate_to = []\nfailover = \"sovereign\"\nkey_names = \"plain\"\n";
+    let harmless =
+        "replicate_to = []\nhistory = \"10m\"\nfailover = \"sovereign\"\nkey_names = \"plain\"\n";
     assert_eq!(parse(&format!("{LEAST}{harmless}")).unenforced(), []);
 }
 

@@ -154,8 +154,8 @@ pub struct TagRules {
     pub failover: Failover,
     /// How keys stand on disk. Default: `plain`.
     pub key_names: KeyNames,
-    /// How long old versions are kept. Default: `10m`; this build collects none
-    /// yet, and refuses a policy that says otherwise.
+    /// How long old versions are kept. Default: `10m`, the only one that this
+    /// build takes; it collects none yet.
     pub history: Span,
     /// How long records must and may live; `None`: no rule.
     pub retention: Option<Retention>,

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::document::HISTORY_DEFAULT;
+
 /// When a field asks for what is not done yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -15,6 +17,8 @@ pub enum When {
     NotEmpty,
     /// When it has this value.
     Is(&'static str),
+    /// When it is another length of time than this many seconds.
+    OtherThan(u64),
 }
 
 /// One entry of [`UNENFORCED`].
@@ -47,7 +51,7 @@ pub const UNENFORCED: &[UnenforcedRule] = &[
     ),
     rule(
         "tags.*.history",
-        When::Present,
+        When::OtherThan(HISTORY_DEFAULT.seconds),
         "old versions are kept for ever, none is collected yet",
     ),
     rule(
