@@ -138,7 +138,7 @@ fn defaults_are_the_documented_ones() {
     assert!(rules.replicate_to.is_empty());
     assert_eq!(rules.failover, Failover::Sovereign);
     assert_eq!(rules.key_names, KeyNames::Plain);
-    assert_eq!(rules.history.seconds, 660);
+    assert_eq!(rules.history.seconds, 600);
     for (class, isolation) in [
         ("personal", Isolation::Stop),
         ("special", Isolation::Stop),
