@@ -256,7 +256,7 @@ async fn a_read_without_an_answer_is_late_and_was_sent_more_than_once() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let eu = db.tag("eu-only").expect("a tag");
-        let get = eu.get("k").timeout(Duration::from_millis(600)).await;
+        let get = eu.get("k").timeout(Duration::from_millis(1_500)).await;
         let error = get.expect_err("no answer");
         assert!(matches!(error, Error::Deadline(_)), "{error:?}");
         for node in nodes {
