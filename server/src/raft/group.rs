@@ -421,14 +421,18 @@ impl Group {
         if self.progress().term != leader.leader_id().term {
             return None;
         }
-        let metrics = self.raft.metrics();
-        let is_own = |voter| voter == self.replica;
-        if metrics
-            .borrow_watched()
-            .membership_config
-            .voter_ids()
-            .all(is_own)
-        {
+        // Every local read comes here, so nothing is gathered for it.
+        let is_alone = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let mut voters = metrics
+                .membership_config
+                .get_joint_config()
+                .iter()
+                .flatten();
+            voters.all(|voter| *voter == self.replica)
+        };
+        if is_alone {
             // It is the quorum, and no other can come to be without it.
             return Some(Duration::ZERO);
         }
