@@ -16,7 +16,8 @@ use domicile_proto::v1::session_operation::Operation;
 use domicile_proto::v1::session_result;
 use domicile_proto::v1::{
     DeleteRequest, DeleteResponse, GetRequest, GetResponse, PutRequest, PutResponse, ReadMeta,
-    Record, ScanRequest, ScanResponse, SessionRequest, SessionResponse, SessionResult,
+    Record, RegisterRequest, RegisterResponse, ScanRequest, ScanResponse, SessionRequest,
+    SessionResponse, SessionResult,
 };
 use parking_lot::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -75,6 +76,7 @@ impl InMemory {
             let result = match operation.operation {
                 Some(Operation::Put(put)) => session_result::Result::Put(self.put(put)),
                 Some(Operation::Get(get)) => session_result::Result::Get(self.get(get)),
+                Some(Operation::Register(_)) => session_result::Result::Register(registered()),
                 other => panic!("the load generator does not send {other:?}"),
             };
             SessionResult {
@@ -96,6 +98,12 @@ fn require_tag<M>(request: Request<M>) -> M {
     request.into_inner()
 }
 
+fn registered() -> RegisterResponse {
+    RegisterResponse {
+        client: vec![1; 16].into(),
+    }
+}
+
 #[tonic::async_trait]
 impl KvService for InMemory {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -112,6 +120,13 @@ impl KvService for InMemory {
 
     async fn scan(&self, _: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
         Err(Status::unimplemented("not loaded"))
+    }
+
+    async fn register(
+        &self,
+        _: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        Ok(Response::new(registered()))
     }
 
     type SessionStream = Pin<Box<dyn Stream<Item = Result<SessionResponse, Status>> + Send>>;

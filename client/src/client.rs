@@ -16,7 +16,6 @@ use crate::builder::Builder;
 use crate::connection::{Endpoint, Options, Reply};
 use crate::env;
 use crate::error::{Cause, Error, Fault};
-use crate::request::Requests;
 use crate::retry::{Attempts, Safety};
 use crate::route::{ENDPOINTS_MAX, Routes, TagRoute, Tried};
 use crate::tag::TagHandle;
@@ -44,7 +43,6 @@ pub(crate) struct Inner {
     routes: Routes,
     region: Option<RegionName>,
     timeout: Duration,
-    requests: Requests,
     options: Options,
     /// The routes to homes that operations were redirected to, by the
     /// endpoints that were named.
@@ -68,6 +66,14 @@ pub(crate) struct Plan {
     pub(crate) waits: bool,
 }
 
+/// An operation that failed in all its attempts.
+pub(crate) struct Failed {
+    /// Why.
+    pub(crate) error: Error,
+    /// Whether an attempt may have done it all the same.
+    pub(crate) maybe_applied: bool,
+}
+
 impl Inner {
     /// Over these endpoints.
     pub(crate) fn new(
@@ -82,7 +88,6 @@ impl Inner {
             routes,
             region,
             timeout,
-            requests: Requests::new(),
             tags: Mutex::new(BTreeMap::new()),
         }
     }
@@ -163,10 +168,6 @@ impl Client {
         &self.0.routes
     }
 
-    pub(crate) fn requests(&self) -> &Requests {
-        &self.0.requests
-    }
-
     /// Sends an operation until it has an answer that stands.
     pub(crate) async fn call(
         &self,
@@ -174,6 +175,18 @@ impl Client {
         operation: Operation,
         plan: Plan,
     ) -> Result<Reply, Error> {
+        self.attempt(tag, operation, plan)
+            .await
+            .map_err(|failed| failed.error)
+    }
+
+    /// The same; a failure says whether an attempt may have done it.
+    pub(crate) async fn attempt(
+        &self,
+        tag: &TagRoute,
+        operation: Operation,
+        plan: Plan,
+    ) -> Result<Reply, Failed> {
         let inner = &*self.0;
         let timeout = plan.timeout.unwrap_or(inner.timeout);
         let deadline = env::after(timeout);
@@ -226,7 +239,10 @@ impl Client {
                     .after_another(plan.again)
                     .waiting(plan.waits)
             });
-            let pause = attempts.failed(fault, others)?;
+            let pause = attempts.failed(fault, others).map_err(|error| Failed {
+                error,
+                maybe_applied: attempts.maybe_applied(),
+            })?;
             if !others {
                 tried.clear();
             }

@@ -68,6 +68,7 @@ pub(crate) enum Reply {
     Get(Option<v1::Record>, Arc<Meta>),
     Delete(v1::DeleteResponse),
     Scan(v1::ScanResponse),
+    Register(v1::RegisterResponse),
 }
 
 /// A node's address and the connection to it.
@@ -188,6 +189,10 @@ impl Endpoint {
             }
             Operation::Scan(body) => {
                 Reply::Scan(kv.scan(request(tag, body, deadline)).await?.into_inner())
+            }
+            Operation::Register(body) => {
+                let registered = kv.register(request(tag, body, deadline)).await?;
+                Reply::Register(registered.into_inner())
             }
         })
     }

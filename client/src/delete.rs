@@ -49,12 +49,13 @@ impl Delete {
         let key = self.key?;
         let condition = self.options.condition();
         let acknowledgement = self.options.acknowledgement();
+        let key = key.into_bytes();
         let delete = |request_id| {
             Operation::Delete(v1::DeleteRequest {
-                key: key.into_bytes(),
+                key: key.clone(),
                 condition,
                 request_id,
-                acknowledgement,
+                acknowledgement: acknowledgement.clone(),
             })
         };
         match self.options.send(&self.handle, delete).await? {

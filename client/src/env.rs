@@ -48,15 +48,6 @@ fn random() -> u64 {
     seeded.unwrap_or_else(|| rand::rng().next_u64())
 }
 
-/// Random bytes, for the id of a client.
-pub(crate) fn random_bytes() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    for half in bytes.chunks_exact_mut(8) {
-        half.copy_from_slice(&random().to_be_bytes());
-    }
-    bytes
-}
-
 /// A number drawn evenly below `end`; 0 if `end` is 0.
 pub(crate) fn random_below(end: usize) -> usize {
     // What is uneven about it is far below what a choice of endpoints shows.

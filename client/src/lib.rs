@@ -46,6 +46,7 @@ mod error;
 mod get;
 mod put;
 mod read;
+mod registration;
 mod request;
 mod retry;
 mod route;

@@ -54,13 +54,14 @@ impl Put {
         let (key, value) = self.record?;
         let condition = self.options.condition();
         let acknowledgement = self.options.acknowledgement();
+        let (key, value) = (key.into_bytes(), value.into_bytes());
         let put = |request_id| {
             Operation::Put(v1::PutRequest {
-                key: key.into_bytes(),
-                value: value.into_bytes(),
+                key: key.clone(),
+                value: value.clone(),
                 condition,
                 request_id,
-                acknowledgement,
+                acknowledgement: acknowledgement.clone(),
             })
         };
         match self.options.send(&self.handle, put).await? {

@@ -1,18 +1,21 @@
 //! Request ids: what makes it safe to send a write again.
 //!
-//! A node that has seen an id answers with the outcome of the first attempt.
+//! The home of a tag registers a client and gives it its id; a write with an id
+//! that the home has seen is answered with the outcome of the first attempt.
 //! Its memory of outcomes ends at `acked_below`, so that number must not pass
-//! a write that may still be sent again.
+//! a write that may still be sent again. A client that wrote nothing for long
+//! may be forgotten; then it registers again.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use domicile_proto::limits::OUTCOMES_PER_CLIENT_MAX;
 use domicile_proto::v1;
 use parking_lot::Mutex;
 
-use crate::env;
+use crate::error::Error;
 
 /// How far a write without an answer may lie behind the newest write before it
 /// is given up: as far as servers remember.
@@ -21,13 +24,34 @@ const UNANSWERED_DISTANCE_MAX: u64 = OUTCOMES_PER_CLIENT_MAX as u64;
 /// The identity of one write, the same over all its attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId {
-    /// The random id of the client.
+    /// The id of the client, as the tag's home gave it.
     client: [u8; 16],
     /// The number of the write, counted from 1.
     sequence: u64,
 }
 
 impl RequestId {
+    /// The first id of a client that a tag's home registered.
+    pub(crate) fn first(client: &[u8]) -> Result<Self, Error> {
+        let client = client
+            .try_into()
+            .map_err(|_| Error::wrong_answer("a node gave an id that has not 16 bytes"))?;
+        Ok(RequestId {
+            client,
+            sequence: 1,
+        })
+    }
+
+    /// The id of the write that comes after this one, for callers that count by
+    /// themselves.
+    #[must_use]
+    pub fn next(self) -> Self {
+        RequestId {
+            sequence: self.sequence + 1,
+            ..self
+        }
+    }
+
     /// The number of the write within its client.
     pub fn sequence(&self) -> u64 {
         self.sequence
@@ -75,10 +99,10 @@ impl FromStr for RequestId {
     }
 }
 
-/// Hands out request ids and knows which have their answer.
+/// Hands out request ids of one registration and knows which have their answer.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    /// The random id of the client.
+    /// The id of the client.
     client: [u8; 16],
     /// Which writes are open.
     window: Mutex<Window>,
@@ -104,10 +128,10 @@ enum State {
 }
 
 impl Requests {
-    /// A new client id.
-    pub(crate) fn new() -> Self {
+    /// The ids of a client from this one on.
+    pub(crate) fn of(first: RequestId) -> Self {
         Requests {
-            client: env::random_bytes(),
+            client: first.client,
             window: Mutex::new(Window {
                 acked_below: 1,
                 states: VecDeque::new(),
@@ -117,13 +141,13 @@ impl Requests {
 
     /// The next id. A guard dropped without a word belongs to a caller that
     /// went away: it does not know the id, and asks no more.
-    pub(crate) fn open(&self) -> Open<'_> {
+    pub(crate) fn open(self: &Arc<Self>) -> Open {
         let mut window = self.window.lock();
         let sequence = window.acked_below + window.states.len() as u64;
         window.states.push_back(State::Open);
         window.advance();
         Open {
-            requests: self,
+            requests: Some(self.clone()),
             id: RequestId {
                 client: self.client,
                 sequence,
@@ -136,17 +160,16 @@ impl Requests {
     /// An id of before, to send its write again. A guard dropped without a word
     /// leaves it as it was. Of another client's ids nothing is known here, so
     /// nothing is declared answered.
-    pub(crate) fn reopen(&self, id: RequestId) -> Open<'_> {
-        let mut acked_below = 0;
-        if id.client == self.client {
-            let mut window = self.window.lock();
-            window.set(id.sequence, State::Open);
-            acked_below = window.acked_below;
+    pub(crate) fn reopen(self: &Arc<Self>, id: RequestId) -> Open {
+        if id.client != self.client {
+            return Open::foreign(id);
         }
+        let mut window = self.window.lock();
+        window.set(id.sequence, State::Open);
         Open {
-            requests: self,
+            requests: Some(self.clone()),
             id,
-            acked_below,
+            acked_below: window.acked_below,
             end: State::Unanswered,
         }
     }
@@ -180,14 +203,25 @@ impl Window {
 
 /// A write without an answer.
 #[derive(Debug)]
-pub(crate) struct Open<'a> {
-    requests: &'a Requests,
+pub(crate) struct Open {
+    /// Of which registration here; `None`: it is of another client.
+    requests: Option<Arc<Requests>>,
     id: RequestId,
     acked_below: u64,
     end: State,
 }
 
-impl Open<'_> {
+impl Open {
+    /// A write of another client, of which nothing is known here.
+    pub(crate) fn foreign(id: RequestId) -> Self {
+        Open {
+            requests: None,
+            id,
+            acked_below: 0,
+            end: State::Unanswered,
+        }
+    }
+
     /// The id for the caller.
     pub(crate) fn id(&self) -> RequestId {
         self.id
@@ -214,10 +248,10 @@ impl Open<'_> {
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
-        if self.id.client == self.requests.client {
-            self.requests.window.lock().set(self.id.sequence, self.end);
+        if let Some(requests) = &self.requests {
+            requests.window.lock().set(self.id.sequence, self.end);
         }
     }
 }
@@ -226,9 +260,15 @@ impl Drop for Open<'_> {
 mod tests {
     use super::*;
 
+    /// The requests of a client of this number.
+    fn requests(client: u8) -> Arc<Requests> {
+        let first = RequestId::first(&[client; 16]).expect("16 bytes");
+        Arc::new(Requests::of(first))
+    }
+
     #[test]
     fn acked_below_stops_at_the_oldest_open_write() {
-        let requests = Requests::new();
+        let requests = requests(1);
         let first = requests.open();
         let second = requests.open();
         assert_eq!((first.id.sequence, second.id.sequence), (1, 2));
@@ -240,7 +280,7 @@ mod tests {
 
     #[test]
     fn an_unknown_write_is_held_until_it_is_answered() {
-        let requests = Requests::new();
+        let requests = requests(1);
         let lost = requests.open();
         let id = lost.id();
         lost.unanswered();
@@ -256,7 +296,7 @@ mod tests {
 
     #[test]
     fn an_unknown_write_is_not_held_for_ever() {
-        let requests = Requests::new();
+        let requests = requests(1);
         requests.open().unanswered();
         for _ in 0..UNANSWERED_DISTANCE_MAX {
             drop(requests.open());
@@ -267,7 +307,7 @@ mod tests {
 
     #[test]
     fn ids_are_text_and_back() {
-        let requests = Requests::new();
+        let requests = requests(1);
         let id = requests.open().id();
         assert_eq!(id.to_string().parse(), Ok(id));
         for wrong in ["", ":1", "ab:1", "+0000000000000000000000000000000:1"] {
@@ -279,8 +319,8 @@ mod tests {
 
     #[test]
     fn ids_of_others_declare_nothing_answered() {
-        let requests = Requests::new();
-        let theirs = Requests::new().open().id();
+        let requests = requests(1);
+        let theirs = RequestId::first(&[2; 16]).expect("16 bytes");
         assert_eq!(requests.reopen(theirs).to_proto().acked_below, 0);
     }
 }

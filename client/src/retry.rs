@@ -89,7 +89,12 @@ fn advice(refusal: &Refusal) -> Advice {
 fn settles(refusal: &Refusal) -> bool {
     matches!(
         refusal.reason(),
-        Some(Reason::ConditionFailed | Reason::RequestForgotten | Reason::InvalidArgument)
+        Some(
+            Reason::ConditionFailed
+                | Reason::RequestForgotten
+                | Reason::RequestIdReused
+                | Reason::InvalidArgument
+        )
     )
 }
 
@@ -117,6 +122,11 @@ impl Attempts {
     pub(crate) fn waiting(mut self, waits: bool) -> Self {
         self.waits = waits;
         self
+    }
+
+    /// Whether an attempt without an answer may have been applied.
+    pub(crate) fn maybe_applied(&self) -> bool {
+        self.maybe_applied
     }
 
     /// An attempt failed: how long to wait before the next, or why there is

@@ -19,6 +19,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use crate::connection::Endpoint;
 use crate::env;
 use crate::error::{Error, Fault};
+use crate::registration::Registration;
 
 /// The most endpoints of a client: one bit each in [`Tried`].
 pub(crate) const ENDPOINTS_MAX: usize = 64;
@@ -48,6 +49,8 @@ pub(crate) struct TagRoute {
     /// The nodes of the tag's home, if those that the caller listed may not
     /// serve it.
     away: ArcSwapOption<Routes>,
+    /// Under which id writes go to the tag's home.
+    registration: Registration,
 }
 
 impl TagRoute {
@@ -60,11 +63,17 @@ impl TagRoute {
             metadata,
             leader: AtomicUsize::new(NONE),
             away: ArcSwapOption::empty(),
+            registration: Registration::default(),
         })
     }
 }
 
 impl TagRoute {
+    /// Under which id writes go to the tag's home.
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
     /// The nodes of the tag's home, if it was redirected there.
     pub(crate) fn away(&self) -> Option<Arc<Routes>> {
         self.away.load_full()

@@ -378,6 +378,7 @@ fn size(operation: &Operation) -> usize {
         Operation::Get(get) => get.key.len(),
         Operation::Delete(delete) => delete.key.len(),
         Operation::Scan(scan) => scan.start.len() + scan.end.len() + scan.page_token.len(),
+        Operation::Register(_) => 0,
     }
 }
 
@@ -404,6 +405,7 @@ fn answer(outcome: Option<Outcome>, meta: &Arc<Meta>, token: &Bytes) -> Answer {
             Ok(Reply::Delete(delete))
         }
         Some(Outcome::Scan(scan)) => Ok(Reply::Scan(scan)),
+        Some(Outcome::Register(registered)) => Ok(Reply::Register(registered)),
         Some(Outcome::Failure(failure)) => Err(Fault::Refused(failure.into())),
         None => Err(Fault::lost(
             true,

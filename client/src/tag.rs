@@ -9,10 +9,13 @@ use crate::batch::Batch;
 use crate::bytes::IntoBytes;
 use crate::client::Client;
 use crate::delete::Delete;
+use crate::error::Error;
 use crate::get::Get;
 use crate::put::Put;
+use crate::request::RequestId;
 use crate::route::TagRoute;
 use crate::scan::Scan;
+use crate::write::register;
 
 /// The records of one tag. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +53,14 @@ impl TagHandle {
     /// Reads records in key order, in pages.
     pub fn scan(&self) -> Scan {
         Scan::new(self.clone())
+    }
+
+    /// Asks the tag's home for an id of the caller's own, for writes that may be
+    /// sent again after this process has ended: the caller keeps it, counts its
+    /// writes by [`RequestId::next`], and never gives one id to two writes.
+    /// Other writes need none: the library has its own.
+    pub async fn request_id(&self) -> Result<RequestId, Error> {
+        register(self, self.client.timeout()).await
     }
 
     /// Collects operations that are sent together. They are no transaction:

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use domicile_proto::address::Version;
+use domicile_proto::reason::Reason;
 use domicile_proto::v1;
 use domicile_proto::v1::condition::Condition;
 use domicile_proto::v1::session_operation::Operation;
 
-use crate::client::Plan;
+use crate::client::{Failed, Plan, wrong_reply};
 use crate::connection::Reply;
+use crate::env;
 use crate::error::Error;
-use crate::request::RequestId;
+use crate::request::{Open, RequestId};
 use crate::retry::Safety;
 use crate::tag::TagHandle;
 
@@ -99,35 +101,72 @@ impl Options {
     pub(crate) async fn send(
         &self,
         handle: &TagHandle,
-        operation: impl FnOnce(Option<v1::RequestId>) -> Operation,
+        operation: impl Fn(Option<v1::RequestId>) -> Operation,
     ) -> Result<Reply, Error> {
-        let plan = |safety| Plan {
-            safety,
-            wants_leader: true,
-            timeout: self.timeout,
-            attempt_min: match (safety, &self.acknowledge) {
-                (Safety::Once, _) => Duration::MAX,
-                (_, Acknowledge::Home) => Duration::ZERO,
-                (_, Acknowledge::Mirrors(_) | Acknowledge::Regions(_)) => ACKNOWLEDGED_IN,
-            },
-            again: matches!(self.identity, Identity::Again(_)),
-            waits: false,
-        };
         let (client, route) = (&handle.client, &handle.route);
-        let open = match self.identity {
-            Identity::New => client.requests().open(),
-            Identity::Again(id) => client.requests().reopen(id),
+        match self.identity {
             Identity::AtMostOnce => {
-                return client
-                    .call(route, operation(None), plan(Safety::Once))
-                    .await;
+                let plan = self.plan(Safety::Once, self.timeout);
+                client.call(route, operation(None), plan).await
             }
-        };
+            Identity::Again(id) => {
+                let open = route.registration().reopen(id);
+                let sent = self.send_as(handle, open, &operation, self.timeout);
+                sent.await.map_err(|failed| failed.error)
+            }
+            Identity::New => self.send_anew(handle, &operation).await,
+        }
+    }
+
+    /// Sends a write under an id of this client. One that the home has forgotten
+    /// is replaced: nothing was applied under it, unless an earlier attempt got
+    /// no answer.
+    async fn send_anew(
+        &self,
+        handle: &TagHandle,
+        operation: &impl Fn(Option<v1::RequestId>) -> Operation,
+    ) -> Result<Reply, Error> {
+        let deadline = env::after(self.timeout.unwrap_or(handle.client.timeout()));
+        let registration = handle.route.registration();
+        let mut replaced = false;
+        loop {
+            let left = deadline.saturating_duration_since(env::now());
+            let requests = registration.requests(register(handle, left)).await?;
+            let left = deadline.saturating_duration_since(env::now());
+            let failed = match self
+                .send_as(handle, requests.open(), operation, Some(left))
+                .await
+            {
+                Ok(reply) => return Ok(reply),
+                Err(failed) => failed,
+            };
+            let is_unknown = matches!(
+                failed.error.reason(),
+                Some(Reason::RequestForgotten | Reason::RequestIdUnknown)
+            );
+            if is_unknown {
+                registration.end(&requests);
+            }
+            if !is_unknown || failed.maybe_applied || replaced {
+                return Err(failed.error);
+            }
+            replaced = true;
+        }
+    }
+
+    /// Sends a write under an id.
+    async fn send_as(
+        &self,
+        handle: &TagHandle,
+        open: Open,
+        operation: &impl Fn(Option<v1::RequestId>) -> Operation,
+        timeout: Option<Duration>,
+    ) -> Result<Reply, Failed> {
         let operation = operation(Some(open.to_proto()));
-        let mut result = client
-            .call(route, operation, plan(Safety::Deduplicated))
-            .await;
-        match result.as_mut().err().and_then(Error::request_id_mut) {
+        let plan = self.plan(Safety::Deduplicated, timeout);
+        let mut result = handle.client.attempt(&handle.route, operation, plan).await;
+        let failed = result.as_mut().err();
+        match failed.and_then(|failed| failed.error.request_id_mut()) {
             Some(request_id) => {
                 *request_id = Some(open.id());
                 open.unanswered();
@@ -135,6 +174,39 @@ impl Options {
             None => open.answered(),
         }
         result
+    }
+
+    fn plan(&self, safety: Safety, timeout: Option<Duration>) -> Plan {
+        Plan {
+            safety,
+            wants_leader: true,
+            timeout,
+            attempt_min: match (safety, &self.acknowledge) {
+                (Safety::Once, _) => Duration::MAX,
+                (_, Acknowledge::Home) => Duration::ZERO,
+                (_, Acknowledge::Mirrors(_) | Acknowledge::Regions(_)) => ACKNOWLEDGED_IN,
+            },
+            again: matches!(self.identity, Identity::Again(_)),
+            waits: false,
+        }
+    }
+}
+
+/// Asks the tag's home for an id. Asked twice it gives two, of which one is
+/// never used: that changes nothing.
+pub(crate) async fn register(handle: &TagHandle, timeout: Duration) -> Result<RequestId, Error> {
+    let plan = Plan {
+        safety: Safety::Read,
+        wants_leader: true,
+        timeout: Some(timeout),
+        attempt_min: Duration::ZERO,
+        again: false,
+        waits: false,
+    };
+    let register = Operation::Register(v1::RegisterRequest {});
+    match handle.client.call(&handle.route, register, plan).await? {
+        Reply::Register(registered) => RequestId::first(&registered.client),
+        _ => Err(wrong_reply()),
     }
 }
 

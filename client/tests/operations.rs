@@ -649,3 +649,60 @@ async fn a_time_without_an_end_is_none() {
     let admin = db.admin().timeout(Duration::MAX);
     admin.cluster_status().await.expect("the status");
 }
+
+/// A home that has forgotten the client gives it another id; the write was not
+/// applied under the old one.
+#[tokio::test]
+async fn a_forgotten_client_registers_again() {
+    for transport in BOTH {
+        let node = Fake::scripted(|number, _| match number {
+            1 => Act::Fail(failure(Reason::RequestForgotten, Code::FailedPrecondition)),
+            _ => Act::Serve,
+        });
+        let node = node.start().await;
+        let db = connect(transport, &[&node]).await;
+        let eu = db.tag("eu-only").expect("a tag");
+        for _ in 0..3 {
+            eu.put("k", "v").await.expect("put");
+        }
+        let ids = ids(&node);
+        assert_eq!(node.fake.seen.lock().registered, 2);
+        assert_eq!(ids[0].0, ids[1].0, "one id for all writes");
+        assert_ne!(ids[1].0, ids[2].0, "another after it was forgotten");
+        assert_eq!(ids[2].0, ids[3].0);
+    }
+}
+
+/// Where an attempt may have been applied, a new id would apply the write twice.
+#[tokio::test]
+async fn a_write_that_may_be_applied_gets_no_other_id() {
+    for transport in BOTH {
+        let node = Fake::scripted(|number, _| match number {
+            0 => Act::ServeAndBreak,
+            1 => Act::Fail(failure(Reason::RequestForgotten, Code::FailedPrecondition)),
+            _ => Act::Serve,
+        });
+        let node = node.start().await;
+        let db = connect(transport, &[&node]).await;
+        let eu = db.tag("eu-only").expect("a tag");
+        let error = eu.put("k", "v").await.expect_err("forgotten");
+        assert_eq!(error.reason(), Some(Reason::RequestForgotten));
+        assert_eq!(node.fake.seen.lock().applied, 1);
+        eu.put("k", "v").await.expect("under another id");
+        assert_eq!(node.fake.seen.lock().registered, 2);
+    }
+}
+
+/// Writes that begin together ask for one id.
+#[tokio::test]
+async fn writes_that_begin_together_register_once() {
+    for transport in BOTH {
+        let node = Fake::new().start().await;
+        let db = connect(transport, &[&node]).await;
+        let eu = db.tag("eu-only").expect("a tag");
+        let puts = (0..50).map(|at| eu.put(format!("k{at}"), "v").into_future());
+        let written = futures::future::join_all(puts).await;
+        assert!(written.iter().all(Result::is_ok));
+        assert_eq!(node.fake.seen.lock().registered, 1);
+    }
+}

@@ -35,6 +35,12 @@ impl KvService for Echo {
     ) -> Result<Response<v1::ScanResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn register(
+        &self,
+        _: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
     type SessionStream =
         std::pin::Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
     async fn session(

@@ -31,6 +31,22 @@ pub const SCAN_PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// at most 4,096 operations in flight.
 pub const OUTCOMES_PER_CLIENT_MAX: usize = 8192;
 
+/// The clients of which a group remembers what their writes came to, unless the
+/// cluster was formed with another number. The one that wrote least lately is
+/// forgotten first; each takes about 300 bytes.
+pub const REMEMBERED_CLIENTS: u64 = 100_000;
+
+/// The outcomes that a group remembers over all its clients, unless the cluster
+/// was formed with another number; each takes about 100 bytes.
+pub const REMEMBERED_OUTCOMES: u64 = 400_000;
+
+/// The most clients that a cluster may be formed to remember for each group: 3 GB
+/// of a node's memory.
+pub const REMEMBERED_CLIENTS_MAX: u64 = 10_000_000;
+
+/// The most outcomes that a cluster may be formed to remember for each group.
+pub const REMEMBERED_OUTCOMES_MAX: u64 = 40_000_000;
+
 /// The largest message that a client may send or receive, in bytes.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 

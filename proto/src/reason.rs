@@ -52,6 +52,8 @@ reasons! {
     WriteOutcomeUnknown = "WRITE_OUTCOME_UNKNOWN", "The answer to the write was lost; it may or may not have been applied.", "Send the write again with the same request id, or read the record.";
     AckNotReached = "ACK_NOT_REACHED", "The write is durable at the home, but not yet in every region that was asked for.", "Send it again with the same request id to wait on.";
     RequestForgotten = "REQUEST_FORGOTTEN", "The request id is too old to know what came of it; it was not applied again.", "Read the record first.";
+    RequestIdReused = "REQUEST_ID_REUSED", "The request id came before with another write; nothing was written.", "Give each write its own request id, or send the first write unchanged.";
+    RequestIdUnknown = "REQUEST_ID_UNKNOWN", "The request id is not one that the tag's home gave; nothing was written.", "Get an id with `domicile request-id TAG`; the client library does so by itself.";
     SessionLost = "SESSION_LOST", "The token's position was lost with a former home.", "Read the record, then go on with the new token.";
     StalenessNotMet = "STALENESS_NOT_MET", "No copy here is as fresh as asked for.", "Try later, or read strongly.";
     Backfilling = "BACKFILLING", "This copy is still being filled.", "Try later, or read from another region.";

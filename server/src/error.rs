@@ -103,7 +103,11 @@ impl Error {
     pub fn is_deterministic(&self) -> bool {
         matches!(
             self.reason,
-            Reason::ConditionFailed | Reason::RequestForgotten | Reason::InvalidArgument
+            Reason::ConditionFailed
+                | Reason::RequestForgotten
+                | Reason::RequestIdReused
+                | Reason::RequestIdUnknown
+                | Reason::InvalidArgument
         )
     }
 }

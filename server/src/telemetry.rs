@@ -95,14 +95,17 @@ pub enum Operation {
     Delete,
     /// One page of a scan.
     Scan,
+    /// An id for writes.
+    Register,
 }
 
 impl Operation {
-    const ALL: [Operation; 4] = [
+    const ALL: [Operation; 5] = [
         Operation::Put,
         Operation::Get,
         Operation::Delete,
         Operation::Scan,
+        Operation::Register,
     ];
 
     fn name(self) -> &'static str {
@@ -111,6 +114,7 @@ impl Operation {
             Operation::Get => "get",
             Operation::Delete => "delete",
             Operation::Scan => "scan",
+            Operation::Register => "register",
         }
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Seen {
     pub(crate) operations: Vec<(String, Operation)>,
     pub(crate) frames: Vec<usize>,
     pub(crate) sessions: usize,
+    /// How many clients were registered. They count as no operation.
+    pub(crate) registered: u64,
     pub(crate) applied: usize,
     pub(crate) version: u64,
 }
@@ -192,6 +194,9 @@ impl Fake {
     }
 
     fn decide(&self, tag: &str, operation: &Operation) -> Act {
+        if matches!(operation, Operation::Register(_)) {
+            return Act::Serve;
+        }
         let number = self.count.fetch_add(1, Ordering::SeqCst);
         self.seen
             .lock()
@@ -270,6 +275,11 @@ impl Seen {
                 Outcome::Get(v1::GetResponse { record, meta: None })
             }
             Operation::Scan(scan) => Outcome::Scan(self.scan(tag, scan, meta)),
+            Operation::Register(_) => {
+                self.registered += 1;
+                let client = u128::from(self.registered).to_be_bytes().to_vec().into();
+                Outcome::Register(v1::RegisterResponse { client })
+            }
         }
     }
 
@@ -341,7 +351,14 @@ impl Fake {
     /// Answers a frame; `None` breaks the stream.
     fn frame(&self, frame: v1::SessionRequest) -> Option<v1::SessionResponse> {
         let mut results = Vec::new();
-        self.seen.lock().frames.push(frame.operations.len());
+        let registers = |operation: &&v1::SessionOperation| {
+            matches!(operation.operation, Some(Operation::Register(_)))
+        };
+        let registered = frame.operations.iter().filter(registers).count();
+        if registered < frame.operations.len() {
+            let counted = frame.operations.len() - registered;
+            self.seen.lock().frames.push(counted);
+        }
         for operation in frame.operations {
             let id = operation.id;
             let operation = operation.operation.expect("an operation");
@@ -425,6 +442,19 @@ impl KvService for Fake {
         let (metadata, _, body) = r.into_parts();
         self.unary(&metadata, Operation::Scan(body), |outcome| match outcome {
             Outcome::Scan(scan) => Some(scan),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn register(
+        &self,
+        r: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let (metadata, _, body) = r.into_parts();
+        let register = Operation::Register(body);
+        self.unary(&metadata, register, |outcome| match outcome {
+            Outcome::Register(registered) => Some(registered),
             _ => None,
         })
         .await

@@ -30,6 +30,11 @@ const PORT: u16 = 7000;
 /// The wall clock at the start of a run: 2026.
 const EPOCH_MS: i64 = 1_767_225_600_000;
 
+/// So few clients and outcomes are remembered that a run forgets some: they must
+/// be told so, and what they send again must not be applied.
+const REMEMBERED_CLIENTS: u64 = 24;
+const REMEMBERED_OUTCOMES: u64 = 400;
+
 /// What nodes and harness share.
 pub(super) struct World {
     pub(super) trace: Trace,
@@ -181,6 +186,8 @@ pub(super) fn init(shape: Shape) -> v1::InitClusterRequest {
         name: "sim".to_owned(),
         nodes: nodes.collect(),
         policy: shape.policy().to_owned(),
+        remembered_clients: REMEMBERED_CLIENTS,
+        remembered_outcomes: REMEMBERED_OUTCOMES,
     }
 }
 

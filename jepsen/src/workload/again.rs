@@ -1,10 +1,9 @@
 //! Writes that are sent again with their request id, long after they were
 //! answered, as a network or a proxy might.
 
-use domicile_client::{RequestId, Token};
+use domicile_client::Token;
 
 use super::Worker;
-use super::shape::drawn;
 use super::way::{Change, Fresh};
 use crate::history::Version;
 
@@ -56,24 +55,21 @@ impl Worker {
     /// Writes a record that is written this once, and keeps the write.
     async fn once(&mut self) {
         let value = self.next_value();
+        let tag = self.tag().to_owned();
+        // An id of its own, of a client that hears no answer.
+        let Ok(id) = self.handle(&tag).request_id().await else {
+            return;
+        };
         let change = Change {
             key: self.key(&format!("once-{value}")),
             value: Some(self.value_of(value)),
-            id: Some(self.request_id(value)),
+            id: Some(id),
             ..Change::default()
         };
-        let tag = self.tag().to_owned();
         if let Ok(told) = self.send(&tag, &change).await.0
             && let Some(version) = told.version
         {
             self.kept.insert(tag, Kept { change, version });
         }
-    }
-
-    /// The id of a write of a value: of a client that has heard no answer.
-    fn request_id(&self, value: i64) -> RequestId {
-        let own = drawn(self.number(), "request ids");
-        let id = format!("{own:032x}:{value}").parse();
-        id.expect("it is well formed")
     }
 }

@@ -61,6 +61,7 @@ fn unary(path: &str) -> Option<(&'static str, Operation)> {
         "Get" => Some(("Get", Operation::Get)),
         "Delete" => Some(("Delete", Operation::Delete)),
         "Scan" => Some(("Scan", Operation::Scan)),
+        "Register" => Some(("Register", Operation::Register)),
         _ => None,
     }
 }

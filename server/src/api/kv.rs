@@ -101,6 +101,8 @@ impl KvApi {
         match written {
             Written::Put(response) => Written::Put(v1::PutResponse { token, ..response }),
             Written::Delete(response) => Written::Delete(v1::DeleteResponse { token, ..response }),
+            // It wrote no record that a read could wait for.
+            registered @ Written::Registered(_) => registered,
         }
     }
 }
@@ -167,7 +169,7 @@ impl KvService for KvApi {
             let put = WriteRequest::Put(request.into_inner());
             match self.write(route, deadline, put).await? {
                 Written::Put(response) => Ok(response),
-                Written::Delete(_) => Err(Error::internal("a put was answered as a delete")),
+                _ => Err(Error::internal("a put was answered as another write")),
             }
         };
         self.observe("Put", Operation::Put, put).await
@@ -201,7 +203,7 @@ impl KvService for KvApi {
             let delete = WriteRequest::Delete(request.into_inner());
             match self.write(route, deadline, delete).await? {
                 Written::Delete(response) => Ok(response),
-                Written::Put(_) => Err(Error::internal("a delete was answered as a put")),
+                _ => Err(Error::internal("a delete was answered as another write")),
             }
         };
         self.observe("Delete", Operation::Delete, delete).await
@@ -216,6 +218,22 @@ impl KvService for KvApi {
             within(deadline, self.store.scan(&route, request.into_inner())).await
         };
         self.observe("Scan", Operation::Scan, scan).await
+    }
+
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let register = async {
+            let (route, deadline) = Self::admitted(&request)?;
+            let register = WriteRequest::Register(request.into_inner());
+            match self.write(route, deadline, register).await? {
+                Written::Registered(response) => Ok(response),
+                _ => Err(Error::internal("a registration was answered as a write")),
+            }
+        };
+        self.observe("Register", Operation::Register, register)
+            .await
     }
 
     type SessionStream = Replies;

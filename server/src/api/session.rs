@@ -128,6 +128,9 @@ impl Session {
                 Some(Operation::Delete(delete)) => {
                     writes.extend(self.write(id, &home, WriteRequest::Delete(delete)));
                 }
+                Some(Operation::Register(register)) => {
+                    writes.extend(self.write(id, &home, WriteRequest::Register(register)));
+                }
                 Some(Operation::Scan(scan)) => self.scan(id, route.clone(), scan),
                 None => self.outbox.fail(
                     id,
@@ -159,12 +162,16 @@ impl Session {
         let kind = match request {
             WriteRequest::Put(_) => Kind::Put,
             WriteRequest::Delete(_) => Kind::Delete,
+            WriteRequest::Register(_) => Kind::Register,
         };
         reply_to(request, move |answer| {
             metrics.observe_operation(kind, answer.as_ref().err().map(|e| e.reason));
             let (answer, index) = match answer {
                 Ok((Written::Put(put), index)) => (Answer::Put(put), index),
                 Ok((Written::Delete(delete), index)) => (Answer::Delete(delete), index),
+                Ok((Written::Registered(registered), index)) => {
+                    (Answer::Register(registered), index)
+                }
                 Err(error) => return outbox.fail(id, error),
             };
             outbox.written(id, answer, route, index);

@@ -35,7 +35,10 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::Unreachable => Code::Unavailable,
         Reason::Overloaded => Code::ResourceExhausted,
         Reason::Compacted => Code::OutOfRange,
-        Reason::InvalidArgument | Reason::PolicyInvalid => Code::InvalidArgument,
+        Reason::InvalidArgument
+        | Reason::PolicyInvalid
+        | Reason::RequestIdReused
+        | Reason::RequestIdUnknown => Code::InvalidArgument,
         Reason::Unsupported => Code::Unimplemented,
         Reason::UnknownTag | Reason::UnknownNode | Reason::UnknownGroup => Code::NotFound,
         Reason::Storage | Reason::Internal => Code::Internal,

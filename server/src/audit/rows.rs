@@ -59,14 +59,16 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
         }
         keys::Table::Change => {
             let (group, _, _) = keys::parse_change(&row.key)?;
-            let change: wire::StoredChange = record::open(&row.value)?;
+            let changes: wire::StoredChanges = record::open(&row.value)?;
             let tag = groups.tag(group);
-            let bytes = change.key.len();
-            counts.item(told(&tag), Kind::Index, place, bytes, None);
+            for change in &changes.writes {
+                let bytes = change.key.len();
+                counts.item(told(&tag), Kind::Index, place, bytes, None);
+            }
             tag.map(drop)
         }
         keys::Table::Outcomes => {
-            let (group, _) = keys::parse_outcomes(&row.key)?;
+            let (group, _, _) = keys::parse_outcomes(&row.key)?;
             let outcomes: wire::StoredOutcomes = record::open(&row.value)?;
             let tag = groups.tag(group);
             for outcome in &outcomes.outcomes {

@@ -218,6 +218,7 @@ fn a_planted_log_entry_is_found() {
             17,
             wire::command::Command::Batch(wire::Batch {
                 operations: vec![operation],
+                request_limits: None,
             }),
         );
     });

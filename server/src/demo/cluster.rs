@@ -312,6 +312,7 @@ impl Cluster {
                 })
                 .collect(),
             policy: policy::DEMO.into(),
+            ..v1::InitClusterRequest::default()
         };
         let nodes: Vec<&Node> = self.running().map(|(_, node)| node).collect();
         let first = nodes.first().context("there is no node")?;

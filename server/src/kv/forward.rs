@@ -57,6 +57,7 @@ pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Wr
                 change: Some(match write.change {
                     Change::Put(value) => wire::forwarded_write::Change::Put(value),
                     Change::Delete(gone) => wire::forwarded_write::Change::Delete(gone),
+                    Change::Register(register) => wire::forwarded_write::Change::Register(register),
                 }),
                 conditional: write.condition.is_some(),
                 condition: write.condition.map(|condition| match condition {
@@ -192,6 +193,7 @@ fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Er
     let change = match &write.change {
         Some(asked::Change::Put(value)) => Change::Put(value.clone()),
         Some(asked::Change::Delete(gone)) => Change::Delete(*gone),
+        Some(asked::Change::Register(register)) => Change::Register(register.clone()),
         None => return Err(unknown("change")),
     };
     let condition = match write.condition {
@@ -235,6 +237,7 @@ fn to_wire(answer: Result<Answer, Error>) -> wire::ForwardedOutcome {
                 before: before.unwrap_or(0),
                 index: index.0,
             }),
+            Outcome::Registered { client } => Wire::Registered(client.to_vec().into()),
             _ => Wire::Failed(failure(&Error::internal(
                 "a write was answered without a version",
             ))),
@@ -255,6 +258,14 @@ fn from_wire(outcome: wire::ForwardedOutcome) -> Result<Answer, Error> {
                 before: (written.before > 0).then_some(written.before),
             },
             index: Index(written.index),
+        }),
+        Some(Wire::Registered(client)) => Ok(Answer {
+            outcome: Outcome::Registered {
+                client: client[..]
+                    .try_into()
+                    .map_err(|_| Error::internal("a client's id has not 16 bytes"))?,
+            },
+            index: Index(0),
         }),
         Some(Wire::Failed(failed)) => Err(error_of(failed, Reason::WriteOutcomeUnknown)),
         None => Err(Error::new(

@@ -192,6 +192,7 @@ impl Fixture {
                     bytes: Bytes::from_static(b"one"),
                     ..wire::Value::default()
                 }),
+                position: None,
             }],
             ..wire::Backfill::default()
         });

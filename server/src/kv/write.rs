@@ -31,6 +31,8 @@ fn check_id(id: Option<v1::RequestId>) -> Result<Option<wire::WriteId>> {
         client: id.client,
         sequence: id.sequence,
         acked_below: id.acked_below,
+        // The proposer's.
+        digest: Bytes::new(),
     }))
 }
 
@@ -109,12 +111,26 @@ pub(super) fn delete(request: v1::DeleteRequest, reply: Reply) -> Result<Write, 
     }
 }
 
+/// The write that registers a client; the proposer draws its nonce.
+fn register(reply: Reply) -> Write {
+    Write {
+        id: None,
+        key: Bytes::new(),
+        change: Change::Register(wire::Register::default()),
+        condition: None,
+        acknowledgement: None,
+        reply,
+    }
+}
+
 /// What a client is told of a write.
 pub enum Written {
     /// A put.
     Put(v1::PutResponse),
     /// A delete.
     Delete(v1::DeleteResponse),
+    /// A registration.
+    Registered(v1::RegisterResponse),
 }
 
 /// A client's write, before it is checked.
@@ -123,6 +139,8 @@ pub enum WriteRequest {
     Put(v1::PutRequest),
     /// A delete.
     Delete(v1::DeleteRequest),
+    /// A registration.
+    Register(v1::RegisterRequest),
 }
 
 /// Checks a client's write; `done` gets what came of it and the log entry.
@@ -134,8 +152,14 @@ pub fn reply_to(
     let deletes = matches!(request, WriteRequest::Delete(_));
     let reply = Reply::new(move |answer: Result<Answer>| {
         done(answer.and_then(|answer| {
-            let Outcome::Written { version, before } = answer.outcome else {
-                return Err(Error::internal("a write was answered without a version"));
+            let (version, before) = match answer.outcome {
+                Outcome::Written { version, before } => (version, before),
+                Outcome::Registered { client } => {
+                    let client = Bytes::copy_from_slice(&client);
+                    let registered = v1::RegisterResponse { client };
+                    return Ok((Written::Registered(registered), answer.index));
+                }
+                _ => return Err(Error::internal("a write was answered without a version")),
             };
             let written = if deletes {
                 Written::Delete(v1::DeleteResponse {
@@ -155,6 +179,7 @@ pub fn reply_to(
     let checked = match request {
         WriteRequest::Put(request) => put(request, reply),
         WriteRequest::Delete(request) => delete(request, reply),
+        WriteRequest::Register(_) => Ok(register(reply)),
     };
     match checked {
         Ok(write) => Some(write),

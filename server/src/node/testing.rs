@@ -144,6 +144,7 @@ impl World {
             name: "test".into(),
             nodes: nodes.collect(),
             policy: domicile_proto::policy::DEMO.into(),
+            ..v1::InitClusterRequest::default()
         };
         self.nodes[at].init(request).await
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::limits::{REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX};
 use domicile_proto::v1;
 
 use super::REPLICAS;
@@ -110,6 +111,7 @@ impl Plan {
                 tags,
                 members,
                 token_key: Bytes::copy_from_slice(&env.random_bytes::<32>()),
+                request_limits: Some(request_limits(request)?),
             },
             catalogs,
             warnings,
@@ -135,6 +137,7 @@ impl Plan {
         };
         formed.name == self.control.name
             && formed.policy == self.control.policy
+            && formed.request_limits == self.control.request_limits
             && nodes(formed) == nodes(&self.control)
     }
 }
@@ -277,6 +280,33 @@ pub(super) fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion)
     }
 }
 
+/// How much each group remembers of identified writes.
+fn request_limits(request: &v1::InitClusterRequest) -> Result<wire::RequestLimits> {
+    for (what, asked, max) in [
+        (
+            "clients",
+            request.remembered_clients,
+            REMEMBERED_CLIENTS_MAX,
+        ),
+        (
+            "outcomes",
+            request.remembered_outcomes,
+            REMEMBERED_OUTCOMES_MAX,
+        ),
+    ] {
+        if asked > max {
+            return Err(Error::invalid(format!(
+                "a group remembers at most {max} {what}, not {asked}"
+            )));
+        }
+    }
+    Ok(wire::RequestLimits {
+        clients_max: request.remembered_clients,
+        outcomes_max: request.remembered_outcomes,
+        outcomes_per_client_max: 0,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +341,7 @@ mod tests {
             name: "test".into(),
             nodes: nodes.collect(),
             policy: domicile_proto::policy::DEMO.into(),
+            ..v1::InitClusterRequest::default()
         };
         let plan = Plan::new(&Env::real(), &request);
         plan.err().map(|refused| refused.reason)

@@ -215,7 +215,13 @@ impl Group {
             }
         });
         Ok(Arc::new(Group {
-            proposer: Proposer::start(&env, raft.clone(), progress.clone(), fence.clone()),
+            proposer: Proposer::start(
+                &env,
+                raft.clone(),
+                progress.clone(),
+                fence.clone(),
+                gate.clone(),
+            ),
             reads: Reads::start(
                 &env,
                 identity.clone(),

@@ -25,6 +25,7 @@ mod members;
 mod network;
 mod proposer;
 mod reads;
+mod request;
 mod rows;
 mod snapshot;
 mod state_machine;

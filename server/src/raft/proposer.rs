@@ -24,8 +24,10 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{Applied, Outcome};
 use crate::raft::budget::Budget;
 use crate::raft::reads;
+use crate::raft::request;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::types::{LeaderId, Proposal, Types};
+use crate::residency::Gate;
 use crate::seeded::{self, Bug};
 use crate::storage::Index;
 
@@ -79,7 +81,7 @@ impl Write {
     pub fn bytes(&self) -> usize {
         let value = match &self.change {
             wire::operation::Change::Put(value) => value.bytes.len(),
-            wire::operation::Change::Delete(_) => 0,
+            wire::operation::Change::Delete(_) | wire::operation::Change::Register(_) => 0,
         };
         // Versions, ids and lengths take less than this.
         self.key.len() + value + 96
@@ -161,6 +163,7 @@ impl Proposer {
         raft: Raft<Types, StateMachine>,
         progress: watch::Receiver<Progress>,
         fence: watch::Receiver<wire::Fence>,
+        gate: Arc<Gate>,
     ) -> Self {
         let (tx, rx) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting {
@@ -172,6 +175,7 @@ impl Proposer {
             raft,
             progress,
             fence,
+            gate,
             waiting: waiting.clone(),
             queue: VecDeque::new(),
             slots: Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX)),
@@ -223,6 +227,7 @@ struct Worker {
     raft: Raft<Types, StateMachine>,
     progress: watch::Receiver<Progress>,
     fence: watch::Receiver<wire::Fence>,
+    gate: Arc<Gate>,
     waiting: Arc<Waiting>,
     queue: VecDeque<Write>,
     slots: Arc<Semaphore>,
@@ -331,21 +336,47 @@ impl Worker {
             if seeded::is_on(Bug::LogTellsKeys) {
                 tracing::debug!(key = %String::from_utf8_lossy(&write.key), "proposed");
             }
-            operations.push(wire::Operation {
+            let mut operation = wire::Operation {
                 version,
                 id: write.id,
                 key: write.key,
                 change: Some(write.change),
                 condition: write.condition,
-            });
+            };
+            self.identify(&mut operation);
+            operations.push(operation);
             replies.push(write.reply);
         }
         self.waiting.leave(replies.len(), bytes);
+        let batch = wire::Batch {
+            operations,
+            request_limits: self.request_limits(),
+        };
         let command = wire::Command {
             fence: Some(*self.fence.borrow()),
-            command: Some(wire::command::Command::Batch(wire::Batch { operations })),
+            command: Some(wire::command::Command::Batch(batch)),
         };
         (command.encode_to_vec().into(), replies)
+    }
+
+    /// How much is to be remembered of identified writes, where the group does
+    /// not know it yet.
+    fn request_limits(&self) -> Option<wire::RequestLimits> {
+        let wanted = self.gate.atlas()?.control.request_limits?;
+        (self.progress.borrow().request_limits != Some(wanted)).then_some(wanted)
+    }
+
+    /// Adds what only the proposer may say of a write's identity.
+    fn identify(&self, operation: &mut wire::Operation) {
+        if let Some(wire::operation::Change::Register(register)) = &mut operation.change {
+            register.nonce = Bytes::copy_from_slice(&self.env.random().to_be_bytes());
+        }
+        if operation.id.is_some() {
+            let digest = request::digest(operation);
+            if let Some(id) = &mut operation.id {
+                id.digest = digest;
+            }
+        }
     }
 
     fn refuse_all(&mut self, error: impl Fn() -> Error) {
@@ -419,7 +450,7 @@ fn acknowledge(replies: Vec<Reply>, version: u64) {
 
 fn answer_of(outcome: Outcome, index: Index) -> Result<Answer> {
     match outcome {
-        Outcome::Written { .. } => Ok(Answer { outcome, index }),
+        Outcome::Written { .. } | Outcome::Registered { .. } => Ok(Answer { outcome, index }),
         Outcome::ConditionFailed { current } => {
             let error = Error::new(
                 Reason::ConditionFailed,
@@ -433,6 +464,14 @@ fn answer_of(outcome: Outcome, index: Index) -> Result<Answer> {
         Outcome::Forgotten => Err(Error::new(
             Reason::RequestForgotten,
             "the request id is too old to know what came of it; read the record first",
+        )),
+        Outcome::Reused => Err(Error::new(
+            Reason::RequestIdReused,
+            "the request id came before with another write; nothing was written",
+        )),
+        Outcome::Unknown => Err(Error::new(
+            Reason::RequestIdUnknown,
+            "the request id is not one that the home of this tag gave; nothing was written",
         )),
         Outcome::Stale => Err(no_quorum("the leader has changed")),
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use domicile_proto::internal::v1::RequestLimits;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
@@ -39,6 +40,8 @@ pub struct Progress {
     pub changed: Position,
     /// At a mirror: how far it is.
     pub mirror: Option<Mirror>,
+    /// How much is remembered of identified writes.
+    pub request_limits: Option<RequestLimits>,
     /// Whether it has applied the entry that made it a member, and with it
     /// everything that was written before it joined.
     pub joined: bool,
@@ -74,7 +77,7 @@ impl StateMachine {
     /// snapshot is done again first.
     pub(super) fn open(identity: Identity, replica: ReplicaId, disk: Arc<Disk>) -> Result<Self> {
         let state = GroupState::load(disk.state.as_ref(), identity.group)?;
-        let outcomes = Outcomes::load(disk.state.as_ref(), identity.group)?;
+        let outcomes = Outcomes::load(disk.state.as_ref(), identity.group, state.requests)?;
         let (progress, _) = watch::channel(progress_of(&state, replica));
         Ok(StateMachine {
             identity,
@@ -201,6 +204,7 @@ fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
             attempt: mirror.attempt,
             history_floor: mirror.history_floor,
         }),
+        request_limits: state.requests.limits,
         joined: members.any(|(member, _)| *member == replica),
     }
 }
@@ -259,8 +263,9 @@ impl RaftStateMachine<Types> for StateMachine {
             .map_err(io::Error::other)?;
         self.state = GroupState::load(self.disk.state.as_ref(), self.identity.group)
             .map_err(io::Error::other)?;
-        self.outcomes = Outcomes::load(self.disk.state.as_ref(), self.identity.group)
-            .map_err(io::Error::other)?;
+        let (state, group) = (self.disk.state.as_ref(), self.identity.group);
+        self.outcomes =
+            Outcomes::load(state, group, self.state.requests).map_err(io::Error::other)?;
         self.lately = Lately::default();
         if self.state.applied != meta.last_log_id {
             return Err(io::Error::other(format!(

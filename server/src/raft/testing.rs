@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{DEMO, Policy};
@@ -190,6 +191,23 @@ pub(crate) async fn put(group: &Group, key: &str, value: &str) -> Index {
         reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
     }]);
     rx.await.expect("answered").expect("written").index
+}
+
+/// Registers a client at the leader of its group, and answers its id.
+pub(crate) async fn register(group: &Group) -> Bytes {
+    let (tx, rx) = oneshot::channel();
+    group.propose(vec![Write {
+        id: None,
+        key: Bytes::new(),
+        change: wire::operation::Change::Register(wire::Register::default()),
+        condition: None,
+        acknowledgement: None,
+        reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
+    }]);
+    match rx.await.expect("answered").expect("registered").outcome {
+        crate::raft::Outcome::Registered { client } => Bytes::copy_from_slice(&client),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Replaces the rows of a replica with its own, as a snapshot does.

@@ -1,12 +1,14 @@
 //! What a mirror has not got yet, read from the home's own rows.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 
 use crate::error::{Error, Reason, Result};
 use crate::raft::Position;
 use crate::seeded::{self, Bug};
-use crate::storage::{Engine, GroupId, Limit, Row, View, keys, record};
+use crate::storage::{Engine, GroupId, Index, KeyRange, Limit, Row, View, keys, record};
 
 /// The records of one batch.
 const BATCH_RECORDS_MAX: usize = 2048;
@@ -15,11 +17,17 @@ const BATCH_RECORDS_MAX: usize = 2048;
 /// still taken whole.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Changes in log order.
+/// The rows read at once.
+const READ_ROWS: usize = 512;
+
+/// Changes in log order, of whole log entries.
+#[derive(Default)]
 pub(super) struct Changes {
     /// The records as they were after each change.
     pub(super) records: Vec<wire::CopiedRecord>,
-    /// The last change.
+    /// What the identified writes of these entries came to.
+    pub(super) outcomes: Vec<wire::CopiedOutcomes>,
+    /// The last change; of an entry that changed nothing, its first place.
     pub(super) last: Position,
 }
 
@@ -31,9 +39,58 @@ pub(super) struct Records {
     pub(super) next: Option<Bytes>,
 }
 
-/// The changes of a home's group behind `after`, up to and with `until`;
-/// `None`: there are none. A log entry is never split, so that a mirror has
-/// all of an entry or none.
+/// Outcomes in the order of their entries.
+pub(super) struct Outcomes {
+    /// The rows.
+    pub(super) outcomes: Vec<wire::CopiedOutcomes>,
+    /// The entry of the last; `None`: there was none.
+    pub(super) last: Option<Position>,
+}
+
+/// Rows of a range in their order, read as they are wanted.
+struct Rows<'a> {
+    engine: &'a dyn Engine,
+    range: KeyRange,
+    read: VecDeque<Row>,
+    ended: bool,
+}
+
+impl<'a> Rows<'a> {
+    fn new(engine: &'a dyn Engine, range: KeyRange) -> Self {
+        Rows {
+            engine,
+            range,
+            read: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    /// The next row, which stays the next.
+    fn peek(&mut self) -> Result<Option<&Row>> {
+        if self.read.is_empty() && !self.ended {
+            let limit = Limit {
+                rows_max: READ_ROWS,
+                bytes_max: BATCH_BYTES_MAX,
+            };
+            let rows = self.engine.scan(&self.range, limit)?;
+            match rows.last() {
+                Some(last) => self.range.start = behind(&last.key),
+                None => self.ended = true,
+            }
+            self.read = rows.into();
+        }
+        Ok(self.read.front())
+    }
+
+    fn pop(&mut self) {
+        self.read.pop_front();
+    }
+}
+
+/// The changes of a home's group behind `after`, up to and with `until`, and
+/// what the identified writes of the same entries came to; `None`: there are
+/// none. A log entry is never split, so that a mirror has all of an entry or
+/// none.
 pub(super) fn changes(
     engine: &dyn Engine,
     group: GroupId,
@@ -41,50 +98,123 @@ pub(super) fn changes(
     after: Position,
     until: Position,
 ) -> Result<Option<Changes>> {
-    let mut range = keys::changes(group, after.index, after.sub + 1);
+    let mut changes = Rows::new(
+        engine,
+        keys::changes_behind(group, after.epoch, after.index),
+    );
+    let mut outcomes = Rows::new(
+        engine,
+        keys::outcomes_behind(group, after.epoch, after.index),
+    );
+    let mut found = Changes::default();
+    let mut bytes = 0;
+    loop {
+        let change = changes
+            .peek()?
+            .map(|row| entry_of(keys::parse_change(&row.key)));
+        let outcome = outcomes
+            .peek()?
+            .map(|row| entry_of(keys::parse_outcomes(&row.key)));
+        let (change, outcome) = (change.transpose()?, outcome.transpose()?);
+        let Some(entry) = change.into_iter().chain(outcome).min() else {
+            break;
+        };
+        let full = bytes >= BATCH_BYTES_MAX
+            || found.records.len() >= BATCH_RECORDS_MAX
+            || found.outcomes.len() >= BATCH_RECORDS_MAX;
+        if full || entry > (Position { sub: 0, ..until }) {
+            break;
+        }
+        found.last = entry;
+        if change == Some(entry)
+            && let Some(row) = changes.peek()?
+        {
+            let row: wire::StoredChanges = record::open(&row.value)?;
+            bytes += take_changes(engine, tag, row, &mut found)?;
+            changes.pop();
+        }
+        if outcome == Some(entry)
+            && let Some(row) = outcomes.peek()?
+        {
+            bytes += row.value.len();
+            found.outcomes.push(wire::CopiedOutcomes {
+                position: entry.to_wire(),
+                row: Some(record::open(&row.value)?),
+            });
+            outcomes.pop();
+        }
+    }
+    if found.last == Position::default() {
+        return Ok(None);
+    }
+    if seeded::is_on(Bug::FeedSkipsLast) && found.records.len() > 1 {
+        found.records.pop();
+    }
+    Ok(Some(found))
+}
+
+/// Takes what one entry wrote; `found.last` is the entry. Answers the bytes.
+fn take_changes(
+    engine: &dyn Engine,
+    tag: &str,
+    row: wire::StoredChanges,
+    found: &mut Changes,
+) -> Result<usize> {
+    let mut bytes = 0;
+    for (sub, change) in row.writes.into_iter().enumerate() {
+        found.last.sub = sub as u32;
+        if change.deleted && seeded::is_on(Bug::FeedSkipsDeletes) {
+            continue;
+        }
+        let mut copied = as_changed(engine, tag, change)?;
+        copied.position = found.last.to_wire();
+        bytes += size(&copied);
+        found.records.push(copied);
+    }
+    Ok(bytes)
+}
+
+/// The entry of a row.
+fn entry_of(parsed: Result<(GroupId, u64, Index)>) -> Result<Position> {
+    let (_, epoch, index) = parsed?;
+    Ok(Position {
+        epoch,
+        index,
+        sub: 0,
+    })
+}
+
+/// The first key behind one.
+fn behind(key: &[u8]) -> Bytes {
+    let mut behind = key.to_vec();
+    behind.push(0);
+    behind.into()
+}
+
+/// A page of what is remembered of the identified writes of a group, behind an
+/// entry, from a view.
+pub(super) fn outcomes(view: &dyn View, group: GroupId, after: Position) -> Result<Outcomes> {
     let limit = Limit {
         rows_max: BATCH_RECORDS_MAX,
         bytes_max: BATCH_BYTES_MAX,
     };
-    let mut records = Vec::new();
-    let mut bytes = 0;
-    let mut last: Option<Position> = None;
-    loop {
-        let rows = engine.scan(&range, limit)?;
-        let Some(end) = rows.last() else { break };
-        let mut behind = end.key.to_vec();
-        behind.push(0);
-        range.start = behind.into();
-        for row in rows {
-            let (_, index, sub) = keys::parse_change(&row.key)?;
-            let begins = last.is_none_or(|last| last.index != index);
-            let full = bytes >= BATCH_BYTES_MAX || records.len() >= BATCH_RECORDS_MAX;
-            if index > until.index || (begins && full) {
-                return Ok(last.map(|last| Changes { records, last }));
-            }
-            let change: wire::StoredChange = record::open(&row.value)?;
-            if change.deleted && seeded::is_on(Bug::FeedSkipsDeletes) {
-                last = Some(Position {
-                    epoch: until.epoch,
-                    index,
-                    sub,
-                });
-                continue;
-            }
-            let copied = as_changed(engine, tag, change)?;
-            bytes += size(&copied);
-            records.push(copied);
-            last = Some(Position {
-                epoch: until.epoch,
-                index,
-                sub,
-            });
-        }
+    let rows = view.scan(
+        &keys::outcomes_behind(group, after.epoch, after.index),
+        limit,
+    )?;
+    let mut page = Outcomes {
+        outcomes: Vec::with_capacity(rows.len()),
+        last: None,
+    };
+    for row in rows {
+        let entry = entry_of(keys::parse_outcomes(&row.key))?;
+        page.last = Some(entry);
+        page.outcomes.push(wire::CopiedOutcomes {
+            position: entry.to_wire(),
+            row: Some(record::open(&row.value)?),
+        });
     }
-    if seeded::is_on(Bug::FeedSkipsLast) && records.len() > 1 {
-        records.pop();
-    }
-    Ok(last.map(|last| Changes { records, last }))
+    Ok(page)
 }
 
 /// The record as one change left it: still the newest, or in the history.
@@ -145,6 +275,7 @@ fn copied(key: Bytes, stored: wire::StoredRecord) -> wire::CopiedRecord {
         origin: stored.origin,
         policy_version: stored.policy_version,
         value: stored.value,
+        position: stored.position,
     }
 }
 
@@ -155,7 +286,7 @@ fn size(record: &wire::CopiedRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Durability, Index, Memory, WriteBatch};
+    use crate::storage::{Durability, Memory, WriteBatch};
 
     const GROUP: GroupId = GroupId(17);
     const TAG: &str = "global";
@@ -176,6 +307,7 @@ mod tests {
 
         /// One log entry; `None` deletes.
         fn entry(&mut self, index: u64, operations: &[(&str, Option<usize>)]) {
+            let mut changes = wire::StoredChanges::default();
             for (sub, (key, bytes)) in operations.iter().enumerate() {
                 self.version += 1;
                 let mut batch = WriteBatch::new();
@@ -186,24 +318,25 @@ mod tests {
                 }
                 let stored = wire::StoredRecord {
                     version: self.version,
+                    position: at(index, sub as u32).to_wire(),
                     value: bytes.map(|bytes| wire::Value {
                         bytes: vec![7; bytes].into(),
                         ..wire::Value::default()
                     }),
                     ..wire::StoredRecord::default()
                 };
-                let change = wire::StoredChange {
+                changes.writes.push(wire::StoredChange {
                     key: Bytes::copy_from_slice(key.as_bytes()),
                     version: self.version,
                     deleted: bytes.is_none(),
-                };
+                });
                 batch.put(row, record::seal(&stored));
-                batch.put(
-                    keys::change(GROUP, Index(index), sub as u32),
-                    record::seal(&change),
-                );
                 self.engine.write(batch, Durability::Buffered).unwrap();
             }
+            let mut batch = WriteBatch::new();
+            let row = keys::change(GROUP, 1, Index(index));
+            batch.put(row, record::seal(&changes));
+            self.engine.write(batch, Durability::Buffered).unwrap();
         }
 
         fn changes(&self, after: Position, until: Position) -> Result<Option<Changes>> {

@@ -20,7 +20,8 @@ use wire::ship_result::Result as Shown;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
-use crate::raft::{Group, Groups};
+use crate::raft::apply::DIGEST_BYTES;
+use crate::raft::{Group, Groups, Position};
 use crate::residency::Gate;
 use crate::storage::GroupId;
 
@@ -133,14 +134,67 @@ impl Receiver {
         }
         let command = match ship.cargo {
             Some(Cargo::Ask(_)) => None,
-            Some(Cargo::Copy(packed)) => Some(Command::Copy(unpack(&packed).map_err(bad)?)),
+            Some(Cargo::Copy(packed)) => {
+                let copy: wire::Copy = unpack(&packed).map_err(bad)?;
+                check_entries(&copy).map_err(bad)?;
+                check_outcomes(&copy.outcomes).map_err(bad)?;
+                Some(Command::Copy(copy))
+            }
             Some(Cargo::BeginBackfill(begin)) => Some(Command::BeginBackfill(begin)),
-            Some(Cargo::Backfill(packed)) => Some(Command::Backfill(unpack(&packed).map_err(bad)?)),
+            Some(Cargo::Backfill(packed)) => {
+                let page: wire::Backfill = unpack(&packed).map_err(bad)?;
+                check_outcomes(&page.outcomes).map_err(bad)?;
+                Some(Command::Backfill(page))
+            }
             Some(Cargo::EndBackfill(end)) => Some(Command::EndBackfill(end)),
             None => return Err(refused("what was shipped is not known here")),
         };
         Ok((group, command))
     }
+}
+
+/// Whether a batch has whole entries of the home in their order, behind `prev`
+/// and up to `last`: what is applied is not judged again.
+fn check_entries(copy: &wire::Copy) -> Result<()> {
+    let mut at = Position::from_wire(copy.prev);
+    for copied in &copy.records {
+        let position = Position::from_wire(copied.position);
+        let first = Position { sub: 0, ..position };
+        let goes_on =
+            position.sub > 0 && position.sub - 1 == at.sub && first == Position { sub: 0, ..at };
+        if position <= at || !(position.sub == 0 || goes_on) {
+            return Err(Error::invalid(
+                "the changes of a batch are not in their order",
+            ));
+        }
+        at = position;
+    }
+    if at > Position::from_wire(copy.last) {
+        return Err(Error::invalid("a batch has changes behind its end"));
+    }
+    Ok(())
+}
+
+/// Whether outcomes are in the order of their entries and known here whole.
+fn check_outcomes(outcomes: &[wire::CopiedOutcomes]) -> Result<()> {
+    let mut at = Position::default();
+    for copied in outcomes {
+        let entry = Position::from_wire(copied.position);
+        let rows = copied.row.iter().flat_map(|row| &row.outcomes);
+        let known = |outcome: &wire::StoredOutcome| {
+            let digest = if outcome.sequence == 0 {
+                0
+            } else {
+                DIGEST_BYTES
+            };
+            outcome.client.len() == 16 && outcome.digest.len() == digest
+        };
+        if entry <= at || entry.sub != 0 || copied.row.is_none() || !rows.into_iter().all(known) {
+            return Err(Error::invalid("the outcomes of a batch are not known here"));
+        }
+        at = entry;
+    }
+    Ok(())
 }
 
 fn bad(error: Error) -> Shown {

@@ -30,7 +30,7 @@ use crate::raft::apply::ledger_row;
 use crate::raft::{Group, NodeId, Position, Transport};
 use crate::residency::{Cleared, Gate, Subject};
 use crate::seeded::{self, Bug};
-use crate::storage::{Disk, Durability, WriteBatch, keys, record};
+use crate::storage::{Disk, Durability, View, WriteBatch, keys, record};
 
 /// The batches that may be on their way at once: with full ones some 100 MiB/s
 /// at 80 ms.
@@ -72,6 +72,17 @@ impl From<Error> for Ended {
     fn from(error: Error) -> Self {
         Ended::Refused(error.message)
     }
+}
+
+/// What of a backfill is still to be sent.
+#[derive(PartialEq, Eq)]
+enum Left {
+    /// The records from this key on.
+    Records(bytes::Bytes),
+    /// What is remembered of identified writes behind this entry.
+    Outcomes(Position),
+    /// Nothing.
+    Nothing,
 }
 
 /// An answer that is awaited, and the cursor it should show.
@@ -237,6 +248,7 @@ impl Sender {
             prev: prev.to_wire(),
             last: page.last.to_wire(),
             records: page.records,
+            outcomes: page.outcomes,
         }
     }
 
@@ -256,20 +268,18 @@ impl Sender {
         if begun.attempt != attempt {
             return Err(Ended::Moved);
         }
-        let mut start = bytes::Bytes::new();
+        let mut left = Left::Records(bytes::Bytes::new());
         let mut pages = 0;
         let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
-        let mut next = Some(());
         loop {
-            while next.is_some() && flights.len() < BATCHES_IN_FLIGHT_MAX {
-                let page = feed::records(view.as_ref(), self.tag.as_str(), &start);
-                let page = self.disk.heard(page)?;
-                next = page.next.map(|key| start = key);
-                if page.records.is_empty() {
+            while left != Left::Nothing && flights.len() < BATCHES_IN_FLIGHT_MAX {
+                let page = self.fill_page(view.as_ref(), &mut left);
+                let (records, outcomes) = self.disk.heard(page)?;
+                if records.is_empty() && outcomes.is_empty() {
                     continue;
                 }
-                let count = page.records.len() as u64;
-                let backfill = self.backfill(attempt, pages, page.records);
+                let count = records.len() as u64;
+                let backfill = self.backfill(attempt, pages, records, outcomes);
                 pages += 1;
                 let (transfer, records) = (backfill.transfer, &backfill.records);
                 let answer = self.ship_noted(
@@ -290,7 +300,7 @@ impl Sender {
             }
             match flights.next().await {
                 Some((_, state)) => drop(state?),
-                None if next.is_none() => break,
+                None if left == Left::Nothing => break,
                 None => {}
             }
         }
@@ -303,12 +313,38 @@ impl Sender {
         Ok(())
     }
 
+    /// The next page of what is left of a backfill: records first, then what is
+    /// remembered of identified writes.
+    fn fill_page(
+        &self,
+        view: &dyn View,
+        left: &mut Left,
+    ) -> Result<(Vec<wire::CopiedRecord>, Vec<wire::CopiedOutcomes>)> {
+        match left {
+            Left::Records(start) => {
+                let page = feed::records(view, self.tag.as_str(), start)?;
+                *left = match page.next {
+                    Some(next) => Left::Records(next),
+                    None => Left::Outcomes(Position::default()),
+                };
+                Ok((page.records, Vec::new()))
+            }
+            Left::Outcomes(after) => {
+                let page = feed::outcomes(view, self.group.identity().group, *after)?;
+                *left = page.last.map_or(Left::Nothing, Left::Outcomes);
+                Ok((Vec::new(), page.outcomes))
+            }
+            Left::Nothing => Ok((Vec::new(), Vec::new())),
+        }
+    }
+
     /// A page of a backfill. Sent again it is the same one.
     fn backfill(
         &self,
         attempt: u64,
         page: u64,
         records: Vec<wire::CopiedRecord>,
+        outcomes: Vec<wire::CopiedOutcomes>,
     ) -> wire::Backfill {
         wire::Backfill {
             incarnation: self.incarnation,
@@ -317,6 +353,7 @@ impl Sender {
             transfer: transfer::of_page(&self.region, self.incarnation, attempt, page),
             from: self.gate.region().to_string(),
             records,
+            outcomes,
         }
     }
 
@@ -475,7 +512,7 @@ mod tests {
             let flight = sender.copy(NodeId(1), Position::default(), page());
             assert!(flight.ok().expect("it left").await.1.is_err());
         }
-        let backfill = sender.backfill(5, 0, records);
+        let backfill = sender.backfill(5, 0, records, Vec::new());
         for _ in 0..2 {
             let shipped = sender.ship_noted(
                 NodeId(1),
@@ -509,5 +546,107 @@ mod tests {
         let sent: Vec<_> = sent().iter().map(compared).collect();
         let received: Vec<_> = received.iter().map(compared).collect();
         assert_eq!(sent, received);
+    }
+
+    /// The rows of a range.
+    fn rows(engine: &dyn Engine, range: &KeyRange) -> Vec<(bytes::Bytes, bytes::Bytes)> {
+        let limit = Limit {
+            rows_max: 1000,
+            bytes_max: usize::MAX,
+        };
+        let rows = engine.scan(range, limit).expect("read");
+        rows.into_iter().map(|row| (row.key, row.value)).collect()
+    }
+
+    /// Whether a mirror has the home's change rows and remembers of identified
+    /// writes what the home does.
+    fn assert_alike(home: &Alone, mirror: &Alone, changes_too: bool) {
+        let (home, mirror) = (home.disk.state.as_ref(), mirror.disk.state.as_ref());
+        let outcomes = keys::outcomes_of(GroupId(GLOBAL));
+        assert_eq!(rows(home, &outcomes), rows(mirror, &outcomes));
+        assert!(!rows(home, &outcomes).is_empty());
+        if changes_too {
+            let changes = keys::changes(GroupId(GLOBAL));
+            assert_eq!(rows(home, &changes), rows(mirror, &changes));
+        }
+    }
+
+    /// A new home must judge a retry as the old one would have: what was applied,
+    /// what was refused, and who is forgotten.
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_remembers_identified_writes_as_the_home_does() {
+        let home = Alone::new("eu");
+        home.adopt_demo();
+        let group = home.lead(identity(GLOBAL, "global", "eu")).await;
+        let client = crate::raft::testing::register(&group).await;
+        let write = async |sequence, key: &str, condition| {
+            let (tx, rx) = oneshot::channel();
+            group.propose(vec![crate::raft::Write {
+                id: Some(wire::WriteId {
+                    client: client.clone(),
+                    sequence,
+                    ..wire::WriteId::default()
+                }),
+                key: key.to_owned().into(),
+                change: wire::operation::Change::Put(wire::Value::default()),
+                condition,
+                acknowledgement: None,
+                reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
+            }]);
+            rx.await.expect("answered").is_ok()
+        };
+        let absent = Some(wire::operation::Condition::IfAbsent(true));
+        assert!(write(1, "a", None).await);
+        assert!(!write(2, "a", absent).await);
+        let filled = group.progress().changed;
+        let sender = sender(&home, &group);
+        home.gate.confirm_lease(home.env.now());
+
+        let mirror = Alone::new("us");
+        let copies = mirror.lead(identity(GLOBAL, "global", "us").as_mirror(true));
+        let copies = copies.await;
+        // As a backfill has it.
+        mirror.begin(&copies, 5).await;
+        let (_, view) = group.position().await.expect("a view");
+        let mut left = Left::Records(bytes::Bytes::new());
+        let mut pages = 0;
+        while left != Left::Nothing {
+            let page = sender.fill_page(view.as_ref(), &mut left).expect("read");
+            if page.0.is_empty() && page.1.is_empty() {
+                continue;
+            }
+            let page = sender.backfill(5, pages, page.0, page.1);
+            mirror.ship(&copies, Command::Backfill(page)).await;
+            pages += 1;
+        }
+        mirror.end(&copies, 5, pages).await;
+        assert_alike(&home, &mirror, false);
+
+        // As copies bring it, from the first change on.
+        let mirror = Alone::new("us");
+        let copies = mirror.lead(identity(GLOBAL, "global", "us").as_mirror(true));
+        let copies = copies.await;
+        mirror.fill(&copies, 5).await;
+        let first = sender.page(Position::default(), filled).ok().flatten();
+        let first = first.expect("there are changes");
+        let at = first.last;
+        mirror
+            .ship(
+                &copies,
+                Command::Copy(sender.copied(Position::default(), first)),
+            )
+            .await;
+        assert!(write(3, "b", absent).await);
+        let second = sender.page(at, group.progress().changed).ok().flatten();
+        let second = second.expect("there are changes");
+        assert_eq!(
+            second.outcomes.len(),
+            2,
+            "the refused write comes with the next change"
+        );
+        mirror
+            .ship(&copies, Command::Copy(sender.copied(at, second)))
+            .await;
+        assert_alike(&home, &mirror, true);
     }
 }

@@ -9,8 +9,8 @@
 //! | `01` group | `GroupState` | as long as the replica | apply, every entry |
 //! | `02` tag `00` key | `StoredRecord`, the newest version | until deleted and forgotten | apply |
 //! | `03` tag `00` escaped key `00 00` !version | `StoredRecord`, an older version | the tag's history window | apply, on overwrite |
-//! | `04` group index sub | `StoredChange` | the change index's window | apply, every operation |
-//! | `05` group index | `StoredOutcomes` | until its clients have their answers | apply, writes with an id |
+//! | `04` group epoch index | `StoredChanges`, of an entry of the home | the change index's window | apply, every entry that writes records |
+//! | `05` group epoch index | `StoredOutcomes`, of an entry of the home | until its clients have their answers | apply, writes with an id |
 //! | `06` group index | `AuditLeaf` | until sequenced by the region group | apply, every entry |
 //! | `07` group | `Catalog` | as long as the region group's replica | apply in the region group |
 //! | `08` group | `Control` | as long as the control group's replica | apply in the control group |
@@ -186,20 +186,31 @@ pub fn parse_sent(key: &[u8]) -> Result<(GroupId, u64)> {
     Ok((group, transfer))
 }
 
-/// What the identified writes of a log entry came to.
-pub fn outcomes(group: GroupId, index: Index) -> Bytes {
-    let mut key = under_group(STATE_OUTCOMES, group, 8);
+/// What the identified writes of a log entry of the home came to: the same key
+/// at the home and at its mirrors.
+pub fn outcomes(group: GroupId, epoch: u64, index: Index) -> Bytes {
+    let mut key = under_group(STATE_OUTCOMES, group, 16);
+    key.put_u64(epoch);
     key.put_u64(index.0);
     key.freeze()
 }
 
-/// The group and the index of an outcomes row's key.
-pub fn parse_outcomes(key: &[u8]) -> Result<(GroupId, Index)> {
+/// The group, the home's epoch and its index of an outcomes row's key.
+pub fn parse_outcomes(key: &[u8]) -> Result<(GroupId, u64, Index)> {
     let rest = after_prefix(key, STATE_OUTCOMES, "outcomes")?;
     let (group, rest) = take_group(rest, "outcomes")?;
+    let (epoch, rest) = take_u64(rest, "outcomes")?;
     let (index, rest) = take_u64(rest, "outcomes")?;
     ended(rest, "outcomes")?;
-    Ok((group, Index(index)))
+    Ok((group, epoch, Index(index)))
+}
+
+/// The outcomes of a group behind an entry of the home.
+pub fn outcomes_behind(group: GroupId, epoch: u64, index: Index) -> KeyRange {
+    KeyRange {
+        start: outcomes(group, epoch, Index(index.0 + 1)),
+        end: outcomes_of(group).end,
+    }
 }
 
 /// The outcomes of a group, in log order.
@@ -232,29 +243,35 @@ pub fn audit_leaves(group: GroupId, from: Index) -> KeyRange {
     }
 }
 
-/// What one operation of a log entry did.
-pub fn change(group: GroupId, index: Index, sub: u32) -> Bytes {
-    let mut key = under_group(STATE_CHANGE, group, 12);
+/// What one log entry of the home wrote: the same key at the home and at its
+/// mirrors.
+pub fn change(group: GroupId, epoch: u64, index: Index) -> Bytes {
+    let mut key = under_group(STATE_CHANGE, group, 16);
+    key.put_u64(epoch);
     key.put_u64(index.0);
-    key.put_u32(sub);
     key.freeze()
 }
 
-/// The group, the index and the sub of a change's key.
-pub fn parse_change(key: &[u8]) -> Result<(GroupId, Index, u32)> {
+/// The group, the home's epoch and its index of a change row's key.
+pub fn parse_change(key: &[u8]) -> Result<(GroupId, u64, Index)> {
     let rest = after_prefix(key, STATE_CHANGE, "change")?;
     let (group, rest) = take_group(rest, "change")?;
+    let (epoch, rest) = take_u64(rest, "change")?;
     let (index, rest) = take_u64(rest, "change")?;
-    let sub = rest.try_into().map_err(|_| not_a("change"))?;
-    Ok((group, Index(index), u32::from_be_bytes(sub)))
+    ended(rest, "change")?;
+    Ok((group, epoch, Index(index)))
 }
 
-/// The changes of a group from a position on.
-pub fn changes(group: GroupId, from: Index, sub: u32) -> KeyRange {
-    let all = KeyRange::prefix(under_group(STATE_CHANGE, group, 0).freeze());
+/// The change rows of a group.
+pub fn changes(group: GroupId) -> KeyRange {
+    KeyRange::prefix(under_group(STATE_CHANGE, group, 0).freeze())
+}
+
+/// The change rows of a group behind an entry of the home.
+pub fn changes_behind(group: GroupId, epoch: u64, index: Index) -> KeyRange {
     KeyRange {
-        start: change(group, from, sub),
-        end: all.end,
+        start: change(group, epoch, Index(index.0 + 1)),
+        end: changes(group).end,
     }
 }
 
@@ -331,7 +348,7 @@ pub fn everything(group: GroupId, tag: &str) -> Vec<KeyRange> {
         ranges.push(records(tag, &[], None));
         ranges.push(histories(tag, &[], None));
     }
-    ranges.push(changes(group, Index(0), 0));
+    ranges.push(changes(group));
     ranges.push(outcomes_of(group));
     ranges.push(audit_leaves(group, Index(0)));
     ranges.push(KeyRange::one(catalog(group)));

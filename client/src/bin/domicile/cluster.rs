@@ -48,6 +48,15 @@ pub(crate) struct Init {
     /// A file that holds the residency policy, version 1, in TOML.
     #[arg(long, value_name = "PATH")]
     policy: PathBuf,
+
+    /// Of how many clients each group remembers what their writes came to, so
+    /// that these can be sent again; 0: 100,000.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    remembered_clients: u64,
+
+    /// How many outcomes of writes each group remembers; 0: 400,000.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    remembered_outcomes: u64,
 }
 
 /// Shows how the cluster is, as one node sees it.
@@ -147,6 +156,8 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
         name: arguments.name.clone(),
         nodes: named,
         policy,
+        remembered_clients: arguments.remembered_clients,
+        remembered_outcomes: arguments.remembered_outcomes,
     };
     let client = context.connect_for_change().await?;
     let formed = client.admin().init_cluster(request).await?;

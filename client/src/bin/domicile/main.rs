@@ -21,6 +21,7 @@ mod policy;
 mod put;
 mod region;
 mod replication;
+mod request_id;
 mod scan;
 
 use std::process::ExitCode;
@@ -117,6 +118,7 @@ enum Command {
     Put(put::Arguments),
     Delete(delete::Arguments),
     Scan(scan::Arguments),
+    RequestId(request_id::Arguments),
     #[command(subcommand)]
     Cluster(cluster::Command),
     #[command(subcommand)]
@@ -237,6 +239,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Put(arguments) => put::run(context, arguments).await,
         Command::Delete(arguments) => delete::run(context, arguments).await,
         Command::Scan(arguments) => scan::run(context, arguments).await,
+        Command::RequestId(arguments) => request_id::run(context, arguments).await,
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Audit(command) => audit::run(context, command).await,

@@ -40,8 +40,8 @@ pub(crate) struct Arguments {
     if_version: Option<u64>,
 
     /// The request id that an earlier attempt printed, of which the outcome
-    /// is unknown or the acknowledgement was not reached. Everything else must
-    /// be as it was.
+    /// is unknown or the acknowledgement was not reached, or one from `domicile
+    /// request-id`. Everything else must be as it was.
     #[arg(long, value_name = "ID")]
     request_id: Option<RequestId>,
 

@@ -6,6 +6,7 @@ mod forming;
 mod full;
 mod large;
 mod metrics;
+mod requests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,6 +69,15 @@ struct Running {
 
 /// Starts a node in each region and forms a cluster of them.
 async fn cluster(policy: &str, regions: &[&str]) -> Vec<Running> {
+    cluster_with(policy, regions, v1::InitClusterRequest::default()).await
+}
+
+/// The same, with what else a request to form one may say.
+async fn cluster_with(
+    policy: &str,
+    regions: &[&str],
+    request: v1::InitClusterRequest,
+) -> Vec<Running> {
     let mut nodes = Vec::new();
     for region in regions {
         nodes.push(start(region).await);
@@ -85,6 +95,7 @@ async fn cluster(policy: &str, regions: &[&str]) -> Vec<Running> {
             })
             .collect(),
         policy: policy.into(),
+        ..request
     };
     nodes[0].node.init(request).await.unwrap();
     let ready = async {

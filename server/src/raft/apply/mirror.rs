@@ -14,14 +14,15 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::newest::Lately;
+use super::records::Writes;
 use super::{Applied, Applier};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::raft::types::Position;
-use crate::storage::{Index, keys, record};
+use crate::storage::{keys, record};
 
 impl Applier<'_> {
     /// Applies changes of the home. Answers how many records were written.
-    pub(super) fn copy(&mut self, index: Index, copy: wire::Copy) -> Result<u32> {
+    pub(super) fn copy(&mut self, copy: wire::Copy) -> Result<u32> {
         let mut mirror = self.mirror();
         let fits = self.is_for(copy.incarnation)
             && mirror.open
@@ -31,7 +32,41 @@ impl Applier<'_> {
         }
         mirror.cursor = copy.last;
         self.state.mirror = Some(mirror);
-        self.copied(index, copy.transfer, &copy.from, copy.records)
+        self.changed_there(&copy.records)?;
+        self.remembered_there(&copy.outcomes)?;
+        self.copied(copy.transfer, &copy.from, copy.records)
+    }
+
+    /// Puts the home's change rows of its entries. A batch has whole ones.
+    fn changed_there(&mut self, records: &[wire::CopiedRecord]) -> Result<()> {
+        let mut writes: Option<Writes> = None;
+        for copied in records {
+            let position = Position::from_wire(copied.position);
+            if !writes.as_ref().is_some_and(|writes| writes.is_of(position)) {
+                let done = writes.replace(Writes::of(position));
+                done.and_then(|done| self.put_changes(done));
+            }
+            let writes = writes.get_or_insert_with(|| Writes::of(position));
+            if writes.next() != position {
+                return Err(Error::corruption("a copy has a part of an entry"));
+            }
+            writes.push(copied.key.clone(), copied.version, copied.value.is_none());
+        }
+        writes.and_then(|writes| self.put_changes(writes));
+        Ok(())
+    }
+
+    /// Takes the home's rows of outcomes of its entries.
+    fn remembered_there(&mut self, entries: &[wire::CopiedOutcomes]) -> Result<()> {
+        for copied in entries {
+            let entry = Position::from_wire(copied.position);
+            let row = copied.row.as_ref();
+            let row = row.ok_or_else(|| Error::corruption("a copy has outcomes without a row"))?;
+            self.outcomes.follow(entry, row)?;
+            self.put_outcomes(entry, row);
+        }
+        self.end_outcomes();
+        Ok(())
     }
 
     /// Empties the mirror, to be filled by an attempt, if it still is as the
@@ -49,8 +84,11 @@ impl Applier<'_> {
         let tag = self.identity.tag.clone();
         self.batch.delete_range(keys::records(&tag, &[], None));
         self.batch.delete_range(keys::histories(&tag, &[], None));
+        self.batch.delete_range(keys::changes(self.identity.group));
         self.batch
-            .delete_range(keys::changes(self.identity.group, Index(0), 0));
+            .delete_range(keys::outcomes_of(self.identity.group));
+        self.outcomes.clear();
+        self.state.requests = wire::RequestMemory::default();
         *self.newest = Lately::default();
         self.emptied = true;
         self.state.last_version = self.state.last_version.max(begin.last_version);
@@ -65,7 +103,7 @@ impl Applier<'_> {
     }
 
     /// Applies records of a backfill. Answers how many were written.
-    pub(super) fn backfill(&mut self, index: Index, page: wire::Backfill) -> Result<u32> {
+    pub(super) fn backfill(&mut self, page: wire::Backfill) -> Result<u32> {
         let mut mirror = self.mirror();
         let fits = self.is_for(page.incarnation)
             && !mirror.open
@@ -76,7 +114,8 @@ impl Applier<'_> {
         }
         mirror.pages += 1;
         self.state.mirror = Some(mirror);
-        self.copied(index, page.transfer, &page.from, page.records)
+        self.remembered_there(&page.outcomes)?;
+        self.copied(page.transfer, &page.from, page.records)
     }
 
     /// Opens a mirror that has every record.
@@ -113,7 +152,6 @@ impl Applier<'_> {
     /// Writes records as the home has them, and the batch's ledger row.
     fn copied(
         &mut self,
-        index: Index,
         transfer: u64,
         from: &str,
         records: Vec<wire::CopiedRecord>,
@@ -130,7 +168,7 @@ impl Applier<'_> {
             record::seal(&row),
         );
         let count = records.len() as u32;
-        for (sub, copied) in records.into_iter().enumerate() {
+        for copied in records {
             let before = self.newest(&copied.key)?;
             self.state.last_version = self.state.last_version.max(copied.version);
             let stored = wire::StoredRecord {
@@ -140,8 +178,9 @@ impl Applier<'_> {
                 policy_version: copied.policy_version,
                 transfer,
                 value: copied.value,
+                position: copied.position,
             };
-            self.put_record((index, sub as u32), &copied.key, before, &stored);
+            self.put_record(&copied.key, before, &stored);
         }
         Ok(count)
     }

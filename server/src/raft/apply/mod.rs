@@ -37,6 +37,7 @@ use crate::storage::{CONTROL_GROUP, Engine, GroupId, Index, WriteBatch, keys, re
 
 pub use mirror::ledger_row;
 pub use newest::Lately;
+pub(crate) use outcomes::DIGEST_BYTES;
 pub use outcomes::Outcomes;
 pub use records::Outcome;
 
@@ -89,6 +90,8 @@ pub struct GroupState {
     pub changed: Position,
     /// At a mirror: how far it is.
     pub mirror: Option<wire::MirrorState>,
+    /// What is remembered of identified writes.
+    pub requests: wire::RequestMemory,
 }
 
 impl GroupState {
@@ -106,6 +109,7 @@ impl GroupState {
             audit_chain: stored.audit_chain,
             changed: Position::from_wire(stored.changed),
             mirror: stored.mirror,
+            requests: stored.requests.unwrap_or_default(),
         })
     }
 
@@ -118,6 +122,7 @@ impl GroupState {
             audit_chain: self.audit_chain.clone(),
             changed: self.changed.to_wire(),
             mirror: self.mirror,
+            requests: Some(self.requests),
         })
     }
 }
@@ -271,7 +276,7 @@ impl<'a> Applier<'a> {
                 Ok(Applied::Nothing)
             }
             Some(wire::command::Command::Copy(copy)) => {
-                let copied = self.copy(index, copy)?;
+                let copied = self.copy(copy)?;
                 self.leaf(index, bytes, copied);
                 Ok(self.mirrored())
             }
@@ -281,7 +286,7 @@ impl<'a> Applier<'a> {
                 Ok(self.mirrored())
             }
             Some(wire::command::Command::Backfill(page)) => {
-                let copied = self.backfill(index, page)?;
+                let copied = self.backfill(page)?;
                 self.leaf(index, bytes, copied);
                 Ok(self.mirrored())
             }

@@ -1,5 +1,10 @@
 //! What identified writes came to, so that a retry is answered and not applied
-//! again.
+//! again (Ongaro's thesis, section 6.3).
+//!
+//! A client is registered by a log entry before it writes, and its id begins
+//! with the version of that entry. So a group tells a client that it has
+//! forgotten from one that it never registered: versions up to the last
+//! registration were given, above it none was. Neither is applied.
 //!
 //! Each entry leaves one row with the outcomes of its identified writes; the
 //! table in memory is built from the rows when a group opens. A client says
@@ -7,88 +12,107 @@
 //! let go, and an id below is [`Known::Forgotten`]. The newest row of a client
 //! stays, because it carries the mark.
 //!
-//! Above [`CLIENTS_MAX`] the client that wrote least lately is forgotten. A row
-//! that it shares with others stays, so a table that is built from rows meets
-//! clients that were forgotten. It must come to the table that replicas have
-//! which never closed, or they would judge a retry differently: the oldest are
-//! forgotten again, and a client that came back begins where it came back.
+//! When clients or outcomes are too many, the client whose last write has the
+//! lowest version is forgotten, and the group notes that version. A row that it
+//! shares with others stays; a table that is built from rows forgets again
+//! whoever is not above the note, and so comes to the table of the replicas
+//! that never closed. At a mirror the home decides what is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::limits::OUTCOMES_PER_CLIENT_MAX;
+use domicile_proto::limits::{OUTCOMES_PER_CLIENT_MAX, REMEMBERED_CLIENTS, REMEMBERED_OUTCOMES};
 
 use super::records::Outcome;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::raft::types::Position;
 use crate::seeded::{self, Bug};
-use crate::storage::{Engine, GroupId, Index, Limit, keys, record};
+use crate::storage::{Engine, GroupId, Limit, keys, record};
 
-/// The most clients remembered for a group. The one that wrote least lately is
-/// forgotten first; each takes about 300 bytes.
-const CLIENTS_MAX: usize = 100_000;
+/// The bytes of a request's digest: half of SHA-256, so that two requests of
+/// one client never meet by chance.
+pub(crate) const DIGEST_BYTES: usize = 16;
+
+/// The bytes of a client's id.
+const CLIENT_BYTES: usize = 16;
 
 /// The rows read at once when a group opens.
 const LOAD_ROWS: usize = 4096;
 
 /// What is known of a write id.
+#[derive(Debug)]
 pub(super) enum Known {
     /// It was not seen before.
     New,
-    /// It was applied, with this outcome.
+    /// It was judged, with this outcome.
     Outcome(Outcome),
-    /// It is below what is remembered.
+    /// It is below what is remembered of its client, or its client is not
+    /// remembered.
     Forgotten,
+    /// It came before with another write.
+    Reused,
+    /// Its client was never registered here.
+    Unknown,
 }
 
 /// The outcomes of a group's identified writes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcomes {
-    /// The most clients remembered; the same on every replica.
-    clients_max: usize,
+    memory: wire::RequestMemory,
     clients: HashMap<Bytes, Client>,
-    /// Clients by the entry of their newest write, for forgetting.
-    by_age: BTreeMap<(Index, Bytes), ()>,
+    /// Clients by the version of their newest write, for forgetting.
+    by_age: BTreeMap<u64, Bytes>,
+    /// The outcomes of all clients.
+    count: usize,
     /// How many outcomes of an entry's row still matter.
-    pinned: BTreeMap<Index, usize>,
+    pinned: BTreeMap<Position, usize>,
     /// Entries whose row no longer matters.
-    finished: Vec<Index>,
+    finished: Vec<Position>,
 }
 
 #[derive(Debug, Default)]
 struct Client {
     low_water: u64,
-    outcomes: BTreeMap<u64, (Outcome, Index)>,
-    newest_entry: Index,
-    /// The entry of its first write since it was last forgotten.
-    since: Index,
+    outcomes: BTreeMap<u64, Remembered>,
+    /// The version of its newest write.
+    newest: u64,
 }
 
-impl Default for Outcomes {
-    fn default() -> Self {
-        Outcomes::of(CLIENTS_MAX)
-    }
+/// What is remembered of one write.
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    outcome: Outcome,
+    digest: [u8; DIGEST_BYTES],
+    /// The entry of the home whose row it stands in.
+    entry: Position,
+}
+
+/// The id of the client that an operation of this version registers.
+fn client_id(version: u64, nonce: &[u8]) -> Result<[u8; CLIENT_BYTES]> {
+    let mut id = [0; CLIENT_BYTES];
+    id[..8].copy_from_slice(&version.to_be_bytes());
+    let nonce: [u8; 8] = nonce
+        .try_into()
+        .map_err(|_| Error::corruption("the nonce of a registration has not 8 bytes"))?;
+    id[8..].copy_from_slice(&nonce);
+    Ok(id)
+}
+
+/// The version of the operation that registered a client.
+fn registered_at(client: &[u8]) -> u64 {
+    client
+        .first_chunk()
+        .map_or(u64::MAX, |first| u64::from_be_bytes(*first))
 }
 
 impl Outcomes {
-    /// Remembers nothing yet, and this many clients at most.
-    fn of(clients_max: usize) -> Self {
-        Outcomes {
-            clients_max,
-            clients: HashMap::new(),
-            by_age: BTreeMap::new(),
-            pinned: BTreeMap::new(),
-            finished: Vec::new(),
-        }
-    }
-
     /// Builds the table from the rows of a group.
-    pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Self> {
-        Outcomes::load_of(engine, group, CLIENTS_MAX)
-    }
-
-    fn load_of(engine: &dyn Engine, group: GroupId, clients_max: usize) -> Result<Self> {
-        let mut outcomes = Outcomes::of(clients_max);
+    pub fn load(engine: &dyn Engine, group: GroupId, memory: wire::RequestMemory) -> Result<Self> {
+        let mut outcomes = Outcomes {
+            memory,
+            ..Outcomes::default()
+        };
         let mut range = keys::outcomes_of(group);
         loop {
             let rows = engine.scan(
@@ -102,21 +126,28 @@ impl Outcomes {
             let mut next = last.key.to_vec();
             next.push(0);
             for row in &rows {
-                let (_, index) = keys::parse_outcomes(&row.key)?;
+                let (_, epoch, index) = keys::parse_outcomes(&row.key)?;
+                let entry = Position {
+                    epoch,
+                    index,
+                    sub: 0,
+                };
                 let stored: wire::StoredOutcomes = record::open(&row.value)?;
-                for outcome in stored.outcomes {
-                    outcomes.restore(index, outcome);
+                for outcome in &stored.outcomes {
+                    outcomes.take(entry, outcome)?;
                 }
             }
             range.start = next.into();
         }
-        // Whoever was forgotten wrote before everyone who was not.
-        while outcomes.clients.len() > outcomes.clients_max {
-            outcomes.forget_oldest();
-        }
+        outcomes.forget_to(memory.forgotten);
         // Rows are deleted by the entry that ends them, on every replica.
         outcomes.finished.clear();
         Ok(outcomes)
+    }
+
+    /// What is true of all identified writes, for the group's state.
+    pub(super) fn memory(&self) -> wire::RequestMemory {
+        self.memory
     }
 
     /// What is known of a write.
@@ -125,134 +156,246 @@ impl Outcomes {
             return Known::New;
         }
         let Some(client) = self.clients.get(&id.client) else {
-            return Known::New;
+            return match registered_at(&id.client) <= self.memory.registered {
+                true => Known::Forgotten,
+                false => Known::Unknown,
+            };
         };
-        if let Some((outcome, _)) = client.outcomes.get(&id.sequence) {
-            return Known::Outcome(*outcome);
+        match client.outcomes.get(&id.sequence) {
+            Some(known) if known.digest[..] == id.digest[..] => Known::Outcome(known.outcome),
+            Some(_) => Known::Reused,
+            None if id.sequence < client.low_water => Known::Forgotten,
+            None => Known::New,
         }
-        if id.sequence < client.low_water {
-            return Known::Forgotten;
-        }
-        Known::New
     }
 
-    /// Takes in one stored outcome, in log order. Comes to the same table as
-    /// [`Outcomes::remember`] did, because the mark is stored with each.
-    fn restore(&mut self, index: Index, stored: wire::StoredOutcome) {
-        let since = Index(stored.since);
-        let known = self.clients.get(&stored.client);
-        if known.is_some_and(|client| client.since < since) {
-            self.forget(&stored.client);
-        }
-        let before = (stored.before > 0).then_some(stored.before);
-        let outcome = match stored.version {
-            0 => Outcome::ConditionFailed { current: before },
-            version => Outcome::Written { version, before },
+    /// Registers a client. Answers its id, and what is stored of it.
+    pub(super) fn register(
+        &mut self,
+        entry: Position,
+        version: u64,
+        nonce: &[u8],
+    ) -> Result<([u8; CLIENT_BYTES], wire::StoredOutcome)> {
+        let id = client_id(version, nonce)?;
+        self.memory.registered = version;
+        let client = Bytes::copy_from_slice(&id);
+        let remembered = Remembered {
+            outcome: Outcome::Registered { client: id },
+            digest: [0; DIGEST_BYTES],
+            entry,
         };
-        self.insert(
-            (index, since),
-            stored.client,
-            stored.sequence,
-            stored.low_water,
-            outcome,
-        );
+        let low_water = self.insert(client.clone(), 0, 0, version, remembered);
+        self.forget_too_many();
+        let stored = wire::StoredOutcome {
+            client,
+            sequence: 0,
+            low_water,
+            version,
+            before: 0,
+            refused: false,
+            digest: Bytes::new(),
+        };
+        Ok((id, stored))
     }
 
-    /// Remembers what a write came to, and lets go of what its client has the
-    /// answers to.
+    /// Remembers what a write of this version came to, and lets go of what its
+    /// client has the answers to.
     pub(super) fn remember(
         &mut self,
-        index: Index,
+        entry: Position,
         id: &wire::WriteId,
+        version: u64,
         outcome: Outcome,
-    ) -> wire::StoredOutcome {
+    ) -> Result<wire::StoredOutcome> {
         // The newest write keeps its row even when its own mark is above it.
         let mark = id.acked_below.min(id.sequence);
-        let known = self.clients.get(&id.client);
-        let since = known.map_or(index, |client| client.since);
-        let entries = (index, since);
-        let low_water = self.insert(entries, id.client.clone(), id.sequence, mark, outcome);
-        if self.clients.len() > self.clients_max {
-            self.forget_oldest();
-        }
-        let (version, before) = match outcome {
-            Outcome::Written { version, before } => (version, before),
-            Outcome::ConditionFailed { current } => (0, current),
-            Outcome::Forgotten | Outcome::Stale => (0, None),
+        let remembered = Remembered {
+            outcome,
+            digest: digest(&id.digest)?,
+            entry,
         };
-        wire::StoredOutcome {
-            client: id.client.clone(),
+        let client = id.client.clone();
+        let low_water = self.insert(client.clone(), id.sequence, mark, version, remembered);
+        self.forget_too_many();
+        let (before, refused) = match outcome {
+            Outcome::Written { before, .. } => (before, false),
+            Outcome::ConditionFailed { current } => (current, true),
+            _ => return Err(Error::internal("an outcome that is not remembered")),
+        };
+        Ok(wire::StoredOutcome {
+            client,
             sequence: id.sequence,
             low_water,
             version,
             before: before.unwrap_or(0),
-            since: since.0,
-        }
+            refused,
+            digest: id.digest.clone(),
+        })
     }
 
-    /// Adds an outcome of an entry, of a client that is remembered since
-    /// another. Answers the client's mark after it.
+    /// At a mirror: takes in the row of an entry of the home, in their order, and
+    /// forgets what the home had forgotten then.
+    pub(super) fn follow(&mut self, entry: Position, row: &wire::StoredOutcomes) -> Result<()> {
+        for stored in &row.outcomes {
+            self.take(entry, stored)?;
+        }
+        self.memory = row.requests.unwrap_or_default();
+        self.forget_to(self.memory.forgotten);
+        Ok(())
+    }
+
+    /// Takes in one stored outcome, in log order. Comes to the same table as
+    /// [`Outcomes::remember`] did, because the mark is stored with each.
+    fn take(&mut self, entry: Position, stored: &wire::StoredOutcome) -> Result<()> {
+        let before = (stored.before > 0).then_some(stored.before);
+        let (outcome, digest) = match stored.sequence {
+            0 => {
+                let client = stored.client[..]
+                    .try_into()
+                    .map_err(|_| Error::corruption("a client's id has not 16 bytes"))?;
+                (Outcome::Registered { client }, [0; DIGEST_BYTES])
+            }
+            _ if stored.refused => (
+                Outcome::ConditionFailed { current: before },
+                digest(&stored.digest)?,
+            ),
+            _ => (
+                Outcome::Written {
+                    version: stored.version,
+                    before,
+                },
+                digest(&stored.digest)?,
+            ),
+        };
+        let remembered = Remembered {
+            outcome,
+            digest,
+            entry,
+        };
+        self.insert(
+            stored.client.clone(),
+            stored.sequence,
+            stored.low_water,
+            stored.version,
+            remembered,
+        );
+        Ok(())
+    }
+
+    /// Remembers so much from here on.
+    pub(super) fn limit(&mut self, limits: wire::RequestLimits) {
+        self.memory.limits = Some(limits);
+        self.forget_too_many();
+    }
+
+    /// Forgets everything; the rows are deleted.
+    pub(super) fn clear(&mut self) {
+        *self = Outcomes::default();
+    }
+
+    /// The entries whose rows no longer matter, once each.
+    pub(super) fn take_finished(&mut self) -> Vec<Position> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Adds an outcome. Answers the client's mark after it.
     fn insert(
         &mut self,
-        (index, since): (Index, Index),
         id: Bytes,
         sequence: u64,
         mark: u64,
-        outcome: Outcome,
+        version: u64,
+        remembered: Remembered,
     ) -> u64 {
         let client = self.clients.entry(id.clone()).or_default();
-        if client.newest_entry != index {
-            self.by_age.remove(&(client.newest_entry, id.clone()));
-            self.by_age.insert((index, id), ());
-            client.newest_entry = index;
+        if version > client.newest {
+            self.by_age.remove(&client.newest);
+            self.by_age.insert(version, id);
+            client.newest = version;
         }
-        client.since = since;
-        *self.pinned.entry(index).or_default() += 1;
+        *self.pinned.entry(remembered.entry).or_default() += 1;
+        self.count += 1;
         // Only where a table is built that met a client which was forgotten.
-        if let Some((_, before)) = client.outcomes.insert(sequence, (outcome, index)) {
-            unpin(&mut self.pinned, &mut self.finished, before);
+        if let Some(before) = client.outcomes.insert(sequence, remembered) {
+            self.count -= 1;
+            unpin(&mut self.pinned, &mut self.finished, before.entry);
         }
         client.low_water = client.low_water.max(mark);
+        let many_max = limits_of(&self.memory).outcomes_per_client_max as usize;
         loop {
-            let many = client.outcomes.len() > OUTCOMES_PER_CLIENT_MAX;
+            let many = client.outcomes.len() > many_max;
             let Some(first) = client.outcomes.first_entry() else {
                 break;
             };
             if *first.key() >= client.low_water && !many {
                 break;
             }
-            let (sequence, (_, entry)) = first.remove_entry();
+            let (sequence, let_go) = first.remove_entry();
             client.low_water = client.low_water.max(sequence + 1);
-            unpin(&mut self.pinned, &mut self.finished, entry);
+            self.count -= 1;
+            unpin(&mut self.pinned, &mut self.finished, let_go.entry);
         }
         client.low_water
     }
 
-    /// The entries whose rows no longer matter, once each.
-    pub(super) fn take_finished(&mut self) -> Vec<Index> {
-        std::mem::take(&mut self.finished)
-    }
-
-    fn forget_oldest(&mut self) {
-        let oldest = self.by_age.first_key_value();
-        if let Some(((_, id), ())) = oldest {
-            self.forget(&id.clone());
+    /// Forgets the clients that wrote least lately while there are too many.
+    fn forget_too_many(&mut self) {
+        let limits = limits_of(&self.memory);
+        while self.clients.len() as u64 > limits.clients_max
+            || self.count as u64 > limits.outcomes_max
+        {
+            let Some((version, client)) = self.by_age.pop_first() else {
+                return;
+            };
+            self.memory.forgotten = version;
+            self.forget(&client);
         }
     }
 
-    /// Forgets a client, if it is remembered.
+    /// Forgets the clients whose last write has this version or one below.
+    fn forget_to(&mut self, version: u64) {
+        while let Some(oldest) = self.by_age.first_entry() {
+            if *oldest.key() > version {
+                return;
+            }
+            let client = oldest.remove();
+            self.forget(&client);
+        }
+    }
+
+    /// Forgets a client that is in the order of age no more.
     fn forget(&mut self, id: &Bytes) {
         let Some(client) = self.clients.remove(id) else {
             return;
         };
-        self.by_age.remove(&(client.newest_entry, id.clone()));
-        for (_, entry) in client.outcomes.into_values() {
-            unpin(&mut self.pinned, &mut self.finished, entry);
+        self.count -= client.outcomes.len();
+        for remembered in client.outcomes.into_values() {
+            unpin(&mut self.pinned, &mut self.finished, remembered.entry);
         }
     }
 }
 
-fn unpin(pinned: &mut BTreeMap<Index, usize>, finished: &mut Vec<Index>, entry: Index) {
+/// How much is remembered; what does not stand there has its default.
+fn limits_of(memory: &wire::RequestMemory) -> wire::RequestLimits {
+    let limits = memory.limits.unwrap_or_default();
+    let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
+    wire::RequestLimits {
+        clients_max: or(limits.clients_max, REMEMBERED_CLIENTS),
+        outcomes_max: or(limits.outcomes_max, REMEMBERED_OUTCOMES),
+        outcomes_per_client_max: or(
+            limits.outcomes_per_client_max,
+            OUTCOMES_PER_CLIENT_MAX as u64,
+        ),
+    }
+}
+
+fn digest(bytes: &[u8]) -> Result<[u8; DIGEST_BYTES]> {
+    bytes
+        .try_into()
+        .map_err(|_| Error::corruption("the digest of a request has not 16 bytes"))
+}
+
+fn unpin(pinned: &mut BTreeMap<Position, usize>, finished: &mut Vec<Position>, entry: Position) {
     if let Some(count) = pinned.get_mut(&entry) {
         *count -= 1;
         if *count == 0 {
@@ -267,13 +410,27 @@ mod tests {
     use rand::{RngExt, SeedableRng};
 
     use super::*;
-    use crate::storage::{Durability, Memory, WriteBatch};
+    use crate::storage::{Durability, Index, Memory, WriteBatch};
 
-    fn id(client: u8, sequence: u64, acked_below: u64) -> wire::WriteId {
+    /// The client that the operation of this version registered.
+    fn client(version: u64) -> Bytes {
+        Bytes::copy_from_slice(&client_id(version, &[7; 8]).unwrap())
+    }
+
+    fn id(registered: u64, sequence: u64, acked_below: u64) -> wire::WriteId {
         wire::WriteId {
-            client: Bytes::copy_from_slice(&[client; 16]),
+            client: client(registered),
             sequence,
             acked_below,
+            digest: Bytes::from_static(&[1; DIGEST_BYTES]),
+        }
+    }
+
+    fn at(index: u64) -> Position {
+        Position {
+            epoch: 1,
+            index: Index(index),
+            sub: 0,
         }
     }
 
@@ -284,89 +441,86 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_retry_is_answered_until_it_is_acknowledged() {
-        let mut outcomes = Outcomes::default();
-        assert!(matches!(outcomes.known(&id(1, 1, 0)), Known::New));
-        outcomes.remember(Index(10), &id(1, 1, 0), written(7));
-        assert!(matches!(
-            outcomes.known(&id(1, 1, 0)),
-            Known::Outcome(Outcome::Written { version: 7, .. })
-        ));
-        outcomes.remember(Index(11), &id(1, 2, 2), written(8));
-        assert!(matches!(outcomes.known(&id(1, 1, 0)), Known::Forgotten));
-        assert_eq!(outcomes.take_finished(), vec![Index(10)]);
-        assert!(matches!(outcomes.known(&id(2, 1, 0)), Known::New));
-    }
-
-    #[test]
-    fn the_newest_row_of_a_client_stays() {
-        let mut outcomes = Outcomes::default();
-        // The client claims to have every answer, even of this write.
-        outcomes.remember(Index(10), &id(1, 1, 99), written(7));
-        assert!(outcomes.take_finished().is_empty());
-        assert!(matches!(outcomes.known(&id(1, 1, 0)), Known::Outcome(_)));
-    }
-
-    #[test]
-    fn an_unruly_client_is_bounded() {
-        let mut outcomes = Outcomes::default();
-        for sequence in 1..=(OUTCOMES_PER_CLIENT_MAX as u64 + 5) {
-            outcomes.remember(Index(sequence), &id(1, sequence, 0), written(sequence));
+    fn limits(clients_max: u64, outcomes_max: u64) -> wire::RequestLimits {
+        wire::RequestLimits {
+            clients_max,
+            outcomes_max,
+            outcomes_per_client_max: 0,
         }
-        assert_eq!(
-            outcomes.take_finished(),
-            (1..=5).map(Index).collect::<Vec<_>>()
-        );
-        assert!(matches!(outcomes.known(&id(1, 3, 0)), Known::Forgotten));
     }
 
-    /// A table that lives, and the rows it leaves.
+    /// A table that lives, and the rows it leaves. The version of an operation
+    /// is ten times its entry, and its place in it.
     struct Table {
         outcomes: Outcomes,
         engine: Memory,
+        rows: wire::StoredOutcomes,
+        version: u64,
     }
 
     const GROUP: GroupId = GroupId(7);
 
     impl Table {
-        fn of(clients_max: usize) -> Self {
+        fn of(clients_max: u64, outcomes_max: u64) -> Self {
+            let mut outcomes = Outcomes::default();
+            outcomes.limit(limits(clients_max, outcomes_max));
             Table {
-                outcomes: Outcomes::of(clients_max),
+                outcomes,
                 engine: Memory::new("state", 1),
+                rows: wire::StoredOutcomes::default(),
+                version: 0,
             }
         }
 
-        /// Writes of one entry, as `records` applies them.
-        fn entry(&mut self, index: u64, writes: &[wire::WriteId]) {
-            let mut stored = wire::StoredOutcomes::default();
-            for id in writes {
-                if let Known::New = self.outcomes.known(id) {
-                    let outcome = written(index);
-                    let row = self.outcomes.remember(Index(index), id, outcome);
-                    stored.outcomes.push(row);
-                }
+        fn entry(&self) -> Position {
+            at(self.version / 10)
+        }
+
+        fn begin(&mut self, index: u64) {
+            self.version = index * 10;
+        }
+
+        fn register(&mut self) -> u64 {
+            self.version += 1;
+            let entry = self.entry();
+            let registered = self.outcomes.register(entry, self.version, &[7; 8]);
+            self.rows.outcomes.push(registered.unwrap().1);
+            self.version
+        }
+
+        fn write(&mut self, id: &wire::WriteId) {
+            self.version += 1;
+            let entry = self.entry();
+            if let Known::New = self.outcomes.known(id) {
+                let outcome = written(self.version);
+                let row = self.outcomes.remember(entry, id, self.version, outcome);
+                self.rows.outcomes.push(row.unwrap());
             }
+        }
+
+        /// Ends the entry, as `records` does.
+        fn end(&mut self) {
+            let stored = std::mem::take(&mut self.rows);
             let mut batch = WriteBatch::new();
             if !stored.outcomes.is_empty() {
-                batch.put(keys::outcomes(GROUP, Index(index)), record::seal(&stored));
+                let entry = self.entry();
+                let key = keys::outcomes(GROUP, entry.epoch, entry.index);
+                batch.put(key, record::seal(&stored));
             }
             for finished in self.outcomes.take_finished() {
-                batch.delete(keys::outcomes(GROUP, finished));
+                batch.delete(keys::outcomes(GROUP, finished.epoch, finished.index));
             }
             self.engine.write(batch, Durability::Buffered).unwrap();
         }
 
-        /// What is remembered of every client, by the table that lives and by
-        /// one that is built from its rows.
+        /// Whether a table that is built from the rows is the one that lives.
         fn compare(&self) -> Result<(), String> {
-            let max = self.outcomes.clients_max;
-            let built = Outcomes::load_of(&self.engine, GROUP, max).unwrap();
+            let built = Outcomes::load(&self.engine, GROUP, self.outcomes.memory()).unwrap();
             let shown = |table: &Outcomes| {
                 let clients: BTreeMap<_, _> = table.clients.iter().collect();
                 format!(
-                    "{clients:?} {:?} {:?} {:?}",
-                    table.by_age, table.pinned, table.finished
+                    "{clients:?} {:?} {:?} {:?} {}",
+                    table.by_age, table.pinned, table.finished, table.count
                 )
             };
             let (lives, built) = (shown(&self.outcomes), shown(&built));
@@ -377,52 +531,159 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_client_stays_forgotten_when_the_table_is_built_again() {
-        let mut table = Table::of(2);
-        // The row of the first entry stays for the second client's sake.
-        table.entry(10, &[id(1, 1, 0), id(2, 1, 0)]);
-        table.entry(11, &[id(3, 1, 0)]);
-        assert!(matches!(table.outcomes.known(&id(1, 1, 0)), Known::New));
-        table.compare().unwrap();
+    fn a_retry_is_answered_until_it_is_acknowledged() {
+        let mut table = Table::of(0, 0);
+        table.begin(10);
+        let a = table.register();
+        assert!(matches!(table.outcomes.known(&id(a, 1, 0)), Known::New));
+        table.write(&id(a, 1, 0));
+        table.end();
+        assert!(matches!(
+            table.outcomes.known(&id(a, 1, 0)),
+            Known::Outcome(Outcome::Written { version: 102, .. })
+        ));
+        table.begin(11);
+        table.write(&id(a, 2, 2));
+        assert!(matches!(
+            table.outcomes.known(&id(a, 1, 0)),
+            Known::Forgotten
+        ));
+        assert_eq!(table.outcomes.take_finished(), vec![at(10)]);
+    }
+
+    /// Of a client that was never registered nothing is applied either: it may
+    /// be of another tag or another cluster.
+    #[test]
+    fn a_client_that_was_never_registered_is_told_apart_from_a_forgotten_one() {
+        let mut table = Table::of(1, 0);
+        table.begin(10);
+        assert!(matches!(
+            table.outcomes.known(&id(100, 1, 0)),
+            Known::Unknown
+        ));
+        let a = table.register();
+        let b = table.register();
+        assert!(matches!(
+            table.outcomes.known(&id(a, 1, 0)),
+            Known::Forgotten
+        ));
+        assert!(matches!(table.outcomes.known(&id(b, 1, 0)), Known::New));
+        assert!(matches!(
+            table.outcomes.known(&id(b + 1, 1, 0)),
+            Known::Unknown
+        ));
     }
 
     #[test]
-    fn a_client_that_came_back_begins_anew_when_the_table_is_built_again() {
-        let mut table = Table::of(2);
-        table.entry(10, &[id(1, 1, 0), id(2, 1, 0)]);
-        table.entry(11, &[id(3, 1, 0)]);
-        // The second client writes again, so that it and its first row stay.
-        table.entry(12, &[id(2, 2, 0)]);
-        table.entry(13, &[id(1, 2, 0)]);
-        assert!(matches!(table.outcomes.known(&id(1, 1, 0)), Known::New));
-        table.compare().unwrap();
+    fn an_id_with_another_write_is_not_answered_as_the_first() {
+        let mut table = Table::of(0, 0);
+        table.begin(10);
+        let a = table.register();
+        table.write(&id(a, 1, 0));
+        let other = wire::WriteId {
+            digest: Bytes::from_static(&[2; DIGEST_BYTES]),
+            ..id(a, 1, 0)
+        };
+        assert!(matches!(table.outcomes.known(&other), Known::Reused));
     }
 
-    /// Entries of up to three writes of eight clients, retries and
-    /// acknowledgements among them; more clients are remembered than one entry
-    /// has.
+    #[test]
+    fn the_newest_row_of_a_client_stays() {
+        let mut table = Table::of(0, 0);
+        table.begin(10);
+        let a = table.register();
+        // The client claims to have every answer, even of this write.
+        table.write(&id(a, 1, 99));
+        assert!(table.outcomes.take_finished().is_empty());
+        let known = table.outcomes.known(&id(a, 1, 0));
+        assert!(matches!(known, Known::Outcome(_)));
+    }
+
+    #[test]
+    fn an_unruly_client_is_bounded() {
+        let mut table = Table::of(0, 0);
+        table.begin(1);
+        let a = table.register();
+        for sequence in 1..=(OUTCOMES_PER_CLIENT_MAX as u64 + 5) {
+            table.begin(1 + sequence);
+            table.write(&id(a, sequence, 0));
+        }
+        // The registration was let go first.
+        assert_eq!(
+            table.outcomes.take_finished(),
+            (1..=6).map(at).collect::<Vec<_>>()
+        );
+        assert!(matches!(
+            table.outcomes.known(&id(a, 3, 0)),
+            Known::Forgotten
+        ));
+    }
+
+    #[test]
+    fn a_forgotten_client_stays_forgotten_when_the_table_is_built_again() {
+        for (clients_max, outcomes_max) in [(2, 0), (0, 4)] {
+            let mut table = Table::of(clients_max, outcomes_max);
+            // The row of the entry stays for the second client's sake.
+            table.begin(10);
+            let (a, b) = (table.register(), table.register());
+            table.write(&id(a, 1, 0));
+            table.write(&id(b, 1, 0));
+            table.end();
+            table.compare().unwrap();
+            table.begin(11);
+            table.register();
+            table.end();
+            assert!(matches!(
+                table.outcomes.known(&id(a, 1, 0)),
+                Known::Forgotten
+            ));
+            assert!(matches!(
+                table.outcomes.known(&id(b, 1, 0)),
+                Known::Outcome(_)
+            ));
+            table.compare().unwrap();
+            // What the others acknowledge makes room, which changes nothing.
+            table.begin(12);
+            table.write(&id(b, 2, 2));
+            table.end();
+            table.compare().unwrap();
+        }
+    }
+
+    /// Entries of up to three operations of clients that come and go, retries
+    /// and acknowledgements among them.
     #[test]
     fn the_table_is_the_same_however_often_it_is_built() {
         let mut random = rand::rngs::ChaCha8Rng::seed_from_u64(7);
-        for max in 3..7 {
-            let mut table = Table::of(max);
-            let mut sequences = [0_u64; 8];
+        for (clients_max, outcomes_max) in [(3, 0), (4, 9), (0, 7), (6, 0)] {
+            let mut table = Table::of(clients_max, outcomes_max);
+            let mut clients: Vec<(u64, u64)> = Vec::new();
             for index in 1..400 {
-                let writes: Vec<_> = (0..random.random_range(1..4))
-                    .map(|_| {
-                        let client = random.random_range(0..8_usize);
-                        sequences[client] += 1;
-                        let newest = sequences[client];
-                        let retry = random.random_range(0..4_u64);
-                        let acked = newest.saturating_sub(random.random_range(0..9_u64));
-                        let sequence = newest.saturating_sub(retry).max(1);
-                        id(client as u8, sequence, acked)
-                    })
-                    .collect();
-                table.entry(index, &writes);
+                table.begin(index);
+                for _ in 0..random.random_range(1..4) {
+                    if clients.is_empty() || random.random_range(0..5) == 0 {
+                        clients.push((table.register(), 0));
+                        continue;
+                    }
+                    let at = random.random_range(0..clients.len());
+                    let (registered, sequence) = &mut clients[at];
+                    *sequence += 1;
+                    let retry = random.random_range(0..4_u64);
+                    let acked = sequence.saturating_sub(random.random_range(0..9_u64));
+                    let again = sequence.saturating_sub(retry).max(1);
+                    let id = id(*registered, again, acked);
+                    table.write(&id);
+                }
+                table.end();
                 let compared = table.compare();
-                compared.unwrap_or_else(|why| panic!("at most {max}, entry {index}: {why}"));
+                compared.unwrap_or_else(|why| {
+                    panic!("at most {clients_max}/{outcomes_max}, entry {index}: {why}")
+                });
             }
+            assert!(
+                table.outcomes.memory().forgotten > 0,
+                "nobody was forgotten"
+            );
         }
     }
 }

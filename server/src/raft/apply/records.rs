@@ -1,5 +1,5 @@
-//! Client writes: one record row, one change row, and for an overwrite one
-//! history row per operation.
+//! Client writes: one record row per write, and for an overwrite one history
+//! row; one change row and one row of outcomes per entry.
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
@@ -28,11 +28,67 @@ pub enum Outcome {
         /// The version of the record; `None`: there is none.
         current: Option<u64>,
     },
+    /// A client was registered.
+    Registered {
+        /// Its id.
+        client: [u8; 16],
+    },
     /// Its request id is too old to know what came of it; nothing was written.
     Forgotten,
+    /// Its request id came before with another write; nothing was written.
+    Reused,
+    /// Its request id is not one that the group gave; nothing was written.
+    Unknown,
     /// Its version is not above the last; nothing was written, and it may be
     /// proposed again.
     Stale,
+}
+
+/// What one entry of the home writes, for its change row.
+pub(super) struct Writes {
+    entry: Position,
+    row: wire::StoredChanges,
+}
+
+impl Writes {
+    /// Nothing yet, of an entry.
+    pub(super) fn of(entry: Position) -> Self {
+        Writes {
+            entry: Position { sub: 0, ..entry },
+            row: wire::StoredChanges::default(),
+        }
+    }
+
+    /// Whether they are of the entry of this position.
+    pub(super) fn is_of(&self, position: Position) -> bool {
+        self.entry == Position { sub: 0, ..position }
+    }
+
+    /// The position of the next write.
+    pub(super) fn next(&self) -> Position {
+        Position {
+            sub: self.row.writes.len() as u32,
+            ..self.entry
+        }
+    }
+
+    /// Adds a write.
+    pub(super) fn push(&mut self, key: Bytes, version: u64, deleted: bool) {
+        self.row.writes.push(wire::StoredChange {
+            key,
+            version,
+            deleted,
+        });
+    }
+
+    /// The position of the last write; `None`: there is none.
+    fn last(&self) -> Option<Position> {
+        let sub = self.row.writes.len().checked_sub(1)?;
+        Some(Position {
+            sub: sub as u32,
+            ..self.entry
+        })
+    }
 }
 
 impl Applier<'_> {
@@ -43,57 +99,80 @@ impl Applier<'_> {
         batch: wire::Batch,
         fence: &wire::Fence,
     ) -> Result<Vec<Outcome>> {
+        if let Some(limits) = batch.request_limits {
+            self.outcomes.limit(limits);
+        }
         let mut outcomes = Vec::with_capacity(batch.operations.len());
         let mut stored = wire::StoredOutcomes::default();
-        for (sub, operation) in batch.operations.into_iter().enumerate() {
+        let entry = Position {
+            epoch: fence.home_epoch,
+            index,
+            sub: 0,
+        };
+        let mut writes = Writes::of(entry);
+        for operation in batch.operations {
+            if operation.version <= self.state.last_version && !seeded::is_on(Bug::VersionOfClock) {
+                outcomes.push(Outcome::Stale);
+                continue;
+            }
+            let version = operation.version;
+            if let Some(Change::Register(register)) = &operation.change {
+                self.state.last_version = version;
+                let (client, row) = self.outcomes.register(entry, version, &register.nonce)?;
+                stored.outcomes.push(row);
+                outcomes.push(Outcome::Registered { client });
+                continue;
+            }
             let id = operation.id.clone();
             let outcome = match id.as_ref().map(|id| self.outcomes.known(id)) {
                 Some(Known::Outcome(outcome)) => outcome,
                 Some(Known::Forgotten) => Outcome::Forgotten,
+                Some(Known::Reused) => Outcome::Reused,
+                Some(Known::Unknown) => Outcome::Unknown,
                 Some(Known::New) | None => {
-                    let outcome = self.operation(index, sub as u32, operation, fence)?;
-                    if matches!(outcome, Outcome::Written { .. }) {
-                        self.state.changed = Position {
-                            epoch: fence.home_epoch,
-                            index,
-                            sub: sub as u32,
-                        };
-                    }
-                    if let Some(id) = id
-                        && outcome != Outcome::Stale
-                    {
-                        stored
-                            .outcomes
-                            .push(self.outcomes.remember(index, &id, outcome));
+                    let outcome = self.operation(&mut writes, operation, fence)?;
+                    if let Some(id) = id {
+                        let row = self.outcomes.remember(entry, &id, version, outcome)?;
+                        stored.outcomes.push(row);
                     }
                     outcome
                 }
             };
             outcomes.push(outcome);
         }
+        if let Some(last) = self.put_changes(writes) {
+            self.state.changed = last;
+        }
         if !stored.outcomes.is_empty() {
-            self.batch.put(
-                keys::outcomes(self.identity.group, index),
-                record::seal(&stored),
-            );
+            stored.requests = Some(self.outcomes.memory());
+            self.put_outcomes(entry, &stored);
         }
-        for forgotten in self.outcomes.take_finished() {
-            self.batch
-                .delete(keys::outcomes(self.identity.group, forgotten));
-        }
+        self.end_outcomes();
         Ok(outcomes)
+    }
+
+    /// Puts the row of outcomes of an entry of the home.
+    pub(super) fn put_outcomes(&mut self, entry: Position, row: &wire::StoredOutcomes) {
+        let key = keys::outcomes(self.identity.group, entry.epoch, entry.index);
+        self.batch.put(key, record::seal(row));
+    }
+
+    /// Deletes the rows of outcomes that no longer matter, and notes what is
+    /// remembered.
+    pub(super) fn end_outcomes(&mut self) {
+        for finished in self.outcomes.take_finished() {
+            let key = keys::outcomes(self.identity.group, finished.epoch, finished.index);
+            self.batch.delete(key);
+        }
+        self.state.requests = self.outcomes.memory();
     }
 
     fn operation(
         &mut self,
-        index: Index,
-        sub: u32,
+        writes: &mut Writes,
         operation: wire::Operation,
         fence: &wire::Fence,
     ) -> Result<Outcome> {
-        if operation.version <= self.state.last_version && !seeded::is_on(Bug::VersionOfClock) {
-            return Ok(Outcome::Stale);
-        }
         let newest = self.newest(&operation.key)?;
         let current = newest.as_ref().filter(|n| !n.deleted).map(|n| n.version);
         let holds = match operation.condition {
@@ -117,10 +196,12 @@ impl Applier<'_> {
         let value = match operation.change {
             Some(Change::Put(value)) => Some(value),
             Some(Change::Delete(_)) => None,
-            None => return Err(Error::corruption("an operation changes nothing")),
+            Some(Change::Register(_)) | None => {
+                return Err(Error::corruption("an operation changes nothing"));
+            }
         };
+        let (position, deleted) = (writes.next(), value.is_none());
         self.put_record(
-            (index, sub),
             &operation.key,
             newest,
             &wire::StoredRecord {
@@ -130,19 +211,19 @@ impl Applier<'_> {
                 policy_version: fence.policy_version,
                 transfer: 0,
                 value,
+                position: position.to_wire(),
             },
         );
+        writes.push(operation.key, operation.version, deleted);
         Ok(Outcome::Written {
             version: operation.version,
             before: current,
         })
     }
 
-    /// Puts a record's row, moves the one before into the history, and notes
-    /// the change.
+    /// Puts a record's row, and moves the one before into the history.
     pub(super) fn put_record(
         &mut self,
-        (index, sub): (Index, u32),
         key: &Bytes,
         before: Option<Newest>,
         stored: &wire::StoredRecord,
@@ -155,20 +236,23 @@ impl Applier<'_> {
         let (version, deleted) = (stored.version, stored.value.is_none());
         let row = record::seal(stored);
         self.batch.put(keys::record(&tag, key), row.clone());
-        self.batch.put(
-            keys::change(self.identity.group, index, sub),
-            record::seal(&wire::StoredChange {
-                key: key.clone(),
-                version,
-                deleted,
-            }),
-        );
         let newest = Newest {
             version,
             deleted,
             row,
         };
         self.newest.insert(key, newest);
+    }
+
+    /// Puts the change row of an entry of the home. Answers the position of its
+    /// last write; `None`: it wrote nothing.
+    pub(super) fn put_changes(&mut self, writes: Writes) -> Option<Position> {
+        let last = writes.last()?;
+        self.batch.put(
+            keys::change(self.identity.group, last.epoch, last.index),
+            record::seal(&writes.row),
+        );
+        Some(last)
     }
 
     /// The newest version of a key, this batch included.

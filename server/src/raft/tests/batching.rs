@@ -84,6 +84,7 @@ fn copied(key: &str, version: u64) -> wire::CopiedRecord {
         origin: "eu".into(),
         policy_version: 1,
         value: Some(wire::Value::default()),
+        position: None,
     }
 }
 
@@ -140,6 +141,7 @@ fn many_small_writes_have_the_same_rows_however_entries_are_batched() {
             });
             Command::Batch(wire::Batch {
                 operations: operations.collect(),
+                request_limits: None,
             })
         })
         .collect();

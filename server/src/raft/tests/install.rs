@@ -193,6 +193,8 @@ pub(super) struct Leader {
     pub(super) way: Way,
     /// What the state is behind each entry.
     digests: BTreeMap<u64, Bytes>,
+    /// The id of the client that writes.
+    client: Bytes,
 }
 
 impl Leader {
@@ -203,11 +205,13 @@ impl Leader {
         alone.transport = Arc::new(way.clone());
         alone.timing = timing();
         let group = alone.lead(ours()).await;
+        let client = crate::raft::testing::register(&group).await;
         let mut leader = Leader {
             alone,
             group,
             way,
             digests: BTreeMap::new(),
+            client,
         };
         leader.note().await;
         leader
@@ -231,9 +235,10 @@ impl Leader {
         let (answer, answered) = oneshot::channel();
         self.group.propose(vec![Write {
             id: Some(wire::WriteId {
-                client: Bytes::from_static(&[3; 16]),
+                client: self.client.clone(),
                 sequence: self.last() + 1,
                 acked_below: self.last().saturating_sub(3),
+                digest: Bytes::new(),
             }),
             key: key.to_owned().into(),
             change,
@@ -421,6 +426,7 @@ impl Follower {
                         change: Some(Change::Put(wire::Value::default())),
                         ..wire::Operation::default()
                     }],
+                    request_limits: None,
                 })),
             };
             RaftEntryOf {

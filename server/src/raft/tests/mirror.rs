@@ -8,7 +8,7 @@ use openraft::EntryPayload;
 use prost::Message;
 use wire::command::Command;
 
-use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes};
+use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcome, Outcomes};
 use crate::raft::types::{Position, Proposal, RaftEntryOf, log_id_from_wire};
 use crate::storage::{Engine, GroupId, Index, Limit, Memory, keys, record};
 
@@ -77,9 +77,31 @@ impl Mirror {
     fn write(&mut self, operation: wire::Operation) {
         let batch = wire::Batch {
             operations: vec![operation],
+            request_limits: None,
         };
         let written = self.entry(Command::Batch(batch));
         assert!(matches!(written, Applied::Writes { .. }), "{written}");
+    }
+
+    /// Registers a client, as an entry of its own.
+    fn register(&mut self, version: u64) -> Bytes {
+        let nonce = Bytes::from_static(&[9; 8]);
+        let register = wire::Operation {
+            version,
+            change: Some(wire::operation::Change::Register(wire::Register { nonce })),
+            ..wire::Operation::default()
+        };
+        let batch = wire::Batch {
+            operations: vec![register],
+            request_limits: None,
+        };
+        match self.entry(Command::Batch(batch)) {
+            Applied::Writes { outcomes, .. } => match outcomes[..] {
+                [Outcome::Registered { client }] => Bytes::copy_from_slice(&client),
+                _ => panic!("{outcomes:?}"),
+            },
+            other => panic!("{other}"),
+        }
     }
 
     /// A mirror that is open and empty.
@@ -135,6 +157,7 @@ fn copied(key: &str, version: u64, value: Option<&str>) -> wire::CopiedRecord {
             bytes: Bytes::copy_from_slice(value.as_bytes()),
             ..wire::Value::default()
         }),
+        position: at(version),
     }
 }
 
@@ -150,6 +173,7 @@ fn copy(
         prev,
         last: at(last),
         records,
+        outcomes: Vec::new(),
     }
 }
 
@@ -173,6 +197,7 @@ fn page(attempt: u64, page: u64, records: Vec<wire::CopiedRecord>) -> wire::Back
         transfer: 1000 + page,
         from: "eu".into(),
         records,
+        outcomes: Vec::new(),
     }
 }
 
@@ -327,26 +352,31 @@ fn a_home_takes_nothing_that_is_shipped() {
 fn a_write_that_changes_nothing_names_the_change_before_it() {
     let mut home = Mirror::new();
     home.identity = home.identity.as_mirror(false);
+    let client = home.register(4);
     let put = |version, sequence| wire::Operation {
         version,
         key: Bytes::from_static(b"a"),
         id: Some(wire::WriteId {
-            client: Bytes::from_static(&[7; 16]),
+            client: client.clone(),
             sequence,
+            digest: Bytes::from_static(&[1; 16]),
             ..wire::WriteId::default()
         }),
         change: Some(wire::operation::Change::Put(wire::Value::default())),
         ..wire::Operation::default()
     };
     let mut changed = |operation| {
-        let operations = vec![operation];
-        match home.entry(Command::Batch(wire::Batch { operations })) {
+        let batch = wire::Batch {
+            operations: vec![operation],
+            request_limits: None,
+        };
+        match home.entry(Command::Batch(batch)) {
             Applied::Writes { changed, .. } => changed,
             other => panic!("{other}"),
         }
     };
-    assert_eq!(changed(put(5, 1)), Index(1));
-    assert_eq!(changed(put(6, 2)), Index(2));
+    assert_eq!(changed(put(5, 1)), Index(2));
+    assert_eq!(changed(put(6, 2)), Index(3));
     // One that was sent again is answered and does nothing.
-    assert_eq!(changed(put(7, 2)), Index(2));
+    assert_eq!(changed(put(7, 2)), Index(3));
 }

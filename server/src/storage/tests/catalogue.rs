@@ -24,15 +24,16 @@ fn tag() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn keys_parse_back(
-        group: u64, index: u64, sub: u32, version: u64, client_id: [u8; 16],
+        group: u64, index: u64, epoch: u64, version: u64,
         key in bytes(), tag in tag(),
     ) {
         let (group, index) = (GroupId(group), Index(index));
         prop_assert_eq!(parse_group_state(&group_state(group)).unwrap(), group);
         prop_assert_eq!(parse_catalog(&catalog(group)).unwrap(), group);
-        prop_assert_eq!(parse_outcomes(&outcomes(group, index)).unwrap(), (group, index));
+        let at = (group, epoch, index);
+        prop_assert_eq!(parse_outcomes(&outcomes(group, epoch, index)).unwrap(), at);
         prop_assert_eq!(parse_audit_leaf(&audit_leaf(group, index)).unwrap(), (group, index));
-        prop_assert_eq!(parse_change(&change(group, index, sub)).unwrap(), (group, index, sub));
+        prop_assert_eq!(parse_change(&change(group, epoch, index)).unwrap(), at);
         let row = record(&tag, &key);
         prop_assert_eq!(parse_record(&row).unwrap(), (&*tag, &*key));
         let row = history(&tag, &key, version);
@@ -75,8 +76,8 @@ proptest! {
         let ranges = everything(group, "a");
         let holds = |row: &[u8]| ranges.iter().any(|range| range.contains(row));
         for row in [
-            group_state(other), catalog(other), outcomes(other, Index(index)),
-            audit_leaf(other, Index(index)), change(other, Index(index), 3),
+            group_state(other), catalog(other), outcomes(other, 1, Index(index)),
+            audit_leaf(other, Index(index)), change(other, 3, Index(index)),
         ] {
             prop_assert_eq!(holds(&row), own);
         }
@@ -91,7 +92,7 @@ proptest! {
     fn other_bytes_are_no_keys(row in prop::collection::vec(any::<u8>(), 0..24)) {
         let parsed = [
             parse_group_state(&row).is_ok_and(|group| group_state(group) != row),
-            parse_change(&row).is_ok_and(|(group, index, sub)| change(group, index, sub) != row),
+            parse_change(&row).is_ok_and(|(group, epoch, at)| change(group, epoch, at) != row),
             parse_record(&row).is_ok_and(|(tag, key)| record(tag, key) != row),
             parse_history(&row).is_ok_and(|(tag, key, at)| history(tag, &key, at) != row),
             parse_log_entry(&row).is_ok_and(|(group, index)| log_entry(group, index) != row),
