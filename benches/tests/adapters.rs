@@ -15,9 +15,9 @@ use domicile_proto::v1::kv_service_server::{KvService, KvServiceServer};
 use domicile_proto::v1::session_operation::Operation;
 use domicile_proto::v1::session_result;
 use domicile_proto::v1::{
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, PutRequest, PutResponse, ReadMeta,
-    Record, RegisterRequest, RegisterResponse, ScanRequest, ScanResponse, SessionRequest,
-    SessionResponse, SessionResult,
+    DeleteRequest, DeleteResponse, GetRequest, GetResponse, LocateRequest, LocateResponse,
+    PutRequest, PutResponse, ReadMeta, Record, RegisterRequest, RegisterResponse, ScanRequest,
+    ScanResponse, SessionRequest, SessionResponse, SessionResult,
 };
 use parking_lot::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -120,6 +120,10 @@ impl KvService for InMemory {
 
     async fn scan(&self, _: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
         Err(Status::unimplemented("not loaded"))
+    }
+
+    async fn locate(&self, _: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
+        Ok(Response::new(LocateResponse::default()))
     }
 
     async fn register(

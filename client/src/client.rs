@@ -206,7 +206,15 @@ impl Client {
             };
             let attempt_end = deadline.min(env::after(attempt_timeout));
             let endpoint = &routes.endpoints()[index];
-            let answer = endpoint.call(tag, operation.clone(), attempt_end).await;
+            // The nodes of a redirect were named by one that knows the policy.
+            let asked = match away {
+                Some(_) => Ok(()),
+                None => tag.ask(routes, index, attempt_end).await,
+            };
+            let answer = match asked {
+                Ok(()) => endpoint.call(tag, operation.clone(), attempt_end).await,
+                Err(fault) => Err(fault),
+            };
             let fault = match answer {
                 Ok(reply) => {
                     if let Some(refused_by) = refused_by {
@@ -216,6 +224,9 @@ impl Client {
                 }
                 Err(fault) => fault,
             };
+            if away.is_none() {
+                tag.doubt(index, &fault);
+            }
             if !redirected && let Some(home) = inner.home_of(&fault) {
                 redirected = true;
                 tag.redirect(home.clone());

@@ -369,6 +369,14 @@ impl Fault {
         }
     }
 
+    /// The same of an operation that was still to be sent.
+    pub(crate) fn before_sending(mut self) -> Self {
+        if let Fault::Lost { sent, .. } = &mut self {
+            *sent = false;
+        }
+        self
+    }
+
     /// Whether the node did what it could: another would answer the same.
     pub(crate) fn is_served(&self) -> bool {
         matches!(self, Fault::Refused(refusal) if refusal.reason() == Some(Reason::AckNotReached))

@@ -6,18 +6,22 @@
 //! server may name the leader of a tag in the fact `leader`; from then on
 //! writes and strong reads of the tag go there.
 //!
-//! A node that may not serve a tag names the nodes of the tag's home; from then
-//! on the tag's operations go there and nowhere else ([`TagRoute::away`]).
+//! An endpoint is asked whether it serves a tag before the first key or value of
+//! the tag goes there ([`TagRoute::ask`]). One that may not serve it names the
+//! nodes of the tag's home; from then on the tag's operations go there and
+//! nowhere else ([`TagRoute::away`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use domicile_proto::address::Tag;
+use domicile_proto::reason::Reason;
+use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::connection::Endpoint;
-use crate::env;
+use crate::env::{self, Instant};
 use crate::error::{Error, Fault};
 use crate::registration::Registration;
 
@@ -49,6 +53,12 @@ pub(crate) struct TagRoute {
     /// The nodes of the tag's home, if those that the caller listed may not
     /// serve it.
     away: ArcSwapOption<Routes>,
+    /// Which of the caller's endpoints have said that they serve the tag, a bit
+    /// each. One that is lost is asked again: another node may answer there.
+    serving: AtomicU64,
+    /// Held while an endpoint is asked, so that operations that begin together
+    /// ask once.
+    asking: Mutex<()>,
     /// Under which id writes go to the tag's home.
     registration: Registration,
 }
@@ -63,6 +73,8 @@ impl TagRoute {
             metadata,
             leader: AtomicUsize::new(NONE),
             away: ArcSwapOption::empty(),
+            serving: AtomicU64::new(0),
+            asking: Mutex::new(()),
             registration: Registration::default(),
         })
     }
@@ -72,6 +84,42 @@ impl TagRoute {
     /// Under which id writes go to the tag's home.
     pub(crate) fn registration(&self) -> &Registration {
         &self.registration
+    }
+
+    /// Makes sure that an endpoint of the caller's may have keys and values of the
+    /// tag.
+    pub(crate) async fn ask(
+        &self,
+        routes: &Routes,
+        index: usize,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        if self.is_served_by(index) {
+            return Ok(());
+        }
+        let asking = tokio::time::timeout_at(deadline, self.asking.lock()).await;
+        let _asking = asking.map_err(|_| Fault::late(false))?;
+        if !self.is_served_by(index) {
+            routes.endpoints[index].locate(self, deadline).await?;
+            self.serving.fetch_or(1 << index, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn is_served_by(&self, index: usize) -> bool {
+        self.serving.load(Ordering::Relaxed) & (1 << index) != 0
+    }
+
+    /// Notes what a failure at an endpoint of the caller's says of whether it
+    /// serves the tag: one that was lost may be another node when it is back.
+    pub(crate) fn doubt(&self, index: usize, fault: &Fault) {
+        let doubtful = match fault {
+            Fault::Lost { .. } => true,
+            Fault::Refused(refusal) => refusal.reason() == Some(Reason::NotHeldHere),
+        };
+        if doubtful {
+            self.serving.fetch_and(!(1 << index), Ordering::Relaxed);
+        }
     }
 
     /// The nodes of the tag's home, if it was redirected there.

@@ -35,6 +35,12 @@ impl KvService for Echo {
     ) -> Result<Response<v1::ScanResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn locate(
+        &self,
+        _: Request<v1::LocateRequest>,
+    ) -> Result<Response<v1::LocateResponse>, Status> {
+        Ok(Response::new(v1::LocateResponse::default()))
+    }
     async fn register(
         &self,
         _: Request<v1::RegisterRequest>,

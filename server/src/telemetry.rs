@@ -97,15 +97,18 @@ pub enum Operation {
     Scan,
     /// An id for writes.
     Register,
+    /// Whether a tag is served.
+    Locate,
 }
 
 impl Operation {
-    const ALL: [Operation; 5] = [
+    const ALL: [Operation; 6] = [
         Operation::Put,
         Operation::Get,
         Operation::Delete,
         Operation::Scan,
         Operation::Register,
+        Operation::Locate,
     ];
 
     fn name(self) -> &'static str {
@@ -115,6 +118,7 @@ impl Operation {
             Operation::Delete => "delete",
             Operation::Scan => "scan",
             Operation::Register => "register",
+            Operation::Locate => "locate",
         }
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Seen {
     pub(crate) operations: Vec<(String, Operation)>,
     pub(crate) frames: Vec<usize>,
     pub(crate) sessions: usize,
+    /// How often it was asked whether it serves a tag.
+    pub(crate) located: usize,
     /// How many clients were registered. They count as no operation.
     pub(crate) registered: u64,
     pub(crate) applied: usize,
@@ -65,6 +67,8 @@ pub(crate) struct Fake {
     script: Arc<Mutex<Script>>,
     count: Arc<AtomicUsize>,
     name: &'static str,
+    /// What is answered to everything of a tag that is not served here.
+    away: Arc<Mutex<Option<v1::Failure>>>,
 }
 
 /// A running [`Fake`].
@@ -137,6 +141,7 @@ impl Fake {
             script: Arc::new(Mutex::new(Box::new(script))),
             count: Arc::default(),
             name: "eu/1",
+            away: Arc::default(),
         }
     }
 
@@ -193,7 +198,21 @@ impl Fake {
         }
     }
 
+    /// Serves nothing, and names the nodes that do.
+    pub(crate) fn away(self, endpoints: &str) -> Self {
+        let facts = [("endpoints".to_owned(), endpoints.to_owned())];
+        let refused = v1::Failure {
+            metadata: facts.into_iter().collect(),
+            ..failure(Reason::NotHeldHere, Code::FailedPrecondition)
+        };
+        *self.away.lock() = Some(refused);
+        self
+    }
+
     fn decide(&self, tag: &str, operation: &Operation) -> Act {
+        if let Some(failure) = self.away.lock().clone() {
+            return Act::Fail(failure);
+        }
         if matches!(operation, Operation::Register(_)) {
             return Act::Serve;
         }
@@ -445,6 +464,17 @@ impl KvService for Fake {
             _ => None,
         })
         .await
+    }
+
+    async fn locate(
+        &self,
+        _: Request<v1::LocateRequest>,
+    ) -> Result<Response<v1::LocateResponse>, Status> {
+        self.seen.lock().located += 1;
+        match self.away.lock().clone() {
+            Some(failure) => Err(status(failure)),
+            None => Ok(Response::new(v1::LocateResponse::default())),
+        }
     }
 
     async fn register(

@@ -62,6 +62,7 @@ fn unary(path: &str) -> Option<(&'static str, Operation)> {
         "Delete" => Some(("Delete", Operation::Delete)),
         "Scan" => Some(("Scan", Operation::Scan)),
         "Register" => Some(("Register", Operation::Register)),
+        "Locate" => Some(("Locate", Operation::Locate)),
         _ => None,
     }
 }

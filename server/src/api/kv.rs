@@ -236,6 +236,17 @@ impl KvService for KvApi {
             .await
     }
 
+    async fn locate(
+        &self,
+        request: Request<v1::LocateRequest>,
+    ) -> Result<Response<v1::LocateResponse>, Status> {
+        let locate = async {
+            let (route, _) = Self::admitted(&request)?;
+            Ok(self.store.located(&route))
+        };
+        self.observe("Locate", Operation::Locate, locate).await
+    }
+
     type SessionStream = Replies;
 
     async fn session(

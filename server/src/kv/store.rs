@@ -98,6 +98,15 @@ impl Store {
         self.directory.route(tag, caller)
     }
 
+    /// What a caller is told of a tag that it may ask this node for.
+    pub fn located(&self, route: &Route) -> v1::LocateResponse {
+        v1::LocateResponse {
+            region: self.gate.region().to_string(),
+            home: route.home.to_string(),
+            policy_version: self.gate.atlas().map_or(0, |atlas| atlas.version()),
+        }
+    }
+
     /// The region of a caller of whom nothing else is known.
     pub fn region(&self) -> &RegionName {
         self.gate.region()
