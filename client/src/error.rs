@@ -176,7 +176,9 @@ impl From<Refusal> for Error {
             },
             Some(Reason::Unreachable) => Error::Unreachable(Cause::new(refusal.message())),
             Some(Reason::Deadline) => Error::Deadline(Cause::new(refusal.message())),
-            Some(Reason::Internal | Reason::Storage | Reason::Corruption) => Error::Server(refusal),
+            Some(
+                Reason::Internal | Reason::Storage | Reason::Corruption | Reason::StoreOutdated,
+            ) => Error::Server(refusal),
             Some(_) => Error::Refused(refusal),
             None => match refusal.code() {
                 Code::PermissionDenied | Code::Unauthenticated => Error::Denied(refusal),

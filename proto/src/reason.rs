@@ -74,6 +74,7 @@ reasons! {
     Unreachable = "UNREACHABLE", "No node could be reached.", "Check the endpoints; see whether the nodes run.";
     Storage = "STORAGE", "The disk failed. The node stops itself.", "See the node's log; replace the disk and the node.";
     Corruption = "CORRUPTION", "Stored bytes are not what was written. The node stops itself.", "See the node's log; bring the node back with `domicile node replace`.";
+    StoreOutdated = "STORE_OUTDATED", "The store of the node is older than what the node has acknowledged with it, as after an older copy of the disk was put back. The node stops itself.", "Set the store aside with `domiciled set-aside`, start the node again and run `domicile node replace`.";
     Internal = "INTERNAL", "The server met a state that should not exist.", "Report it with the node's log.";
 }
 

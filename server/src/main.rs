@@ -172,7 +172,11 @@ async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
         why = node.halted() => {
             // Fail-stop: what is in memory must not be trusted to reach the
             // disk, and a failed fsync must not be tried again.
-            eprintln!("domiciled: stopped for an error: {why}");
+            let advice = match node.is_outdated() {
+                true => advice(&config),
+                false => String::new(),
+            };
+            eprintln!("domiciled: stopped for an error: {why}{advice}");
             let _watchdog = Watchdog::start(SHUTDOWN_GRACE, end_now)?;
             std::process::exit(1);
         }
@@ -230,6 +234,7 @@ fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
     let clock = Arc::new(move || clock_env.now().duration_since(start));
     let mut options = DiskOptions::new(config.region.to_string(), config.node, clock);
     let heard = metrics.clone();
+    options.opening = env.random();
     options.on_sync = Some(Arc::new(move |took, entries| {
         heard.observe_log_fsync(took);
         heard.observe_log_batch(entries);
@@ -239,7 +244,7 @@ fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
     options.state_memtable_bytes = (config.storage.write_buffer_mib as usize) << 20;
     Disk::open(&config.data_dir, options).map_err(|error| {
         let advice = match error.reason {
-            Reason::Corruption => advice(config),
+            Reason::Corruption | Reason::StoreOutdated => advice(config),
             _ => String::new(),
         };
         anyhow::anyhow!("{}: {error}{advice}", config.data_dir.display())

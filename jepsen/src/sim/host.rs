@@ -126,6 +126,7 @@ impl Host {
         let clock = Arc::new(move || clock.now().duration_since(began));
         let mut options = DiskOptions::new(self.region, self.node, clock);
         options.run = Run::Task;
+        options.opening = env.random();
         let disk = Arc::new(Disk::memory(&self.disk(), options)?);
         let wiring = Wiring {
             region: RegionName::new(self.region)?,

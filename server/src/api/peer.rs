@@ -73,7 +73,8 @@ impl PeerService for PeerApi {
             .message()
             .await?
             .ok_or_else(|| status(Error::invalid("the stream ended before its hello")))?;
-        let (from, _) = self.speaker.check(first.hello.as_ref()).map_err(status)?;
+        let caller = self.speaker.check(first.hello.as_ref()).map_err(status)?;
+        let from = caller.region;
         let (answers, rx) = mpsc::unbounded_channel();
         let reads = Arc::new(Budget::new(READ_BYTES_MAX));
         let mut taken = Taken {
@@ -105,20 +106,28 @@ impl PeerService for PeerApi {
         let hello = wire::ExchangeResponse {
             responses: Vec::new(),
             version: env!("CARGO_PKG_VERSION").into(),
+            store: self.speaker.stamp(),
+            seen: caller.seen,
         };
         // The reading task lives in the stream's state, and ends with it.
         let state = (rx, reading, VecDeque::new(), reads);
-        let frames = futures::stream::unfold(state, |state| async move {
-            let (mut rx, reading, mut gathered, reads) = state;
-            if gathered.is_empty() {
-                let mut responses = Vec::new();
-                if rx.recv_many(&mut responses, FRAME_ANSWERS_MAX).await == 0 {
-                    return None;
+        let speaker = self.speaker.clone();
+        let frames = futures::stream::unfold(state, move |state| {
+            let speaker = speaker.clone();
+            async move {
+                let (mut rx, reading, mut gathered, reads) = state;
+                if gathered.is_empty() {
+                    let mut responses = Vec::new();
+                    if rx.recv_many(&mut responses, FRAME_ANSWERS_MAX).await == 0 {
+                        return None;
+                    }
+                    gathered = responses.into();
                 }
-                gathered = responses.into();
+                let mut frame = frame(&mut gathered, &reads);
+                // What is answered is durable by now, and the stamp no older.
+                frame.store = speaker.stamp();
+                Some((Ok(frame), (rx, reading, gathered, reads)))
             }
-            let frame = frame(&mut gathered, &reads);
-            Some((Ok(frame), (rx, reading, gathered, reads)))
         });
         let all = futures::stream::once(std::future::ready(Ok(hello))).chain(frames);
         Ok(Response::new(Box::pin(all)))
@@ -133,7 +142,8 @@ impl PeerService for PeerApi {
         let Some(Part::Start(start)) = parts.message().await?.and_then(|p| p.part) else {
             return Err(status(Error::invalid("a snapshot begins with its head")));
         };
-        let (from, _) = self.speaker.check(start.hello.as_ref()).map_err(status)?;
+        let caller = self.speaker.check(start.hello.as_ref()).map_err(status)?;
+        let from = caller.region;
         let start = Untrusted::received(start);
         let mut receiver =
             SnapshotReceiver::begin(&self.env, &self.groups, &self.gate, &from, start)
@@ -205,7 +215,7 @@ fn frame(gathered: &mut VecDeque<wire::PeerResponse>, reads: &Budget) -> wire::E
     }
     wire::ExchangeResponse {
         responses,
-        version: String::new(),
+        ..wire::ExchangeResponse::default()
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::Unsupported => Code::Unimplemented,
         Reason::UnknownTag | Reason::UnknownNode | Reason::UnknownGroup => Code::NotFound,
         Reason::Storage | Reason::Internal => Code::Internal,
-        Reason::Corruption => Code::DataLoss,
+        Reason::Corruption | Reason::StoreOutdated => Code::DataLoss,
     }
 }
 

@@ -145,6 +145,7 @@ impl Start {
             move || env.now().duration_since(start)
         });
         let mut options = DiskOptions::new(region.to_string(), self.name.node, clock);
+        options.opening = env.random();
         options.state_cache_bytes = CACHE_BYTES;
         options.state_memtable_bytes = CACHE_BYTES;
         options.reserve_bytes = RESERVE_BYTES;

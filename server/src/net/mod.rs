@@ -15,7 +15,8 @@ mod dial;
 mod peer;
 mod peers;
 mod regions;
+mod seen;
 
 pub use dial::{BoxedIo, Caller, Dial, Io, TcpDial, channel};
-pub use peers::{Peers, Speaker};
+pub use peers::{Introduced, Peers, Speaker};
 pub use regions::Regions;

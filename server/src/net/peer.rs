@@ -178,6 +178,12 @@ impl Peer {
                 .await
                 .map_err(|status| refusal(&status))?
                 .ok_or_else(|| lost("the stream ended"))?;
+            // Before the first request goes out: an older copy of a store must
+            // not lead.
+            let other = format!("{}/{}", self.region, self.node);
+            self.speaker.told(&other, first.seen.as_slice())?;
+            let seen = self.speaker.seen(&self.region, self.node);
+            first.store.iter().for_each(|stamp| seen.note(stamp));
             *self.link.version.lock() = first.version;
             Ok((frames, answers))
         };
@@ -212,10 +218,12 @@ impl Peer {
                 }
             }
         };
+        let seen = self.speaker.seen(&self.region, self.node);
         let read = async {
             loop {
                 match answers.message().await {
                     Ok(Some(frame)) => {
+                        frame.store.iter().for_each(|stamp| seen.note(stamp));
                         let mut pending = pending.lock();
                         pending.heard = self.env.now();
                         for answer in frame.responses {

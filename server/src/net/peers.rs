@@ -15,8 +15,10 @@ use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peer::{Call, Link, Peer, send_snapshot};
+use crate::net::seen::{Memory, Seen};
 use crate::raft::{Budget, Chunks, NodeId, Transport};
 use crate::residency::Cleared;
+use crate::storage::RollbackGuard;
 
 /// As whom this node speaks. Set once, when the node learns its cluster.
 #[derive(Clone)]
@@ -24,6 +26,19 @@ pub struct Speaker {
     region: RegionName,
     node: NodeId,
     cluster: Arc<OnceLock<Bytes>>,
+    /// Knows whether this node's store is an older copy; `None`: nobody asks.
+    guard: Option<RollbackGuard>,
+    memory: Memory,
+}
+
+/// Who called, and what is said back at first.
+pub struct Introduced {
+    /// The region of the caller.
+    pub region: RegionName,
+    /// The number of the caller.
+    pub node: NodeId,
+    /// The furthest that this node has seen of the caller's store.
+    pub seen: Option<wire::StoreStamp>,
 }
 
 impl Speaker {
@@ -33,7 +48,38 @@ impl Speaker {
             region,
             node,
             cluster: Arc::new(OnceLock::new()),
+            guard: None,
+            memory: Memory::default(),
         }
+    }
+
+    /// The same node with a store that others tell whether it is an older copy.
+    #[must_use]
+    pub fn guarded(mut self, guard: RollbackGuard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// How far the store of this node is.
+    pub fn stamp(&self) -> Option<wire::StoreStamp> {
+        self.guard.as_ref().and_then(RollbackGuard::stamp)
+    }
+
+    /// What was heard of the stores of a node.
+    pub(super) fn seen(&self, region: &RegionName, node: NodeId) -> Seen {
+        self.memory.of(region, node)
+    }
+
+    /// Hears what another node has seen of this one's store. An error ends this
+    /// node: its store is an older copy.
+    pub(super) fn told(&self, by: &str, seen: &[wire::StoreStamp]) -> Result<()> {
+        let Some(guard) = &self.guard else {
+            return Ok(());
+        };
+        if seen.iter().any(|seen| guard.is_behind(seen)) {
+            return Err(guard.condemn(&format!("node {by} has seen a later state of it")));
+        }
+        Ok(())
     }
 
     /// Sets the cluster. A node never changes its cluster.
@@ -80,12 +126,15 @@ impl Speaker {
             to: to.0,
             to_region: to_region.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
+            store: self.stamp(),
+            seen: self.seen(to_region, to).all(),
         })
     }
 
     /// Checks that a caller means this node of this cluster, and says who it
-    /// is.
-    pub fn check(&self, hello: Option<&wire::Hello>) -> Result<(RegionName, NodeId)> {
+    /// is. If it has seen a later state of this node's store, this node answers
+    /// nothing any more and ends.
+    pub fn check(&self, hello: Option<&wire::Hello>) -> Result<Introduced> {
         let Some(hello) = hello else {
             return Err(Error::invalid("a connection of a node begins with a hello"));
         };
@@ -113,7 +162,16 @@ impl Speaker {
         }
         let region = RegionName::new(&hello.region)
             .map_err(|e| Error::invalid(format!("the region of a caller: {e}")))?;
-        Ok((region, NodeId(hello.node)))
+        let node = NodeId(hello.node);
+        self.told(&format!("{region}/{node}"), &hello.seen)?;
+        // What was seen before this hello: it says no more than that.
+        let seen = hello.store.as_ref().and_then(|stamp| {
+            let known = self.seen(&region, node);
+            let before = known.of(stamp);
+            known.note(stamp);
+            before
+        });
+        Ok(Introduced { region, node, seen })
     }
 }
 

@@ -98,7 +98,8 @@ impl Node {
             limits,
             metrics,
         } = wiring;
-        let speaker = Speaker::new(region.clone(), node);
+        let guard = disk.rollback_guard().clone();
+        let speaker = Speaker::new(region.clone(), node).guarded(guard);
         let groups = Arc::new(Groups::default());
         let gate = Gate::new(env.clone(), region);
         let regions = Arc::new(Regions::new(env.clone(), dial, speaker.clone()));
@@ -239,6 +240,11 @@ impl Node {
             Ok(why) => why.clone().unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Whether the node must stop because its store is an older copy.
+    pub fn is_outdated(&self) -> bool {
+        self.disk.rollback_guard().is_condemned()
     }
 
     /// Forms a cluster of empty nodes, this one among them. Asked again with

@@ -91,6 +91,7 @@ impl World {
         let clock = Arc::new(move || clock.now().duration_since(began));
         let mut options = DiskOptions::new(region, number, clock);
         options.run = Run::Task;
+        options.opening = env.random();
         let (tx, incoming) = mpsc::unbounded();
         self.network.0.lock().insert(address(name), tx);
         let wiring = Wiring {
@@ -122,6 +123,17 @@ impl World {
     /// Gives a node that does not run an empty disk.
     pub(super) fn wipe(&mut self, name: &str) {
         self.disks.remove(name);
+    }
+
+    /// A copy of what is durable on the disk of a node, as a snapshot of its
+    /// machine has.
+    pub(super) fn copy_disk(&self, name: &str) -> MemoryDisk {
+        self.disks[name].copy()
+    }
+
+    /// Puts a disk in the place of that of a node that does not run.
+    pub(super) fn put_disk(&mut self, name: &str, disk: MemoryDisk) {
+        self.disks.insert(name.to_owned(), disk);
     }
 
     /// Fills the disk of a node, or gives it room again.

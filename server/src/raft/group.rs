@@ -163,6 +163,7 @@ pub struct Group {
     replica: ReplicaId,
     disk: Arc<Disk>,
     raft: Raft<Types, StateMachine>,
+    log: LogStore,
     progress: watch::Receiver<Progress>,
     rows: Arc<Rows>,
     proposer: Proposer,
@@ -193,7 +194,7 @@ impl Group {
         let (progress, rows) = (machine.progress(), machine.rows());
         let config = Arc::new(timing.config(identity.group.to_string())?);
         let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());
-        let raft = Raft::new(replica, config, network, log, machine)
+        let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|e| Error::storage("the replica did not open", e))?;
         let mut metrics = raft.metrics();
@@ -235,6 +236,7 @@ impl Group {
             replica,
             disk,
             raft,
+            log,
             progress,
             rows,
             fence,
@@ -259,6 +261,10 @@ impl Group {
 
     pub(in crate::raft) fn raft(&self) -> &Raft<Types, StateMachine> {
         &self.raft
+    }
+
+    pub(in crate::raft) fn log(&self) -> &LogStore {
+        &self.log
     }
 
     /// Forms the group. Only for a group that never had a commit; a group that

@@ -26,12 +26,13 @@ use wire::peer_response::Response;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
+use crate::raft::acknowledged::lacks;
 use crate::raft::apply::Identity;
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
 use crate::raft::snapshot::{SnapshotData, Staged, Staging};
 use crate::raft::types::{
-    ReplicaId, Types, entry_from_bytes, log_id_from_wire, log_id_to_wire,
+    RaftLogId, RaftVote, ReplicaId, Types, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     stored_membership_from_wire, vote_from_wire, vote_to_wire,
 };
 use crate::residency::{Gate, Subject, Untrusted};
@@ -85,6 +86,10 @@ impl Inbound {
             self.refuse(sequence, "the replica is not here");
             return;
         };
+        if target.disk().rollback_guard().is_condemned() {
+            self.refuse(sequence, "the store of this node is outdated");
+            return;
+        }
         if let Err(refused) = may_belong(&self.gate, &self.from, target.identity()) {
             self.refuse_for(sequence, &refused);
             return;
@@ -143,6 +148,7 @@ impl Inbound {
 
     fn append(&mut self, sequence: u64, target: Arc<Group>, append: wire::Append) {
         let pipeline = append.pipeline;
+        let acknowledged = append.acknowledged.as_ref().map(log_id_from_wire);
         let rpc = match append_from_wire(append) {
             Ok(rpc) => rpc,
             Err(error) => {
@@ -150,6 +156,13 @@ impl Inbound {
                 return;
             }
         };
+        if let Some(acknowledged) = acknowledged
+            && target.log().lacks(&rpc.vote, &acknowledged)
+        {
+            let lost = lost_entries(target, rpc.vote, acknowledged);
+            self.answer(sequence, lost);
+            return;
+        }
         if pipeline == 0 {
             let answers = self.answers.clone();
             self.env.spawn_brief(async move {
@@ -291,6 +304,30 @@ fn matched(result: StreamAppendResult<Types>) -> Response {
     Response::Append(wire::AppendResult {
         result: Some(result),
     })
+}
+
+/// Stops this node if a replica has lost what it has acknowledged. Asked once
+/// more where nothing is under way: an install of a snapshot may have replaced
+/// the log meanwhile. The append is not taken in either case.
+async fn lost_entries(
+    target: Arc<Group>,
+    leader: RaftVote,
+    acknowledged: RaftLogId,
+) -> Result<Response, String> {
+    let lost = target.raft().with_raft_state(move |state| {
+        let (own, last) = (state.vote_ref(), state.log_ids.last());
+        lacks(Some(own), last, &leader, &acknowledged)
+    });
+    if !lost.await.map_err(|e| e.to_string())? {
+        return Err("the log changes; send it again".into());
+    }
+    let why = format!(
+        "the log of group {} ends before entry {}, which replica {} has acknowledged",
+        target.identity().group,
+        acknowledged.index(),
+        target.replica(),
+    );
+    Err(target.disk().rollback_guard().condemn(&why).message)
 }
 
 async fn vote_of(

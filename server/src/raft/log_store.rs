@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tracing::instrument;
 
 use crate::error::{Error, Result};
+use crate::raft::acknowledged::lacks;
 use crate::raft::types::{
     RaftEntryOf, RaftLogId, RaftVote, Types, entry_from_bytes, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -86,6 +87,18 @@ impl LogStore {
                 }),
             }),
         })
+    }
+
+    /// Whether the log has lost what its replica has acknowledged to a leader,
+    /// as far as can be said while changes of it are under way.
+    pub(super) fn lacks(&self, leader: &RaftVote, acknowledged: &RaftLogId) -> bool {
+        let state = self.inner.state.lock();
+        lacks(
+            state.vote.as_ref(),
+            state.last.as_ref(),
+            leader,
+            acknowledged,
+        )
     }
 
     /// The first index of the log, and the one behind its last.

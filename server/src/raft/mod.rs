@@ -15,6 +15,7 @@
 //! may write what (`residency`, `kv`), deciding where replicas are
 //! (`placement`).
 
+mod acknowledged;
 pub mod apply;
 mod budget;
 mod group;

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
 
+use crate::raft::acknowledged::Acknowledged;
 use crate::raft::apply::Identity;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::transport::{Chunks, SharedTransport};
@@ -64,6 +65,7 @@ pub(super) struct Network {
     transport: SharedTransport,
     gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
+    acknowledged: Arc<Acknowledged>,
 }
 
 impl Network {
@@ -81,6 +83,7 @@ impl Network {
             gate,
             // 0 marks single appends.
             pipelines: Arc::new(AtomicU64::new(1)),
+            acknowledged: Arc::default(),
         }
     }
 
@@ -93,6 +96,7 @@ impl Network {
             transport: self.transport.clone(),
             gate: self.gate.clone(),
             pipelines: self.pipelines.clone(),
+            acknowledged: self.acknowledged.clone(),
             heartbeats,
         }
     }
@@ -119,6 +123,7 @@ pub(super) struct Client {
     transport: SharedTransport,
     gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
+    acknowledged: Arc<Acknowledged>,
     heartbeats: bool,
 }
 
@@ -159,6 +164,29 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// Remembers what an answer to an append acknowledges, and passes it on
+    /// unless it takes back what was acknowledged before.
+    fn credited(
+        &self,
+        leader: &RaftVote,
+        result: StreamAppendResult<Types>,
+    ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+        match &result {
+            Ok(Some(matched)) => self.acknowledged.note(self.target, leader, *matched),
+            Err(StreamAppendError::Conflict(missing))
+                if self
+                    .acknowledged
+                    .is_taken_back(self.target, leader, missing) =>
+            {
+                return Err(unreachable(
+                    "the replica does not have what it has acknowledged",
+                ));
+            }
+            _ => {}
+        }
+        Ok(result)
     }
 
     async fn call_vote(
@@ -252,11 +280,16 @@ impl NetStreamAppend<Types> for Client {
                     entries: rpc.entries.iter().map(entry_to_bytes).collect(),
                     commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
                     pipeline,
+                    acknowledged: this
+                        .acknowledged
+                        .of(this.target, &rpc.vote)
+                        .as_ref()
+                        .map(log_id_to_wire),
                 });
                 // Sent here, in the order openraft made them; only the answer
                 // is waited for later.
                 let answer = this.call(request, RPCTypes::AppendEntries, deadline);
-                async move { append_result(answer.await?) }
+                async move { this.credited(&rpc.vote, append_result(answer.await?)?) }
             })
             .buffered(PIPELINE_DEPTH);
         let answers: BoxStream<'s, _> = Box::pin(answers);
@@ -314,12 +347,19 @@ impl NetSnapshot<Types> for Client {
             .gate
             .egress(&self.identity.region, &self.identity.subject, start)
             .map_err(|refused| StreamingError::Unreachable(Unreachable::new(&refused)))?;
+        let covered = snapshot.meta.last_log_id;
         let (chunks, moved) = watched(snapshot::chunks(view, &self.identity));
         let sent = self.transport.send_snapshot(self.node, start, chunks);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sent => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote_from_wire(&vote))),
+                Ok(answer) => {
+                    let answer = vote_from_wire(&answer);
+                    if let (true, Some(covered)) = (answer == vote, covered) {
+                        self.acknowledged.note(self.target, &vote, covered);
+                    }
+                    Ok(SnapshotResponse::new(answer))
+                }
                 Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
             },
             timeout = stalled(moved) => Err(StreamingError::Timeout(Timeout {

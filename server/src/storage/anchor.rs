@@ -22,6 +22,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
 use parking_lot::Mutex;
@@ -50,6 +51,8 @@ pub trait Slots: Send + 'static {
 /// The anchor of a node.
 pub struct AnchorFile {
     inner: Mutex<Inner>,
+    /// The sequence of what is durable, for who must not wait for a write.
+    sequence: AtomicU64,
 }
 
 struct Inner {
@@ -74,9 +77,7 @@ impl AnchorFile {
             slot: 1,
             failed: false,
         };
-        Ok(AnchorFile {
-            inner: Mutex::new(inner),
-        })
+        Ok(AnchorFile::of(inner))
     }
 
     /// Reads the anchor.
@@ -96,8 +97,8 @@ impl AnchorFile {
                     (second, 1)
                 }
             }
-            [Slot::Valid(only), other] => (beside(only, other), 0),
-            [other, Slot::Valid(only)] => (beside(only, other), 1),
+            [Slot::Valid(only), other] => (&beside(only, other), 0),
+            [other, Slot::Valid(only)] => (&beside(only, other), 1),
             _ => {
                 return Err(Error::corruption(
                     "both slots of the anchor are damaged; \
@@ -111,14 +112,24 @@ impl AnchorFile {
             slots,
             failed: false,
         };
-        Ok(AnchorFile {
+        Ok(AnchorFile::of(inner))
+    }
+
+    fn of(inner: Inner) -> Self {
+        AnchorFile {
+            sequence: AtomicU64::new(inner.current.sequence),
             inner: Mutex::new(inner),
-        })
+        }
     }
 
     /// What it says now.
     pub fn get(&self) -> Anchor {
         self.inner.lock().current.clone()
+    }
+
+    /// Its sequence, which grows with every write. Waits for none.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Acquire)
     }
 
     /// What it says of a group's replica.
@@ -147,6 +158,7 @@ impl AnchorFile {
             inner.failed = true;
             return Err(error);
         }
+        self.sequence.store(next.sequence, Ordering::Release);
         inner.current = next;
         inner.slot = slot;
         Ok(())
@@ -175,14 +187,17 @@ enum Slot {
     Damaged,
 }
 
-/// The valid slot, with a word about the other one.
-fn beside<'a>(only: &'a Anchor, other: &Slot) -> &'a Anchor {
+/// The valid slot, with a word about the other one. The damaged one may have
+/// been one write further, and others may have heard so.
+fn beside(only: &Anchor, other: &Slot) -> Anchor {
+    let mut only = only.clone();
     if matches!(other, Slot::Damaged) {
         tracing::warn!(
             sequence = only.sequence,
             "one slot of the anchor is damaged, as after a power cut during its write; \
              the other one counts"
         );
+        only.sequence += 1;
     }
     only
 }
@@ -289,6 +304,13 @@ impl MemorySlots {
     /// Whether nothing was ever written.
     pub fn is_empty(&self) -> bool {
         self.slots.lock().iter().all(Vec::is_empty)
+    }
+
+    /// A copy of what they are now.
+    pub fn copy(&self) -> Self {
+        MemorySlots {
+            slots: Arc::new(Mutex::new(self.slots.lock().clone())),
+        }
     }
 
     /// Flips a bit of a slot; `false`: there is no such bit.

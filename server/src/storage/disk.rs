@@ -30,6 +30,7 @@ use super::ids::{GroupId, Index};
 use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
 use super::memory::{Memory, Survivors};
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, remove_scratch, sync_directory};
+use super::rollback::{self, RollbackGuard};
 use super::space::{self, Space};
 use super::watched::{Alarm, Watched};
 use super::{verify, wal};
@@ -74,6 +75,8 @@ pub struct DiskOptions {
     pub region: String,
     /// The node it must belong to.
     pub node: u64,
+    /// Random at each opening, which older copies are told by; 0: none is drawn.
+    pub opening: u64,
     /// How the log writer runs.
     pub run: Run,
     /// A monotonic clock.
@@ -97,6 +100,7 @@ impl DiskOptions {
             cluster: None,
             region: region.into(),
             node,
+            opening: 0,
             run: Run::Thread,
             clock,
             on_sync: None,
@@ -121,6 +125,7 @@ pub struct Disk {
     engine: Arc<dyn Engine>,
     unwatched: Arc<dyn Engine>,
     alarm: Arc<Alarm>,
+    pub(super) rollback: RollbackGuard,
     state_failed: watch::Receiver<Option<String>>,
     space: Space,
     /// How work on it runs.
@@ -190,6 +195,7 @@ impl Disk {
         space: Space,
         options: &DiskOptions,
     ) -> Result<Disk> {
+        let opened_at = anchor.sequence();
         let tails = verify::replicas(&anchor.get(), &*instances.log, &*instances.state)?;
         // What an ingest began is finished by now. What is only staged belongs
         // to a receiver that is gone, and would stay for ever.
@@ -225,6 +231,7 @@ impl Disk {
         };
         let (log, running) = LogWriter::start(parts, tails, options.run)?;
         let (alarm, state_failed) = Alarm::new();
+        let rollback = RollbackGuard::new(&anchor, &alarm, options.opening, opened_at);
         Ok(Disk {
             anchor,
             log,
@@ -233,6 +240,7 @@ impl Disk {
             engine: instances.log,
             unwatched: instances.state,
             alarm,
+            rollback,
             state_failed,
             space,
             run: options.run,
@@ -399,6 +407,16 @@ impl MemoryDisk {
         }
     }
 
+    /// A copy of what is durable on it now, as a snapshot of its machine has.
+    pub fn copy(&self) -> Self {
+        MemoryDisk {
+            log: self.log.copy(),
+            state: self.state.copy(),
+            slots: self.slots.copy(),
+            full: Arc::default(),
+        }
+    }
+
     /// Forgets what is not synced. The node on it must be gone.
     pub fn crash(&self, survivors: Survivors) {
         self.log.crash(survivors);
@@ -465,6 +483,7 @@ fn first_anchor(options: &DiskOptions) -> Anchor {
         cluster: options.cluster.clone().unwrap_or_default(),
         region: options.region.clone(),
         node: options.node,
+        store: options.opening,
         ..Anchor::default()
     }
 }
@@ -529,6 +548,9 @@ fn check_identity(anchor: &Anchor, options: &DiskOptions) -> Result<()> {
     }
     if anchor.node != options.node {
         return other("node");
+    }
+    if !anchor.outdated.is_empty() {
+        return Err(rollback::outdated(&anchor.outdated));
     }
     Ok(())
 }

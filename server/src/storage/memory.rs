@@ -82,6 +82,25 @@ impl Memory {
         }
     }
 
+    /// A copy of what is durable now.
+    pub fn copy(&self) -> Self {
+        let state = self.state.lock();
+        let copy = State {
+            live: state.durable.clone(),
+            durable: state.durable.clone(),
+            unsynced: Vec::new(),
+            staged: BTreeMap::new(),
+            random: ChaCha8Rng::seed_from_u64(state.crashes),
+            crashes: state.crashes,
+            broken: false,
+            syncs: 0,
+        };
+        Memory {
+            state: Arc::new(Mutex::new(copy)),
+            name: self.name,
+        }
+    }
+
     /// Forgets what is not synced, as a power cut does.
     pub fn crash(&self, survivors: Survivors) {
         let mut state = self.state.lock();

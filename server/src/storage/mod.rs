@@ -36,6 +36,7 @@ mod replicas;
 mod rocks;
 mod rocks_stage;
 mod rocks_view;
+mod rollback;
 mod space;
 mod steps;
 #[cfg(test)]
@@ -55,4 +56,5 @@ pub use ids::{CONTROL_GROUP, FIRST_RANGE, GroupId, Index, REGION_GROUP};
 pub use inspect::{Contents, Staged, each_page};
 pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, Run, WriterStats};
 pub use memory::{Memory, Survivors};
+pub use rollback::RollbackGuard;
 pub use space::{BALLAST_BYTES, RESERVE_BYTES};

@@ -54,7 +54,8 @@ impl Alarm {
         }))
     }
 
-    fn tell(&self, error: &Error) {
+    /// Tells of an error after which the node must end.
+    pub(super) fn tell(&self, error: &Error) {
         self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
             failed.get_or_insert_with(|| error.to_string());

@@ -7,6 +7,7 @@ mod full;
 mod large;
 mod metrics;
 mod requests;
+mod rolled_back;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
