@@ -12,7 +12,7 @@ use domicile_server::demo;
 use domicile_server::env::{Env, Task};
 use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
-use domicile_server::node::{Limits, Node, Watchdog, Wiring, tcp_incoming};
+use domicile_server::node::{Limits, Node, Watchdog, Wiring, end_now, end_on_panic, tcp_incoming};
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Contents, Disk, DiskOptions};
 use domicile_server::telemetry::{self, Logging, Metrics};
@@ -76,6 +76,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Run(flags) => {
             let loaded = Loaded::read(&flags)?;
             Logging::start(&loaded.config.log)?;
+            end_on_panic();
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
@@ -198,16 +199,6 @@ async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
         }
     };
     Ok((code, watchdog))
-}
-
-/// Ends the process at once. To exit would wait for RocksDB's threads, one of
-/// which may wait for the disk for ever; to abort could leave a file of the
-/// memory, records included.
-fn end_now() {
-    let own = rustix::process::getpid();
-    if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::KILL) {
-        eprintln!("domiciled: cannot be ended: {error}");
-    }
 }
 
 /// Serves `/metrics` and `/healthz` where the configuration says.

@@ -7,6 +7,7 @@
 //!
 //! Not done here: anything a room does itself.
 
+mod end;
 mod observe;
 mod serve;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::residency::{Gate, Subject};
 use crate::storage::{Disk, REGION_GROUP};
 use crate::telemetry::Metrics;
 
+pub use end::{end_now, end_on_panic};
 pub use serve::{Limits, tcp_incoming};
 pub use watchdog::Watchdog;
 
