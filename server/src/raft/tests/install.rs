@@ -548,8 +548,10 @@ async fn survives(env: &Env, leader: &mut Leader, committed: u64, image: &Path) 
     };
 
     let follower = Follower::start(env, disk).await;
-    leader.way.open(env, &follower);
+    // First: to the leader of before the image is an older copy of a store that
+    // has acknowledged more.
     leader.restart().await;
+    leader.way.open(env, &follower);
     leader.put("after").await;
     follower.catch_up(leader).await;
     leader.way.close();
