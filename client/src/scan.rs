@@ -1,5 +1,7 @@
 //! Reading records in key order.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_MAX};
 use domicile_proto::v1;
@@ -9,6 +11,7 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use crate::bytes::IntoBytes;
 use crate::client::{Plan, wrong_reply};
 use crate::connection::Reply;
+use crate::env;
 use crate::error::Error;
 use crate::read::{Meta, Options, Record, freshness};
 use crate::retry::Safety;
@@ -104,7 +107,8 @@ impl Scan {
 
     /// Reads one page. The same as awaiting the builder.
     pub async fn send(self) -> Result<Page, Error> {
-        self.page(self.page_token.clone()).await
+        self.page(self.page_token.clone(), self.options.timeout)
+            .await
     }
 
     /// All pages, at one version.
@@ -122,7 +126,7 @@ impl Scan {
         records.try_flatten().boxed()
     }
 
-    async fn page(&self, page_token: Bytes) -> Result<Page, Error> {
+    async fn page(&self, page_token: Bytes, timeout: Option<Duration>) -> Result<Page, Error> {
         if self.start.len().max(self.end.len()) > KEY_BYTES_MAX || self.page_size > SCAN_PAGE_MAX {
             return Err(Error::invalid(format!(
                 "a scan's keys have at most {KEY_BYTES_MAX} bytes, its pages {SCAN_PAGE_MAX} records"
@@ -138,7 +142,7 @@ impl Scan {
         let plan = Plan {
             safety: Safety::Read,
             wants_leader: self.options.wants_leader(),
-            timeout: self.options.timeout,
+            timeout,
             attempt_min: self.options.attempt_min(),
             again: false,
             waits: self.options.waits(),
@@ -189,14 +193,24 @@ impl std::fmt::Debug for Pages {
 
 impl Pages {
     /// The next page; `None` after the last. After an error it may be called
-    /// again for the same page.
+    /// again for the same page. A node looks at so many rows for one page and no
+    /// more, so over many deleted records pages come empty; they are passed
+    /// over here, within the time of one operation.
     pub async fn next(&mut self) -> Result<Option<Page>, Error> {
-        let Some(token) = self.next.clone() else {
-            return Ok(None);
-        };
-        let page = self.scan.page(token).await?;
-        self.next = page.next_page_token();
-        Ok(Some(page))
+        let timeout = self.scan.options.timeout;
+        let timeout = timeout.unwrap_or(self.scan.handle.client.timeout());
+        let deadline = env::after(timeout);
+        loop {
+            let Some(token) = self.next.clone() else {
+                return Ok(None);
+            };
+            let left = deadline.saturating_duration_since(env::now());
+            let page = self.scan.page(token, Some(left)).await?;
+            self.next = page.next_page_token();
+            if !page.records.is_empty() || self.next.is_none() {
+                return Ok(Some(page));
+            }
+        }
     }
 
     /// The pages as a stream, which ends with the first error.

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod audit;
 pub mod limits;
+pub mod page;
 pub mod policy;
 pub mod reason;
 mod redact;

@@ -211,9 +211,16 @@ impl Secret {
         Self(Hmac::new(&block.into()))
     }
 
-    fn mac(&self, range: RangeId, position: Position) -> Hmac<Sha256> {
+    /// A MAC that holds only within a domain, which parts it from every other
+    /// use of the same secret.
+    pub(crate) fn begin(&self, domain: &[u8]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
-        mac.update(MAC_DOMAIN);
+        mac.update(domain);
+        mac
+    }
+
+    fn mac(&self, range: RangeId, position: Position) -> Hmac<Sha256> {
+        let mut mac = self.begin(MAC_DOMAIN);
         for number in [range.get(), position.epoch.get(), position.index.get()] {
             mac.update(&number.to_be_bytes());
         }

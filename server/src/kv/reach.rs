@@ -69,17 +69,25 @@ impl Store {
         let level = match &options.level {
             Level::Strong | Level::Local => return self.local(route).map(Served::Here),
             Level::Bounded(bound) => {
-                let fresh = || self.lag(route).is_some_and(|lag| lag <= *bound);
+                // Measured once, and told so: a second look would be later.
+                let fresh = || self.lag(route).filter(|lag| lag <= bound);
+                let mut lag = fresh();
+                let now = lag.is_some();
                 let met = async {
-                    while !fresh() {
+                    while lag.is_none() {
                         tokio::time::sleep(WAIT_STEP).await;
+                        lag = fresh();
                     }
                     true
                 };
-                match self.unless(options, fresh(), deadline, met).await? {
-                    false => return self.at_home(route, group).await,
-                    true => v1::Level::Bounded,
+                if !self.unless(options, now, deadline, met).await? {
+                    return self.at_home(route, group).await;
                 }
+                return Ok(Served::Here(Reached {
+                    level: v1::Level::Bounded,
+                    lag,
+                    ..self.local(route)?
+                }));
             }
             Level::AtLeast(token) => {
                 let wanted = self.position(route, token)?;

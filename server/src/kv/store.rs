@@ -8,9 +8,11 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
+use domicile_proto::page::{self, PageToken};
 use domicile_proto::token::{Position, Positions, Secret};
 use domicile_proto::v1;
 use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
+use tokio::sync::Semaphore;
 use tracing::instrument;
 
 use crate::env::Env;
@@ -20,7 +22,7 @@ use crate::kv::directory::{Directory, Here, Route};
 use crate::kv::forward::{self, Target};
 use crate::kv::freshness::Freshness;
 use crate::kv::options::{OnUnmet, ReadOptions};
-use crate::kv::reach::{Reached, Served, is_whole, replaced};
+use crate::kv::reach::{Reached, Served, WAIT_MAX, is_whole, replaced};
 use crate::kv::read::{self, GET_BYTES_MAX, ScanQuery};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
@@ -34,6 +36,10 @@ pub(super) const WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// How often rows are read that are replaced meanwhile, which is rare.
 const READS_MAX: usize = 3;
+
+/// The pages of scans that a node reads at once: more would take the processor
+/// from who writes and agrees.
+const SCANS_MAX: usize = 2;
 
 /// What the store works with.
 pub struct Parts {
@@ -71,6 +77,8 @@ pub struct Store {
     regions: Arc<Regions>,
     speaker: Speaker,
     disk: Arc<Disk>,
+    /// One for each page of a scan that may be read at once.
+    scans: Semaphore,
     /// Spreads what is passed on over the nodes of a region.
     turn: AtomicU64,
 }
@@ -89,6 +97,7 @@ impl Store {
             regions: parts.regions,
             speaker: parts.speaker,
             disk: parts.disk,
+            scans: Semaphore::new(SCANS_MAX),
             turn: AtomicU64::new(0),
         }
     }
@@ -276,7 +285,7 @@ impl Store {
                 Served::Here(reached) => reached,
                 Served::AtHome => return self.get_at_home(route, keys).await,
             };
-            let records = self.records(route, keys);
+            let records = self.records(route, keys, reached.progress.changed_version);
             if is_whole(route, &reached) {
                 return Ok((records?, self.meta(route, &reached)));
             }
@@ -285,11 +294,16 @@ impl Store {
     }
 
     /// Reads the first keys, as many as one answer takes.
-    fn records(&self, route: &Route, keys: &[Bytes]) -> Result<Vec<Option<v1::Record>>> {
+    fn records(
+        &self,
+        route: &Route,
+        keys: &[Bytes],
+        version: u64,
+    ) -> Result<Vec<Option<v1::Record>>> {
         let mut records = Vec::with_capacity(keys.len());
         let mut bytes = 0;
         for key in keys {
-            let record = self.read(route, key)?;
+            let record = self.read(route, key, version)?;
             bytes += read::size(record.as_ref());
             records.push(record);
             if bytes >= GET_BYTES_MAX {
@@ -310,9 +324,10 @@ impl Store {
     ) -> Option<v1::ReadMeta> {
         // Taken before the reads, so that it never understates.
         let reached = self.local(route).ok()?;
+        let version = reached.progress.changed_version;
         let mut bytes = 0;
         for key in keys {
-            let record = check_key(&key).and_then(|()| self.read(route, &key));
+            let record = check_key(&key).and_then(|()| self.read(route, &key, version));
             bytes += read::size(record.as_ref().ok().and_then(Option::as_ref));
             answer(record);
             if bytes >= GET_BYTES_MAX {
@@ -322,8 +337,8 @@ impl Store {
         is_whole(route, &reached).then(|| self.meta(route, &reached))
     }
 
-    fn read(&self, route: &Route, key: &Bytes) -> Result<Option<v1::Record>> {
-        let record = read::get(self.disk.state.as_ref(), route.tag.as_str(), key);
+    fn read(&self, route: &Route, key: &Bytes, version: u64) -> Result<Option<v1::Record>> {
+        let record = read::get(self.disk.state.as_ref(), route.tag.as_str(), key, version);
         self.disk.heard(record)
     }
 
@@ -343,12 +358,17 @@ impl Store {
                 )));
             }
         }
+        let page = self.scan_bounds(route, &request)?;
         for _ in 0..READS_MAX {
             let reached = match self.reach(route, &options).await? {
                 Served::Here(reached) => reached,
                 Served::AtHome => return self.scan_at_home(route, request).await,
             };
-            let page = self.page(route, &request, &reached);
+            let reached = match self.behind(route, &options, &page, reached).await? {
+                Served::Here(reached) => reached,
+                Served::AtHome => return self.scan_at_home(route, request).await,
+            };
+            let page = self.page(route, &request, &page, &reached).await;
             if !is_whole(route, &reached) {
                 continue;
             }
@@ -366,27 +386,73 @@ impl Store {
         Err(replaced(route))
     }
 
+    /// The scan that a page token belongs to, and where it goes on; without one,
+    /// where it begins.
+    fn scan_bounds(&self, route: &Route, request: &v1::ScanRequest) -> Result<PageToken> {
+        if request.page_token.is_empty() {
+            return Ok(PageToken {
+                version: None,
+                next: request.start.clone(),
+            });
+        }
+        let invalid = || {
+            Error::invalid(
+                "the page token is of another scan; go on with the tag, start and end that gave it",
+            )
+        };
+        let secret = self.secret().ok_or_else(invalid)?;
+        let scan = page::Scan {
+            tag: route.tag.as_str(),
+            start: &request.start,
+            end: &request.end,
+        };
+        PageToken::open(&request.page_token, &scan, &secret).map_err(|_| invalid())
+    }
+
+    /// Does what the request wants when the copy here is behind the first page
+    /// of its scan.
+    async fn behind(
+        &self,
+        route: &Route,
+        options: &ReadOptions,
+        page: &PageToken,
+        reached: Reached,
+    ) -> Result<Served> {
+        let wanted = page.version.unwrap_or(0);
+        if reached.progress.changed_version >= wanted {
+            return Ok(Served::Here(reached));
+        }
+        let behind = || {
+            Error::new(
+                Reason::StalenessNotMet,
+                "this copy is behind the first page of the scan; go on at another node",
+            )
+            .retry_after(WAIT_STEP)
+        };
+        match (options.on_unmet, route.group()) {
+            (OnUnmet::Fail, _) | (_, None) => Err(behind()),
+            (OnUnmet::Forward, Some(_)) => Ok(Served::AtHome),
+            (OnUnmet::Wait, Some(group)) => {
+                let mut progress = group.watch_progress();
+                let met = progress.wait_for(|p| p.changed_version >= wanted);
+                match tokio::time::timeout(WAIT_MAX, met).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(_)) | Err(_) => return Err(behind()),
+                }
+                self.reach(route, options).await
+            }
+        }
+    }
+
     /// Reads one page from what this node has.
-    fn page(
+    async fn page(
         &self,
         route: &Route,
         request: &v1::ScanRequest,
+        token: &PageToken,
         reached: &Reached,
     ) -> Result<v1::ScanResponse> {
-        let last_version = reached.progress.last_version;
-        let (version, start) = if request.page_token.is_empty() {
-            (last_version, request.start.clone())
-        } else {
-            let position = read::page_position(&request.page_token)?;
-            if last_version < position.version {
-                return Err(Error::new(
-                    Reason::StalenessNotMet,
-                    "this copy is behind the first page of the scan; go on at another node",
-                )
-                .retry_after(WAIT_STEP));
-            }
-            (position.version, position.start)
-        };
+        let version = token.version.unwrap_or(reached.progress.changed_version);
         let floor = reached.progress.mirror.map_or(0, |m| m.history_floor);
         if version < floor {
             return Err(Error::new(
@@ -397,7 +463,7 @@ impl Store {
             .fact("floor", floor));
         }
         let query = ScanQuery {
-            start,
+            start: token.next.clone(),
             end: request.end.clone(),
             records_max: match request.page_size as usize {
                 0 => SCAN_PAGE_DEFAULT,
@@ -405,14 +471,32 @@ impl Store {
             },
             version,
         };
-        let page = read::scan(self.disk.state.as_ref(), route.tag.as_str(), &query);
-        let page = self.disk.heard(page)?;
+        let tag = route.tag.clone();
+        // Whoever scans waits, so that whoever writes does not.
+        let turn = self.scans.acquire().await;
+        let page = self.disk.blocking(move |disk| {
+            let page = read::scan(disk.state.as_ref(), tag.as_str(), &query);
+            disk.heard(page)
+        });
+        let page = page.await;
+        drop(turn);
+        let page = page?;
+        let scan = page::Scan {
+            tag: route.tag.as_str(),
+            start: &request.start,
+            end: &request.end,
+        };
+        let next = page.next.map(|next| PageToken {
+            version: Some(version),
+            next,
+        });
         Ok(v1::ScanResponse {
             records: page.records,
-            next_page_token: page
-                .next
-                .map(|next| read::page_token(version, next))
-                .unwrap_or_default(),
+            next_page_token: match (next, self.secret()) {
+                (None, _) => Bytes::new(),
+                (Some(next), Some(secret)) => next.seal(&scan, &secret),
+                (Some(_), None) => return Err(elsewhere()),
+            },
             meta: Some(self.meta(route, reached)),
         })
     }
@@ -442,7 +526,7 @@ impl Store {
         v1::ReadMeta {
             level: reached.level.into(),
             served_by: self.speaker.name(),
-            as_of: reached.progress.last_version,
+            as_of: reached.progress.changed_version,
             // Rounded up: it may overstate, never understate.
             lag_ms: reached.lag.map(|lag| lag.as_micros().div_ceil(1000) as u64),
             token: self.token(route, changed(route, &reached.progress)),

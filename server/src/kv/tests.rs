@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::page;
 use domicile_proto::v1;
 use parking_lot::Mutex;
 use wire::command::Command;
 
 use super::directory::Here;
 use super::reach::WAIT_MAX;
-use super::read::page_token;
 use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest, reply_to};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
@@ -22,7 +22,7 @@ use crate::raft::{Group, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::LEASE;
 use crate::storage::{
-    Durability, Engine, Index, KeyRange, Limit, Row, Stage, View, Write, WriteBatch, keys,
+    Durability, Engine, Index, KeyRange, Limit, Row, Stage, View, Write, WriteBatch, keys, record,
 };
 
 /// How long a step of a test may take.
@@ -536,6 +536,139 @@ async fn a_read_that_must_not_be_older_fails_where_there_is_no_copy() {
     assert_eq!(reason, Reason::StalenessNotMet);
 }
 
+/// The next page of a scan over everything, of which the first was read at a
+/// version.
+fn go_on(at: &Fixture, version: u64, options: v1::ReadOptions) -> v1::ScanRequest {
+    let scan = page::Scan {
+        tag: "global",
+        start: b"",
+        end: b"",
+    };
+    let token = page::PageToken {
+        version: Some(version),
+        next: Bytes::from_static(b"a"),
+    };
+    let secret = at.store.secret().expect("a secret");
+    v1::ScanRequest {
+        options: Some(options),
+        page_token: token.seal(&scan, &secret),
+        ..v1::ScanRequest::default()
+    }
+}
+
+/// Rows are visible before anyone is told how far the copy is: what a reply does
+/// not cover, it does not show.
+#[tokio::test]
+async fn a_reply_shows_nothing_that_its_position_does_not_cover() {
+    let home = Fixture::in_region("eu").await;
+    let state = home.node.disk.state.clone();
+    let row = keys::record("global", b"a");
+    let old = state.get(&row).expect("read").expect("there is one");
+    let mut stored: wire::StoredRecord = record::open(&old).expect("sound");
+    let mut batch = WriteBatch::new();
+    batch.put(keys::history("global", b"a", stored.version), old);
+    let told = stored.version;
+    stored.version += 1;
+    stored.value = Some(wire::Value {
+        bytes: Bytes::from_static(b"two"),
+        ..wire::Value::default()
+    });
+    batch.put(row, record::seal(&stored));
+    // As apply leaves it for a moment.
+    state.write(batch, Durability::Buffered).expect("written");
+
+    let keys = [Bytes::from_static(b"a")];
+    for level in [v1::Level::Strong, v1::Level::Local] {
+        let read = ReadOptions::from_wire(Some(&options(level))).expect("valid");
+        let got = home.store.get(&home.route(), &keys, &read).await;
+        let (records, meta) = got.expect("read");
+        let record = records[0].as_ref().expect("found");
+        assert_eq!((record.version, &record.value[..]), (told, &b"one"[..]));
+        assert_eq!(meta.as_of, told);
+    }
+    let mut shown = Vec::new();
+    let frame = home.store.get_local(
+        &home.route(),
+        [keys[0].clone(), keys[0].clone()].into_iter(),
+        |record| shown.push(record.expect("read").map(|record| record.version)),
+    );
+    assert_eq!(frame.expect("served").as_of, told);
+    assert_eq!(shown, [Some(told), Some(told)]);
+}
+
+/// No mirror hears of a write that changed nothing.
+#[tokio::test]
+async fn a_refused_condition_does_not_move_what_a_reply_is_of() {
+    let home = Fixture::in_region("eu").await;
+    let before = home.group.progress();
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    home.group.propose(vec![crate::raft::Write {
+        id: None,
+        key: Bytes::from_static(b"a"),
+        change: wire::operation::Change::Put(wire::Value::default()),
+        condition: Some(wire::operation::Condition::IfAbsent(true)),
+        acknowledgement: None,
+        reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
+    }]);
+    let refused = rx.await.expect("answered").map(drop).expect_err("refused");
+    assert_eq!(refused.reason, Reason::ConditionFailed);
+    let after = home.group.progress();
+    assert!(after.last_version > before.last_version, "it was stamped");
+    assert_eq!(after.changed_version, before.changed_version);
+    let scan = v1::ScanRequest::default();
+    let page = home.store.scan(&home.route(), scan).await.expect("read");
+    let meta = page.meta.expect("it says so");
+    assert_eq!(meta.as_of, before.changed_version);
+}
+
+/// A copy that is behind the first page of a scan does what the request says.
+#[tokio::test(start_paused = true)]
+async fn a_scan_waits_for_the_version_of_its_first_page() {
+    let mirror = Arc::new(Fixture::in_region("us").await);
+    let at = mirror.group.progress().changed_version;
+    let fail = v1::ReadOptions {
+        on_unmet: v1::OnUnmet::Fail.into(),
+        ..options(v1::Level::Local)
+    };
+    let route = mirror.route();
+    let behind = mirror.store.scan(&route, go_on(&mirror, at + 1, fail));
+    let behind = behind.await.map(drop).expect_err("it is behind");
+    assert_eq!(behind.reason, Reason::StalenessNotMet);
+
+    let wait = v1::ReadOptions {
+        on_unmet: v1::OnUnmet::Wait.into(),
+        ..options(v1::Level::Local)
+    };
+    let waiting = tokio::spawn({
+        let (mirror, scan) = (mirror.clone(), go_on(&mirror, at + 1, wait));
+        async move { mirror.store.scan(&mirror.route(), scan).await }
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let position = Some(wire::ChangePosition {
+        epoch: 1,
+        index: 9,
+        sub: 0,
+    });
+    let copy = Command::Copy(wire::Copy {
+        incarnation: 1,
+        transfer: 10,
+        from: "eu".into(),
+        prev: None,
+        last: position,
+        records: vec![wire::CopiedRecord {
+            key: Bytes::from_static(b"b"),
+            version: at + 1,
+            value: Some(wire::Value::default()),
+            position,
+            ..wire::CopiedRecord::default()
+        }],
+        ..wire::Copy::default()
+    });
+    mirror.node.ship(&mirror.group, copy).await;
+    let page = waiting.await.expect("no panic").expect("it has it now");
+    assert_eq!(page.records.len(), 2);
+}
+
 /// A mirror has no history of before it was filled: a scan that began earlier,
 /// elsewhere, would miss what was written since.
 #[tokio::test(start_paused = true)]
@@ -546,17 +679,13 @@ async fn a_scan_does_not_go_on_at_a_mirror_that_was_filled_since() {
         seen_attempt: 1,
         seen_open: true,
         attempt: 2,
-        last_version: 7,
+        changed_version: 7,
         ..wire::BeginBackfill::default()
     };
     let begin = Command::BeginBackfill(begin);
     mirror.node.ship(&mirror.group, begin).await;
     mirror.page(2).await;
-    let go_on = |version| v1::ScanRequest {
-        options: Some(options(v1::Level::Local)),
-        page_token: page_token(version, Bytes::from_static(b"a")),
-        ..v1::ScanRequest::default()
-    };
+    let go_on = |version| go_on(&mirror, version, options(v1::Level::Local));
     let page = mirror.store.scan(&mirror.route(), go_on(7)).await;
     assert_eq!(page.expect("it has this version").records.len(), 1);
     let missing = mirror.store.scan(&mirror.route(), go_on(6)).await;

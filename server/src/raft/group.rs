@@ -510,7 +510,11 @@ impl Group {
                 Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e)
             })?;
         let (applied, view) = taken?;
-        let (digest, rows) = snapshot::digest(view.as_ref(), &identity)?;
+        // It reads every row of the group.
+        let digested = self
+            .disk
+            .blocking(move |_| snapshot::digest(view.as_ref(), &identity));
+        let (digest, rows) = digested.await?;
         Ok(wire::DigestResult {
             applied: applied.as_ref().map(log_id_to_wire),
             digest,

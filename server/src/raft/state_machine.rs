@@ -38,6 +38,10 @@ pub struct Progress {
     pub last_version: u64,
     /// At a home: the last change.
     pub changed: Position,
+    /// The version of the last change, at a mirror as at its home. The rows at
+    /// this version are what a reader is shown: newer ones may be there before
+    /// anyone is told.
+    pub changed_version: u64,
     /// At a mirror: how far it is.
     pub mirror: Option<Mirror>,
     /// How much is remembered of identified writes.
@@ -198,6 +202,7 @@ fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
         term: state.applied.map_or(0, |a| a.committed_leader_id().term),
         last_version: state.last_version,
         changed: state.changed,
+        changed_version: state.changed_version,
         mirror: state.mirror.as_ref().map(|mirror| Mirror {
             open: mirror.open,
             cursor: mirror.cursor.map(Position::from).unwrap_or_default(),

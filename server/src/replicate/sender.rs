@@ -262,7 +262,7 @@ impl Sender {
             seen_open: seen.open,
             attempt,
             position: progress.changed.to_wire(),
-            last_version: progress.last_version,
+            changed_version: progress.changed_version,
         };
         let begun = self.ship(node, Cargo::BeginBackfill(begin)).await?;
         if begun.attempt != attempt {

@@ -91,14 +91,15 @@ impl Applier<'_> {
         self.state.requests = wire::RequestMemory::default();
         *self.newest = Lately::default();
         self.emptied = true;
-        self.state.last_version = self.state.last_version.max(begin.last_version);
+        self.state.last_version = self.state.last_version.max(begin.changed_version);
+        self.state.changed_version = begin.changed_version;
         self.state.mirror = Some(wire::MirrorState {
             open: false,
             cursor: begin.position,
             attempt: begin.attempt,
             pages: 0,
             incarnation: self.identity.incarnation,
-            history_floor: begin.last_version,
+            history_floor: begin.changed_version,
         });
     }
 
@@ -171,6 +172,7 @@ impl Applier<'_> {
         for copied in records {
             let before = self.newest(&copied.key)?;
             self.state.last_version = self.state.last_version.max(copied.version);
+            self.state.changed_version = self.state.changed_version.max(copied.version);
             let stored = wire::StoredRecord {
                 origin: copied.origin,
                 tag: self.identity.tag.to_string(),

@@ -88,6 +88,8 @@ pub struct GroupState {
     pub audit_chain: Bytes,
     /// At a home: the last change.
     pub changed: Position,
+    /// The version of the last change, at a mirror as at its home.
+    pub changed_version: u64,
     /// At a mirror: how far it is.
     pub mirror: Option<wire::MirrorState>,
     /// What is remembered of identified writes.
@@ -108,6 +110,7 @@ impl GroupState {
             fence: stored.fence.unwrap_or_default(),
             audit_chain: stored.audit_chain,
             changed: Position::from_wire(stored.changed),
+            changed_version: stored.changed_version,
             mirror: stored.mirror,
             requests: stored.requests.unwrap_or_default(),
         })
@@ -121,6 +124,7 @@ impl GroupState {
             fence: Some(self.fence),
             audit_chain: self.audit_chain.clone(),
             changed: self.changed.to_wire(),
+            changed_version: self.changed_version,
             mirror: self.mirror,
             requests: Some(self.requests),
         })

@@ -214,6 +214,7 @@ impl Applier<'_> {
                 position: position.to_wire(),
             },
         );
+        self.state.changed_version = operation.version;
         writes.push(operation.key, operation.version, deleted);
         Ok(Outcome::Written {
             version: operation.version,

@@ -185,7 +185,7 @@ fn begin(attempt: u64, seen: wire::MirrorState) -> wire::BeginBackfill {
         seen_open: seen.open,
         attempt,
         position: None,
-        last_version: 0,
+        changed_version: 0,
     }
 }
 
