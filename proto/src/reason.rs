@@ -61,6 +61,7 @@ reasons! {
     DiskFull = "DISK_FULL", "A disk of the group is nearly full; nothing was written.", "Delete records or add disk space; reads go on.";
     Overloaded = "OVERLOADED", "The node has more work than it can take; nothing was applied.", "Try again after the delay.";
     Compacted = "COMPACTED", "The position asked for is older than the history kept.", "Start again from the floor.";
+    VersionsEnded = "VERSIONS_ENDED", "No version is left above the last one of the tag.", "Copy the records into another tag: a clock was set thousands of years ahead when the last version was given.";
     InvalidArgument = "INVALID_ARGUMENT", "The request is malformed.", "Correct the request.";
     Unsupported = "UNSUPPORTED", "The server does not do this.", "Leave the option away.";
     Deadline = "DEADLINE", "The deadline passed; nothing was applied.", "Try again, with a longer deadline.";

@@ -4,6 +4,9 @@
 //! task asks an [`Env`]. In production it is the machine's; in simulation a
 //! seed decides everything, so that one seed gives one run.
 
+mod continuity;
+mod peers;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +17,11 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 
+pub use continuity::Clocks;
+pub use peers::PeerClocks;
 pub use tokio::time::Instant;
+
+use continuity::Continuity;
 
 /// The seeds that openraft's runtime draws from are task-local; this is the
 /// one place that enters their scope.
@@ -34,10 +41,21 @@ mod openraft_seed {
 /// A wall clock: milliseconds since 1970, as this machine believes.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// How far a wall clock may be from the other nodes' and still be used: more than
+/// the way of an answer between regions, and than clocks that are synchronised
+/// ever differ.
+pub const WALL_OFF_MAX_MS: u64 = 500;
+
+/// All clocks of a machine at one look.
+type Look = Arc<dyn Fn() -> Clocks + Send + Sync>;
+
 /// The source of time, randomness, ids and tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Env {
     wall: WallClock,
+    look: Look,
+    continuity: Arc<Continuity>,
+    peers: Arc<PeerClocks>,
     rng: Arc<Mutex<ChaCha8Rng>>,
     simulated: bool,
 }
@@ -52,6 +70,9 @@ impl Env {
                 .map_or(0, |d| d.as_millis() as u64)
         });
         Env {
+            look: machine_clocks(wall.clone()),
+            continuity: Arc::default(),
+            peers: Arc::default(),
             wall,
             rng: Arc::new(Mutex::new(rand::make_rng())),
             simulated: false,
@@ -62,6 +83,9 @@ impl Env {
     /// which the simulation drives.
     pub fn simulated(seed: u64, wall: WallClock) -> Self {
         Env {
+            look: simulated_clocks(wall.clone()),
+            continuity: Arc::default(),
+            peers: Arc::default(),
             wall,
             rng: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))),
             simulated: true,
@@ -77,6 +101,49 @@ impl Env {
     #[allow(clippy::disallowed_methods)]
     pub fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    /// The machine's own entropy, and clocks that a test sets.
+    #[cfg(test)]
+    pub(crate) fn with_clocks(look: impl Fn() -> Clocks + Send + Sync + 'static) -> Self {
+        let look: Look = Arc::new(look);
+        let of_wall = look.clone();
+        Env {
+            wall: Arc::new(move || of_wall().wall.as_millis() as u64),
+            look,
+            ..Env::real()
+        }
+    }
+
+    /// How long ago a moment of this process was; `None`: that is not known,
+    /// because the machine slept since, or its wall clock ran ahead by over a
+    /// second, as after it was held from outside. For leases and for ages that
+    /// must not be understated.
+    pub fn age(&self, of: Instant) -> Option<Duration> {
+        let now = self.now();
+        let whole = self.continuity.is_whole_since(of, now, (self.look)());
+        whole.then(|| now.saturating_duration_since(of))
+    }
+
+    /// What is known of other nodes' wall clocks.
+    pub fn peer_clocks(&self) -> &PeerClocks {
+        &self.peers
+    }
+
+    /// How far this machine's wall clock is ahead of what the nodes believe
+    /// together, in milliseconds; `None`: no other clock was heard of lately.
+    pub fn wall_ahead_ms(&self) -> Option<i64> {
+        self.peers.ahead_ms(self.now())
+    }
+
+    /// The wall clock, where what all believe may follow from it: versions, and
+    /// whether something is over. `None`: it is further than [`WALL_OFF_MAX_MS`]
+    /// from the other nodes' clocks.
+    pub fn common_wall_ms(&self) -> Option<u64> {
+        let ahead_ms = self.wall_ahead_ms().unwrap_or(0);
+        let relied_on = ahead_ms.unsigned_abs() <= WALL_OFF_MAX_MS;
+        self.peers.note(ahead_ms, relied_on);
+        relied_on.then(|| self.wall_ms())
     }
 
     /// Milliseconds since 1970, as this machine believes. Never used to order
@@ -140,6 +207,36 @@ impl Env {
     {
         tokio::spawn(self.scoped(future)).await.ok()
     }
+}
+
+/// The clocks of this machine.
+fn machine_clocks(wall: WallClock) -> Look {
+    use rustix::time::{ClockId, clock_gettime};
+    let read = |clock| {
+        let now = clock_gettime(clock);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
+    };
+    // In this order whoever is held up in between sees no gap.
+    Arc::new(move || Clocks {
+        wall: Duration::from_millis(wall()),
+        boot: read(ClockId::Boottime),
+        monotonic: read(ClockId::Monotonic),
+    })
+}
+
+/// The clocks of a simulated machine, which never sleeps: its wall clock jumps.
+fn simulated_clocks(wall: WallClock) -> Look {
+    #[allow(clippy::disallowed_methods)]
+    let began = Instant::now();
+    Arc::new(move || {
+        let elapsed = began.elapsed();
+        Clocks {
+            wall: Duration::from_millis(wall()),
+            boot: elapsed,
+            monotonic: elapsed,
+        }
+    })
 }
 
 /// A running task. Dropping it ends the task.

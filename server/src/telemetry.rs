@@ -54,6 +54,7 @@ struct All {
     peer_connected: Family<Peer, Gauge>,
     /// Without labels; a family, so that nothing is exported before it is set.
     disk_free: Family<[(&'static str, &'static str); 0], Count>,
+    clock_ahead: Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -222,6 +223,7 @@ impl Metrics {
             log_batch_entries: Histogram::counts(names::BATCH_BUCKETS),
             peer_connected: Family::default(),
             disk_free: Family::default(),
+            clock_ahead: Family::default(),
             registry: Registry::default(),
         };
         let to = &mut registry;
@@ -241,6 +243,7 @@ impl Metrics {
         register(to, &names::LOG_BATCH_ENTRIES, batch);
         register(to, &names::PEER_CONNECTED, all.peer_connected.clone());
         register(to, &names::DISK_FREE, all.disk_free.clone());
+        register(to, &names::CLOCK_AHEAD, all.clock_ahead.clone());
         Metrics(Arc::new(All { registry, ..all }))
     }
 
@@ -279,6 +282,12 @@ impl Metrics {
     /// Forgets a node that left the cluster.
     pub fn forget_peer(&self, node: u64) {
         self.0.peer_connected.remove(&Peer { node });
+    }
+
+    /// Sets how far the wall clock is ahead of all nodes' median.
+    pub fn set_clock_ahead(&self, ahead_ms: i64) {
+        let seconds = ahead_ms as f64 / 1000.0;
+        self.0.clock_ahead.get_or_create(&[]).set(seconds);
     }
 
     /// Sets the free space of the disk of the data directory.

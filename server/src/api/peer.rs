@@ -108,12 +108,13 @@ impl PeerService for PeerApi {
             version: env!("CARGO_PKG_VERSION").into(),
             store: self.speaker.stamp(),
             seen: caller.seen,
+            wall_ms: self.env.wall_ms(),
         };
         // The reading task lives in the stream's state, and ends with it.
         let state = (rx, reading, VecDeque::new(), reads);
-        let speaker = self.speaker.clone();
+        let (speaker, env) = (self.speaker.clone(), self.env.clone());
         let frames = futures::stream::unfold(state, move |state| {
-            let speaker = speaker.clone();
+            let (speaker, env) = (speaker.clone(), env.clone());
             async move {
                 let (mut rx, reading, mut gathered, reads) = state;
                 if gathered.is_empty() {
@@ -126,6 +127,7 @@ impl PeerService for PeerApi {
                 let mut frame = frame(&mut gathered, &reads);
                 // What is answered is durable by now, and the stamp no older.
                 frame.store = speaker.stamp();
+                frame.wall_ms = env.wall_ms();
                 Some((Ok(frame), (rx, reading, gathered, reads)))
             }
         });

@@ -16,6 +16,7 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::NotHeldHere
         | Reason::WrongHome
         | Reason::RequestForgotten
+        | Reason::VersionsEnded
         | Reason::SessionLost
         | Reason::NotFormed
         | Reason::AlreadyFormed

@@ -73,7 +73,7 @@ impl Freshness {
         }
         group.quorum_age().or_else(|| {
             let fresh_at = *self.fresh_at.lock().get(&group.identity().group)?;
-            Some(self.env.now().saturating_duration_since(fresh_at))
+            self.env.age(fresh_at)
         })
     }
 

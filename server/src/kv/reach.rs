@@ -196,10 +196,10 @@ impl Store {
         let progress = group.read_barrier().await?;
         // Rows that replace these later are newer.
         let generation = group.generation().ok_or_else(|| replaced(route))?;
-        let lag = self.env.now().saturating_duration_since(asked);
+        let lag = self.env.age(asked);
         Ok(Reached {
             level: v1::Level::Strong,
-            lag: Some(lag),
+            lag,
             progress,
             generation,
         })

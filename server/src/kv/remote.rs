@@ -70,9 +70,9 @@ impl Store {
 
     /// What the home says of its answer, with the lag counted from here.
     fn counted_from(&self, meta: Option<v1::ReadMeta>, asked: crate::env::Instant) -> v1::ReadMeta {
-        let lag = self.env.now().saturating_duration_since(asked);
+        let lag = self.env.age(asked);
         v1::ReadMeta {
-            lag_ms: Some(lag.as_micros().div_ceil(1000) as u64),
+            lag_ms: lag.map(|lag| lag.as_micros().div_ceil(1000) as u64),
             ..meta.unwrap_or_default()
         }
     }

@@ -219,11 +219,15 @@ impl Peer {
             }
         };
         let seen = self.speaker.seen(&self.region, self.node);
+        let other = format!("{}/{}", self.region, self.node);
         let read = async {
             loop {
                 match answers.message().await {
                     Ok(Some(frame)) => {
                         frame.store.iter().for_each(|stamp| seen.note(stamp));
+                        let (theirs, own) = (frame.wall_ms, self.env.wall_ms());
+                        let clocks = self.env.peer_clocks();
+                        clocks.hear(&other, theirs, own, self.env.now());
                         let mut pending = pending.lock();
                         pending.heard = self.env.now();
                         for answer in frame.responses {

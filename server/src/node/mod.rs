@@ -174,6 +174,7 @@ impl Node {
         let observing = env.spawn(
             "observe",
             observe::follow(
+                env.clone(),
                 metrics.clone(),
                 disk.clone(),
                 groups.clone(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::env::Env;
 use crate::kv::Directory;
 use crate::net::Peers;
 use crate::raft::{Groups, NodeId, ReplicaId};
@@ -22,6 +23,7 @@ struct Seen {
 /// Keeps the gauges of disk, replicas and connections. Runs for as long as the
 /// node.
 pub(super) async fn follow(
+    env: Env,
     metrics: Metrics,
     disk: Arc<Disk>,
     groups: Arc<Groups>,
@@ -31,6 +33,9 @@ pub(super) async fn follow(
     let mut seen: BTreeMap<GroupId, Seen> = BTreeMap::new();
     loop {
         observe_disk(&metrics, &disk);
+        if let Some(ahead_ms) = env.wall_ahead_ms() {
+            metrics.set_clock_ahead(ahead_ms);
+        }
         let open = groups.all();
         seen.retain(|id, _| open.iter().any(|g| g.identity().group == *id));
         for group in open {

@@ -448,7 +448,9 @@ impl Group {
             // It is the quorum, and no other can come to be without it.
             return Some(Duration::ZERO);
         }
-        leader.last_quorum_acked().map(|at| at.elapsed())
+        // Both instants are tokio's, so what has passed since is the same.
+        let passed = leader.last_quorum_acked()?.elapsed();
+        self.env.age(self.env.now().checked_sub(passed)?)
     }
 
     /// The group, as this replica sees it.

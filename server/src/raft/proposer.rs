@@ -57,6 +57,13 @@ const SLOT_WAIT: Duration = Duration::from_secs(3);
 /// it is unknown.
 const OUTCOME_WAIT: Duration = Duration::from_secs(10);
 
+/// The bits of a version that are milliseconds.
+const VERSION_MS_BITS: u32 = 48;
+
+/// A log whose last version is above takes no more writes: one entry's versions
+/// must fit.
+const VERSION_MAX: u64 = u64::MAX - OPERATIONS_PER_ENTRY_MAX as u64;
+
 /// What a caller is advised to wait when there is no leader.
 const RETRY_NO_LEADER: Duration = Duration::from_millis(100);
 
@@ -261,6 +268,10 @@ impl Worker {
                     continue;
                 }
             };
+            if reign.last_version > VERSION_MAX {
+                self.refuse_all(versions_ended);
+                continue;
+            }
             let (entry, replies) = self.gather(&mut reign);
             self.reign = Some(reign);
             let (responder, outcome) = ProgressResponder::complete_only();
@@ -314,7 +325,7 @@ impl Worker {
         let mut operations = Vec::with_capacity(self.queue.len().min(OPERATIONS_PER_ENTRY_MAX));
         let mut replies = Vec::with_capacity(operations.capacity());
         let mut bytes = 0;
-        let now = self.env.wall_ms() << 16;
+        let now = by_clock(&self.env);
         while let Some(write) = self.queue.front() {
             let more = bytes + write.bytes();
             if !operations.is_empty()
@@ -327,10 +338,10 @@ impl Worker {
                 break;
             };
             // A hybrid logical clock (Kulkarni et al. 2014): never below the
-            // wall clock, always above the version before.
+            // wall clock unless that is off, always above the version before.
             let mut version = now.max(reign.last_version + 1);
             if seeded::is_on(Bug::VersionOfClock) {
-                version = now + 1 + operations.len() as u64;
+                version = (self.env.wall_ms() << 16) + 1 + operations.len() as u64;
             }
             reign.last_version = version;
             if seeded::is_on(Bug::LogTellsKeys) {
@@ -432,6 +443,23 @@ async fn answer(replies: Vec<Reply>, outcome: oneshot::Receiver<ClientWriteResul
         // May have been committed by another leader.
         Err(_) => {}
     }
+}
+
+/// The version that the wall clock gives: 48 bits of milliseconds, then a
+/// counter. 0, below every version, where the clock is not to be relied on.
+fn by_clock(env: &Env) -> u64 {
+    match env.common_wall_ms() {
+        Some(ms) if ms < 1 << VERSION_MS_BITS => ms << (u64::BITS - VERSION_MS_BITS),
+        _ => 0,
+    }
+}
+
+fn versions_ended() -> Error {
+    Error::new(
+        Reason::VersionsEnded,
+        "the tag has no version left above its last one, which a clock set thousands of years \
+         ahead gave; nothing was written",
+    )
 }
 
 /// Says that everything is written.

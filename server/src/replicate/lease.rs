@@ -12,6 +12,9 @@ use crate::storage::CONTROL_GROUP;
 /// How often the lease is renewed; a few renewals may be lost.
 const RENEW_STEP: Duration = Duration::from_secs(7);
 
+/// How often it is looked whether the lease has lapsed in between.
+const LOOK_STEP: Duration = Duration::from_secs(1);
+
 /// How soon a renewal that failed is tried again.
 const RETRY_STEP: Duration = Duration::from_millis(300);
 
@@ -41,7 +44,12 @@ pub async fn keep_lease(
         // Applied is not enough: the gates decide by what was adopted.
         if confirmed && adopted(&adopt) && gate.atlas().is_some() {
             gate.confirm_lease(asked);
-            tokio::time::sleep(RENEW_STEP).await;
+            // A machine that slept renews at once.
+            let mut waited = Duration::ZERO;
+            while waited < RENEW_STEP && !gate.lease_left().is_zero() {
+                tokio::time::sleep(LOOK_STEP).await;
+                waited += LOOK_STEP;
+            }
         } else {
             tokio::time::sleep(env.jitter(RETRY_STEP)).await;
         }

@@ -73,8 +73,10 @@ impl Probes {
         self.asked.store(true, Ordering::Relaxed);
         let fresh = *self.fresh_at.lock().get(&group.identity().group)?;
         let mirror = group.progress().mirror.unwrap_or_default();
-        (mirror.attempt == fresh.attempt)
-            .then(|| self.env.now().saturating_duration_since(fresh.at))
+        match mirror.attempt == fresh.attempt {
+            true => self.env.age(fresh.at),
+            false => None,
+        }
     }
 
     /// Probes for as long as the node runs.

@@ -124,7 +124,8 @@ pub struct Gate {
     region: RegionName,
     atlas: ArcSwapOption<Atlas>,
     changed: watch::Sender<u64>,
-    lease_until: Mutex<Option<Instant>>,
+    /// When the question was asked that was confirmed last.
+    lease_from: Mutex<Option<Instant>>,
     refusals: Mutex<Refusals>,
 }
 
@@ -137,7 +138,7 @@ impl Gate {
             region,
             atlas: ArcSwapOption::empty(),
             changed: watch::channel(0).0,
-            lease_until: Mutex::new(None),
+            lease_from: Mutex::new(None),
             refusals: Mutex::default(),
         })
     }
@@ -166,19 +167,17 @@ impl Gate {
 
     /// Notes that the control group's leader confirmed, to a question asked at
     /// `asked`, that nothing newer than what is applied here was in force. The
-    /// lease counts from the question, by this node's monotonic clock.
+    /// lease counts from the question. It lapses when this machine sleeps.
     pub fn confirm_lease(&self, asked: Instant) {
-        let until = asked + LEASE;
-        let mut lease = self.lease_until.lock();
-        *lease = Some(lease.map_or(until, |known| known.max(until)));
+        let mut lease = self.lease_from.lock();
+        *lease = Some(lease.map_or(asked, |known| known.max(asked)));
     }
 
     /// How long the lease still runs; zero: it has lapsed.
     pub fn lease_left(&self) -> Duration {
-        let until = *self.lease_until.lock();
-        until.map_or(Duration::ZERO, |until| {
-            until.saturating_duration_since(self.env.now())
-        })
+        let from = *self.lease_from.lock();
+        let age = from.and_then(|from| self.env.age(from));
+        age.map_or(Duration::ZERO, |age| LEASE.saturating_sub(age))
     }
 
     /// Refuses, while the lease has lapsed, what comes from another region or

@@ -10,7 +10,7 @@ use domicile_proto::policy::DEMO;
 use wire::peer_request::Request;
 
 use super::{Atlas, Gate, LEASE, Side, Subject, Untrusted};
-use crate::env::Env;
+use crate::env::{Clocks, Env};
 use crate::error::Reason;
 
 fn region(name: &str) -> RegionName {
@@ -190,4 +190,44 @@ async fn without_a_policy_no_record_passes() {
         gate.egress(&region("eu"), &Subject::Region, entry())
             .is_ok()
     );
+}
+
+/// What a machine has slept through is over, whatever its monotonic clock says;
+/// and so it is where only the wall clock knows.
+#[tokio::test(start_paused = true)]
+async fn the_lease_lapses_when_the_machine_was_away() {
+    let now = Clocks {
+        wall: Duration::from_secs(1_000_000),
+        boot: Duration::from_secs(500),
+        monotonic: Duration::from_secs(400),
+    };
+    let slept = Clocks {
+        wall: now.wall + Duration::from_secs(46),
+        boot: now.boot + Duration::from_secs(46),
+        ..now
+    };
+    let held = Clocks {
+        wall: now.wall + Duration::from_secs(46),
+        ..now
+    };
+    for after in [slept, held] {
+        let clocks = Arc::new(parking_lot::Mutex::new(now));
+        let read = clocks.clone();
+        let env = Env::with_clocks(move || *read.lock());
+        let gate = Gate::new(env.clone(), region("eu"));
+        let asked = env.now();
+        gate.confirm_lease(asked);
+        assert_eq!(gate.lease_left(), LEASE);
+        assert_eq!(env.age(asked), Some(Duration::ZERO));
+        *clocks.lock() = after;
+        assert_eq!(gate.lease_left(), Duration::ZERO, "{after:?}");
+        assert_eq!(env.age(asked), None, "an age that is not known");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        gate.confirm_lease(env.now());
+        assert_eq!(
+            gate.lease_left(),
+            LEASE,
+            "it runs again once it is confirmed"
+        );
+    }
 }

@@ -109,6 +109,13 @@ pub const DISK_FREE: Description = describe(
     "Free space on the disk of the data directory.",
 );
 
+/// How far the wall clock is off.
+pub const CLOCK_AHEAD: Description = describe(
+    "domicile_clock_ahead_seconds",
+    Some("seconds"),
+    "How far this node's wall clock is ahead of the median of all nodes' clocks.",
+);
+
 /// Every metric.
 pub const ALL: &[Description] = &[
     BUILD_INFO,
@@ -123,6 +130,7 @@ pub const ALL: &[Description] = &[
     LOG_BATCH_ENTRIES,
     PEER_CONNECTED,
     DISK_FREE,
+    CLOCK_AHEAD,
 ];
 
 /// Upper bounds for RPCs, in microseconds: from a local read to a deadline.

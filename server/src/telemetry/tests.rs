@@ -24,6 +24,7 @@ fn observed() -> (Metrics, Group) {
     metrics.observe_log_fsync(Duration::from_micros(700));
     metrics.observe_log_batch(3);
     metrics.set_peer_connected(2, true);
+    metrics.set_clock_ahead(-250);
     metrics.set_disk_free(u64::MAX);
     let group = metrics.group(7, "eu-only");
     (metrics, group)

@@ -1,6 +1,7 @@
 //! One replica that is a whole group.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +11,10 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use wire::catalog_change::Change;
 
-use crate::env::Env;
+use crate::env::{Clocks, Env};
 use crate::error::{Error, Reason, Result};
 use crate::raft::{
-    Chunks, Group, Identity, NodeId, Opening, ReplicaId, Reply, Timing, Transport, Write,
+    Chunks, Group, Identity, NodeId, Opening, Outcome, ReplicaId, Reply, Timing, Transport, Write,
 };
 use crate::residency::{Cleared, Gate};
 use crate::storage::{Disk, DiskOptions, FIRST_RANGE, GroupId, MemoryDisk};
@@ -155,6 +156,96 @@ async fn writes_that_wait_are_bounded_in_bytes() {
             group.propose(vec![write(number, 1024 * 1024)]);
             answers.recv().await.unwrap().unwrap();
         }
+        group.shutdown().await;
+    };
+    env.scoped(test).await;
+}
+
+/// The version that a write gets.
+async fn stamped(group: &Group) -> Result<u64> {
+    let (tx, rx) = oneshot::channel();
+    group.propose(vec![Write {
+        id: None,
+        key: Bytes::from_static(b"a"),
+        change: wire::operation::Change::Put(wire::Value::default()),
+        condition: None,
+        acknowledgement: None,
+        reply: Reply::new(move |answer| drop(tx.send(answer))),
+    }]);
+    match rx.await.unwrap()?.outcome {
+        Outcome::Written { version, .. } => Ok(version),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A time source whose wall clock is set by the test.
+fn set_clock() -> (Env, Arc<AtomicU64>) {
+    let wall = Arc::new(AtomicU64::new(1_000_000));
+    let read = wall.clone();
+    let env = Env::with_clocks(move || Clocks {
+        wall: Duration::from_millis(read.load(Ordering::Relaxed)),
+        ..Clocks::default()
+    });
+    (env, wall)
+}
+
+/// A leader whose clock is years ahead of the others' does not stamp by it, and
+/// does again when it is set right.
+#[tokio::test]
+async fn a_clock_that_is_far_from_the_others_stamps_nothing() {
+    let (env, wall) = set_clock();
+    let test = async {
+        let (group, _fence) = group(&env).await;
+        let first = stamped(&group).await.unwrap();
+        assert_eq!(first >> 16, 1_000_000);
+        let hear = |ms| {
+            for peer in ["eu/2", "eu/3"] {
+                let own = env.wall_ms();
+                env.peer_clocks().hear(peer, ms, own, env.now());
+            }
+        };
+        wall.store(1_000_000 + 3_000_000_000_000, Ordering::Relaxed);
+        hear(1_000_100);
+        assert_eq!(stamped(&group).await.unwrap(), first + 1);
+        // Nor one that is behind, which only counts up anyway.
+        wall.store(5, Ordering::Relaxed);
+        hear(1_000_200);
+        assert_eq!(stamped(&group).await.unwrap(), first + 2);
+        wall.store(1_000_400, Ordering::Relaxed);
+        hear(1_000_300);
+        assert_eq!(stamped(&group).await.unwrap() >> 16, 1_000_400);
+        group.shutdown().await;
+    };
+    env.scoped(test).await;
+}
+
+/// Beyond 48 bits of milliseconds a clock gives no version, and at the last one
+/// writes are refused: nothing wraps round.
+#[tokio::test]
+async fn the_end_of_versions_is_an_error() {
+    let (env, wall) = set_clock();
+    let test = async {
+        let (group, _fence) = group(&env).await;
+        wall.store(1 << 48, Ordering::Relaxed);
+        assert_eq!(stamped(&group).await.unwrap(), 1);
+        wall.store((1 << 48) - 1, Ordering::Relaxed);
+        let last = stamped(&group).await.unwrap();
+        assert_eq!(last, !0xFFFF);
+        let mut ended = None;
+        for _ in 0..=u32::from(u16::MAX) {
+            match stamped(&group).await {
+                Ok(version) => assert!(version > last),
+                Err(error) => {
+                    ended = Some(error.reason);
+                    break;
+                }
+            }
+        }
+        assert_eq!(ended, Some(Reason::VersionsEnded));
+        assert_eq!(
+            stamped(&group).await.unwrap_err().reason,
+            Reason::VersionsEnded
+        );
         group.shutdown().await;
     };
     env.scoped(test).await;

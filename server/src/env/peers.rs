@@ -1,0 +1,116 @@
+//! What the nodes believe of the time together.
+//!
+//! Every node says its wall clock with its answers. A node whose clock is far
+//! from the others' must not stamp versions by it, nor decide by it that
+//! something is over. Nobody's clock is set by this.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Instant;
+
+/// How long a clock counts that was not heard of again.
+const HEARD_MAX: Duration = Duration::from_secs(30);
+
+/// The wall clocks of other nodes, as they were heard last.
+#[derive(Debug, Default)]
+pub struct PeerClocks {
+    heard: Mutex<BTreeMap<String, Heard>>,
+    /// Whether this machine's clock was found to be off.
+    is_off: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Heard {
+    /// How far the clock is ahead of this machine's, in milliseconds.
+    ahead_ms: i64,
+    at: Instant,
+}
+
+impl PeerClocks {
+    /// Hears a node's wall clock. The way of the answer makes it look late by
+    /// less than the distances here, some hundred milliseconds.
+    pub fn hear(&self, node: &str, theirs_ms: u64, own_ms: u64, now: Instant) {
+        let ahead_ms = i128::from(theirs_ms) - i128::from(own_ms);
+        let ahead_ms = ahead_ms.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+        let heard = Heard { ahead_ms, at: now };
+        let mut known = self.heard.lock();
+        match known.get_mut(node) {
+            Some(known) => *known = heard,
+            None => drop(known.insert(node.to_owned(), heard)),
+        }
+    }
+
+    /// Notes whether this machine's clock is relied on, and says so when that
+    /// changes.
+    pub(super) fn note(&self, ahead_ms: i64, relied_on: bool) {
+        let was_off = self.is_off.swap(!relied_on, Ordering::Relaxed);
+        match (was_off, relied_on) {
+            (false, false) => tracing::warn!(
+                ahead_ms,
+                "this node's wall clock is far from the others'; it is not used, and versions \
+                 only count up until it is set right"
+            ),
+            (true, true) => tracing::info!("this node's wall clock is used again"),
+            _ => {}
+        }
+    }
+
+    /// How far this machine's clock is ahead of the median of all, its own
+    /// among them; of a single other one, ahead of that.
+    pub(super) fn ahead_ms(&self, now: Instant) -> Option<i64> {
+        let heard = self.heard.lock();
+        let fresh = heard
+            .values()
+            .filter(|heard| now.saturating_duration_since(heard.at) <= HEARD_MAX);
+        let mut clocks: Vec<i64> = fresh.map(|heard| heard.ahead_ms).collect();
+        match clocks[..] {
+            [] => None,
+            [other] => Some(other.saturating_neg()),
+            _ => {
+                clocks.push(0);
+                clocks.sort_unstable();
+                // Of an even number the one nearer to this machine's: it is
+                // right as long as half of the nodes are.
+                let (low, high) = (clocks[(clocks.len() - 1) / 2], clocks[clocks.len() / 2]);
+                let median = if low.unsigned_abs() < high.unsigned_abs() {
+                    low
+                } else {
+                    high
+                };
+                Some(median.saturating_neg())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_the_median_of_those_heard_lately() {
+        let clocks = PeerClocks::default();
+        #[allow(clippy::disallowed_methods, reason = "no simulated time is here")]
+        let now = Instant::now();
+        let own = 1_000_000_000;
+        assert_eq!(clocks.ahead_ms(now), None);
+        // With one other nobody can say who is right.
+        clocks.hear("eu/2", own - 700, own, now);
+        assert_eq!(clocks.ahead_ms(now), Some(700));
+        // With two, this machine is alone, or the other one is.
+        clocks.hear("eu/3", own + 3, own, now);
+        assert_eq!(clocks.ahead_ms(now), Some(0));
+        clocks.hear("eu/3", own - 690, own, now);
+        assert_eq!(clocks.ahead_ms(now), Some(690));
+        // Years are no trouble.
+        clocks.hear("eu/2", 0, u64::MAX, now);
+        clocks.hear("eu/3", u64::MAX, 0, now);
+        assert_eq!(clocks.ahead_ms(now), Some(0));
+        let later = now + HEARD_MAX + Duration::from_secs(1);
+        assert_eq!(clocks.ahead_ms(later), None);
+    }
+}
