@@ -14,6 +14,7 @@ use wire::peer_response::Response;
 
 use crate::env::Env;
 use crate::error::{Error, Reason};
+use crate::kv::write::check_forwarded;
 use crate::net::Peers;
 use crate::raft::{Answer, Answers, NodeId, Outcome, ReplicaId, Reply, Transport, Write};
 use crate::residency::{Gate, Subject};
@@ -190,6 +191,7 @@ fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Er
             format!("the {what} of the write is not known at its home; nothing was written"),
         )
     };
+    check_forwarded(write)?;
     let change = match &write.change {
         Some(asked::Change::Put(value)) => Change::Put(value.clone()),
         Some(asked::Change::Delete(gone)) => Change::Delete(*gone),
@@ -321,6 +323,7 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -370,6 +373,56 @@ mod tests {
             conditional: true,
             ..put()
         };
+        let long = |bytes: usize| Bytes::from(vec![7; bytes]);
+        let value = |bytes: Bytes| {
+            Some(wire::forwarded_write::Change::Put(wire::Value {
+                bytes,
+                ..wire::Value::default()
+            }))
+        };
+        let id = |client: usize, sequence| wire::ForwardedWrite {
+            id: Some(wire::WriteId {
+                client: long(client),
+                sequence,
+                ..wire::WriteId::default()
+            }),
+            ..put()
+        };
+        // What the front door does not take, the back door does not either.
+        let malformed = [
+            wire::ForwardedWrite {
+                key: Bytes::new(),
+                ..put()
+            },
+            wire::ForwardedWrite {
+                key: long(KEY_BYTES_MAX + 1),
+                ..put()
+            },
+            wire::ForwardedWrite {
+                change: value(long(VALUE_BYTES_MAX + 1)),
+                ..put()
+            },
+            wire::ForwardedWrite {
+                change: Some(wire::forwarded_write::Change::Put(wire::Value {
+                    data_key: 3,
+                    ..wire::Value::default()
+                })),
+                ..put()
+            },
+            wire::ForwardedWrite {
+                change: Some(wire::forwarded_write::Change::Register(
+                    wire::Register::default(),
+                )),
+                ..put()
+            },
+            id(15, 1),
+            id(16, 0),
+        ];
+        for malformed in malformed {
+            let refused = known(&malformed).expect_err("refused");
+            assert_eq!(refused.reason, Reason::InvalidArgument);
+        }
+        assert!(known(&id(16, 1)).is_ok());
         let forward = wire::Forward {
             writes: vec![unknown_change, put(), unknown_condition],
             tag: "eu-only".into(),

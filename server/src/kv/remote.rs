@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::limits::SESSION_OPERATIONS_MAX;
 use domicile_proto::v1;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
@@ -137,6 +138,11 @@ impl Store {
         let route = self.directory.route_home(&read.tag, from)?;
         match read.what {
             Some(What::Keys(keys)) => {
+                if keys.keys.len() > SESSION_OPERATIONS_MAX {
+                    return Err(Error::invalid(format!(
+                        "a read has at most {SESSION_OPERATIONS_MAX} keys"
+                    )));
+                }
                 let options = ReadOptions::default();
                 let (records, meta) = self.get(&route, &keys.keys, &options).await?;
                 Ok(Wire::Records(wire::ReadRecords {

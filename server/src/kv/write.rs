@@ -20,13 +20,51 @@ pub(super) fn check_key(key: &Bytes) -> Result<()> {
     Ok(())
 }
 
-fn check_id(id: Option<v1::RequestId>) -> Result<Option<wire::WriteId>> {
-    let Some(id) = id else { return Ok(None) };
-    if id.client.len() != 16 || id.sequence == 0 {
+pub(super) fn check_value(value: &[u8]) -> Result<()> {
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "a value has at most {VALUE_BYTES_MAX} bytes; this one has {}",
+            value.len()
+        )));
+    }
+    Ok(())
+}
+
+fn check_client(client: &[u8], sequence: u64) -> Result<()> {
+    if client.len() != 16 || sequence == 0 {
         return Err(Error::invalid(
             "a request id has a client id of 16 bytes and a sequence from 1",
         ));
     }
+    Ok(())
+}
+
+/// Checks what another node passed on as what a client sends is checked: the
+/// node may be of another region, or of another build.
+pub(super) fn check_forwarded(write: &wire::ForwardedWrite) -> Result<()> {
+    use wire::forwarded_write::Change;
+    match &write.change {
+        Some(Change::Register(_)) if write.key.is_empty() && write.id.is_none() => return Ok(()),
+        Some(Change::Register(_)) => return Err(Error::invalid("a registration has no key")),
+        Some(Change::Put(value)) => {
+            check_value(&value.bytes)?;
+            if value.data_key != 0 || !value.commitment.is_empty() {
+                return Err(Error::invalid(
+                    "a value is sealed at its home, nowhere else",
+                ));
+            }
+        }
+        Some(Change::Delete(_)) | None => {}
+    }
+    if let Some(id) = &write.id {
+        check_client(&id.client, id.sequence)?;
+    }
+    check_key(&write.key)
+}
+
+fn check_id(id: Option<v1::RequestId>) -> Result<Option<wire::WriteId>> {
+    let Some(id) = id else { return Ok(None) };
+    check_client(&id.client, id.sequence)?;
     Ok(Some(wire::WriteId {
         client: id.client,
         sequence: id.sequence,
@@ -60,12 +98,7 @@ pub(super) fn put(request: v1::PutRequest, reply: Reply) -> Result<Write, (Error
     let acknowledgement = request.acknowledgement;
     let checked = (|| {
         check_key(&request.key)?;
-        if request.value.len() > VALUE_BYTES_MAX {
-            return Err(Error::invalid(format!(
-                "a value has at most {VALUE_BYTES_MAX} bytes; this one has {}",
-                request.value.len()
-            )));
-        }
+        check_value(&request.value)?;
         Ok((
             check_id(request.request_id)?,
             check_condition(request.condition)?,
