@@ -26,6 +26,9 @@ const FORMAT: u32 = 1;
 /// How many bytes of the MAC are kept: 128 bits, which no one guesses.
 const MAC_BYTES: usize = 16;
 
+/// The same for evidence.
+const EVIDENCE_DOMAIN: &[u8] = b"domicile/evidence/1\0";
+
 /// Parts the MAC from every other use of the same secret.
 const MAC_DOMAIN: &[u8] = b"domicile/token/1\0";
 
@@ -209,6 +212,13 @@ impl Secret {
         let mut block = [0; 64];
         block[..bytes.len()].copy_from_slice(bytes);
         Self(Hmac::new(&block.into()))
+    }
+
+    /// A keyed digest of something, as evidence for those who have it too.
+    pub fn evidence(&self, bytes: &[u8]) -> [u8; 32] {
+        let mut mac = self.begin(EVIDENCE_DOMAIN);
+        mac.update(bytes);
+        mac.finalize().into_bytes().into()
     }
 
     /// A MAC that holds only within a domain, which parts it from every other

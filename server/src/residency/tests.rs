@@ -7,6 +7,8 @@ use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::DEMO;
+use prost::Message;
+use sha2::{Digest, Sha256};
 use wire::peer_request::Request;
 
 use super::{Atlas, Gate, LEASE, Side, Subject, Untrusted};
@@ -26,6 +28,7 @@ fn gate(here: &str) -> (Env, Arc<Gate>) {
     let gate = Gate::new(env.clone(), region(here));
     let control = wire::Control {
         policy: DEMO.into(),
+        token_key: vec![7; 32].into(),
         ..wire::Control::default()
     };
     gate.adopt(Atlas::new(control).expect("valid"));
@@ -113,7 +116,9 @@ async fn a_record_is_taken_in_only_where_it_may_be_whatever_its_sender_thinks() 
     // Both refusals are on record, with a digest of what was refused.
     let refusals = gate.refusals();
     assert_eq!(refusals.len(), 2);
+    let guessed = Sha256::digest(copy().encode_to_vec());
     for (cause, evidence) in refusals {
+        assert_ne!(evidence.digest[..], guessed[..], "a guess can be checked");
         assert_eq!((cause.side, cause.tag.as_str()), (Side::Ingress, "eu-only"));
         assert_eq!((evidence.count, evidence.digest.len()), (1, 32));
     }

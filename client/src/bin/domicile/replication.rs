@@ -77,7 +77,7 @@ fn to_json(answer: &GetReplicationResponse) -> serde_json::Value {
             "tag": refused.tag,
             "reason": refused.reason,
             "count": refused.count,
-            "sha256": hex(&refused.digest),
+            "hmac_sha256": hex(&refused.digest),
         })
     });
     json!({
