@@ -135,9 +135,11 @@ async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
     };
     // The port first: a second process for the same node ends here, before it
     // touches the disk.
-    let mut listeners = vec![tcp_incoming(config.listen, &limits, None).await?.boxed()];
+    // Until there are certificates, a port says whose it is.
+    let own = tcp_incoming(config.listen, &limits, config.region.clone()).await?;
+    let mut listeners = vec![own.boxed()];
     for (region, socket) in &config.callers {
-        let callers = tcp_incoming(*socket, &limits, Some(region.clone())).await?;
+        let callers = tcp_incoming(*socket, &limits, region.clone()).await?;
         listeners.push(callers.boxed());
     }
     let incoming = futures::stream::select_all(listeners);

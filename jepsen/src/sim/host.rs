@@ -117,7 +117,7 @@ impl Host {
             sockets.push(accepted(
                 listener,
                 self.name.clone(),
-                callers,
+                callers.unwrap_or(self.region),
                 self.world.trace.clone(),
             ));
         }
@@ -195,7 +195,7 @@ pub(super) fn init(shape: Shape) -> v1::InitClusterRequest {
 fn accepted(
     listener: TcpListener,
     host: String,
-    callers: Option<&'static str>,
+    callers: &'static str,
     trace: Trace,
 ) -> stream::BoxStream<'static, io::Result<BoxedIo>> {
     stream::unfold(listener, move |listener| {
@@ -203,10 +203,8 @@ fn accepted(
         async move {
             let io = listener.accept().await.map(|(io, peer)| {
                 let io = BoxedIo::new(Traced::new(io, format!("{host}>{peer}"), trace));
-                match callers.map(RegionName::new) {
-                    Some(Ok(region)) => io.called_from(region),
-                    _ => io,
-                }
+                let region = RegionName::new(callers).expect("a region of the shape");
+                io.called_from(region)
             });
             Some((io, listener))
         }

@@ -48,7 +48,7 @@ impl<S> Admission<S> {
     fn admit(&self, request: &http::Request<Body>) -> Result<Route> {
         let tag = request.headers().get(TAG_METADATA);
         let tag = tag.and_then(|tag| tag.to_str().ok()).unwrap_or_default();
-        let caller = caller_of(request.extensions(), self.store.region());
+        let caller = caller_of(request.extensions())?;
         self.store.admit(tag, &caller)
     }
 }

@@ -107,12 +107,19 @@ impl KvApi {
     }
 }
 
-/// The region of a caller: what its connection tells, or else this region.
-/// Never a field of the request.
-pub(super) fn caller_of(extensions: &http::Extensions, here: &RegionName) -> RegionName {
+/// The region of a caller, as its connection tells. Never a field of the request,
+/// and never a guess.
+pub(super) fn caller_of(extensions: &http::Extensions) -> Result<RegionName> {
     let caller = extensions.get::<Caller>();
-    let told = caller.and_then(|caller| caller.region.clone());
-    told.unwrap_or_else(|| here.clone())
+    caller
+        .and_then(|caller| caller.region.clone())
+        .ok_or_else(|| {
+            Error::new(
+                Reason::AccessRegionDenied,
+                "nothing tells the region of the caller, so no tag is served; call at a port that \
+                 is for callers of a region",
+            )
+        })
 }
 
 fn outcome_unknown() -> Error {
@@ -257,7 +264,7 @@ impl KvService for KvApi {
             &self.env,
             self.store.clone(),
             self.metrics.clone(),
-            caller_of(request.extensions(), self.store.region()),
+            caller_of(request.extensions()).map_err(status)?,
             request.into_inner(),
             self.closing.clone(),
         )))

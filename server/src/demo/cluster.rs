@@ -127,7 +127,7 @@ impl Start {
     async fn node(mut self) -> Result<(Node, u16, BTreeMap<RegionName, u16>)> {
         let region = self.name.region.clone();
         let (listener, address) = listen::bind(self.port).await.context("there is no port")?;
-        let mut sockets = vec![listen::near(listener)];
+        let mut sockets = vec![listen::near(listener, region.clone())];
         self.places
             .write()
             .insert(address.to_string(), region.clone());

@@ -60,8 +60,13 @@ pub(super) async fn bind(port: u16) -> io::Result<(TcpListener, SocketAddr)> {
 }
 
 /// The sockets of a port that callers of the node's own region use.
-pub(super) fn near(listener: TcpListener) -> BoxStream<'static, io::Result<BoxedIo>> {
-    accepted(listener).map(|io| Ok(BoxedIo::new(io?))).boxed()
+pub(super) fn near(
+    listener: TcpListener,
+    region: RegionName,
+) -> BoxStream<'static, io::Result<BoxedIo>> {
+    accepted(listener)
+        .map(move |io| Ok(BoxedIo::new(io?).called_from(region.clone())))
+        .boxed()
 }
 
 /// The sockets of a port that callers of another region use: they come over

@@ -212,16 +212,27 @@ fn refusal(atlas: &Atlas, tag: &Tag, caller: &RegionName, denial: Denial) -> Err
     if !atlas.may_access(tag, caller).is_allowed() {
         return error;
     }
-    let endpoints: Vec<&str> = atlas
-        .nodes(home.as_str())
-        .iter()
-        .map(|node| address_for(node, caller))
+    let nodes = atlas.nodes(home.as_str()).iter();
+    let endpoints: Vec<&str> = nodes
+        .filter_map(|node| address_for(node, &home, caller))
         .collect();
-    error.fact("endpoints", endpoints.join(","))
+    match endpoints[..] {
+        [] => error,
+        _ => error.fact("endpoints", endpoints.join(",")),
+    }
 }
 
-/// Where callers of a region reach a node.
-fn address_for<'n>(node: &'n wire::Node, caller: &RegionName) -> &'n str {
-    let own = node.callers.iter().find(|c| c.region == caller.as_str());
-    own.map_or(&node.address, |own| &own.address)
+/// Where callers of a region reach a node of another as what they are; `None`:
+/// nowhere. At the address for callers of the node's own region they would pass
+/// for such.
+fn address_for<'n>(
+    node: &'n wire::Node,
+    region: &RegionName,
+    caller: &RegionName,
+) -> Option<&'n str> {
+    if region == caller {
+        return Some(&node.address);
+    }
+    let theirs = node.callers.iter().find(|c| c.region == caller.as_str());
+    theirs.map(|theirs| theirs.address.as_str())
 }

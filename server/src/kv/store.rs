@@ -116,11 +116,6 @@ impl Store {
         }
     }
 
-    /// The region of a caller of whom nothing else is known.
-    pub fn region(&self) -> &RegionName {
-        self.gate.region()
-    }
-
     /// Writes. Each write is answered through its own reply.
     #[instrument(level = "debug", skip_all, fields(tag = %route.tag, writes = writes.len()))]
     pub fn write(&self, route: &Route, mut writes: Vec<Write>) {
@@ -251,9 +246,10 @@ impl Store {
     ) -> Option<(Arc<Peers>, NodeId)> {
         let peers = self.regions.of(region)?;
         let up = peers.connected();
-        // The same node while it answers: operations gather into larger frames.
+        // The same node while it answers, so that operations gather into larger
+        // frames; another one for each node here, so that they share the work.
         let start = match attempt {
-            0 => 0,
+            0 => self.speaker.node().0 as usize,
             _ => self.turn.fetch_add(1, Ordering::Relaxed) as usize,
         };
         let node = *up.get((start + attempt) % up.len().max(1))?;

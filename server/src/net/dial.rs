@@ -44,7 +44,8 @@ pub struct BoxedIo {
 /// What a connection tells of who called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// The region of the callers; `None`: that of the node.
+    /// The region of the callers, as the port says; `None`: it says none, and
+    /// no caller is served.
     pub region: Option<RegionName>,
 }
 

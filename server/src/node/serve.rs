@@ -126,12 +126,12 @@ where
     })
 }
 
-/// Listens on a TCP address, for callers of one region where it says so. Above
-/// the limit, connections are closed at once.
+/// Listens on a TCP address, for callers of one region. Above the limit,
+/// connections are closed at once.
 pub async fn tcp_incoming(
     address: SocketAddr,
     limits: &Limits,
-    callers: Option<RegionName>,
+    callers: RegionName,
 ) -> Result<impl Stream<Item = io::Result<BoxedIo>> + Send + 'static> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
         Error::invalid(format!(
@@ -145,10 +145,7 @@ pub async fn tcp_incoming(
         let (slots, callers) = (slots.clone(), callers.clone());
         async move {
             let socket = admit(socket, &slots)?;
-            Some(socket.map(|socket| match callers {
-                Some(region) => socket.called_from(region),
-                None => socket,
-            }))
+            Some(socket.map(|socket| socket.called_from(callers)))
         }
     });
     Ok(sockets)

@@ -54,7 +54,10 @@ impl Dial for Network {
         let (near, far) = tokio::io::duplex(SOCKET_BYTES);
         let listener = self.0.lock().get(&address).cloned();
         let dialed = listener.ok_or_else(refused).and_then(|listener| {
-            let taken = listener.unbounded_send(Ok(BoxedIo::new(far)));
+            let region = address.split('-').next().unwrap_or_default();
+            let region = RegionName::new(region).expect("a name");
+            let far = BoxedIo::new(far).called_from(region);
+            let taken = listener.unbounded_send(Ok(far));
             taken.map_err(|_| refused())
         });
         Box::pin(std::future::ready(dialed.map(|()| BoxedIo::new(near))))

@@ -56,17 +56,41 @@ async fn a_refusal_does_not_wait_for_the_body() {
     assert!(counted.contains(refusals), "{counted}");
 }
 
-/// Where callers may be elsewhere, they are told where.
+/// A connection of which nothing is known but that it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_of_whom_no_region_is_known_is_refused() {
+    let running = start_for("eu", None).await;
+    for (method, tag) in [("Put", "eu-only"), ("Get", "shared"), ("Locate", "shared")] {
+        let status = refused(&running, method, Some(tag)).await;
+        let info = status.get_details_error_info().expect("has error info");
+        assert_eq!(info.reason, "ACCESS_REGION_DENIED", "{method}");
+    }
+    let (_requests, rx) = mpsc::unbounded_channel();
+    let mut client = KvServiceClient::new(running.channel().await);
+    let session = client.session(UnboundedReceiverStream::new(rx)).await;
+    let status = session.map(drop).expect_err("refused");
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+/// Where callers may be elsewhere, they are told where they are taken for what
+/// they are, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_says_where_to_go() {
     let policy = format!("{TWO_REGIONS}access_from = [\"region:eu\", \"region:us\"]\n");
-    let nodes = cluster(&policy, &["eu", "us"]).await;
-    let status = refused(&nodes[1], "Put", Some("eu-only")).await;
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    let info = status.get_details_error_info().expect("has error info");
-    assert_eq!(info.reason, "NOT_HELD_HERE");
-    assert_eq!(info.metadata["home"], "eu");
-    assert_eq!(info.metadata["endpoints"], nodes[0].address.to_string());
+    for (callers, named) in [(Some("127.0.0.1:9"), Some("127.0.0.1:9")), (None, None)] {
+        let callers = callers.map(|address| v1::RegionCallers {
+            region: "us".into(),
+            address: address.into(),
+        });
+        let nodes = cluster_of(&policy, &["eu", "us"], callers).await;
+        let status = refused(&nodes[1], "Put", Some("eu-only")).await;
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let info = status.get_details_error_info().expect("has error info");
+        assert_eq!(info.reason, "NOT_HELD_HERE");
+        assert_eq!(info.metadata["home"], "eu");
+        let endpoints = info.metadata.get("endpoints");
+        assert_eq!(endpoints.map(String::as_str), named);
+    }
 }
 
 /// What is admitted is served, of which the route is found once.

@@ -73,6 +73,22 @@ async fn cluster(policy: &str, regions: &[&str]) -> Vec<Running> {
     cluster_with(policy, regions, v1::InitClusterRequest::default()).await
 }
 
+/// The same, where the first node has a port for callers of another region.
+async fn cluster_of(
+    policy: &str,
+    regions: &[&str],
+    callers: Option<v1::RegionCallers>,
+) -> Vec<Running> {
+    let request = v1::InitClusterRequest {
+        nodes: vec![v1::NodeAddress {
+            callers: callers.into_iter().collect(),
+            ..v1::NodeAddress::default()
+        }],
+        ..v1::InitClusterRequest::default()
+    };
+    cluster_with(policy, regions, request).await
+}
+
 /// The same, with what else a request to form one may say.
 async fn cluster_with(
     policy: &str,
@@ -83,16 +99,19 @@ async fn cluster_with(
     for region in regions {
         nodes.push(start(region).await);
     }
+    let mut callers: Vec<_> = request.nodes.iter().map(|n| n.callers.clone()).collect();
+    callers.resize(nodes.len(), Vec::new());
     let request = v1::InitClusterRequest {
         name: "test".into(),
         nodes: nodes
             .iter()
             .zip(regions)
-            .map(|(running, region)| v1::NodeAddress {
+            .zip(callers)
+            .map(|((running, region), callers)| v1::NodeAddress {
                 node: 1,
                 region: (*region).into(),
                 address: running.address.to_string(),
-                callers: Vec::new(),
+                callers,
             })
             .collect(),
         policy: policy.into(),
@@ -109,6 +128,12 @@ async fn cluster_with(
 }
 
 async fn start(region: &str) -> Running {
+    start_for(region, Some(region)).await
+}
+
+/// Starts a node at whose port callers of a region call; `None`: it does not
+/// say of which.
+async fn start_for(region: &str, callers: Option<&str>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let disk = MemoryDisk::new(1);
@@ -125,7 +150,14 @@ async fn start(region: &str) -> Running {
         limits: Limits::default(),
         metrics: metrics.clone(),
     };
-    let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(BoxedIo::new));
+    let callers = callers.map(|region| RegionName::new(region).unwrap());
+    let incoming = TcpListenerStream::new(listener).map(move |socket| {
+        let socket = BoxedIo::new(socket?);
+        Ok(match callers.clone() {
+            Some(region) => socket.called_from(region),
+            None => socket,
+        })
+    });
     let node = Node::start(wiring, incoming).await.unwrap();
     Running {
         node,
