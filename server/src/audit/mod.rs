@@ -80,6 +80,14 @@ pub fn scan_while(contents: &Contents, wanted: &dyn Fn() -> bool) -> Result<v1::
             ),
         );
     }
+    if let Some(lost) = &contents.lost {
+        counts.unread(
+            "store",
+            format!(
+                "the store lacks what its node has acknowledged, so more may have been here: {lost}"
+            ),
+        );
+    }
     for name in &contents.strange {
         counts.unread(
             "directory",

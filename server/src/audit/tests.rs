@@ -285,3 +285,31 @@ fn a_disk_says_its_cluster_even_if_only_its_log_is_left() {
     drop(disk);
     assert_eq!(known(folder.path()), Some(("applied".into(), DEMO.into())));
 }
+
+/// A store that lost what it acknowledged may have lost a record that must not
+/// have been there.
+#[test]
+fn a_store_behind_its_anchor_is_no_proof() {
+    let lose: [fn(&Disk); 2] = [
+        |disk| {
+            let update = |anchor: &mut wire::Anchor| anchor.replicas[0].log_floor = 99;
+            disk.anchor.update(update).expect("written");
+        },
+        |disk| {
+            let update = |anchor: &mut wire::Anchor| anchor.replicas[0].applied_floor = 99;
+            disk.anchor.update(update).expect("written");
+        },
+    ];
+    for lose in lose {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = open(folder.path());
+        add_group(&disk, 17, "eu-only");
+        put(&disk, keys::record("eu-only", KEY), row("eu-only"));
+        lose(&disk);
+        let [_, stopped] = reports(disk, folder.path());
+        let found = stopped.unread.iter().any(|unread| unread.place == "store");
+        assert!(found, "{stopped:?}");
+        let (verdict, said) = verdict(&stopped);
+        assert_eq!(verdict, Verdict::Incomplete, "{said}");
+    }
+}

@@ -267,6 +267,17 @@ impl FileSlots {
         })
     }
 
+    /// Opens the file to be read and not written, which takes no more than the
+    /// right to read it.
+    pub fn open_to_read(path: &Path) -> Result<Self> {
+        let file = File::open(path)
+            .map_err(|e| Error::storage("the anchor could not be opened to be read", e))?;
+        Ok(FileSlots {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
     fn failed(&self, what: &str, error: std::io::Error) -> Error {
         Error::storage(&format!("{} {what}", self.path.display()), error)
     }

@@ -14,7 +14,7 @@
 //! not installed: the sender begins anew.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use super::anchor::{self, AnchorFile, FileSlots, MemorySlots};
 use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
+use super::lock::lock;
 use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
 use super::memory::{Memory, Survivors};
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, remove_scratch, sync_directory};
@@ -48,7 +49,7 @@ const ASIDE_MAX: u32 = 100;
 
 pub(super) const ANCHOR: &str = "anchor";
 const ANCHOR_DRAFT: &str = "anchor.draft";
-const LOCK: &str = "LOCK";
+pub(super) const LOCK: &str = "LOCK";
 const BALLAST: &str = "ballast";
 const SNAPSHOTS: &str = "snapshots";
 pub(super) const ASIDE: &str = "aside-";
@@ -439,25 +440,6 @@ impl MemoryDisk {
     pub fn break_down(&self) {
         self.log.break_down();
         self.state.break_down();
-    }
-}
-
-pub(super) fn lock(directory: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(directory.join(LOCK))
-        .map_err(|e| Error::storage("the data directory could not be locked", e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::new(
-            Reason::Storage,
-            "another process has the data directory open",
-        )),
-        Err(TryLockError::Error(e)) => {
-            Err(Error::storage("the data directory could not be locked", e))
-        }
     }
 }
 

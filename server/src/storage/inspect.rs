@@ -8,9 +8,11 @@ use bytes::Bytes;
 use domicile_proto::internal::v1::Anchor;
 
 use super::anchor::{AnchorFile, FileSlots};
-use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, lock, names};
-use super::engine::{Engine, KeyRange, Limit, Row, View};
+use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, names};
+use super::engine::{Engine, KeyRange, Limit, Row, View, WalEnd};
+use super::lock::lock_to_read;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES};
+use super::{verify, wal};
 use crate::error::{Error, Result};
 
 /// The block cache of an inspected instance: it is read once, front to back.
@@ -33,6 +35,9 @@ pub struct Contents {
     pub aside: Vec<PathBuf>,
     /// Names in it that are none of ours.
     pub strange: Vec<String>,
+    /// Why the store lacks what its node has acknowledged with it; `None`: it has
+    /// all that its anchor says.
+    pub lost: Option<String>,
 }
 
 impl Contents {
@@ -49,14 +54,22 @@ impl Contents {
             staged: staged(disk.state.as_ref())?,
             aside,
             strange,
+            // It would not have started.
+            lost: None,
         })
     }
 
-    /// What a stopped node has. Nothing of it is changed; an error if the node
-    /// runs.
+    /// What a stopped node has. Nothing of it is changed, and no more is needed
+    /// than the right to read it; an error if the node runs.
     pub fn open(directory: &Path) -> Result<Contents> {
-        let _lock = lock(directory)?;
-        let anchor = AnchorFile::load(Box::new(FileSlots::open(&directory.join(ANCHOR))?))?.get();
+        let _lock = lock_to_read(directory)?;
+        let slots = FileSlots::open_to_read(&directory.join(ANCHOR))?;
+        let anchor = AnchorFile::load(Box::new(slots))?.get();
+        let anchored = WalEnd {
+            number: anchor.log_wal,
+            size: anchor.log_wal_size,
+        };
+        let checked = wal::check(&directory.join("log"), anchored).map(drop);
         let log = Rocks::open_to_read(&directory.join("log"), Instance::Log { torn: true })?;
         let state = Instance::State {
             cache_bytes: CACHE_BYTES,
@@ -64,7 +77,11 @@ impl Contents {
         };
         let state = Rocks::open_to_read(&directory.join("state"), state)?;
         let (aside, strange) = besides(directory)?;
+        // What a start checks. It is read all the same: what is there may be
+        // where it must not be.
+        let whole = checked.and_then(|()| verify::replicas(&anchor, &log, &state).map(drop));
         Ok(Contents {
+            lost: whole.err().map(|error| error.message),
             anchor,
             state: state.view()?,
             log: log.view()?,

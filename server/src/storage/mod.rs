@@ -27,6 +27,7 @@ mod engine;
 mod ids;
 mod inspect;
 pub mod keys;
+mod lock;
 mod log_tail;
 mod log_worker;
 mod log_writer;

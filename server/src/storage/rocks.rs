@@ -89,6 +89,8 @@ impl Instance {
 pub(crate) struct Rocks {
     db: Arc<DB>,
     path: PathBuf,
+    /// Begins the name of a folder for copies of staged rows.
+    scratch: PathBuf,
     instance: Instance,
     staging: Staging,
 }
@@ -118,6 +120,7 @@ impl Rocks {
         let rocks = Rocks {
             db: Arc::new(db),
             path: path.to_owned(),
+            scratch: path.with_extension(SCRATCH),
             instance,
             staging: Staging::new(path.with_extension("staged")),
         };
@@ -144,6 +147,9 @@ impl Rocks {
         Ok(Rocks {
             db: Arc::new(db),
             path: path.to_owned(),
+            // Beside the rows nothing may be written, perhaps nothing can.
+            scratch: std::env::temp_dir()
+                .join(format!("domiciled-{}.{SCRATCH}", std::process::id())),
             instance,
             staging: Staging::new(path.with_extension("staged")),
         })
@@ -296,7 +302,9 @@ impl Engine for Rocks {
     /// view.
     fn staged_view(&self, name: &str) -> Result<Arc<dyn View>> {
         let files = self.staging.files(name)?;
-        let scratch = self.path.with_extension(format!("{SCRATCH}{name}"));
+        let mut scratch = self.scratch.clone().into_os_string();
+        scratch.push(name);
+        let scratch = PathBuf::from(scratch);
         let files_of_it = Remove(scratch.clone());
         let mut options = Options::default();
         options.create_if_missing(true);
