@@ -92,14 +92,20 @@ impl Endpoint {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         let endpoint = Channel::builder(uri)
             .tcp_nodelay(true)
-            .connect_timeout(options.connect_timeout)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         let channel = match &options.dial {
-            Some(dial) => endpoint.connect_with_connector_lazy(connector(dial.clone())),
-            None => endpoint.connect_lazy(),
+            // The library would time it from outside, and then not tell that
+            // there was no connection to send anything over.
+            Some(dial) => {
+                let connector = connector(dial.clone(), options.connect_timeout);
+                endpoint.connect_with_connector_lazy(connector)
+            }
+            None => endpoint
+                .connect_timeout(options.connect_timeout)
+                .connect_lazy(),
         };
         let kv = KvServiceClient::new(channel.clone())
             .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
@@ -211,9 +217,10 @@ impl Endpoint {
     }
 }
 
-/// Sockets that a [`Dial`] opens, for a channel.
+/// Sockets that a [`Dial`] opens in time, for a channel.
 fn connector(
     dial: Arc<dyn Dial>,
+    timeout: Duration,
 ) -> impl tower::Service<
     Uri,
     Response = TokioIo<Box<dyn Socket>>,
@@ -223,8 +230,11 @@ fn connector(
 + 'static {
     tower::service_fn(move |uri: Uri| {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let socket = dial.dial(authority);
-        async move { socket.await.map(TokioIo::new) }
+        let socket = tokio::time::timeout(timeout, dial.dial(authority));
+        async move {
+            let socket = socket.await.map_err(|_| io::ErrorKind::TimedOut)?;
+            socket.map(TokioIo::new)
+        }
     })
 }
 

@@ -706,3 +706,51 @@ async fn writes_that_begin_together_register_once() {
         assert_eq!(node.fake.seen.lock().registered, 1);
     }
 }
+
+/// Opens no socket to one address, ever, as where packets are swallowed.
+#[derive(Debug)]
+struct Swallowed(String);
+
+impl domicile_client::Dial for Swallowed {
+    fn dial(
+        &self,
+        authority: String,
+    ) -> futures::future::BoxFuture<'static, std::io::Result<Box<dyn domicile_client::Socket>>>
+    {
+        let swallowed = self.0.ends_with(&authority);
+        Box::pin(async move {
+            if swallowed {
+                futures::future::pending::<()>().await;
+            }
+            let socket = tokio::net::TcpStream::connect(authority).await?;
+            Ok(Box::new(socket) as Box<dyn domicile_client::Socket>)
+        })
+    }
+}
+
+/// Over a connection that never came to be nothing was sent: what must not be
+/// sent twice goes to the next node.
+#[tokio::test]
+async fn a_node_that_is_not_reached_in_time_has_got_nothing() {
+    for transport in BOTH {
+        let lost = Fake::new().start().await;
+        let node = Fake::new().start().await;
+        let builder = Client::builder()
+            .endpoints([lost.endpoint(), node.endpoint()])
+            .dial(Arc::new(Swallowed(lost.endpoint())))
+            .transport(transport)
+            .timeout(Duration::from_secs(6));
+        let db = builder.connect().await.expect("connects");
+        let eu = db.tag("eu-only").expect("a tag");
+        for _ in 0..4 {
+            eu.put("k", "v").at_most_once().await.expect("put");
+        }
+        let cluster = db.admin().transfer_leader(16, 2).await;
+        let told = cluster.map(drop);
+        assert!(
+            !matches!(told, Err(Error::OutcomeUnknown { .. })),
+            "{told:?}"
+        );
+        assert!(lost.fake.seen.lock().operations.is_empty());
+    }
+}
