@@ -68,7 +68,7 @@ fn an_audit_takes_no_other_clusters_disk_for_a_node() {
             .output()
             .expect("the demo runs");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{said}");
+        assert!(output.status.success(), "{said}{output:?}");
     };
     let other = folder.path().join("other");
     demo("put eu-only/a 1\n", &[Path::new("--data"), &other]);

@@ -414,8 +414,16 @@ impl Cluster {
                 tracing::warn!(%error, "a node did not stop in order");
             }
         }
-        for runtime in runtimes {
-            runtime.shutdown_background();
+        // The tasks let the disks go: RocksDB's threads must not meet the end of
+        // the process's statics. A runtime may not be waited for in another's
+        // task.
+        let ending = tokio::task::spawn_blocking(move || {
+            for runtime in runtimes {
+                runtime.shutdown_timeout(RELEASE_WAIT);
+            }
+        });
+        if ending.await.is_err() {
+            tracing::warn!("a node's tasks did not end in order");
         }
     }
 }
