@@ -93,6 +93,7 @@ fn settles(refusal: &Refusal) -> bool {
             Reason::ConditionFailed
                 | Reason::RequestForgotten
                 | Reason::RequestIdReused
+                | Reason::RequestIdUnknown
                 | Reason::InvalidArgument
         )
     )
@@ -300,6 +301,16 @@ mod tests {
         let mut write = attempts(Safety::Deduplicated);
         let error = write.failed(refused(Reason::GrantDenied), false);
         assert!(matches!(error, Err(Error::Denied(_))));
+    }
+
+    /// Under an id that the home never gave nothing can have been applied.
+    #[tokio::test(start_paused = true)]
+    async fn an_id_that_is_not_known_tells_what_came_of_its_write() {
+        for reason in [Reason::RequestIdUnknown, Reason::RequestIdReused] {
+            let mut write = attempts(Safety::Deduplicated).after_another(true);
+            let error = write.failed(refused(reason), false).expect_err("told");
+            assert_eq!(error.reason(), Some(reason));
+        }
     }
 
     #[tokio::test(start_paused = true)]
