@@ -47,8 +47,6 @@ bugs! {
     VersionOfClock = "version-of-clock",
     /// A delete leaves the record.
     DeleteForgotten = "delete-forgotten",
-    /// A read shows rows that its position does not cover yet.
-    RowsBeforeProgress = "rows-before-progress",
     /// A local read says that it is not behind.
     LagZero = "lag-zero",
     /// The lag counts from the answer of a probe, not from its question.

@@ -312,6 +312,7 @@ impl Clients {
             let key = format!("k{age}-{}", draw.random_range(0..KEYS));
             let what = draw.random_range(0..100);
             self.operate(&mut worker, tag, (age, &key), what).await;
+            self.found(worker.take_beyond());
             let rest = draw.random_range(1..=self.rest.as_millis() as u64);
             tokio::time::sleep(Duration::from_millis(rest)).await;
         }

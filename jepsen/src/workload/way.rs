@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use domicile_client::{Acknowledge, Error, Meta as Told, Reason, RequestId, TagHandle, Token};
+use domicile_client::{
+    Acknowledge, Error, Level, Meta as Told, Reason, RequestId, TagHandle, Token,
+};
 use domicile_proto::v1;
 use domicile_proto::v1::condition::Condition;
 
@@ -145,6 +147,24 @@ impl Fresh<'_> {
 }
 
 impl Shown {
+    /// What it shows that it must not: more than its position covers, or an age
+    /// above the bound that it says to have met.
+    fn beyond(&self, asked: Fresh<'_>) -> Option<String> {
+        let by = &self.told.served_by;
+        let (shown, as_of) = (self.version()?.0, self.told.as_of.get());
+        if shown > as_of {
+            return Some(format!("{by} showed version {shown} as of {as_of}"));
+        }
+        match (asked, self.told.level, self.told.lag) {
+            (Fresh::Bounded(bound, _), Level::Bounded, lag) if lag.is_none_or(|l| l > bound) => {
+                Some(format!(
+                    "{by} met a bound of {bound:?} with an age of {lag:?}"
+                ))
+            }
+            _ => None,
+        }
+    }
+
     /// The number in it, for the history.
     pub(super) fn value(&self) -> Value {
         let value = self.record.as_ref().map(|(value, _)| number(value));
@@ -209,19 +229,25 @@ impl Worker {
         key: Vec<u8>,
         fresh: Fresh<'_>,
     ) -> Result<Shown, Failed> {
-        if let Some(raw) = self.raw() {
-            return raw.get(tag, key, fresh).await;
-        }
-        let handle = match fresh {
-            Fresh::Strong => self.handle(tag),
-            _ => self.anywhere(tag),
+        let shown = match self.raw() {
+            Some(raw) => raw.get(tag, key, fresh).await?,
+            None => {
+                let handle = match fresh {
+                    Fresh::Strong => self.handle(tag),
+                    _ => self.anywhere(tag),
+                };
+                let got = fresh.of(handle.get(key)).await?;
+                let record = got.record.as_ref();
+                Shown {
+                    record: record.map(|r| (r.value.as_ref().to_vec(), r.version.get())),
+                    told: Told::clone(&got.meta),
+                }
+            }
         };
-        let got = fresh.of(handle.get(key)).await?;
-        let record = got.record.as_ref();
-        Ok(Shown {
-            record: record.map(|r| (r.value.as_ref().to_vec(), r.version.get())),
-            told: Told::clone(&got.meta),
-        })
+        if let Some(beyond) = shown.beyond(fresh) {
+            *self.beyond.lock() = Some(format!("of {tag}: {beyond}"));
+        }
+        Ok(shown)
     }
 
     /// Reads all records of a prefix, page by page.
@@ -285,4 +311,37 @@ async fn send(
         version: Some(Version(written.version.get())),
         token: written.token,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a read of version 7 is found to be, as of a version, at a level and
+    /// an age.
+    fn found(as_of: u64, level: v1::Level, lag_ms: Option<u64>) -> bool {
+        let meta = v1::ReadMeta {
+            level: level.into(),
+            as_of,
+            lag_ms,
+            ..v1::ReadMeta::default()
+        };
+        let shown = Shown {
+            record: Some((Vec::new(), 7)),
+            told: meta.into(),
+        };
+        let bound = Duration::from_millis(50);
+        let asked = Fresh::Bounded(bound, v1::OnUnmet::Forward);
+        shown.beyond(asked).is_some()
+    }
+
+    #[test]
+    fn an_answer_that_shows_more_than_it_says_or_is_older_is_found() {
+        assert!(!found(7, v1::Level::Bounded, Some(50)));
+        assert!(found(6, v1::Level::Bounded, Some(50)));
+        assert!(found(7, v1::Level::Bounded, Some(51)));
+        assert!(found(7, v1::Level::Bounded, None));
+        // Forwarded, it is the home's answer, whose way took longer.
+        assert!(!found(7, v1::Level::Strong, Some(90)));
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use domicile_client::{Acknowledge, Client, Reason, RequestId, TagHandle};
 use domicile_proto::v1::condition::Condition;
+use parking_lot::Mutex;
 
 use super::again::Kept;
 use super::carried::Session;
@@ -48,6 +49,8 @@ pub struct Worker {
     raw: Option<Raw>,
     /// By tag, a write that is sent again later.
     pub(super) kept: BTreeMap<String, Kept>,
+    /// An answer to a read that showed more than it says, or is older.
+    pub(super) beyond: Mutex<Option<String>>,
 }
 
 impl Worker {
@@ -71,6 +74,7 @@ impl Worker {
             seed: None,
             added: Vec::new(),
             kept: BTreeMap::new(),
+            beyond: Mutex::default(),
         }
     }
 
@@ -290,6 +294,12 @@ impl Worker {
                 shown.told.served_by,
             )
         })
+    }
+
+    /// An answer to a read since the last look that must not be; `None`: there
+    /// was none.
+    pub fn take_beyond(&self) -> Option<String> {
+        self.beyond.lock().take()
     }
 
     /// Deletes a register. Answers whether that was acknowledged.

@@ -35,7 +35,7 @@ pub(super) fn get(
         return Ok(None);
     };
     let newest: wire::StoredRecord = record::open(&row)?;
-    let stored = match newest.version <= version || seeded::is_on(Bug::RowsBeforeProgress) {
+    let stored = match newest.version <= version {
         true => Some(newest),
         false => at_version(engine, tag, key, version)?,
     };
