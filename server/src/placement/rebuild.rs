@@ -127,7 +127,10 @@ impl Placement {
     /// has given its new replica may lead the control group by now: it hands
     /// over to another region. Answers what to do.
     async fn hand_over_control(&self, group: &Group, region: &wire::ControlRegion) -> Error {
-        if self.groups.get(REGION_GROUP).is_some() {
+        // While the region is being formed, its replica here is what an
+        // interrupted command gave it.
+        let is_formed = region.rebuild() == Rebuild::Unspecified;
+        if is_formed && self.groups.get(REGION_GROUP).is_some() {
             return not_lost(region);
         }
         let status = group.status();

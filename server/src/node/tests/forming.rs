@@ -128,6 +128,49 @@ async fn a_rebuild_that_is_interrupted_goes_on() {
     }
 }
 
+/// A node that an interrupted command has given its replicas may lead the control
+/// group before the region is formed. It hands over, and the command goes on.
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_goes_on_when_a_node_of_the_region_leads_the_control_group() {
+    let all = ["ap/1", "ap/2", "eu/1", "us/1"];
+    let mut world = World::start(&all).await;
+    world.init("eu/1", &all).await.expect("formed");
+    world.until_ready().await;
+    for name in ["ap/1", "ap/2"] {
+        world.stop(name).await;
+        world.wipe(name);
+        world.restart(name).await;
+    }
+    let is_anchored = || region_group(&world.nodes["ap/1"]).is_some();
+    let mut rebuilding = Box::pin(world.rebuild("ap"));
+    poll_fn(|cx| match rebuilding.as_mut().poll(cx) {
+        Poll::Ready(ended) => panic!("it was not interrupted: {ended:?}"),
+        Poll::Pending if is_anchored() => Poll::Ready(()),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    drop(rebuilding);
+
+    let control = |world: &World, name: &str| world.nodes[name].groups.get(CONTROL_GROUP);
+    let own = control(&world, "ap/1").expect("it has a replica");
+    while !own.leads() {
+        let leader = all.iter().filter_map(|name| control(&world, name));
+        if let Some(leader) = leader.into_iter().find(|group| group.leads()) {
+            drop(leader.transfer_leader(own.replica()).await);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let mut refusals = 0;
+    while let Err(refused) = world.rebuild("ap").await {
+        assert_eq!(refused.reason, Reason::NoQuorum, "{refused}");
+        refusals += 1;
+        assert!(refusals < 20, "{refused}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(refusals > 0, "a node formed its own region anew");
+    world.until_ready().await;
+}
+
 /// A node that was given its new replicas may lead its region before all groups
 /// have taken it in. It knows nothing of those groups, so another one goes on.
 #[tokio::test(start_paused = true)]
