@@ -164,6 +164,8 @@ pub struct Group {
     disk: Arc<Disk>,
     raft: Raft<Types, StateMachine>,
     log: LogStore,
+    /// The term in which this replica was opened.
+    opened_in: u64,
     progress: watch::Receiver<Progress>,
     rows: Arc<Rows>,
     proposer: Proposer,
@@ -190,6 +192,7 @@ impl Group {
             gate,
         } = opening;
         let log = LogStore::open(identity.group, disk.clone())?;
+        let opened_in = log.term();
         let machine = StateMachine::open(identity.clone(), replica, disk.clone())?;
         let (progress, rows) = (machine.progress(), machine.rows());
         let config = Arc::new(timing.config(identity.group.to_string())?);
@@ -237,6 +240,7 @@ impl Group {
             disk,
             raft,
             log,
+            opened_in,
             progress,
             rows,
             fence,
@@ -430,7 +434,10 @@ impl Group {
     /// older.
     pub fn quorum_age(&self) -> Option<Duration> {
         let leader = self.raft.as_leader().ok()?;
-        if self.progress().term != leader.leader_id().term {
+        let term = leader.leader_id().term;
+        // Until it is elected again, one that led when it was stopped believes
+        // that it still does, and may not have applied all of its log.
+        if self.progress().term != term || term <= self.opened_in {
             return None;
         }
         // Every local read comes here, so nothing is gathered for it.

@@ -101,6 +101,12 @@ impl LogStore {
         )
     }
 
+    /// The term of the last vote; 0: none was given.
+    pub(super) fn term(&self) -> u64 {
+        let state = self.inner.state.lock();
+        state.vote.as_ref().map_or(0, |vote| vote.leader_id.term)
+    }
+
     /// The first index of the log, and the one behind its last.
     fn bounds(&self) -> (u64, u64) {
         let state = self.inner.state.lock();
