@@ -46,9 +46,12 @@ pub async fn keep_lease(
             gate.confirm_lease(asked);
             // A machine that slept renews at once.
             let mut waited = Duration::ZERO;
-            while waited < RENEW_STEP && !gate.lease_left().is_zero() {
+            loop {
                 tokio::time::sleep(LOOK_STEP).await;
                 waited += LOOK_STEP;
+                if waited >= RENEW_STEP || gate.lease_left().is_zero() {
+                    break;
+                }
             }
         } else {
             tokio::time::sleep(env.jitter(RETRY_STEP)).await;
@@ -69,6 +72,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use super::*;
+    use crate::env::Clocks;
     use crate::error::Error;
     use crate::raft::testing::{Alone, identity};
 
@@ -118,5 +122,38 @@ mod tests {
         group.shutdown().await;
         tokio::time::sleep(LEASE).await;
         assert!(node.gate.lease_left().is_zero());
+    }
+
+    /// A wall clock that runs away lets the lease lapse at once, each time; the
+    /// control group is asked no more often for that.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_lapses_at_once_is_not_renewed_without_a_pause() {
+        let mut node = Alone::new("eu");
+        let looks = Arc::new(AtomicU64::new(0));
+        let counted = looks.clone();
+        node.env = Env::with_clocks(move || Clocks {
+            wall: Duration::from_secs(10 * counted.fetch_add(1, Ordering::Relaxed)),
+            ..Clocks::default()
+        });
+        node.gate = Gate::new(node.env.clone(), node.gate.region().clone());
+        node.lead(identity(CONTROL_GROUP.0, "", "eu")).await;
+        node.adopt_demo();
+        let asked = Arc::new(AtomicU64::new(0));
+        let adopt = {
+            let asked = asked.clone();
+            move || {
+                asked.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let keeping = keep_lease(
+            node.env.clone(),
+            node.gate.clone(),
+            node.groups.clone(),
+            adopt,
+        );
+        let ended = tokio::time::timeout(Duration::from_secs(20), node.env.scoped(keeping)).await;
+        assert!(ended.is_err(), "it keeps it for ever");
+        assert!(asked.load(Ordering::Relaxed) <= 21, "{asked:?}");
     }
 }
