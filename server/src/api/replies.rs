@@ -16,7 +16,7 @@ use v1::session_result::Result as Answer;
 use crate::api::status::{code, code_name, failure};
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
-use crate::kv::{Route, Store, cover};
+use crate::kv::{Route, cover, seal};
 use crate::raft::Budget;
 use crate::storage::Index;
 use crate::telemetry::Metrics;
@@ -166,7 +166,6 @@ pub struct Replies {
     waiting: Waiting,
     gathered: Vec<Reply>,
     slots: Arc<Semaphore>,
-    store: Arc<Store>,
     closed: bool,
     counted: Counted,
     _reader: Task,
@@ -203,15 +202,13 @@ impl Replies {
     pub(super) fn new(
         waiting: Waiting,
         slots: Arc<Semaphore>,
-        store: Arc<Store>,
-        counted: Counted,
+            counted: Counted,
         reader: Task,
     ) -> Self {
         Replies {
             waiting,
             gathered: Vec::new(),
             slots,
-            store,
             closed: false,
             counted,
             _reader: reader,
@@ -226,6 +223,7 @@ impl Replies {
         let mut answered = 0;
         let mut gone = 0;
         let mut written = Positions::default();
+        let mut written_by = None;
         for reply in &mut self.gathered {
             match reply {
                 Reply::One(result, records) => {
@@ -244,7 +242,8 @@ impl Replies {
                 {
                     break;
                 }
-                Reply::Written(result, ..) => {
+                Reply::Written(result, route, _) => {
+                    written_by = Some(route.clone());
                     frame.results.push(std::mem::take(result));
                     answered += 1;
                     taken += 1;
@@ -268,9 +267,11 @@ impl Replies {
                 }
             }
         }
-        if written != Positions::default() {
+        if let Some(route) = written_by
+            && written != Positions::default()
+        {
             // One position for all writes of the frame: it is sealed once.
-            frame.token = self.store.seal(written);
+            frame.token = seal(&route, written);
         }
         self.gathered.drain(..taken);
         self.slots.add_permits(answered);

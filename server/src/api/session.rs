@@ -43,14 +43,14 @@ pub(super) fn serve(
     let counted = Counted::begin(env.clone(), metrics.clone());
     let session = Session {
         env: env.clone(),
-        store: store.clone(),
+        store,
         metrics,
         caller,
         outbox,
         slots: slots.clone(),
     };
     let reader = env.spawn("session", session.run(requests, closing));
-    Replies::new(waiting, slots, store, counted, reader)
+    Replies::new(waiting, slots, counted, reader)
 }
 
 struct Session {

@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{Denial, Isolation, Verdict};
 
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, Groups};
-use crate::residency::{Atlas, Gate};
+use crate::residency::{Atlas, Gate, TagPlace};
 use crate::seeded::{self, Bug};
 use crate::storage::GroupId;
 
-/// Where requests for a tag go.
+/// Where a request for a tag goes.
 #[derive(Clone)]
 pub struct Route {
+    /// The policy that admitted the request. Whatever else is decided about the
+    /// request is decided by it, not by what may have come into force since; the
+    /// gates alone look at the newest.
+    pub atlas: Arc<Atlas>,
     /// The tag.
     pub tag: Tag,
     /// The region that accepts its writes.
@@ -88,25 +91,11 @@ impl Directory {
         self.gate.atlas()
     }
 
-    /// The key of the MAC on read positions; `None`: not formed yet.
-    pub fn token_key(&self) -> Option<Bytes> {
-        let atlas = self.gate.atlas()?;
-        let key = &atlas.control.token_key;
-        (!key.is_empty()).then(|| key.clone())
-    }
-
     /// Admits a request of a caller and says where it goes. Nothing of the
     /// answer depends on any key.
     pub fn route(&self, tag: &str, caller: &RegionName) -> Result<Route> {
-        let Some(atlas) = self.gate.atlas() else {
-            return Err(Error::new(
-                Reason::NotFormed,
-                "this node belongs to no cluster yet; run `domicile cluster init`",
-            ));
-        };
-        let Some(place) = atlas.place(tag) else {
-            return Err(unknown(tag));
-        };
+        let atlas = self.formed()?;
+        let place = atlas.place(tag).ok_or_else(|| unknown(tag))?;
         let region = self.gate.region();
         let unchecked = seeded::is_on(Bug::AccessUnchecked);
         if !unchecked && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, region, caller) {
@@ -117,24 +106,23 @@ impl Directory {
             let held = self.gate.hold_lease();
             held.map_err(|lapsed| lapsed.fact("home", &place.home.region))?;
         }
-        self.route_from(tag)
+        Ok(self.route_by(&atlas, place))
     }
-}
 
-impl Directory {
     /// Where a request goes that a node of region `from` passed on to the home:
     /// that node has admitted the caller, and must be one that may handle the
     /// tag itself.
     pub fn route_home(&self, tag: &str, from: &RegionName) -> Result<Route> {
-        let route = self.route_from(tag)?;
-        let atlas = self.gate.atlas();
+        let atlas = self.formed()?;
+        let place = atlas.place(tag).ok_or_else(|| unknown(tag))?;
         let unchecked = seeded::is_on(Bug::AccessUnchecked);
-        if !unchecked && !atlas.is_some_and(|atlas| atlas.may_handle(&route.tag, from)) {
+        if !unchecked && !atlas.may_handle(&place.tag, from) {
             return Err(Error::new(
                 Reason::ResidencyViolation,
-                format!("no node of {from} may serve {}", route.tag),
+                format!("no node of {from} may serve {}", place.tag),
             ));
         }
+        let route = self.route_by(&atlas, place);
         match route.here {
             Here::Home(_) => Ok(route),
             _ => Err(Error::new(
@@ -144,16 +132,17 @@ impl Directory {
         }
     }
 
-    fn route_from(&self, tag: &str) -> Result<Route> {
-        let Some(atlas) = self.gate.atlas() else {
-            return Err(Error::new(
+    /// What is known now of policy, regions and tags. A request asks once.
+    fn formed(&self) -> Result<Arc<Atlas>> {
+        self.gate.atlas().ok_or_else(|| {
+            Error::new(
                 Reason::NotFormed,
                 "this node belongs to no cluster yet; run `domicile cluster init`",
-            ));
-        };
-        let Some(place) = atlas.place(tag) else {
-            return Err(unknown(tag));
-        };
+            )
+        })
+    }
+
+    fn route_by(&self, atlas: &Arc<Atlas>, place: &TagPlace) -> Route {
         let here = match self.groups.get(place.group) {
             Some(group) if place.home.region == *self.gate.region() => Here::Home(group),
             Some(group) => Here::Mirror {
@@ -165,13 +154,14 @@ impl Directory {
             },
             None => Here::Nothing,
         };
-        Ok(Route {
+        Route {
+            atlas: atlas.clone(),
             tag: place.tag.clone(),
             home: place.home.region.clone(),
             epoch: place.home.epoch,
             range: place.group,
             here,
-        })
+        }
     }
 }
 

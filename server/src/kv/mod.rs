@@ -28,5 +28,5 @@ pub use directory::{Directory, Here, Route};
 pub use freshness::Freshness;
 pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};
-pub use store::{Parts, Store, cover};
+pub use store::{Parts, Store, cover, seal};
 pub use write::{WriteRequest, Written, reply_to};

@@ -9,7 +9,7 @@ use domicile_proto::version::RangeId;
 
 use super::directory::{Here, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
-use super::store::{Store, WAIT_STEP, elsewhere};
+use super::store::{Store, WAIT_STEP, elsewhere, secret};
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Generation, Group, Progress};
@@ -90,7 +90,7 @@ impl Store {
                 }));
             }
             Level::AtLeast(token) => {
-                let wanted = self.position(route, token)?;
+                let wanted = Self::position(route, token)?;
                 let wanted = match seeded::is_on(Bug::TokenIgnored) {
                     true => Index(0),
                     false => wanted,
@@ -227,10 +227,10 @@ impl Store {
     }
 
     /// The index that a token asks of the tag.
-    fn position(&self, route: &Route, token: &[u8]) -> Result<Index> {
+    fn position(route: &Route, token: &[u8]) -> Result<Index> {
         let invalid = || Error::invalid("the read position is not one that this cluster gave");
         let token = Token::decode(token).map_err(|_| invalid())?;
-        let secret = self.secret().ok_or_else(invalid)?;
+        let secret = secret(route).ok_or_else(invalid)?;
         let positions = token.verify(&[&secret]).map_err(|_| invalid())?;
         let range = RangeId(route.range.0);
         Ok(Index(positions.get(range).map_or(0, |p| p.index.get())))

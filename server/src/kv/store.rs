@@ -112,7 +112,7 @@ impl Store {
         v1::LocateResponse {
             region: self.gate.region().to_string(),
             home: route.home.to_string(),
-            policy_version: self.gate.atlas().map_or(0, |atlas| atlas.version()),
+            policy_version: route.atlas.version(),
         }
     }
 
@@ -124,7 +124,7 @@ impl Store {
         }
         // Impossible acknowledgements are refused before anything is written.
         if writes.iter().any(|write| write.acknowledgement.is_some()) {
-            writes = self.admissible(route, writes);
+            writes = admissible(route, writes);
         }
         let Here::Home(group) = &route.here else {
             return self.write_at_home(route, writes);
@@ -144,21 +144,6 @@ impl Store {
             // Its own proposer says why it cannot.
             _ => self.propose(route, group, writes),
         }
-    }
-
-    /// Leaves out, and answers, the writes that wait for what can never be.
-    fn admissible(&self, route: &Route, writes: Vec<Write>) -> Vec<Write> {
-        let Some(atlas) = self.gate.atlas() else {
-            return writes;
-        };
-        let mut admitted = Vec::with_capacity(writes.len());
-        for write in writes {
-            match acknowledge::wanted(&atlas, &route.tag, write.acknowledgement.as_ref()) {
-                Ok(_) => admitted.push(write),
-                Err(error) => write.reply.send(Err(error)),
-            }
-        }
-        admitted
     }
 
     /// Passes writes on to the home's region.
@@ -188,12 +173,9 @@ impl Store {
         if writes.iter().all(|write| write.acknowledgement.is_none()) {
             return group.propose(writes);
         }
-        let Some(atlas) = self.gate.atlas() else {
-            return refuse(writes, &elsewhere());
-        };
         let mut proposed = Vec::with_capacity(writes.len());
         for write in writes {
-            match acknowledge::wanted(&atlas, &route.tag, write.acknowledgement.as_ref()) {
+            match acknowledge::wanted(&route.atlas, &route.tag, write.acknowledgement.as_ref()) {
                 Ok(None) => proposed.push(write),
                 Ok(Some(wanted)) => proposed.push(acknowledge::waiting(
                     &self.env,
@@ -396,7 +378,7 @@ impl Store {
                 "the page token is of another scan; go on with the tag, start and end that gave it",
             )
         };
-        let secret = self.secret().ok_or_else(invalid)?;
+        let secret = secret(route).ok_or_else(invalid)?;
         let scan = page::Scan {
             tag: route.tag.as_str(),
             start: &request.start,
@@ -488,7 +470,7 @@ impl Store {
         });
         Ok(v1::ScanResponse {
             records: page.records,
-            next_page_token: match (next, self.secret()) {
+            next_page_token: match (next, secret(route)) {
                 (None, _) => Bytes::new(),
                 (Some(next), Some(secret)) => next.seal(&scan, &secret),
                 (Some(_), None) => return Err(elsewhere()),
@@ -501,21 +483,7 @@ impl Store {
     pub fn token(&self, route: &Route, index: Index) -> Bytes {
         let mut positions = Positions::default();
         cover(&mut positions, route, index);
-        self.seal(positions)
-    }
-
-    /// Positions as a client carries them.
-    pub fn seal(&self, positions: Positions) -> Bytes {
-        match self.secret() {
-            Some(secret) => positions.seal(&secret).encode(),
-            None => Bytes::new(),
-        }
-    }
-
-    pub(super) fn secret(&self) -> Option<Secret> {
-        let key = self.directory.token_key()?;
-        let key: &[u8; 32] = key.as_ref().try_into().ok()?;
-        Some(Secret::new(key))
+        seal(route, positions)
     }
 
     fn meta(&self, route: &Route, reached: &Reached) -> v1::ReadMeta {
@@ -535,6 +503,20 @@ impl Store {
     }
 }
 
+/// Positions as a client carries them, one of them of the route's tag.
+pub fn seal(route: &Route, positions: Positions) -> Bytes {
+    match secret(route) {
+        Some(secret) => positions.seal(&secret).encode(),
+        None => Bytes::new(),
+    }
+}
+
+/// The key of the MAC on what clients carry.
+pub(super) fn secret(route: &Route) -> Option<Secret> {
+    let key: &[u8; 32] = route.atlas.control.token_key.as_ref().try_into().ok()?;
+    Some(Secret::new(key))
+}
+
 /// Adds a log entry of a tag's home to positions; `false`: they are full.
 pub fn cover(positions: &mut Positions, route: &Route, index: Index) -> bool {
     let position = Position {
@@ -551,6 +533,18 @@ fn changed(route: &Route, progress: &Progress) -> Index {
         Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
         _ => progress.changed.index,
     }
+}
+
+/// Leaves out, and answers, the writes that wait for what can never be.
+fn admissible(route: &Route, writes: Vec<Write>) -> Vec<Write> {
+    let mut admitted = Vec::with_capacity(writes.len());
+    for write in writes {
+        match acknowledge::wanted(&route.atlas, &route.tag, write.acknowledgement.as_ref()) {
+            Ok(_) => admitted.push(write),
+            Err(error) => write.reply.send(Err(error)),
+        }
+    }
+    admitted
 }
 
 fn refuse(writes: Vec<Write>, error: &Error) {

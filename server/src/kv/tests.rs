@@ -444,16 +444,53 @@ async fn an_isolated_mirror_serves_only_where_the_policy_says_so() {
     }
 }
 
+/// A policy that comes into force while a request is served decides nothing of
+/// it: a half of one policy and a half of another is what nobody approved.
+#[tokio::test(start_paused = true)]
+async fn a_request_is_routed_by_the_policy_that_admitted_it() {
+    let home = Fixture::in_region("eu").await;
+    let route = home.route();
+    let mut newer = demo();
+    let second = format!("version = 2\nsupersedes = \"sha256:{}\"", "0".repeat(64));
+    newer.policy = newer.policy.replace("version = 1", &second);
+    newer.token_key = vec![8; 32].into();
+    newer.tags.iter_mut().for_each(|tag| tag.mirrors.clear());
+    home.node.adopt(newer);
+
+    assert_eq!(home.store.located(&route).policy_version, 1);
+    assert_eq!(home.store.located(&home.route()).policy_version, 2);
+    let token = |route| home.store.token(route, Index(1));
+    assert_ne!(token(&route), token(&home.route()));
+    // Both mirrors are there by the older policy, and none by the newer.
+    let waits = |route| {
+        let put = v1::PutRequest {
+            key: Bytes::from_static(b"b"),
+            acknowledgement: Some(v1::Acknowledgement {
+                acknowledgement: Some(v1::acknowledgement::Acknowledgement::Mirrors(2)),
+            }),
+            ..v1::PutRequest::default()
+        };
+        write(&home, route, put)
+    };
+    assert_eq!(waits(route).await, Reason::AckNotReached);
+    assert_eq!(waits(home.route()).await, Reason::InvalidArgument);
+}
+
 /// Why a write here fails.
 async fn write_refused(node: &Fixture) -> Reason {
-    let (tx, rx) = tokio::sync::oneshot::channel();
     let put = v1::PutRequest {
         key: Bytes::from_static(b"b"),
         ..v1::PutRequest::default()
     };
+    write(node, node.route(), put).await
+}
+
+/// Why a write fails.
+async fn write(node: &Fixture, route: Route, put: v1::PutRequest) -> Reason {
+    let (tx, rx) = tokio::sync::oneshot::channel();
     let write = reply_to(WriteRequest::Put(put), move |answer| drop(tx.send(answer)));
     let write = write.expect("it is valid");
-    node.store.write(&node.route(), vec![write]);
+    node.store.write(&route, vec![write]);
     let answer = rx.await.expect("answered");
     answer.err().expect("refused").reason
 }
@@ -548,7 +585,7 @@ fn go_on(at: &Fixture, version: u64, options: v1::ReadOptions) -> v1::ScanReques
         version: Some(version),
         next: Bytes::from_static(b"a"),
     };
-    let secret = at.store.secret().expect("a secret");
+    let secret = super::store::secret(&at.route()).expect("a secret");
     v1::ScanRequest {
         options: Some(options),
         page_token: token.seal(&scan, &secret),
