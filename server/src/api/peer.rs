@@ -22,7 +22,7 @@ use crate::net::Speaker;
 use crate::placement::Placement;
 use crate::raft::{Answers as Answered, Budget, Groups, Inbound, ReplicaId, SnapshotReceiver};
 use crate::replicate::{Probes, Receiver};
-use crate::residency::{Gate, Subject, Untrusted};
+use crate::residency::{Carries, Gate, Of, Subject, Untrusted, carried};
 
 /// The answers that are gathered into one frame.
 const FRAME_ANSWERS_MAX: usize = 512;
@@ -244,16 +244,18 @@ impl Taken {
     /// room that serves it, all of it through the gate.
     fn take(&mut self, request: Untrusted<wire::PeerRequest>) {
         use wire::peer_request::Request;
-        let (sequence, tag) = request.addressed(|r| (r.sequence, tag_of(r)));
-        let Some(tag) = tag else {
-            return self.inbound.handle(request);
-        };
-        let subject = match tag {
-            Some(tag) => match Tag::new(&tag) {
-                Ok(tag) => Subject::Tag(tag),
-                Err(_) => return self.inbound.refuse(sequence, "the tag is not one"),
-            },
-            None => Subject::Control,
+        let (sequence, subject) = request.addressed(|r| {
+            let subject = match carried(r.crossing()).of {
+                Of::Group(_) | Of::Exchange => Ok(None),
+                Of::Tag(tag) => Tag::new(tag).map(|tag| Some(Subject::Tag(tag))),
+                Of::NoTag => Ok(Some(Subject::Control)),
+            };
+            (r.sequence, subject)
+        });
+        let subject = match subject {
+            Ok(Some(subject)) => subject,
+            Ok(None) => return self.inbound.handle(request),
+            Err(_) => return self.inbound.refuse(sequence, "the tag is not one"),
         };
         let request = match self.api.gate.ingress(&self.from, &subject, request) {
             Ok(request) => request,
@@ -316,19 +318,6 @@ impl Taken {
                 .inbound
                 .refuse(sequence, "the request is not known here"),
         }
-    }
-}
-
-/// The tag of a request that is not for a replica; the inner `None` is a
-/// request about several tags that carries no record.
-fn tag_of(request: &wire::PeerRequest) -> Option<Option<String>> {
-    use wire::peer_request::Request;
-    match &request.request {
-        Some(Request::Forward(forward)) => Some(Some(forward.tag.clone())),
-        Some(Request::Ship(ship)) => Some(Some(ship.tag.clone())),
-        Some(Request::Read(read)) => Some(Some(read.tag.clone())),
-        Some(Request::Probe(_)) => Some(None),
-        _ => None,
     }
 }
 

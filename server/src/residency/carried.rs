@@ -1,9 +1,16 @@
-//! What a message carries, decided in one place.
+//! What a message carries of a tag's records, decided in one place.
+//!
+//! [`carried`] knows every message that nodes send each other, and matches
+//! without a wildcard and with every field named: a message, a variant or a
+//! field that is new does not compile until it is decided here what it carries.
+//! Nothing passes a gate that [`carried`] does not know.
 
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::Kind;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
+
+use crate::storage::GroupId;
 
 /// What a message carries of a tag's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,66 +24,215 @@ pub enum Cargo {
     Handled,
 }
 
+/// Of which tag a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of<'m> {
+    /// Of the tag that it names.
+    Tag(&'m str),
+    /// Of the tag of the group that it names.
+    Group(GroupId),
+    /// Of the tag of the exchange that it belongs to: an answer or a part of a
+    /// snapshot names none.
+    Exchange,
+    /// Of none, or of several.
+    NoTag,
+}
+
+/// What a message carries, and of which tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried<'m> {
+    /// What.
+    pub cargo: Cargo,
+    /// Of which tag.
+    pub of: Of<'m>,
+}
+
+/// Any message that one node sends another.
+#[derive(Clone, Copy, Debug)]
+pub enum Crossing<'m> {
+    /// A request on the stream.
+    Request(&'m wire::PeerRequest),
+    /// The answer to one.
+    Response(&'m wire::PeerResponse),
+    /// What a snapshot begins with.
+    SnapshotStart(&'m wire::SnapshotStart),
+}
+
 /// A message that nodes send each other.
 pub trait Carries: prost::Message {
-    /// What it carries.
-    fn cargo(&self) -> Cargo;
+    /// The message, among all that there are.
+    fn crossing(&self) -> Crossing<'_>;
 }
 
 impl Carries for wire::PeerRequest {
-    // No wildcard: whoever adds a request decides here what it carries.
-    fn cargo(&self) -> Cargo {
-        match &self.request {
-            Some(Request::Append(append)) if append.entries.is_empty() => Cargo::Nothing,
-            Some(Request::Append(_)) => Cargo::Kept(&[Kind::LogEntry]),
-            Some(
-                Request::Vote(_)
-                | Request::PreVote(_)
-                | Request::Transfer(_)
-                | Request::ReadIndex(_)
-                | Request::Digest(_)
-                | Request::Probe(_),
-            )
-            | None => Cargo::Nothing,
-            Some(Request::Forward(_)) => Cargo::Kept(&[Kind::Key, Kind::Value]),
-            Some(Request::Ship(ship)) => match ship.cargo {
-                Some(wire::ship::Cargo::Copy(_) | wire::ship::Cargo::Backfill(_)) => {
-                    Cargo::Kept(&[Kind::Key, Kind::Value, Kind::Tombstone, Kind::LogEntry])
-                }
-                // They empty and open what the region holds: only under the
-                // lease, and only where the tag may be.
-                Some(wire::ship::Cargo::BeginBackfill(_) | wire::ship::Cargo::EndBackfill(_)) => {
-                    Cargo::Kept(&[Kind::LogEntry])
-                }
-                Some(wire::ship::Cargo::Ask(_)) | None => Cargo::Nothing,
-            },
-            Some(Request::Read(_)) => Cargo::Handled,
-        }
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Request(self)
     }
 }
 
 impl Carries for wire::PeerResponse {
-    fn cargo(&self) -> Cargo {
-        match &self.response {
-            Some(
-                Response::Append(_)
-                | Response::Vote(_)
-                | Response::Transfer(_)
-                | Response::ReadIndex(_)
-                | Response::Forward(_)
-                | Response::Refusal(_)
-                | Response::Digest(_)
-                | Response::Ship(_)
-                | Response::Probe(_),
-            )
-            | None => Cargo::Nothing,
-            Some(Response::Read(_)) => Cargo::Handled,
-        }
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Response(self)
     }
 }
 
 impl Carries for wire::SnapshotStart {
-    fn cargo(&self) -> Cargo {
-        Cargo::Kept(&[Kind::Snapshot, Kind::Staged])
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::SnapshotStart(self)
+    }
+}
+
+/// What a message carries, and of which tag.
+pub fn carried(message: Crossing<'_>) -> Carried<'_> {
+    match message {
+        Crossing::Request(request) => of_request(request),
+        Crossing::Response(response) => of_response(response),
+        Crossing::SnapshotStart(wire::SnapshotStart {
+            hello: _,
+            to_replica: _,
+            vote: _,
+            head,
+        }) => Cargo::Kept(&[Kind::Snapshot, Kind::Staged]).of(of_head(head.as_ref())),
+    }
+}
+
+impl Cargo {
+    fn of(self, of: Of<'_>) -> Carried<'_> {
+        Carried { cargo: self, of }
+    }
+}
+
+fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
+    let wire::PeerRequest {
+        sequence: _,
+        group,
+        to_replica: _,
+        request,
+    } = request;
+    let group = Of::Group(GroupId(*group));
+    match request {
+        None => Cargo::Nothing.of(group),
+        Some(Request::Append(wire::Append {
+            vote: _,
+            prev: _,
+            entries,
+            commit: _,
+            pipeline: _,
+            acknowledged: _,
+        })) => match entries.is_empty() {
+            true => Cargo::Nothing.of(group),
+            false => Cargo::Kept(&[Kind::LogEntry]).of(group),
+        },
+        Some(
+            Request::Vote(wire::RequestVote {
+                vote: _,
+                last: _,
+                transfer: _,
+            })
+            | Request::PreVote(wire::RequestVote {
+                vote: _,
+                last: _,
+                transfer: _,
+            })
+            | Request::Transfer(wire::TransferLeader {
+                vote: _,
+                to: _,
+                last: _,
+            })
+            | Request::ReadIndex(wire::ReadIndex {})
+            | Request::Digest(wire::Digest {}),
+        ) => Cargo::Nothing.of(group),
+        Some(Request::Probe(wire::Probe { tags: _ })) => Cargo::Nothing.of(Of::NoTag),
+        Some(Request::Forward(wire::Forward { writes: _, tag })) => {
+            Cargo::Kept(&[Kind::Key, Kind::Value]).of(Of::Tag(tag))
+        }
+        Some(Request::Ship(ship)) => of_ship(ship),
+        Some(Request::Read(wire::Read { tag, what: _ })) => Cargo::Handled.of(Of::Tag(tag)),
+    }
+}
+
+fn of_ship(ship: &wire::Ship) -> Carried<'_> {
+    use wire::ship::Cargo as Shipped;
+    let wire::Ship {
+        tag,
+        epoch: _,
+        policy_version: _,
+        cargo,
+    } = ship;
+    let cargo = match cargo {
+        Some(Shipped::Copy(_) | Shipped::Backfill(_)) => {
+            Cargo::Kept(&[Kind::Key, Kind::Value, Kind::Tombstone, Kind::LogEntry])
+        }
+        // They empty and open what the region holds: only under the lease, and
+        // only where the tag may be.
+        Some(
+            Shipped::BeginBackfill(wire::BeginBackfill {
+                incarnation: _,
+                seen_attempt: _,
+                seen_open: _,
+                attempt: _,
+                position: _,
+                changed_version: _,
+            })
+            | Shipped::EndBackfill(wire::EndBackfill {
+                incarnation: _,
+                attempt: _,
+                pages: _,
+            }),
+        ) => Cargo::Kept(&[Kind::LogEntry]),
+        Some(Shipped::Ask(wire::ShipAsk {})) | None => Cargo::Nothing,
+    };
+    cargo.of(Of::Tag(tag))
+}
+
+fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
+    let wire::PeerResponse {
+        sequence: _,
+        response,
+    } = response;
+    let cargo = match response {
+        None => Cargo::Nothing,
+        Some(
+            Response::Append(wire::AppendResult { result: _ })
+            | Response::Vote(wire::VoteResult {
+                vote: _,
+                granted: _,
+                last: _,
+            })
+            | Response::Transfer(wire::TransferResult { refused: _ })
+            | Response::ReadIndex(wire::ReadIndexResult {
+                index: _,
+                leader: _,
+            })
+            | Response::Forward(wire::ForwardResult { outcomes: _ })
+            | Response::Refusal(wire::Refusal { why: _, reason: _ })
+            | Response::Digest(wire::DigestResult {
+                applied: _,
+                digest: _,
+                rows: _,
+            })
+            | Response::Ship(wire::ShipResult { result: _ })
+            | Response::Probe(wire::ProbeResult { tags: _ }),
+        ) => Cargo::Nothing,
+        Some(Response::Read(wire::ReadResult { result: _ })) => Cargo::Handled,
+    };
+    cargo.of(Of::Exchange)
+}
+
+fn of_head(head: Option<&wire::SnapshotHead>) -> Of<'_> {
+    let Some(wire::SnapshotHead {
+        group,
+        incarnation: _,
+        tag,
+        last: _,
+        membership: _,
+    }) = head
+    else {
+        return Of::NoTag;
+    };
+    // The region's and the control group have none.
+    match tag.is_empty() {
+        true => Of::Group(GroupId(*group)),
+        false => Of::Tag(tag),
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::atlas::Atlas;
-use super::carried::{Cargo, Carries};
+use super::carried::{Cargo, Carried, Carries, carried};
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
@@ -199,7 +199,7 @@ impl Gate {
         if seeded::is_on(Bug::LyingSender) {
             return Ok(Cleared { message });
         }
-        match self.pass(to, to, subject, message.cargo()) {
+        match self.pass(to, to, subject, &carried(message.crossing())) {
             Ok(()) => Ok(Cleared { message }),
             Err(refused) => {
                 self.note(Side::Egress, to, subject, refused.reason, &message);
@@ -216,7 +216,7 @@ impl Gate {
         untrusted: Untrusted<T>,
     ) -> Result<T> {
         let message = untrusted.message;
-        match self.pass(from, &self.region, subject, message.cargo()) {
+        match self.pass(from, &self.region, subject, &carried(message.crossing())) {
             Ok(()) => Ok(message),
             Err(refused) => {
                 self.note(Side::Ingress, from, subject, refused.reason, &message);
@@ -277,7 +277,7 @@ impl Gate {
         other: &RegionName,
         receiver: &RegionName,
         subject: &Subject,
-        cargo: Cargo,
+        carried: &Carried<'_>,
     ) -> Result<()> {
         let crosses = *other != self.region;
         let tag = match subject {
@@ -291,7 +291,7 @@ impl Gate {
             Subject::Region => return Ok(()),
             Subject::Tag(tag) => tag,
         };
-        if cargo == Cargo::Nothing || seeded::is_on(Bug::AccessUnchecked) {
+        if carried.cargo == Cargo::Nothing || seeded::is_on(Bug::AccessUnchecked) {
             return Ok(());
         }
         if crosses {
@@ -304,7 +304,7 @@ impl Gate {
                 "this node knows no policy yet, so no record passes",
             ));
         };
-        let kinds = match cargo {
+        let kinds = match carried.cargo {
             Cargo::Kept(kinds) => kinds,
             Cargo::Handled if atlas.may_handle(tag, receiver) => return Ok(()),
             Cargo::Handled => return Err(violation(tag, receiver, "is not in the tag's `serve`")),

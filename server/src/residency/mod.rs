@@ -8,8 +8,8 @@
 //! what arrives is [`Untrusted`], which only [`Gate::ingress`] opens. Both ask
 //! the one predicate of the policy ([`domicile_proto::policy`]), each by the
 //! newest version that its own node has applied, so a transfer happens only
-//! where both ends allow it. What a message carries is decided in one place
-//! ([`Carries`]). Between regions the gates need the policy lease as well
+//! where both ends allow it. What a message carries, and of which tag, is decided
+//! in one place ([`carried`](fn@carried)). Between regions the gates need the policy lease as well
 //! ([`Gate::confirm_lease`]): a node that has not heard of the control group
 //! for long does not know what was forbidden meanwhile.
 //!
@@ -24,7 +24,7 @@ mod carried;
 mod gate;
 
 pub use atlas::{Atlas, Home, TagPlace, read_policy};
-pub use carried::{Cargo, Carries};
+pub use carried::{Cargo, Carried, Carries, Crossing, Of, carried};
 pub use gate::{Cause, Cleared, Evidence, Gate, LEASE, Refusals, Side, Subject, Untrusted};
 
 #[cfg(test)]
