@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::atlas::Atlas;
-use super::carried::{Cargo, Carried, Carries, carried};
+use super::carried::{Cargo, Carried, Carries, Of, carried};
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
+use crate::storage::{CONTROL_GROUP, FIRST_RANGE, REGION_GROUP};
 
 /// How long a confirmation of the control group's leader allows traffic
 /// between regions.
@@ -31,6 +32,22 @@ pub enum Subject {
     Region,
     /// The records of a tag.
     Tag(Tag),
+}
+
+impl Subject {
+    /// Whether a message may be about this: what is of a tag is judged by that
+    /// tag's rules and no other's.
+    fn fits(&self, of: Of<'_>) -> bool {
+        match (of, self) {
+            (Of::Tag(named), Subject::Tag(tag)) => named == tag.as_str(),
+            (Of::Tag(_), Subject::Control | Subject::Region) => false,
+            (Of::Group(group), Subject::Control) => group == CONTROL_GROUP,
+            (Of::Group(group), Subject::Region) => group == REGION_GROUP,
+            (Of::Group(group), Subject::Tag(_)) => group.0 >= FIRST_RANGE,
+            (Of::NoTag, subject) => *subject == Subject::Control,
+            (Of::Exchange, _) => true,
+        }
+    }
 }
 
 /// A message that the egress gate has let pass. Nothing else is sent.
@@ -279,6 +296,12 @@ impl Gate {
         subject: &Subject,
         carried: &Carried<'_>,
     ) -> Result<()> {
+        if !subject.fits(carried.of) {
+            return Err(Error::new(
+                Reason::ResidencyViolation,
+                "the message is of another tag or group than it was passed for",
+            ));
+        }
         let crosses = *other != self.region;
         let tag = match subject {
             Subject::Control => return Ok(()),

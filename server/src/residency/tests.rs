@@ -14,6 +14,7 @@ use wire::peer_request::Request;
 use super::{Atlas, Gate, LEASE, Side, Subject, Untrusted};
 use crate::env::{Clocks, Env};
 use crate::error::Reason;
+use crate::storage::{CONTROL_GROUP, FIRST_RANGE, GroupId, REGION_GROUP};
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).expect("a name")
@@ -42,23 +43,33 @@ fn request(request: Request) -> wire::PeerRequest {
     }
 }
 
-/// A log entry, as Raft sends it.
-fn entry() -> wire::PeerRequest {
-    request(Request::Append(wire::Append {
+/// A log entry of a group, as Raft sends it.
+fn entry_of(group: GroupId) -> wire::PeerRequest {
+    let append = Request::Append(wire::Append {
         entries: vec![Bytes::from_static(b"entry")],
         ..wire::Append::default()
-    }))
+    });
+    wire::PeerRequest {
+        group: group.0,
+        ..request(append)
+    }
 }
 
-fn copy() -> wire::PeerRequest {
+/// A log entry of the group of a tag.
+fn entry() -> wire::PeerRequest {
+    entry_of(GroupId(FIRST_RANGE))
+}
+
+fn copy(tag: &str) -> wire::PeerRequest {
     request(Request::Ship(wire::Ship {
+        tag: tag.into(),
         cargo: Some(wire::ship::Cargo::Copy(Bytes::new())),
         ..wire::Ship::default()
     }))
 }
 
 /// What a filling begins and ends with.
-fn ends_of_filling() -> [wire::PeerRequest; 2] {
+fn ends_of_filling(tag: &str) -> [wire::PeerRequest; 2] {
     use wire::ship::Cargo;
     [
         Cargo::BeginBackfill(wire::BeginBackfill::default()),
@@ -66,37 +77,46 @@ fn ends_of_filling() -> [wire::PeerRequest; 2] {
     ]
     .map(|cargo| {
         request(Request::Ship(wire::Ship {
+            tag: tag.into(),
             cargo: Some(cargo),
             ..wire::Ship::default()
         }))
     })
 }
 
-fn read() -> wire::PeerRequest {
-    request(Request::Read(wire::Read::default()))
+fn read(tag: &str) -> wire::PeerRequest {
+    request(Request::Read(wire::Read {
+        tag: tag.into(),
+        what: None,
+    }))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_record_leaves_only_for_a_region_that_may_hold_it() {
     let (env, gate) = gate("eu");
     gate.confirm_lease(env.now());
-    let [begin, end] = ends_of_filling();
-    for message in [entry(), copy(), begin, end] {
-        let refused = gate.egress(&region("us"), &tag("eu-only"), message.clone());
+    let messages = |of: &str| {
+        let [begin, end] = ends_of_filling(of);
+        [entry(), copy(of), begin, end]
+    };
+    for message in messages("eu-only") {
+        let refused = gate.egress(&region("us"), &tag("eu-only"), message);
         assert_eq!(
             refused.expect_err("kept").reason,
             Reason::ResidencyViolation
         );
+    }
+    for message in messages("global") {
         assert!(gate.egress(&region("us"), &tag("global"), message).is_ok());
     }
     assert!(gate.egress(&region("eu"), &tag("eu-only"), entry()).is_ok());
     // A region or a tag that the policy does not know gets nothing.
     assert!(
-        gate.egress(&region("mars"), &tag("global"), copy())
+        gate.egress(&region("mars"), &tag("global"), copy("global"))
             .is_err()
     );
     assert!(
-        gate.egress(&region("us"), &tag("unheard-of"), copy())
+        gate.egress(&region("us"), &tag("unheard-of"), copy("unheard-of"))
             .is_err()
     );
 }
@@ -109,19 +129,43 @@ async fn a_record_is_taken_in_only_where_it_may_be_whatever_its_sender_thinks() 
         gate.ingress(&region(from), subject, Untrusted::received(message))
             .map(drop)
     };
-    let refused = ingress(&tag("eu-only"), "eu", copy()).expect_err("kept out");
+    let refused = ingress(&tag("eu-only"), "eu", copy("eu-only")).expect_err("kept out");
     assert_eq!(refused.reason, Reason::ResidencyViolation);
     assert!(ingress(&tag("eu-only"), "us", entry()).is_err());
-    assert!(ingress(&tag("global"), "eu", copy()).is_ok());
+    assert!(ingress(&tag("global"), "eu", copy("global")).is_ok());
     // Both refusals are on record, with a digest of what was refused.
     let refusals = gate.refusals();
     assert_eq!(refusals.len(), 2);
-    let guessed = Sha256::digest(copy().encode_to_vec());
+    let guessed = Sha256::digest(copy("eu-only").encode_to_vec());
     for (cause, evidence) in refusals {
         assert_ne!(evidence.digest[..], guessed[..], "a guess can be checked");
         assert_eq!((cause.side, cause.tag.as_str()), (Side::Ingress, "eu-only"));
         assert_eq!((evidence.count, evidence.digest.len()), (1, 32));
     }
+}
+
+/// Whoever passes a message on says what it is about; a mistake there must not
+/// be judged by the rules of another tag.
+#[tokio::test(start_paused = true)]
+async fn a_message_is_judged_by_the_tag_that_it_is_of() {
+    let (env, gate) = gate("eu");
+    gate.confirm_lease(env.now());
+    let refused = |subject: &Subject, message: wire::PeerRequest| {
+        let sent = gate.egress(&region("us"), subject, message.clone());
+        let taken = gate.ingress(&region("us"), subject, Untrusted::received(message));
+        [sent.map(drop), taken.map(drop)].map(|passed| passed.err().map(|e| e.reason))
+    };
+    let violations = [Some(Reason::ResidencyViolation); 2];
+    let global = tag("global");
+    assert_eq!(refused(&global, copy("global")), [None; 2]);
+    for subject in [&global, &Subject::Control, &Subject::Region] {
+        assert_eq!(refused(subject, copy("eu-only")), violations);
+        assert_eq!(refused(subject, read("eu-only")), violations);
+    }
+    assert_eq!(refused(&Subject::Control, entry()), violations);
+    assert_eq!(refused(&Subject::Region, entry()), violations);
+    assert_eq!(refused(&global, entry_of(CONTROL_GROUP)), violations);
+    assert_eq!(refused(&global, entry_of(REGION_GROUP)), violations);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,16 +183,19 @@ async fn plaintext_goes_only_where_it_may_be_handled() {
             .is_err()
     );
     assert!(gate.egress(&region("us"), &tag("global"), answer()).is_ok());
-    assert!(gate.egress(&region("us"), &tag("eu-only"), read()).is_err());
+    assert!(gate.egress(&region("us"), &tag("eu-only"), read("eu-only")).is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_the_lease_nothing_crosses_a_border() {
     let (env, gate) = gate("eu");
-    let crosses = || gate.egress(&region("us"), &tag("global"), copy()).map(drop);
+    let crosses = || {
+        let copy = copy("global");
+        gate.egress(&region("us"), &tag("global"), copy).map(drop)
+    };
     // At the start it has not been confirmed.
     assert_eq!(crosses().expect_err("closed").reason, Reason::NoQuorum);
-    for message in ends_of_filling() {
+    for message in ends_of_filling("global") {
         let refused = gate.egress(&region("us"), &tag("global"), message);
         assert_eq!(refused.expect_err("closed").reason, Reason::NoQuorum);
     }
@@ -171,15 +218,15 @@ async fn without_the_lease_nothing_crosses_a_border() {
 async fn a_region_group_stays_in_its_region_and_the_control_group_does_not() {
     let (_, gate) = gate("eu");
     assert!(
-        gate.egress(&region("us"), &Subject::Region, entry())
+        gate.egress(&region("us"), &Subject::Region, entry_of(REGION_GROUP))
             .is_err()
     );
     assert!(
-        gate.egress(&region("eu"), &Subject::Region, entry())
+        gate.egress(&region("eu"), &Subject::Region, entry_of(REGION_GROUP))
             .is_ok()
     );
     assert!(
-        gate.egress(&region("us"), &Subject::Control, entry())
+        gate.egress(&region("us"), &Subject::Control, entry_of(CONTROL_GROUP))
             .is_ok()
     );
 }
@@ -192,7 +239,7 @@ async fn without_a_policy_no_record_passes() {
     let refused = gate.egress(&region("eu"), &tag("eu-only"), entry());
     assert_eq!(refused.expect_err("closed").reason, Reason::NotFormed);
     assert!(
-        gate.egress(&region("eu"), &Subject::Region, entry())
+        gate.egress(&region("eu"), &Subject::Region, entry_of(REGION_GROUP))
             .is_ok()
     );
 }
