@@ -305,7 +305,8 @@ impl Taken {
                     let cleared = api.gate.egress(&from, &subject, response);
                     let refused = match cleared {
                         Ok(cleared) if reads.take(bytes) => {
-                            let response = cleared.into_message().response;
+                            let framed = api.gate.frame(cleared, &from);
+                            let response = framed.ok().and_then(|framed| framed.response);
                             return response.ok_or_else(|| "the answer is missing".to_owned());
                         }
                         Ok(_) => overloaded(),

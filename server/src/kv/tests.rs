@@ -272,6 +272,7 @@ fn store(node: &Alone) -> Store {
         env.clone(),
         Arc::new(TcpDial),
         speaker.clone(),
+        node.gate.clone(),
     ));
     let (gate, groups) = (node.gate.clone(), node.groups.clone());
     Store::new(Parts {

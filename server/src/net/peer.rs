@@ -21,7 +21,7 @@ use crate::error::{Error, Reason, Result};
 use crate::net::dial::{Dial, channel};
 use crate::net::peers::Speaker;
 use crate::raft::{Chunks, NodeId};
-use crate::residency::Cleared;
+use crate::residency::{Cleared, Gate};
 
 /// The bytes of requests that are gathered into one frame.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -88,6 +88,7 @@ pub(super) struct Peer {
     pub(super) env: Env,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) speaker: Speaker,
+    pub(super) gate: Arc<Gate>,
     pub(super) region: RegionName,
     pub(super) node: NodeId,
     pub(super) address: watch::Receiver<String>,
@@ -290,7 +291,9 @@ impl Peer {
             let Some((cleared, call)) = gathered.next() else {
                 break;
             };
-            let mut request = cleared.into_message();
+            let Ok(mut request) = self.gate.frame(cleared, &self.region) else {
+                continue;
+            };
             request.sequence = pending.next;
             pending.next += 1;
             pending.calls.insert(request.sequence, call);

@@ -17,7 +17,7 @@ use crate::net::dial::Dial;
 use crate::net::peer::{Call, Link, Peer, send_snapshot};
 use crate::net::seen::{Memory, Seen};
 use crate::raft::{Budget, Chunks, NodeId, Transport};
-use crate::residency::Cleared;
+use crate::residency::{Cleared, Gate};
 use crate::storage::RollbackGuard;
 
 /// As whom this node speaks. Set once, when the node learns its cluster.
@@ -181,6 +181,7 @@ pub struct Peers {
     region: RegionName,
     dial: Arc<dyn Dial>,
     speaker: Speaker,
+    gate: Arc<Gate>,
     links: RwLock<BTreeMap<NodeId, Handle>>,
     forwarding: Arc<Budget>,
 }
@@ -198,12 +199,19 @@ const FORWARDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 impl Peers {
     /// No connections yet to the nodes of a region.
-    pub fn new(env: Env, dial: Arc<dyn Dial>, speaker: Speaker, region: RegionName) -> Self {
+    pub fn new(
+        env: Env,
+        dial: Arc<dyn Dial>,
+        speaker: Speaker,
+        gate: Arc<Gate>,
+        region: RegionName,
+    ) -> Self {
         Peers {
             env,
             region,
             dial,
             speaker,
+            gate,
             links: RwLock::default(),
             forwarding: Arc::new(Budget::new(FORWARDING_BYTES_MAX)),
         }
@@ -243,6 +251,7 @@ impl Peers {
             env: self.env.clone(),
             dial: self.dial.clone(),
             speaker: self.speaker.clone(),
+            gate: self.gate.clone(),
             region: self.region.clone(),
             node,
             address: address_rx,
@@ -313,6 +322,10 @@ impl Peers {
 }
 
 impl Transport for Peers {
+    fn region_of(&self, _: NodeId) -> Option<RegionName> {
+        Some(self.region.clone())
+    }
+
     fn send(
         &self,
         node: NodeId,
@@ -334,13 +347,13 @@ impl Transport for Peers {
     ) -> BoxFuture<'static, Result<wire::Vote>> {
         let link = self.links.read().get(&node).map(|h| h.link.clone());
         let hello = self.speaker.hello(&self.region, node);
-        let env = self.env.clone();
+        let (env, gate, region) = (self.env.clone(), self.gate.clone(), self.region.clone());
         Box::pin(async move {
             let link =
                 link.ok_or_else(|| Error::new(Reason::UnknownNode, "the node is not known"))?;
             let start = wire::SnapshotStart {
                 hello: Some(hello?),
-                ..start.into_message()
+                ..gate.frame(start, &region)?
             };
             send_snapshot(link, start, chunks, env).await
         })

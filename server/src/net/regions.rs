@@ -14,13 +14,14 @@ use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peers::{Peers, Speaker};
 use crate::raft::{Chunks, NodeId, Transport};
-use crate::residency::Cleared;
+use crate::residency::{Cleared, Gate};
 
 /// The connections to the nodes of every region.
 pub struct Regions {
     env: Env,
     dial: Arc<dyn Dial>,
     speaker: Speaker,
+    gate: Arc<Gate>,
     own: Arc<Peers>,
     known: RwLock<Known>,
 }
@@ -34,10 +35,15 @@ struct Known {
 
 impl Regions {
     /// Knows only this node's region.
-    pub fn new(env: Env, dial: Arc<dyn Dial>, speaker: Speaker) -> Self {
+    pub fn new(env: Env, dial: Arc<dyn Dial>, speaker: Speaker, gate: Arc<Gate>) -> Self {
         let region = speaker.region().clone();
-        let own = Peers::new(env.clone(), dial.clone(), speaker.clone(), region.clone());
-        let own = Arc::new(own);
+        let own = Arc::new(Peers::new(
+            env.clone(),
+            dial.clone(),
+            speaker.clone(),
+            gate.clone(),
+            region.clone(),
+        ));
         let known = Known {
             peers: BTreeMap::from([(region, own.clone())]),
             numbers: BTreeMap::new(),
@@ -46,6 +52,7 @@ impl Regions {
             env,
             dial,
             speaker,
+            gate,
             own,
             known: RwLock::new(known),
         }
@@ -69,10 +76,7 @@ impl Regions {
             let peers = {
                 let mut known = self.known.write();
                 known.numbers.insert(region.number, name.clone());
-                let connect = || {
-                    let (env, dial) = (self.env.clone(), self.dial.clone());
-                    Arc::new(Peers::new(env, dial, self.speaker.clone(), name.clone()))
-                };
+                let connect = || Arc::new(self.peers(name.clone()));
                 known
                     .peers
                     .entry(name.clone())
@@ -82,6 +86,12 @@ impl Regions {
             peers.learn(&region.nodes);
         }
         Ok(())
+    }
+
+    /// No connections yet to the nodes of a region.
+    fn peers(&self, region: RegionName) -> Peers {
+        let (env, dial) = (self.env.clone(), self.dial.clone());
+        Peers::new(env, dial, self.speaker.clone(), self.gate.clone(), region)
     }
 
     /// The region and the node that the control group means.
@@ -108,6 +118,10 @@ impl Regions {
 
 /// For the control group, whose nodes are named with their region's number.
 impl Transport for Regions {
+    fn region_of(&self, node: NodeId) -> Option<RegionName> {
+        Some(self.resolve(node)?.0)
+    }
+
     fn send(
         &self,
         node: NodeId,

@@ -104,7 +104,12 @@ impl Node {
         let speaker = Speaker::new(region.clone(), node).guarded(guard);
         let groups = Arc::new(Groups::default());
         let gate = Gate::new(env.clone(), region);
-        let regions = Arc::new(Regions::new(env.clone(), dial, speaker.clone()));
+        let regions = Arc::new(Regions::new(
+            env.clone(),
+            dial,
+            speaker.clone(),
+            gate.clone(),
+        ));
         let directory = Arc::new(Directory::new(gate.clone(), groups.clone()));
         let closing = CancellationToken::new();
         let (halt, halted) = watch::channel(None);

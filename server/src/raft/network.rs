@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
 
+use crate::error::{Error, Reason};
 use crate::raft::acknowledged::Acknowledged;
 use crate::raft::apply::Identity;
 use crate::raft::snapshot::{self, SnapshotData};
@@ -135,16 +137,16 @@ impl Client {
         kind: RPCTypes,
         deadline: Duration,
     ) -> impl Future<Output = Result<Response, RPCError<Types>>> + Send + use<> {
-        let cleared = self.gate.egress(
-            &self.identity.region,
-            &self.identity.subject,
-            wire::PeerRequest {
-                sequence: 0,
-                group: self.identity.group.0,
-                to_replica: self.target.0,
-                request: Some(request),
-            },
-        );
+        let request = wire::PeerRequest {
+            sequence: 0,
+            group: self.identity.group.0,
+            to_replica: self.target.0,
+            request: Some(request),
+        };
+        let cleared = self.region().and_then(|region| {
+            let subject = &self.identity.subject;
+            self.gate.egress(&region, subject, request)
+        });
         let answer = cleared.map(|request| self.transport.send(self.node, request));
         let (id, target) = (self.replica, self.target);
         async move {
@@ -164,6 +166,12 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// The region of the replica's node.
+    fn region(&self) -> crate::error::Result<RegionName> {
+        let region = self.transport.region_of(self.node);
+        region.ok_or_else(|| Error::new(Reason::UnknownNode, "the node is not known"))
     }
 
     /// Remembers what an answer to an append acknowledges, and passes it on
@@ -343,9 +351,10 @@ impl NetSnapshot<Types> for Client {
                 membership: Some(stored_membership_to_wire(&snapshot.meta.last_membership)),
             }),
         };
+        let subject = &self.identity.subject;
         let start = self
-            .gate
-            .egress(&self.identity.region, &self.identity.subject, start)
+            .region()
+            .and_then(|region| self.gate.egress(&region, subject, start))
             .map_err(|refused| StreamingError::Unreachable(Unreachable::new(&refused)))?;
         let covered = snapshot.meta.last_log_id;
         let (chunks, moved) = watched(snapshot::chunks(view, &self.identity));

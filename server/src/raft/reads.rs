@@ -145,10 +145,9 @@ impl Worker {
             to_replica: leader.0,
             request: Some(Request::ReadIndex(wire::ReadIndex {})),
         };
-        let identity = &self.identity;
-        let cleared = self
-            .gate
-            .egress(&identity.region, &identity.subject, request);
+        let region = self.transport.region_of(node)?;
+        let subject = &self.identity.subject;
+        let cleared = self.gate.egress(&region, subject, request);
         let answer = match cleared {
             Ok(request) => self.transport.send(node, request),
             Err(refused) => return Some(Err(refused)),

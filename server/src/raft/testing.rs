@@ -261,6 +261,10 @@ pub(crate) fn identity(group: u64, tag: &str, region: &str) -> Identity {
 pub(crate) struct Nowhere;
 
 impl Transport for Nowhere {
+    fn region_of(&self, _: NodeId) -> Option<RegionName> {
+        None
+    }
+
     fn send(
         &self,
         _: NodeId,

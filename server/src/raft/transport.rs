@@ -5,6 +5,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use futures::Stream;
 use futures::future::BoxFuture;
@@ -19,6 +20,9 @@ pub type Chunks = Pin<Box<dyn Stream<Item = Result<wire::SnapshotChunk>> + Send>
 
 /// Carries requests to other nodes. What a gate has not cleared is not sent.
 pub trait Transport: Send + Sync + 'static {
+    /// The region of a node; `None`: the node is not known.
+    fn region_of(&self, node: NodeId) -> Option<RegionName>;
+
     /// Queues a request. Requests to one node arrive in the order they were
     /// queued, or not at all. The receiver fails when the request or its
     /// answer is lost; the caller sets its own deadline.

@@ -224,8 +224,8 @@ mod tests {
             .lead(identity(18, "global", "us").as_mirror(true))
             .await;
         let speaker = Speaker::new(node.gate.region().clone(), NodeId(1));
-        let regions = Regions::new(node.env.clone(), Arc::new(TcpDial), speaker);
         let (env, gate) = (node.env.clone(), node.gate.clone());
+        let regions = Regions::new(env.clone(), Arc::new(TcpDial), speaker, gate.clone());
         let probes = Probes::new(env, gate, node.groups.clone(), Arc::new(regions));
         node.fill(&group, 1).await;
         let asked_at = node.env.now();

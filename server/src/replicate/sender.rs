@@ -473,7 +473,8 @@ mod tests {
     fn sender(home: &Alone, group: &Arc<Group>) -> Sender {
         let us = RegionName::new("us").expect("a name");
         let speaker = Speaker::new(home.gate.region().clone(), NodeId(1));
-        let peers = Peers::new(home.env.clone(), Arc::new(TcpDial), speaker, us.clone());
+        let (env, gate) = (home.env.clone(), home.gate.clone());
+        let peers = Peers::new(env, Arc::new(TcpDial), speaker, gate, us.clone());
         Sender {
             env: home.env.clone(),
             gate: home.gate.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
-use domicile_proto::policy::Verdict;
+use domicile_proto::policy::{Kind, Verdict};
 use domicile_proto::token::Secret;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -50,27 +50,51 @@ impl Subject {
     }
 }
 
-/// A message that the egress gate has let pass. Nothing else is sent.
+/// A message that the egress gate has let pass, to one region and for a while.
+/// Nothing else is sent; [`Gate::frame`] gives it to the wire.
 ///
 /// Only the gate makes one:
 ///
-/// ```compile_fail,E0451
+/// ```compile_fail,E0639
 /// let forged = domicile_server::residency::Cleared { message: () };
 /// ```
 #[derive(Debug)]
 pub struct Cleared<T> {
     message: T,
+    to: RegionName,
+    subject: Subject,
+    policy_version: u64,
+    end: Option<End>,
+}
+
+/// When a cleared message may leave no more: when the lease has lapsed that ran
+/// when it was cleared, for no renewal of it says that the message may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    /// From when the lease ran.
+    confirmed_at: Instant,
 }
 
 impl<T> Cleared<T> {
-    /// Hands the message to the wire.
-    pub fn into_message(self) -> T {
-        self.message
-    }
-
     /// Looks at the message.
     pub fn message(&self) -> &T {
         &self.message
+    }
+
+    /// The region that it may go to, and no other.
+    pub fn to(&self) -> &RegionName {
+        &self.to
+    }
+
+    /// The policy version that it was judged by; 0: none was needed.
+    pub fn policy_version(&self) -> u64 {
+        self.policy_version
+    }
+
+    /// When it may leave no more; `None`: it does not cross a border, or bears
+    /// nothing of a record.
+    pub fn end(&self) -> Option<Instant> {
+        self.end.map(|end| end.confirmed_at + LEASE)
     }
 }
 
@@ -192,18 +216,30 @@ impl Gate {
 
     /// How long the lease still runs; zero: it has lapsed.
     pub fn lease_left(&self) -> Duration {
-        let from = *self.lease_from.lock();
-        let age = from.and_then(|from| self.env.age(from));
+        self.lease().map_or(Duration::ZERO, |end| self.left(end))
+    }
+
+    /// The end of the lease as it runs now; `None`: it never ran.
+    fn lease(&self) -> Option<End> {
+        let confirmed_at = (*self.lease_from.lock())?;
+        Some(End { confirmed_at })
+    }
+
+    /// How long it is until then. What this machine slept through is over.
+    fn left(&self, end: End) -> Duration {
+        let age = self.env.age(end.confirmed_at);
         age.map_or(Duration::ZERO, |age| LEASE.saturating_sub(age))
     }
 
     /// Refuses, while the lease has lapsed, what comes from another region or
     /// goes there.
     pub fn hold_lease(&self) -> Result<()> {
-        match self.lease_left().is_zero() {
-            true => Err(lapsed()),
-            false => Ok(()),
-        }
+        self.running_lease().map(drop)
+    }
+
+    fn running_lease(&self) -> Result<End> {
+        let running = self.lease().filter(|end| !self.left(*end).is_zero());
+        running.ok_or_else(lapsed)
     }
 
     /// Lets a message out to a node of region `to`, or refuses it.
@@ -213,16 +249,31 @@ impl Gate {
         subject: &Subject,
         message: T,
     ) -> Result<Cleared<T>> {
-        if seeded::is_on(Bug::LyingSender) {
-            return Ok(Cleared { message });
-        }
-        match self.pass(to, to, subject, &carried(message.crossing())) {
-            Ok(()) => Ok(Cleared { message }),
+        let passed = match seeded::is_on(Bug::LyingSender) {
+            true => Ok(Passed::default()),
+            false => self.pass(to, to, subject, &carried(message.crossing())),
+        };
+        match passed {
+            Ok(Passed {
+                policy_version,
+                end,
+            }) => Ok(Cleared {
+                message,
+                to: to.clone(),
+                subject: subject.clone(),
+                policy_version,
+                end,
+            }),
             Err(refused) => {
                 self.note(Side::Egress, to, subject, refused.reason, &message);
                 Err(refused)
             }
         }
+    }
+
+    /// Gives a cleared message to the wire of a connection to region `peer`.
+    pub fn frame<T: Carries>(&self, cleared: Cleared<T>, _peer: &RegionName) -> Result<T> {
+        Ok(cleared.message)
     }
 
     /// Lets a message in that a node of region `from` sent, or refuses it.
@@ -234,7 +285,7 @@ impl Gate {
     ) -> Result<T> {
         let message = untrusted.message;
         match self.pass(from, &self.region, subject, &carried(message.crossing())) {
-            Ok(()) => Ok(message),
+            Ok(_) => Ok(message),
             Err(refused) => {
                 self.note(Side::Ingress, from, subject, refused.reason, &message);
                 Err(refused)
@@ -288,14 +339,15 @@ impl Gate {
     }
 
     /// Whether what is about `subject` may come to be in region `receiver`,
-    /// over the border to region `other` if that is not this one.
+    /// over the border to region `other` if that is not this one. Answers by what
+    /// it was found.
     fn pass(
         &self,
         other: &RegionName,
         receiver: &RegionName,
         subject: &Subject,
         carried: &Carried<'_>,
-    ) -> Result<()> {
+    ) -> Result<Passed> {
         if !subject.fits(carried.of) {
             return Err(Error::new(
                 Reason::ResidencyViolation,
@@ -304,22 +356,23 @@ impl Gate {
         }
         let crosses = *other != self.region;
         let tag = match subject {
-            Subject::Control => return Ok(()),
+            Subject::Control => return Ok(Passed::default()),
             Subject::Region if crosses => {
                 return Err(Error::new(
                     Reason::ResidencyViolation,
                     "what a region group says stays in its region",
                 ));
             }
-            Subject::Region => return Ok(()),
+            Subject::Region => return Ok(Passed::default()),
             Subject::Tag(tag) => tag,
         };
         if carried.cargo == Cargo::Nothing || seeded::is_on(Bug::AccessUnchecked) {
-            return Ok(());
+            return Ok(Passed::default());
         }
-        if crosses {
-            self.hold_lease()?;
-        }
+        let end = match crosses {
+            true => Some(self.running_lease()?),
+            false => None,
+        };
         let atlas = self.atlas.load();
         let Some(atlas) = &*atlas else {
             return Err(Error::new(
@@ -327,24 +380,41 @@ impl Gate {
                 "this node knows no policy yet, so no record passes",
             ));
         };
-        let kinds = match carried.cargo {
-            Cargo::Kept(kinds) => kinds,
-            Cargo::Handled if atlas.may_handle(tag, receiver) => return Ok(()),
+        match carried.cargo {
+            Cargo::Nothing => {}
+            Cargo::Handled if atlas.may_handle(tag, receiver) => {}
             Cargo::Handled => return Err(violation(tag, receiver, "is not in the tag's `serve`")),
-            Cargo::Nothing => return Ok(()),
-        };
-        for kind in kinds {
-            if let Verdict::Denied(denial) = atlas.may_hold(tag, receiver, *kind) {
-                return Err(Error::new(
-                    denial.reason(),
-                    format!("no {kind} of {tag} may exist in {receiver}: {denial}"),
-                )
-                .fact("tag", tag)
-                .fact("region", receiver));
-            }
+            Cargo::Kept(kinds) => may_keep(atlas, tag, receiver, kinds)?,
         }
-        Ok(())
+        Ok(Passed {
+            policy_version: atlas.version(),
+            end,
+        })
     }
+}
+
+/// By what a message was found to pass.
+#[derive(Default)]
+struct Passed {
+    /// The policy version; 0: none was needed.
+    policy_version: u64,
+    /// Until when; `None`: it needs no lease.
+    end: Option<End>,
+}
+
+/// Whether a region may hold all of these kinds of bytes of a tag.
+fn may_keep(atlas: &Atlas, tag: &Tag, receiver: &RegionName, kinds: &[Kind]) -> Result<()> {
+    for kind in kinds {
+        if let Verdict::Denied(denial) = atlas.may_hold(tag, receiver, *kind) {
+            return Err(Error::new(
+                denial.reason(),
+                format!("no {kind} of {tag} may exist in {receiver}: {denial}"),
+            )
+            .fact("tag", tag)
+            .fact("region", receiver));
+        }
+    }
+    Ok(())
 }
 
 fn violation(tag: &Tag, region: &RegionName, why: &str) -> Error {

@@ -24,6 +24,10 @@ use crate::storage::{Disk, DiskOptions, FIRST_RANGE, GroupId, MemoryDisk};
 struct Nobody;
 
 impl Transport for Nobody {
+    fn region_of(&self, _node: NodeId) -> Option<RegionName> {
+        None
+    }
+
     fn send(
         &self,
         _node: NodeId,

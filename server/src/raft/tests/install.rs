@@ -131,6 +131,10 @@ impl Way {
 }
 
 impl Transport for Way {
+    fn region_of(&self, _node: NodeId) -> Option<RegionName> {
+        Some(eu())
+    }
+
     fn send(
         &self,
         _node: NodeId,
@@ -144,7 +148,7 @@ impl Transport for Way {
             end.waiting.lock().insert(*sequence, asker);
             inbound.handle(Untrusted::received(wire::PeerRequest {
                 sequence: *sequence,
-                ..request.into_message()
+                ..request.message().clone()
             }));
         }
         answer
@@ -160,7 +164,7 @@ impl Transport for Way {
         Box::pin(async move {
             let nobody = || Error::new(Reason::Unreachable, "nobody is there");
             let end = end.ok_or_else(nobody)?;
-            let start = Untrusted::received(start.into_message());
+            let start = Untrusted::received(start.message().clone());
             receive(&end.env, &end.groups, &end.gate, start, chunks).await
         })
     }

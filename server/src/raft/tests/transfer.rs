@@ -33,6 +33,10 @@ struct Slow {
 }
 
 impl Transport for Slow {
+    fn region_of(&self, _node: NodeId) -> Option<RegionName> {
+        RegionName::new("eu").ok()
+    }
+
     fn send(
         &self,
         _node: NodeId,
