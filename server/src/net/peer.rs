@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
+use wire::peer_response::Response;
 
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
@@ -213,6 +214,9 @@ impl Peer {
                 let mut gathered = gathered.drain(..).peekable();
                 while gathered.peek().is_some() {
                     let frame = self.frame(&pending, &mut gathered);
+                    if frame.requests.is_empty() {
+                        continue;
+                    }
                     if frames.send(frame).await.is_err() {
                         return Ended::Broken("the stream ended");
                     }
@@ -270,7 +274,8 @@ impl Peer {
         }
     }
 
-    /// Takes as many calls as fit into one frame.
+    /// Takes as many calls as fit into one frame. What may not leave any more is
+    /// refused here.
     fn frame(
         &self,
         pending: &Mutex<Pending>,
@@ -291,8 +296,17 @@ impl Peer {
             let Some((cleared, call)) = gathered.next() else {
                 break;
             };
-            let Ok(mut request) = self.gate.frame(cleared, &self.region) else {
-                continue;
+            let mut request = match self.gate.frame(cleared, &self.region) {
+                Ok(request) => request,
+                Err(refused) => {
+                    tracing::warn!(to = %self.region, reason = %refused.reason, "dropped at the gate");
+                    // As the other node would have: certainly nothing was done.
+                    drop(call.send(wire::PeerResponse {
+                        sequence: 0,
+                        response: Some(Response::Refusal((&refused).into())),
+                    }));
+                    continue;
+                }
             };
             request.sequence = pending.next;
             pending.next += 1;
@@ -378,4 +392,86 @@ pub(super) async fn send_snapshot(
     answer
         .vote
         .ok_or_else(|| Error::internal("the answer to a snapshot has no vote"))
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::address::Tag;
+    use wire::peer_request::Request;
+
+    use super::*;
+    use crate::net::TcpDial;
+    use crate::raft::testing::Alone;
+    use crate::residency::{LEASE, Side, Subject};
+
+    /// A write for `global` that waits for the connection to a region.
+    fn waiting(
+        node: &Alone,
+        to: &RegionName,
+    ) -> (Call, oneshot::Receiver<wire::PeerResponse>) {
+        let request = wire::PeerRequest {
+            request: Some(Request::Forward(wire::Forward {
+                tag: "global".into(),
+                ..wire::Forward::default()
+            })),
+            ..wire::PeerRequest::default()
+        };
+        let subject = Subject::Tag(Tag::new("global").expect("a tag"));
+        let cleared = node.gate.egress(to, &subject, request).expect("cleared");
+        let (call, answer) = oneshot::channel();
+        ((cleared, call), answer)
+    }
+
+    /// What was cleared may wait long for a socket, and must not leave then.
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_leave_any_more_is_dropped_and_refused() {
+        let node = Alone::new("eu");
+        node.adopt_demo();
+        node.gate.confirm_lease(node.env.now());
+        let names = ["us", "ap"].map(|name| RegionName::new(name).expect("a name"));
+        let [us, ap] = &names;
+        let peer = Peer {
+            env: node.env.clone(),
+            dial: Arc::new(TcpDial),
+            speaker: Speaker::new(node.gate.region().clone(), NodeId(1)),
+            gate: node.gate.clone(),
+            region: us.clone(),
+            node: NodeId(1),
+            address: watch::channel(String::new()).1,
+            link: Arc::default(),
+        };
+        let pending = Mutex::new(Pending {
+            calls: BTreeMap::new(),
+            next: 1,
+            heard: node.env.now(),
+        });
+        let framed = |calls: Vec<Call>| {
+            let frame = peer.frame(&pending, &mut calls.into_iter().peekable());
+            frame.requests.len()
+        };
+        let (elsewhere, mut refused) = waiting(&node, ap);
+        let (meant, mut waits) = waiting(&node, us);
+        assert_eq!(framed(vec![elsewhere, meant]), 1);
+        assert!(waits.try_recv().is_err(), "it waits for the other node");
+        let reason = |answer: wire::PeerResponse| match answer.response {
+            Some(Response::Refusal(refusal)) => refusal.reason,
+            other => panic!("{other:?}"),
+        };
+        let told = refused.try_recv().expect("answered");
+        assert_eq!(reason(told), Reason::ResidencyViolation.name());
+
+        let (late, mut refused) = waiting(&node, us);
+        tokio::time::sleep(LEASE).await;
+        assert_eq!(framed(vec![late]), 0);
+        let told = refused.try_recv().expect("answered");
+        assert_eq!(reason(told), Reason::NoQuorum.name());
+        assert_eq!(pending.lock().calls.len(), 1);
+
+        let refusals = node.gate.refusals();
+        assert_eq!(refusals.len(), 2);
+        for (cause, evidence) in refusals {
+            assert_eq!((cause.side, evidence.count), (Side::Egress, 1));
+            assert_eq!((&cause.region, cause.tag.as_str()), (us, "global"));
+        }
+    }
 }

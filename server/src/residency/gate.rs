@@ -271,9 +271,42 @@ impl Gate {
         }
     }
 
-    /// Gives a cleared message to the wire of a connection to region `peer`.
-    pub fn frame<T: Carries>(&self, cleared: Cleared<T>, _peer: &RegionName) -> Result<T> {
-        Ok(cleared.message)
+    /// Gives a cleared message to the wire of a connection to region `peer`, or
+    /// drops it: it may have waited while the policy changed or the lease
+    /// lapsed. Nothing waits behind this but for the socket.
+    pub fn frame<T: Carries>(&self, cleared: Cleared<T>, peer: &RegionName) -> Result<T> {
+        match self.leave(&cleared, peer) {
+            Ok(()) => Ok(cleared.message),
+            Err(refused) => {
+                let (subject, message) = (&cleared.subject, &cleared.message);
+                self.note(Side::Egress, peer, subject, refused.reason, message);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Whether a cleared message may still leave.
+    fn leave<T: Carries>(&self, cleared: &Cleared<T>, peer: &RegionName) -> Result<()> {
+        if seeded::is_on(Bug::LyingSender) {
+            return Ok(());
+        }
+        let Cleared {
+            message,
+            to,
+            subject,
+            ..
+        } = cleared;
+        if peer != to {
+            return Err(Error::new(
+                Reason::ResidencyViolation,
+                format!("a message for {to} stood before a connection to {peer}"),
+            ));
+        }
+        if cleared.end.is_some_and(|end| self.left(end).is_zero()) {
+            return Err(lapsed());
+        }
+        self.pass(to, to, subject, &carried(message.crossing()))
+            .map(drop)
     }
 
     /// Lets a message in that a node of region `from` sent, or refuses it.

@@ -13,7 +13,7 @@ use wire::peer_request::Request;
 
 use super::{Atlas, Gate, LEASE, Side, Subject, Untrusted};
 use crate::env::{Clocks, Env};
-use crate::error::Reason;
+use crate::error::{Reason, Result};
 use crate::storage::{CONTROL_GROUP, FIRST_RANGE, GroupId, REGION_GROUP};
 
 fn region(name: &str) -> RegionName {
@@ -142,6 +142,78 @@ async fn a_record_is_taken_in_only_where_it_may_be_whatever_its_sender_thinks() 
         assert_eq!((cause.side, cause.tag.as_str()), (Side::Ingress, "eu-only"));
         assert_eq!((evidence.count, evidence.digest.len()), (1, 32));
     }
+}
+
+/// The demo's policy in its next version, in which `global` stays in the EU.
+fn tightened() -> Atlas {
+    let rules = "store = [\"eu\", \"us\", \"ap\"]\nreplicate_to = [\"us\", \"ap\"]";
+    assert!(DEMO.contains(rules));
+    let second = format!("version = 2\nsupersedes = \"sha256:{}\"", "0".repeat(64));
+    let policy = DEMO.replace("version = 1", &second);
+    let control = wire::Control {
+        policy: policy.replace(rules, "store = [\"eu\"]"),
+        token_key: vec![7; 32].into(),
+        ..wire::Control::default()
+    };
+    Atlas::new(control).expect("valid")
+}
+
+/// Between the gate and the wire a message may wait, as long as a socket takes.
+#[tokio::test(start_paused = true)]
+async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
+    let (env, gate) = gate("eu");
+    let (us, ap) = (region("us"), region("ap"));
+    let clear = || {
+        let cleared = gate.egress(&us, &tag("global"), copy("global"));
+        cleared.expect("it may go")
+    };
+    let confirmed_at = env.now();
+    gate.confirm_lease(confirmed_at);
+    let reason = |framed: Result<wire::PeerRequest>| framed.expect_err("dropped").reason;
+
+    let cleared = clear();
+    assert_eq!((cleared.to(), cleared.policy_version()), (&us, 1));
+    assert_eq!(cleared.end(), Some(confirmed_at + LEASE));
+    assert_eq!(gate.frame(cleared, &us).expect("it leaves"), copy("global"));
+    // Over another connection than to where it may go.
+    assert_eq!(
+        reason(gate.frame(clear(), &ap)),
+        Reason::ResidencyViolation
+    );
+    // Its lease lapsed, whatever another one says since.
+    let late = clear();
+    tokio::time::sleep(LEASE).await;
+    gate.confirm_lease(env.now());
+    assert_eq!(reason(gate.frame(late, &us)), Reason::NoQuorum);
+    // The policy allows it no more.
+    let late = clear();
+    gate.adopt(tightened());
+    assert_eq!(reason(gate.frame(late, &us)), Reason::ResidencyViolation);
+    let counted: Vec<_> = gate
+        .refusals()
+        .into_iter()
+        .map(|(cause, evidence)| (cause.side, cause.region, cause.reason, evidence.count))
+        .collect();
+    let [lapsed, violated] = ["NO_QUORUM", "RESIDENCY_VIOLATION"];
+    assert_eq!(
+        counted,
+        [
+            (Side::Egress, ap, violated, 1),
+            (Side::Egress, us.clone(), lapsed, 1),
+            (Side::Egress, us, violated, 1),
+        ]
+    );
+}
+
+/// What stays in the region needs no lease, and has no end.
+#[tokio::test(start_paused = true)]
+async fn what_stays_in_its_region_leaves_without_a_lease() {
+    let (_, gate) = gate("eu");
+    let cleared = gate.egress(&region("eu"), &tag("eu-only"), entry());
+    let cleared = cleared.expect("it may go");
+    assert_eq!(cleared.end(), None);
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(gate.frame(cleared, &region("eu")).is_ok());
 }
 
 /// Whoever passes a message on says what it is about; a mistake there must not
