@@ -10,7 +10,6 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::internal::v1::peer_service_server::PeerService;
 use futures::{Stream, StreamExt};
 use prost::Message;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,9 +19,9 @@ use crate::error::{Error, Reason, Result};
 use crate::kv::Store;
 use crate::net::Speaker;
 use crate::placement::Placement;
-use crate::raft::{Answers as Answered, Budget, Groups, Inbound, ReplicaId, SnapshotReceiver};
+use crate::raft::{Answered, Answers, Budget, Groups, Inbound, ReplicaId, SnapshotReceiver};
 use crate::replicate::{Probes, Receiver};
-use crate::residency::{Carries, Gate, Of, Subject, Untrusted, carried};
+use crate::residency::{Carries, Cleared, Gate, Of, Subject, Untrusted, carried};
 
 /// The answers that are gathered into one frame.
 const FRAME_ANSWERS_MAX: usize = 512;
@@ -58,16 +57,16 @@ pub struct PeerApi {
     pub closing: CancellationToken,
 }
 
-type Answers = Pin<Box<dyn Stream<Item = Result<wire::ExchangeResponse, Status>> + Send>>;
+type Frames = Pin<Box<dyn Stream<Item = Result<wire::ExchangeResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl PeerService for PeerApi {
-    type ExchangeStream = Answers;
+    type ExchangeStream = Frames;
 
     async fn exchange(
         &self,
         request: Request<Streaming<wire::ExchangeRequest>>,
-    ) -> Result<Response<Answers>, Status> {
+    ) -> Result<Response<Frames>, Status> {
         let mut requests = request.into_inner();
         let first = requests
             .message()
@@ -75,7 +74,7 @@ impl PeerService for PeerApi {
             .ok_or_else(|| status(Error::invalid("the stream ended before its hello")))?;
         let caller = self.speaker.check(first.hello.as_ref()).map_err(status)?;
         let from = caller.region;
-        let (answers, rx) = mpsc::unbounded_channel();
+        let (answers, answered) = Answers::new(self.gate.clone(), from.clone());
         let reads = Arc::new(Budget::new(READ_BYTES_MAX));
         let mut taken = Taken {
             reads: reads.clone(),
@@ -111,24 +110,23 @@ impl PeerService for PeerApi {
             wall_ms: self.env.wall_ms(),
         };
         // The reading task lives in the stream's state, and ends with it.
-        let state = (rx, reading, VecDeque::new(), reads);
+        let state = (answered, reading, VecDeque::new(), reads);
         let (speaker, env) = (self.speaker.clone(), self.env.clone());
         let frames = futures::stream::unfold(state, move |state| {
             let (speaker, env) = (speaker.clone(), env.clone());
             async move {
-                let (mut rx, reading, mut gathered, reads) = state;
+                let (mut answered, reading, mut gathered, reads) = state;
                 if gathered.is_empty() {
-                    let mut responses = Vec::new();
-                    if rx.recv_many(&mut responses, FRAME_ANSWERS_MAX).await == 0 {
+                    gathered = answered.some(FRAME_ANSWERS_MAX).await.into();
+                    if gathered.is_empty() {
                         return None;
                     }
-                    gathered = responses.into();
                 }
-                let mut frame = frame(&mut gathered, &reads);
+                let mut frame = frame(&mut gathered, &reads, &answered);
                 // What is answered is durable by now, and the stamp no older.
                 frame.store = speaker.stamp();
                 frame.wall_ms = env.wall_ms();
-                Some((Ok(frame), (rx, reading, gathered, reads)))
+                Some((Ok(frame), (answered, reading, gathered, reads)))
             }
         });
         let all = futures::stream::once(std::future::ready(Ok(hello))).chain(frames);
@@ -201,19 +199,24 @@ impl PeerService for PeerApi {
 
 /// The next frame of what is gathered: at least one answer. What was read no
 /// longer waits then.
-fn frame(gathered: &mut VecDeque<wire::PeerResponse>, reads: &Budget) -> wire::ExchangeResponse {
+fn frame(
+    gathered: &mut VecDeque<Cleared<wire::PeerResponse>>,
+    reads: &Budget,
+    answered: &Answered,
+) -> wire::ExchangeResponse {
     let mut responses = Vec::with_capacity(gathered.len());
     let mut bytes = 0;
     while let Some(next) = gathered.front() {
-        let own = next.encoded_len();
+        let own = next.message().encoded_len();
         bytes += own;
         if !responses.is_empty() && bytes > FRAME_BYTES_MAX {
             break;
         }
-        if let Some(wire::peer_response::Response::Read(_)) = next.response {
+        if let Some(wire::peer_response::Response::Read(_)) = next.message().response {
             reads.give_back(own);
         }
-        responses.extend(gathered.pop_front());
+        let next = gathered.pop_front();
+        responses.extend(next.map(|next| answered.frame(next)));
     }
     wire::ExchangeResponse {
         responses,
@@ -234,7 +237,7 @@ struct Taken {
     api: PeerApi,
     inbound: Inbound,
     from: RegionName,
-    answers: Answered,
+    answers: Answers,
     /// How much of what was read may wait.
     reads: Arc<Budget>,
 }
@@ -244,6 +247,7 @@ impl Taken {
     /// room that serves it, all of it through the gate.
     fn take(&mut self, request: Untrusted<wire::PeerRequest>) {
         use wire::peer_request::Request;
+        use wire::peer_response::Response as Answer;
         let (sequence, subject) = request.addressed(|r| {
             let subject = match carried(r.crossing()).of {
                 Of::Group(_) | Of::Exchange => Ok(None),
@@ -277,42 +281,30 @@ impl Taken {
             Some(Request::Ship(ship)) => {
                 let answers = self.answers.clone();
                 let answer = move |shipped| {
-                    // The connection may have gone; then nobody waits.
-                    drop(answers.send(wire::PeerResponse {
-                        sequence,
-                        response: Some(wire::peer_response::Response::Ship(shipped)),
-                    }));
+                    answers.send(&subject, sequence, Answer::Ship(shipped));
                 };
                 self.api.receiver.take(&self.from, ship, Box::new(answer));
             }
             Some(Request::Probe(probe)) => {
                 let probes = self.api.probes.clone();
-                self.inbound.answer(sequence, async move {
+                self.inbound.answer(subject, sequence, async move {
                     let confirmed = probes.answer(probe).await;
-                    Ok(wire::peer_response::Response::Probe(confirmed))
+                    Ok(Answer::Probe(confirmed))
                 });
             }
             Some(Request::Read(read)) => {
-                let (api, from, reads) = (self.api.clone(), self.from.clone(), self.reads.clone());
-                self.inbound.answer(sequence, async move {
-                    let read = api.store.serve_remote(&from, read).await;
-                    let response = wire::PeerResponse {
-                        sequence,
-                        response: Some(wire::peer_response::Response::Read(read)),
-                    };
-                    let bytes = response.encoded_len();
+                let (store, from) = (self.api.store.clone(), self.from.clone());
+                let (answers, reads) = (self.answers.clone(), self.reads.clone());
+                self.api.env.spawn_brief(async move {
+                    let read = Answer::Read(store.serve_remote(&from, read).await);
                     // What was read leaves the region here.
-                    let cleared = api.gate.egress(&from, &subject, response);
-                    let refused = match cleared {
-                        Ok(cleared) if reads.take(bytes) => {
-                            let framed = api.gate.frame(cleared, &from);
-                            let response = framed.ok().and_then(|framed| framed.response);
-                            return response.ok_or_else(|| "the answer is missing".to_owned());
+                    match answers.clear(&subject, sequence, read) {
+                        Ok(cleared) if reads.take(cleared.message().encoded_len()) => {
+                            answers.put(cleared);
                         }
-                        Ok(_) => overloaded(),
-                        Err(refused) => refused,
-                    };
-                    Ok(wire::peer_response::Response::Refusal((&refused).into()))
+                        Ok(_) => answers.refuse(sequence, (&overloaded()).into()),
+                        Err(refusal) => answers.refuse(sequence, refusal),
+                    }
                 });
             }
             _ => self
@@ -330,6 +322,7 @@ mod tests {
     use wire::peer_response::Response as Answer;
 
     use super::*;
+    use crate::raft::testing::Alone;
 
     fn read(sequence: u64, bytes: usize) -> wire::PeerResponse {
         let record = v1::Record {
@@ -352,19 +345,30 @@ mod tests {
 
     /// As many large answers as are gathered never make a frame that the other
     /// node does not take; small ones share one.
-    #[test]
-    fn a_frame_of_answers_is_bounded_in_bytes() {
+    #[tokio::test]
+    async fn a_frame_of_answers_is_bounded_in_bytes() {
         let sizes = [VALUE_BYTES_MAX; 40].into_iter().chain([100; 40]);
-        let mut gathered: VecDeque<_> = (1..).zip(sizes).map(|(n, size)| read(n, size)).collect();
+        let node = Alone::new("eu");
+        node.adopt_demo();
+        let (eu, tag) = (node.gate.region(), Tag::new("eu-only").expect("a tag"));
+        let cleared = |answer| {
+            let cleared = node.gate.egress(eu, &Subject::Tag(tag.clone()), answer);
+            cleared.expect("it may go")
+        };
+        let mut gathered: VecDeque<_> = (1..)
+            .zip(sizes)
+            .map(|(n, size)| cleared(read(n, size)))
+            .collect();
+        let (_, answered) = Answers::new(node.gate.clone(), eu.clone());
         let reads = Budget::new(READ_BYTES_MAX);
         for answer in &gathered {
-            reads.take(answer.encoded_len());
+            reads.take(answer.message().encoded_len());
         }
         assert!(!reads.take(READ_BYTES_MAX));
         let mut sequences = Vec::new();
         let mut frames = 0;
         while !gathered.is_empty() {
-            let frame = frame(&mut gathered, &reads);
+            let frame = frame(&mut gathered, &reads, &answered);
             assert!(frame.encoded_len() < PEER_MESSAGE_BYTES_MAX);
             sequences.extend(frame.responses.iter().map(|answer| answer.sequence));
             frames += 1;

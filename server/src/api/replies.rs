@@ -202,7 +202,7 @@ impl Replies {
     pub(super) fn new(
         waiting: Waiting,
         slots: Arc<Semaphore>,
-            counted: Counted,
+        counted: Counted,
         reader: Task,
     ) -> Self {
         Replies {

@@ -4,6 +4,7 @@
 //! A write is passed on once. If the answer is lost the outcome is unknown,
 //! and the client retries with the same request id.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::Tag;
@@ -38,7 +39,7 @@ pub(super) struct Target<'a> {
 }
 
 /// Passes writes on.
-pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Write>) {
+pub(super) fn writes(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>) {
     let mut replies = Vec::with_capacity(writes.len());
     let bytes = writes.iter().map(Write::bytes).sum();
     let budget = target.peers.forwarding().clone();
@@ -93,10 +94,15 @@ pub(super) fn writes(env: &Env, gate: &Gate, target: &Target<'_>, writes: Vec<Wr
             return;
         }
     };
+    let (gate, region) = (gate.clone(), target.peers.region().clone());
     env.spawn_brief(async move {
         let mut answer = answer;
         match tokio::time::timeout(FORWARD_WAIT, &mut answer).await {
-            Ok(Ok(answer)) => answered(replies, answer.response),
+            Ok(Ok(answer)) => match gate.ingress(&region, &subject, answer) {
+                Ok(answer) => answered(replies, answer.response),
+                // It may tell of what was done. Dropped, they answer "unknown".
+                Err(_) => drop(replies),
+            },
             Ok(Err(_)) => drop(replies),
             Err(_) => {
                 // Dropped, they answer "unknown"; the writes still wait.
@@ -123,6 +129,12 @@ fn answered(replies: Vec<Reply>, response: Option<Response>) {
             for (reply, outcome) in replies.into_iter().zip(result.outcomes) {
                 reply.send(from_wire(outcome));
             }
+        }
+        // The answer was refused, not the writes. Dropped, they answer "unknown".
+        Some(Response::Refusal(refusal))
+            if refusal.reason == Reason::WriteOutcomeUnknown.name() =>
+        {
+            drop(replies);
         }
         // Refused before it was taken: certainly not applied.
         Some(Response::Refusal(refusal)) => {
@@ -155,8 +167,14 @@ pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
 
 /// The writes that another node passed on; what comes of all of them goes out
 /// in one answer. One that is not known here whole is refused.
-pub(super) fn taken(sequence: u64, forward: wire::Forward, answers: &Answers) -> Vec<Write> {
-    let gathered = std::sync::Arc::new(Gathered {
+pub(super) fn taken(
+    tag: &Tag,
+    sequence: u64,
+    forward: wire::Forward,
+    answers: &Answers,
+) -> Vec<Write> {
+    let gathered = Arc::new(Gathered {
+        subject: Subject::Tag(tag.clone()),
         sequence,
         answers: answers.clone(),
         outcomes: parking_lot::Mutex::new(vec![None; forward.writes.len()]),
@@ -209,6 +227,7 @@ fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Er
 
 /// Outcomes of one forward; the last one to come sends the answer.
 struct Gathered {
+    subject: Subject,
     sequence: u64,
     answers: Answers,
     outcomes: parking_lot::Mutex<Vec<Option<wire::ForwardedOutcome>>>,
@@ -222,11 +241,8 @@ impl Gathered {
             return;
         }
         let outcomes = outcomes.drain(..).flatten().collect();
-        // The connection may have gone; then nobody waits.
-        drop(self.answers.send(wire::PeerResponse {
-            sequence: self.sequence,
-            response: Some(Response::Forward(wire::ForwardResult { outcomes })),
-        }));
+        let answer = Response::Forward(wire::ForwardResult { outcomes });
+        self.answers.send(&self.subject, self.sequence, answer);
     }
 }
 
@@ -324,9 +340,9 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 mod tests {
     use bytes::Bytes;
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-    use tokio::sync::mpsc;
 
     use super::*;
+    use crate::raft::testing::Alone;
 
     /// What a writer is told of a refusal for a reason.
     fn told(reason: &str) -> Error {
@@ -351,6 +367,8 @@ mod tests {
             assert_eq!(told.reason, Reason::NoQuorum, "{passing}");
             assert!(told.retry_after.is_some(), "{passing}");
         }
+        let unknown = Reason::WriteOutcomeUnknown;
+        assert_eq!(told(unknown.name()).reason, unknown);
     }
 
     fn put() -> wire::ForwardedWrite {
@@ -362,9 +380,13 @@ mod tests {
     }
 
     /// What is not known is refused; what stands beside it is taken.
-    #[test]
-    fn a_forwarded_write_that_is_not_known_is_refused() {
-        let (answers, mut answered) = mpsc::unbounded_channel();
+    #[tokio::test]
+    async fn a_forwarded_write_that_is_not_known_is_refused() {
+        let node = Alone::new("eu");
+        node.adopt_demo();
+        let eu = node.gate.region();
+        let tag = Tag::new("eu-only").expect("a tag");
+        let (answers, mut answered) = Answers::new(node.gate.clone(), eu.clone());
         let unknown_change = wire::ForwardedWrite {
             change: None,
             ..put()
@@ -427,7 +449,7 @@ mod tests {
             writes: vec![unknown_change, put(), unknown_condition],
             tag: "eu-only".into(),
         };
-        let taken = taken(7, forward, &answers);
+        let taken = taken(&tag, 7, forward, &answers);
         assert_eq!(taken.len(), 1);
         assert!(matches!(taken[0].change, Change::Put(_)));
         for write in taken {
@@ -439,7 +461,8 @@ mod tests {
                 index: Index(3),
             }));
         }
-        let answer = answered.try_recv().unwrap();
+        let answer = answered.some(9).await.remove(0);
+        let answer = answered.frame(answer);
         assert_eq!(answer.sequence, 7);
         let Some(Response::Forward(result)) = answer.response else {
             panic!("{answer:?}");

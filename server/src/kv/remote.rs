@@ -18,7 +18,7 @@ use super::options::ReadOptions;
 use super::store::Store;
 use crate::error::{Error, Reason, Result};
 use crate::raft::Transport;
-use crate::residency::{Subject, Untrusted};
+use crate::residency::Subject;
 
 /// How long the home may take to answer one attempt.
 const REMOTE_WAIT: Duration = Duration::from_secs(3);
@@ -97,9 +97,7 @@ impl Store {
             let cleared = self.gate.egress(&route.home, &subject, request)?;
             let answer = tokio::time::timeout(REMOTE_WAIT, peers.send(node, cleared)).await;
             let Ok(Ok(answer)) = answer else { continue };
-            let answer = self
-                .gate
-                .ingress(&route.home, &subject, Untrusted::received(answer))?;
+            let answer = self.gate.ingress(&route.home, &subject, answer)?;
             match answer.response {
                 Some(Response::Read(wire::ReadResult {
                     result: Some(Wire::Failed(failed)),

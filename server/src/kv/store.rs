@@ -205,7 +205,8 @@ impl Store {
             return Err(elsewhere());
         };
         if replica == ReplicaId(0) {
-            self.write(&route, forward::taken(sequence, forward, answers));
+            let writes = forward::taken(&route.tag, sequence, forward, answers);
+            self.write(&route, writes);
             return Ok(());
         }
         let leads = group.replica() == replica && group.leads();
@@ -215,8 +216,8 @@ impl Store {
                 "this replica does not lead the group",
             ));
         }
-        let (group, writes) = (group.clone(), forward::taken(sequence, forward, answers));
-        self.propose(&route, &group, writes);
+        let writes = forward::taken(&route.tag, sequence, forward, answers);
+        self.propose(&route, group, writes);
         Ok(())
     }
 

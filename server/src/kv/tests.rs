@@ -18,7 +18,7 @@ use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
 use crate::raft::testing::{Alone, demo, identity, put, reinstall};
-use crate::raft::{Group, NodeId};
+use crate::raft::{Answers, Group, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::LEASE;
 use crate::storage::{
@@ -506,7 +506,8 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     home.node.memory.set_full(true);
     assert_eq!(write_refused(&home).await, Reason::DiskFull);
     // What a follower passes on is stored here, too.
-    let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+    let gate = home.node.gate.clone();
+    let (answers, mut answered) = Answers::new(gate.clone(), gate.region().clone());
     let forward = wire::Forward {
         writes: vec![wire::ForwardedWrite {
             key: Bytes::from_static(b"a"),
@@ -519,7 +520,8 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     let leader = (1, home.group.replica());
     let taken = home.store.take_forwarded(from, leader, forward, &answers);
     taken.expect("taken");
-    let answer = answered.recv().await.and_then(|answer| answer.response);
+    let answer = answered.some(9).await.remove(0);
+    let answer = answered.frame(answer).response;
     let Some(wire::peer_response::Response::Forward(result)) = answer else {
         panic!("{answer:?}");
     };

@@ -22,7 +22,7 @@ use crate::error::{Error, Reason, Result};
 use crate::net::dial::{Dial, channel};
 use crate::net::peers::Speaker;
 use crate::raft::{Chunks, NodeId};
-use crate::residency::{Cleared, Gate};
+use crate::residency::{Cleared, Gate, Untrusted};
 
 /// The bytes of requests that are gathered into one frame.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -49,7 +49,7 @@ const RECONNECT_WAIT: Duration = Duration::from_millis(500);
 /// A request and who waits for its answer.
 pub(super) type Call = (
     Cleared<wire::PeerRequest>,
-    oneshot::Sender<wire::PeerResponse>,
+    oneshot::Sender<Untrusted<wire::PeerResponse>>,
 );
 
 /// What others may see of a connection.
@@ -79,7 +79,7 @@ impl Link {
 
 /// Requests whose answer is awaited.
 struct Pending {
-    calls: BTreeMap<u64, oneshot::Sender<wire::PeerResponse>>,
+    calls: BTreeMap<u64, oneshot::Sender<Untrusted<wire::PeerResponse>>>,
     next: u64,
     heard: Instant,
 }
@@ -238,7 +238,7 @@ impl Peer {
                         for answer in frame.responses {
                             if let Some(call) = pending.calls.remove(&answer.sequence) {
                                 // The caller may have given up.
-                                drop(call.send(answer));
+                                drop(call.send(Untrusted::received(answer)));
                             }
                         }
                     }
@@ -301,10 +301,10 @@ impl Peer {
                 Err(refused) => {
                     tracing::warn!(to = %self.region, reason = %refused.reason, "dropped at the gate");
                     // As the other node would have: certainly nothing was done.
-                    drop(call.send(wire::PeerResponse {
+                    drop(call.send(Untrusted::received(wire::PeerResponse {
                         sequence: 0,
                         response: Some(Response::Refusal((&refused).into())),
-                    }));
+                    })));
                     continue;
                 }
             };
@@ -408,7 +408,7 @@ mod tests {
     fn waiting(
         node: &Alone,
         to: &RegionName,
-    ) -> (Call, oneshot::Receiver<wire::PeerResponse>) {
+    ) -> (Call, oneshot::Receiver<Untrusted<wire::PeerResponse>>) {
         let request = wire::PeerRequest {
             request: Some(Request::Forward(wire::Forward {
                 tag: "global".into(),
@@ -453,9 +453,12 @@ mod tests {
         let (meant, mut waits) = waiting(&node, us);
         assert_eq!(framed(vec![elsewhere, meant]), 1);
         assert!(waits.try_recv().is_err(), "it waits for the other node");
-        let reason = |answer: wire::PeerResponse| match answer.response {
-            Some(Response::Refusal(refusal)) => refusal.reason,
-            other => panic!("{other:?}"),
+        let reason = |answer: Untrusted<wire::PeerResponse>| {
+            let opened = node.gate.ingress(us, &Subject::Control, answer);
+            match opened.expect("it bears nothing").response {
+                Some(Response::Refusal(refusal)) => refusal.reason,
+                other => panic!("{other:?}"),
+            }
         };
         let told = refused.try_recv().expect("answered");
         assert_eq!(reason(told), Reason::ResidencyViolation.name());

@@ -17,7 +17,7 @@ use crate::net::dial::Dial;
 use crate::net::peer::{Call, Link, Peer, send_snapshot};
 use crate::net::seen::{Memory, Seen};
 use crate::raft::{Budget, Chunks, NodeId, Transport};
-use crate::residency::{Cleared, Gate};
+use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::RollbackGuard;
 
 /// As whom this node speaks. Set once, when the node learns its cluster.
@@ -330,7 +330,7 @@ impl Transport for Peers {
         &self,
         node: NodeId,
         request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<wire::PeerResponse> {
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         let (tx, rx) = oneshot::channel();
         if let Some(handle) = self.links.read().get(&node) {
             // A closed queue drops the call, which fails it.

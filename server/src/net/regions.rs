@@ -14,7 +14,7 @@ use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peers::{Peers, Speaker};
 use crate::raft::{Chunks, NodeId, Transport};
-use crate::residency::{Cleared, Gate};
+use crate::residency::{Cleared, Gate, Untrusted};
 
 /// The connections to the nodes of every region.
 pub struct Regions {
@@ -126,7 +126,7 @@ impl Transport for Regions {
         &self,
         node: NodeId,
         request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<wire::PeerResponse> {
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         match self.across(node) {
             Some((peers, node)) => peers.send(node, request),
             // A dropped sender fails the call.

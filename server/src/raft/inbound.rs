@@ -27,6 +27,7 @@ use wire::peer_response::Response;
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
 use crate::raft::acknowledged::lacks;
+use crate::raft::answers::Answers;
 use crate::raft::apply::Identity;
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
@@ -37,10 +38,6 @@ use crate::raft::types::{
 };
 use crate::residency::{Gate, Subject, Untrusted};
 use crate::storage::{Disk, GroupId};
-
-/// Where answers go. Unbounded because each answers one request, and the
-/// sender bounds its requests.
-pub type Answers = mpsc::UnboundedSender<wire::PeerResponse>;
 
 /// Serves the requests of one connection.
 pub struct Inbound {
@@ -109,41 +106,44 @@ impl Inbound {
             self.refuse(sequence, "the request is not known here");
             return;
         };
+        let subject = target.identity().subject.clone();
         match request {
             Request::Append(append) => self.append(sequence, target, append),
-            Request::Vote(vote) => self.answer(sequence, vote_of(target, vote, false)),
-            Request::PreVote(vote) => self.answer(sequence, vote_of(target, vote, true)),
-            Request::Transfer(transfer) => self.answer(sequence, take_over(target, transfer)),
-            Request::ReadIndex(_) => self.answer(sequence, read_index(target)),
-            Request::Digest(_) => self.answer(sequence, digest(target)),
+            Request::Vote(vote) => self.answer(subject, sequence, vote_of(target, vote, false)),
+            Request::PreVote(vote) => self.answer(subject, sequence, vote_of(target, vote, true)),
+            Request::Transfer(transfer) => {
+                self.answer(subject, sequence, take_over(target, transfer));
+            }
+            Request::ReadIndex(_) => self.answer(subject, sequence, read_index(target)),
+            Request::Digest(_) => self.answer(subject, sequence, digest(target)),
             Request::Forward(_) | Request::Ship(_) | Request::Probe(_) | Request::Read(_) => {
                 self.refuse(sequence, "the request is not for a replica");
             }
         }
     }
 
-    /// Sends the answer once it is ready.
-    pub fn answer<F>(&self, sequence: u64, response: F)
+    /// Answers a request about `subject` once the answer is ready.
+    pub fn answer<F>(&self, subject: Subject, sequence: u64, response: F)
     where
         F: Future<Output = Result<Response, String>> + Send + 'static,
     {
         let answers = self.answers.clone();
         self.env.spawn_brief(async move {
-            let response = response
-                .await
-                .unwrap_or_else(|why| Response::Refusal(refusal(&why)));
-            send(&answers, sequence, response);
+            match response.await {
+                Ok(response) => answers.send(&subject, sequence, response),
+                Err(why) => answers.refuse(sequence, refusal(&why)),
+            }
         });
     }
 
     /// Refuses a request.
     pub fn refuse(&self, sequence: u64, why: &str) {
-        send(&self.answers, sequence, Response::Refusal(refusal(why)));
+        self.answers.refuse(sequence, refusal(why));
     }
 
     /// Refuses a request for an error, whose reason its sender hears.
     pub fn refuse_for(&self, sequence: u64, error: &Error) {
-        send(&self.answers, sequence, Response::Refusal(error.into()));
+        self.answers.refuse(sequence, error.into());
     }
 
     fn append(&mut self, sequence: u64, target: Arc<Group>, append: wire::Append) {
@@ -159,20 +159,20 @@ impl Inbound {
         if let Some(acknowledged) = acknowledged
             && target.log().lacks(&rpc.vote, &acknowledged)
         {
+            let subject = target.identity().subject.clone();
             let lost = lost_entries(target, rpc.vote, acknowledged);
-            self.answer(sequence, lost);
+            self.answer(subject, sequence, lost);
             return;
         }
         if pipeline == 0 {
-            let answers = self.answers.clone();
-            self.env.spawn_brief(async move {
+            let subject = target.identity().subject.clone();
+            self.answer(subject, sequence, async move {
                 let prev = rpc.prev_log_id;
                 let last = rpc.entries.last().map(|e| e.log_id).or(prev);
-                let response = match target.raft().append_entries(rpc).await {
-                    Ok(response) => append_response(response, prev, last),
-                    Err(error) => Response::Refusal(refusal(&error.to_string())),
-                };
-                send(&answers, sequence, response);
+                let appended = target.raft().append_entries(rpc).await;
+                appended
+                    .map(|response| append_response(response, prev, last))
+                    .map_err(|error| error.to_string())
             });
             return;
         }
@@ -220,14 +220,17 @@ impl Inbound {
                 let Some(sequence) = waiting.lock().pop_front() else {
                     break;
                 };
-                send(&answers, sequence, stream_response(result));
+                answers.send(
+                    &target.identity().subject,
+                    sequence,
+                    stream_response(result),
+                );
             }
             // Whatever stands behind a failed append is not taken; saying so
             // spares the leader its deadline.
             let refused = std::mem::take(&mut *waiting.lock());
             for sequence in refused {
-                let refused = refusal("the pipeline has ended");
-                send(&answers, sequence, Response::Refusal(refused));
+                answers.refuse(sequence, refusal("the pipeline has ended"));
             }
         });
         (tx, task)
@@ -249,14 +252,6 @@ fn refusal(why: &str) -> wire::Refusal {
         why: why.into(),
         reason: String::new(),
     }
-}
-
-fn send(answers: &Answers, sequence: u64, response: Response) {
-    // The connection may have gone; then nobody waits.
-    drop(answers.send(wire::PeerResponse {
-        sequence,
-        response: Some(response),
-    }));
 }
 
 fn append_from_wire(append: wire::Append) -> Result<AppendEntriesRequest<Types>> {

@@ -2,7 +2,7 @@
 //!
 //! A write comes in at [`Group::propose`], is gathered with others into one
 //! log entry ([`proposer`]), is appended and synced ([`log_store`]), sent to
-//! the other replicas ([`network`], [`inbound`]) and, once a quorum has it,
+//! the other replicas ([`network`], [`inbound`], [`answers`]) and, once a quorum has it,
 //! applied ([`state_machine`], [`apply`]). A strong read waits at
 //! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
 //! a snapshot ([`snapshot`]); whoever reads meanwhile is told ([`rows`]). Replicas
@@ -16,6 +16,7 @@
 //! (`placement`).
 
 mod acknowledged;
+mod answers;
 pub mod apply;
 mod budget;
 mod group;
@@ -33,11 +34,12 @@ mod state_machine;
 mod transport;
 mod types;
 
+pub use answers::{Answered, Answers};
 pub use apply::{Identity, Outcome};
 pub use budget::Budget;
 pub use group::{Group, Leader, MemberStatus, Opening, Status, Timing};
 pub use groups::Groups;
-pub use inbound::{Answers, Inbound, SnapshotReceiver};
+pub use inbound::{Inbound, SnapshotReceiver};
 pub use proposer::{Answer, Reply, Write};
 pub use rows::Generation;
 pub use state_machine::{Mirror, Progress};

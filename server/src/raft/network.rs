@@ -143,14 +143,14 @@ impl Client {
             to_replica: self.target.0,
             request: Some(request),
         };
-        let cleared = self.region().and_then(|region| {
-            let subject = &self.identity.subject;
-            self.gate.egress(&region, subject, request)
+        let (gate, subject) = (self.gate.clone(), self.identity.subject.clone());
+        let sent = self.region().and_then(|region| {
+            let cleared = gate.egress(&region, &subject, request)?;
+            Ok((self.transport.send(self.node, cleared), region))
         });
-        let answer = cleared.map(|request| self.transport.send(self.node, request));
         let (id, target) = (self.replica, self.target);
         async move {
-            let answer = answer.map_err(|refused| unreachable(&refused.message))?;
+            let (answer, region) = sent.map_err(|refused| unreachable(&refused.message))?;
             match tokio::time::timeout(deadline, answer).await {
                 Err(_) => Err(RPCError::Timeout(Timeout {
                     action: kind,
@@ -159,10 +159,13 @@ impl Client {
                     timeout: deadline,
                 })),
                 Ok(Err(_)) => Err(unreachable("the node is not connected")),
-                Ok(Ok(wire::PeerResponse { response, .. })) => match response {
-                    Some(Response::Refusal(refusal)) => Err(unreachable(&refusal.why)),
-                    Some(response) => Ok(response),
-                    None => Err(unexpected()),
+                Ok(Ok(answer)) => match gate.ingress(&region, &subject, answer) {
+                    Err(refused) => Err(unreachable(&refused.message)),
+                    Ok(wire::PeerResponse { response, .. }) => match response {
+                        Some(Response::Refusal(refusal)) => Err(unreachable(&refusal.why)),
+                        Some(response) => Ok(response),
+                        None => Err(unexpected()),
+                    },
                 },
             }
         }

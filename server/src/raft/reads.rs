@@ -152,14 +152,16 @@ impl Worker {
             Ok(request) => self.transport.send(node, request),
             Err(refused) => return Some(Err(refused)),
         };
-        Some(match answer.await {
-            Ok(wire::PeerResponse {
+        let answer = answer.await.ok();
+        let opened = answer.map(|answer| self.gate.ingress(&region, subject, answer));
+        Some(match opened {
+            Some(Ok(wire::PeerResponse {
                 response:
                     Some(Response::ReadIndex(wire::ReadIndexResult {
                         index: Some(id), ..
                     })),
                 ..
-            }) => Ok(Index(id.index)),
+            })) => Ok(Index(id.index)),
             _ => Err(no_quorum("the leader did not confirm the read")),
         })
     }

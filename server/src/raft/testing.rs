@@ -18,7 +18,7 @@ use crate::raft::{
     Chunks, Group, Groups, Identity, NodeId, Opening, ReplicaId, SharedTransport, Timing,
     Transport, Write,
 };
-use crate::residency::{Atlas, Cleared, Gate};
+use crate::residency::{Atlas, Cleared, Gate, Untrusted};
 use crate::storage::{Disk, DiskOptions, Engine, FIRST_RANGE, GroupId, Index, MemoryDisk, Run};
 
 /// A node that is every group's only replica.
@@ -269,7 +269,7 @@ impl Transport for Nowhere {
         &self,
         _: NodeId,
         _: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<wire::PeerResponse> {
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         // A dropped sender fails the call.
         oneshot::channel().1
     }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Result;
 use crate::raft::types::NodeId;
-use crate::residency::Cleared;
+use crate::residency::{Cleared, Untrusted};
 
 /// The chunks of a snapshot on their way out.
 pub type Chunks = Pin<Box<dyn Stream<Item = Result<wire::SnapshotChunk>> + Send>>;
@@ -30,7 +30,7 @@ pub trait Transport: Send + Sync + 'static {
         &self,
         node: NodeId,
         request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<wire::PeerResponse>;
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>>;
 
     /// Sends a snapshot and answers the receiver's vote.
     fn send_snapshot(

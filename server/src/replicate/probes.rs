@@ -177,11 +177,10 @@ impl Probes {
         };
         let cleared = self.gate.egress(home, &Subject::Control, request).ok()?;
         let answer = peers.send(node, cleared);
-        match tokio::time::timeout(ANSWER_WAIT, answer).await {
-            Ok(Ok(wire::PeerResponse {
-                response: Some(Response::Probe(confirmed)),
-                ..
-            })) => Some(confirmed),
+        let answer = tokio::time::timeout(ANSWER_WAIT, answer).await.ok()?.ok()?;
+        let opened = self.gate.ingress(home, &Subject::Control, answer).ok()?;
+        match opened.response {
+            Some(Response::Probe(confirmed)) => Some(confirmed),
             _ => None,
         }
     }

@@ -14,7 +14,6 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use prost::Message;
-use tokio::sync::oneshot;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
 use wire::ship::Cargo;
@@ -364,10 +363,25 @@ impl Sender {
         node: NodeId,
         cargo: Cargo,
     ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
-        let sent = self
-            .clear(cargo)
-            .map(|cleared| self.peers.send(node, cleared));
-        async move { answered(sent?).await }
+        let sent = self.clear(cargo).map(|cleared| self.send(node, cleared));
+        async move { sent?.await }
+    }
+
+    /// Sends something on its way; the future brings the answer.
+    fn send(
+        &self,
+        node: NodeId,
+        cleared: Cleared<wire::PeerRequest>,
+    ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
+        let sent = self.peers.send(node, cleared);
+        let (gate, region) = (self.gate.clone(), self.region.clone());
+        let subject = Subject::Tag(self.tag.clone());
+        async move {
+            match tokio::time::timeout(SHIP_WAIT, sent).await {
+                Ok(Ok(answer)) => answered(gate.ingress(&region, &subject, answer)?),
+                Ok(Err(_)) | Err(_) => Err(Ended::Lost),
+            }
+        }
     }
 
     /// Ships records. They are in the ledger once the gate has let them pass,
@@ -381,7 +395,7 @@ impl Sender {
     ) -> Result<impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<>, Ended> {
         let cleared = self.clear(cargo)?;
         self.note_sent(transfer, records)?;
-        Ok(answered(self.peers.send(node, cleared)))
+        Ok(self.send(node, cleared))
     }
 
     /// Has the gate let something pass.
@@ -423,13 +437,9 @@ impl Sender {
     }
 }
 
-/// Waits for what came of something that was shipped.
-async fn answered(sent: oneshot::Receiver<wire::PeerResponse>) -> Result<wire::MirrorState, Ended> {
-    let answer = tokio::time::timeout(SHIP_WAIT, sent).await;
-    let Ok(Ok(wire::PeerResponse { response, .. })) = answer else {
-        return Err(Ended::Lost);
-    };
-    match response {
+/// What came of something that was shipped.
+fn answered(answer: wire::PeerResponse) -> Result<wire::MirrorState, Ended> {
+    match answer.response {
         Some(Response::Ship(wire::ShipResult { result })) => match result {
             Some(Shown::State(state)) => Ok(state),
             Some(Shown::Leader(node)) => Err(Ended::Leader((node > 0).then_some(NodeId(node)))),
@@ -451,6 +461,8 @@ fn compress(message: &impl Message) -> bytes::Bytes {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::testing::{Alone, identity, put};

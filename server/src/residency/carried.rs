@@ -204,7 +204,6 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
                 index: _,
                 leader: _,
             })
-            | Response::Forward(wire::ForwardResult { outcomes: _ })
             | Response::Refusal(wire::Refusal { why: _, reason: _ })
             | Response::Digest(wire::DigestResult {
                 applied: _,
@@ -214,7 +213,12 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
             | Response::Ship(wire::ShipResult { result: _ })
             | Response::Probe(wire::ProbeResult { tags: _ }),
         ) => Cargo::Nothing,
-        Some(Response::Read(wire::ReadResult { result: _ })) => Cargo::Handled,
+        // What came of writes tells of their records: that they were there, and
+        // their versions.
+        Some(
+            Response::Forward(wire::ForwardResult { outcomes: _ })
+            | Response::Read(wire::ReadResult { result: _ }),
+        ) => Cargo::Handled,
     };
     cargo.of(Of::Exchange)
 }

@@ -176,10 +176,7 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
     assert_eq!(cleared.end(), Some(confirmed_at + LEASE));
     assert_eq!(gate.frame(cleared, &us).expect("it leaves"), copy("global"));
     // Over another connection than to where it may go.
-    assert_eq!(
-        reason(gate.frame(clear(), &ap)),
-        Reason::ResidencyViolation
-    );
+    assert_eq!(reason(gate.frame(clear(), &ap)), Reason::ResidencyViolation);
     // Its lease lapsed, whatever another one says since.
     let late = clear();
     tokio::time::sleep(LEASE).await;
@@ -255,7 +252,10 @@ async fn plaintext_goes_only_where_it_may_be_handled() {
             .is_err()
     );
     assert!(gate.egress(&region("us"), &tag("global"), answer()).is_ok());
-    assert!(gate.egress(&region("us"), &tag("eu-only"), read("eu-only")).is_err());
+    assert!(
+        gate.egress(&region("us"), &tag("eu-only"), read("eu-only"))
+            .is_err()
+    );
 }
 
 #[tokio::test(start_paused = true)]

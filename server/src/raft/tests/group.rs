@@ -17,7 +17,7 @@ use crate::raft::testing::{Alone, identity, put};
 use crate::raft::{
     Chunks, Group, Identity, NodeId, Opening, Outcome, ReplicaId, Reply, Timing, Transport, Write,
 };
-use crate::residency::{Cleared, Gate};
+use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::{Disk, DiskOptions, FIRST_RANGE, GroupId, MemoryDisk};
 
 /// There is nobody else.
@@ -32,7 +32,7 @@ impl Transport for Nobody {
         &self,
         _node: NodeId,
         _request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<wire::PeerResponse> {
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         oneshot::channel().1
     }
 

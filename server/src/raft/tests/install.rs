@@ -22,7 +22,7 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::storage::RaftStateMachine;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use wire::operation::Change;
 
 use crate::env::{Env, Task};
@@ -35,8 +35,8 @@ use crate::raft::types::{
     stored_membership_to_wire, vote_to_wire,
 };
 use crate::raft::{
-    Chunks, Group, Groups, Identity, Inbound, NodeId, Opening, ReplicaId, Reply, SnapshotReceiver,
-    Timing, Transport, Write,
+    Answers, Chunks, Group, Groups, Identity, Inbound, NodeId, Opening, ReplicaId, Reply,
+    SnapshotReceiver, Timing, Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Untrusted};
 use crate::storage::testing::{CrashImages, staged_files};
@@ -92,14 +92,14 @@ struct End {
     groups: Arc<Groups>,
     gate: Arc<Gate>,
     inbound: Mutex<(u64, Inbound)>,
-    waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<wire::PeerResponse>>>>,
+    waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<Untrusted<wire::PeerResponse>>>>>,
     _answers: Task,
 }
 
 impl Way {
     pub(super) fn open(&self, env: &Env, follower: &Follower) {
-        let (answers, mut answered) = mpsc::unbounded_channel::<wire::PeerResponse>();
         let (groups, gate) = (follower.groups.clone(), follower.gate.clone());
+        let (answers, mut answered) = Answers::new(gate.clone(), eu());
         let inbound = Inbound::new(env.clone(), groups.clone(), gate.clone(), eu(), answers);
         let waiting = Arc::<Mutex<BTreeMap<u64, oneshot::Sender<_>>>>::default();
         let asked = waiting.clone();
@@ -110,10 +110,17 @@ impl Way {
             inbound: Mutex::new((0, inbound)),
             waiting,
             _answers: env.spawn("answers", async move {
-                while let Some(answer) = answered.recv().await {
-                    if let Some(asker) = asked.lock().remove(&answer.sequence) {
-                        // It may have stopped waiting.
-                        drop(asker.send(answer));
+                loop {
+                    let some = answered.some(9).await;
+                    if some.is_empty() {
+                        return;
+                    }
+                    for answer in some {
+                        let answer = answered.frame(answer);
+                        if let Some(asker) = asked.lock().remove(&answer.sequence) {
+                            // It may have stopped waiting.
+                            drop(asker.send(Untrusted::received(answer)));
+                        }
                     }
                 }
             }),
@@ -139,7 +146,7 @@ impl Transport for Way {
         &self,
         _node: NodeId,
         request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<wire::PeerResponse> {
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         let (asker, answer) = oneshot::channel();
         if let Some(end) = self.end() {
             let mut inbound = end.inbound.lock();

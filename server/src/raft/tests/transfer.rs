@@ -21,7 +21,7 @@ use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotData;
 use crate::raft::types::{NodeId, RaftVote, ReplicaId, Seat, Types, vote_from_wire};
 use crate::raft::{Chunks, Transport};
-use crate::residency::{Cleared, Gate};
+use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::{Durability, Engine, Memory, REGION_GROUP, WriteBatch, keys};
 
 /// A node that takes its time.
@@ -41,7 +41,7 @@ impl Transport for Slow {
         &self,
         _node: NodeId,
         _request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<wire::PeerResponse> {
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         oneshot::channel().1
     }
 
