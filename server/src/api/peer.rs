@@ -19,7 +19,9 @@ use crate::error::{Error, Reason, Result};
 use crate::kv::Store;
 use crate::net::Speaker;
 use crate::placement::Placement;
-use crate::raft::{Answered, Answers, Budget, Groups, Inbound, ReplicaId, SnapshotReceiver};
+use crate::raft::{
+    Answered, Answers, Budget, Groups, Inbound, Received, ReplicaId, SnapshotReceiver, start_of,
+};
 use crate::replicate::{Probes, Receiver};
 use crate::residency::{Carries, Cleared, Gate, Of, Subject, Untrusted, carried};
 
@@ -137,28 +139,23 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<wire::SendSnapshotRequest>>,
     ) -> Result<Response<wire::SendSnapshotResponse>, Status> {
-        use wire::send_snapshot_request::Part;
         let mut parts = request.into_inner();
-        let Some(Part::Start(start)) = parts.message().await?.and_then(|p| p.part) else {
-            return Err(status(Error::invalid("a snapshot begins with its head")));
-        };
-        let caller = self.speaker.check(start.hello.as_ref()).map_err(status)?;
-        let from = caller.region;
-        let start = Untrusted::received(start);
+        let missing = || status(Error::invalid("a snapshot ended before its end"));
+        let first = parts.message().await?.ok_or_else(missing)?;
+        let hello = start_of(&first).and_then(|start| start.hello.as_ref());
+        let from = self.speaker.check(hello).map_err(status)?.region;
+        let first = Untrusted::received(first);
+        let (env, groups, gate) = (&self.env, &self.groups, &self.gate);
         let mut receiver =
-            SnapshotReceiver::begin(&self.env, &self.groups, &self.gate, &from, start)
-                .map_err(status)?;
+            SnapshotReceiver::begin(env, groups, gate, &from, first).map_err(status)?;
         loop {
-            match parts.message().await?.and_then(|p| p.part) {
-                Some(Part::Chunk(chunk)) => receiver.chunk(&chunk).map_err(status)?,
-                Some(Part::End(end)) => {
-                    let vote = receiver.finish(end).await.map_err(status)?;
-                    return Ok(Response::new(wire::SendSnapshotResponse {
-                        vote: Some(vote),
-                    }));
-                }
-                Some(Part::Start(_)) | None => {
-                    return Err(status(Error::invalid("a snapshot ended before its end")));
+            let part = parts.message().await?.ok_or_else(missing)?;
+            let received = receiver.take(Untrusted::received(part)).await;
+            match received.map_err(status)? {
+                Received::Part(next) => receiver = *next,
+                Received::Installed(vote) => {
+                    let answer = wire::SendSnapshotResponse { vote: Some(vote) };
+                    return self.answer(&from, gate.egress(&from, &Subject::Control, answer));
                 }
             }
         }
@@ -194,6 +191,18 @@ impl PeerService for PeerApi {
         let replace = async move { placement.replace_member(request).await };
         self.env.scoped(replace).await.map_err(status)?;
         Ok(Response::new(wire::ReplaceMemberResponse {}))
+    }
+}
+
+impl PeerApi {
+    /// Gives what a call is answered to the wire.
+    fn answer<T: Carries>(
+        &self,
+        to: &RegionName,
+        cleared: Result<Cleared<T>>,
+    ) -> Result<Response<T>, Status> {
+        let framed = cleared.and_then(|cleared| self.gate.frame(cleared, to));
+        framed.map(Response::new).map_err(status)
     }
 }
 

@@ -9,6 +9,7 @@ use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
 use domicile_proto::limits::PEER_MESSAGE_BYTES_MAX;
+use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,7 +22,7 @@ use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::net::dial::{Dial, channel};
 use crate::net::peers::Speaker;
-use crate::raft::{Chunks, NodeId};
+use crate::raft::NodeId;
 use crate::residency::{Cleared, Gate, Untrusted};
 
 /// The bytes of requests that are gathered into one frame.
@@ -345,41 +346,31 @@ fn client(channel: Channel) -> PeerServiceClient<Channel> {
 /// Sends a snapshot over the node's connection.
 pub(super) async fn send_snapshot(
     link: Arc<Link>,
-    start: wire::SnapshotStart,
-    mut chunks: Chunks,
+    parts: impl Stream<Item = Result<wire::SendSnapshotRequest>> + Send + 'static,
     env: Env,
-) -> Result<wire::Vote> {
-    use futures::StreamExt;
-    use wire::send_snapshot_request::Part;
+) -> Result<Untrusted<wire::SendSnapshotResponse>> {
     let channel = link
         .channel
         .lock()
         .clone()
         .ok_or_else(|| Error::new(Reason::Unreachable, "the node is not connected"))?;
-    let (parts, rx) = mpsc::channel(2);
-    let part = |part| wire::SendSnapshotRequest { part: Some(part) };
+    let (sending, rx) = mpsc::channel(2);
     let feeding = env.spawn("snapshot-feed", async move {
-        let mut end = wire::SnapshotEnd::default();
-        if parts.send(part(Part::Start(start))).await.is_err() {
-            return;
-        }
-        while let Some(chunk) = chunks.next().await {
-            let chunk = match chunk {
-                Ok(chunk) => chunk,
+        tokio::pin!(parts);
+        while let Some(part) = parts.next().await {
+            let part = match part {
+                Ok(part) => part,
                 Err(error) => {
                     // Ending without the end part makes the receiver refuse.
-                    tracing::error!(%error, "snapshot not read");
+                    tracing::error!(%error, "the rest of a snapshot is not sent");
                     return;
                 }
             };
-            end.chunks += 1;
-            end.rows += (chunk.rows.len() / 2) as u64;
-            if parts.send(part(Part::Chunk(chunk))).await.is_err() {
+            // The receiver may have gone; its answer says so.
+            if sending.send(part).await.is_err() {
                 return;
             }
         }
-        // The receiver may have gone; its answer says so.
-        drop(parts.send(part(Part::End(end))).await);
     });
     let answer = client(channel)
         .send_snapshot(ReceiverStream::new(rx))
@@ -389,9 +380,7 @@ pub(super) async fn send_snapshot(
         })?
         .into_inner();
     drop(feeding);
-    answer
-        .vote
-        .ok_or_else(|| Error::internal("the answer to a snapshot has no vote"))
+    Ok(Untrusted::received(answer))
 }
 
 #[cfg(test)]

@@ -6,17 +6,19 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
+use wire::send_snapshot_request::Part;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peer::{Call, Link, Peer, send_snapshot};
 use crate::net::seen::{Memory, Seen};
-use crate::raft::{Budget, Chunks, NodeId, Transport};
+use crate::raft::{Budget, NodeId, Parts, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::RollbackGuard;
 
@@ -342,20 +344,24 @@ impl Transport for Peers {
     fn send_snapshot(
         &self,
         node: NodeId,
-        start: Cleared<wire::SnapshotStart>,
-        chunks: Chunks,
-    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        parts: Parts,
+    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let link = self.links.read().get(&node).map(|h| h.link.clone());
         let hello = self.speaker.hello(&self.region, node);
         let (env, gate, region) = (self.env.clone(), self.gate.clone(), self.region.clone());
         Box::pin(async move {
             let link =
                 link.ok_or_else(|| Error::new(Reason::UnknownNode, "the node is not known"))?;
-            let start = wire::SnapshotStart {
-                hello: Some(hello?),
-                ..gate.frame(start, &region)?
-            };
-            send_snapshot(link, start, chunks, env).await
+            let hello = hello?;
+            // Looked at as each is given to the socket.
+            let framed = parts.map(move |part| {
+                let mut part = gate.frame(part?, &region)?;
+                if let Some(Part::Start(start)) = &mut part.part {
+                    start.hello = Some(hello.clone());
+                }
+                Ok(part)
+            });
+            send_snapshot(link, framed, env).await
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peers::{Peers, Speaker};
-use crate::raft::{Chunks, NodeId, Transport};
+use crate::raft::{NodeId, Parts, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
 
 /// The connections to the nodes of every region.
@@ -137,11 +137,10 @@ impl Transport for Regions {
     fn send_snapshot(
         &self,
         node: NodeId,
-        start: Cleared<wire::SnapshotStart>,
-        chunks: Chunks,
-    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        parts: Parts,
+    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         match self.across(node) {
-            Some((peers, node)) => peers.send_snapshot(node, start, chunks),
+            Some((peers, node)) => peers.send_snapshot(node, parts),
             None => Box::pin(std::future::ready(Err(Error::new(
                 Reason::UnknownNode,
                 "the node is not known",

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
+use wire::send_snapshot_request::Part;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
@@ -394,9 +395,27 @@ fn may_belong(gate: &Gate, from: &RegionName, identity: &Identity) -> Result<()>
     ))
 }
 
-/// Takes in a snapshot chunk by chunk and installs it.
+/// What a part of a snapshot came to.
+pub enum Received {
+    /// The next one may come.
+    Part(Box<SnapshotReceiver>),
+    /// It was the end, and the snapshot is installed: the vote of the replica.
+    Installed(wire::Vote),
+}
+
+/// What a snapshot begins with; `None`: the part is another one.
+pub fn start_of(part: &wire::SendSnapshotRequest) -> Option<&wire::SnapshotStart> {
+    match &part.part {
+        Some(Part::Start(start)) => Some(start),
+        _ => None,
+    }
+}
+
+/// Takes in a snapshot part by part and installs it.
 pub struct SnapshotReceiver {
     env: Env,
+    gate: Arc<Gate>,
+    from: RegionName,
     target: Arc<Group>,
     disk: Arc<Disk>,
     vote: wire::Vote,
@@ -411,13 +430,18 @@ impl SnapshotReceiver {
     pub fn begin(
         env: &Env,
         groups: &Groups,
-        gate: &Gate,
+        gate: &Arc<Gate>,
         from: &RegionName,
-        start: Untrusted<wire::SnapshotStart>,
+        start: Untrusted<wire::SendSnapshotRequest>,
     ) -> Result<Self> {
         let (group, replica) = start.addressed(|start| {
-            let group = start.head.as_ref().map_or(0, |head| head.group);
-            (GroupId(group), ReplicaId(start.to_replica))
+            let start = start_of(start);
+            let head = start.and_then(|start| start.head.as_ref());
+            let group = head.map_or(0, |head| head.group);
+            (
+                GroupId(group),
+                ReplicaId(start.map_or(0, |start| start.to_replica)),
+            )
         });
         let target = groups.replica(group, replica).ok_or_else(|| {
             Error::new(
@@ -429,6 +453,9 @@ impl SnapshotReceiver {
         may_belong(gate, from, identity)?;
         // Before the first byte is staged.
         let start = gate.ingress(from, &identity.subject, start)?;
+        let Some(Part::Start(start)) = start.part else {
+            return Err(Error::invalid("a snapshot begins with its head"));
+        };
         let (Some(vote), Some(head)) = (start.vote, start.head) else {
             return Err(Error::invalid("a snapshot has no head"));
         };
@@ -441,6 +468,8 @@ impl SnapshotReceiver {
         let staged = Staged::new(disk.clone(), name);
         Ok(SnapshotReceiver {
             env: env.clone(),
+            gate: gate.clone(),
+            from: from.clone(),
             target,
             disk,
             vote,
@@ -450,8 +479,20 @@ impl SnapshotReceiver {
         })
     }
 
-    /// Takes one chunk in.
-    pub fn chunk(&mut self, chunk: &wire::SnapshotChunk) -> Result<()> {
+    /// Takes the next part in.
+    pub async fn take(mut self, part: Untrusted<wire::SendSnapshotRequest>) -> Result<Received> {
+        let subject = &self.target.identity().subject;
+        match self.gate.ingress(&self.from, subject, part)?.part {
+            Some(Part::Chunk(chunk)) => {
+                self.chunk(&chunk)?;
+                Ok(Received::Part(Box::new(self)))
+            }
+            Some(Part::End(end)) => self.finish(end).await.map(Received::Installed),
+            Some(Part::Start(_)) | None => Err(Error::invalid("a snapshot ended before its end")),
+        }
+    }
+
+    fn chunk(&mut self, chunk: &wire::SnapshotChunk) -> Result<()> {
         self.staging
             .as_mut()
             .ok_or_else(|| Error::invalid("a snapshot goes on after its end"))?
@@ -460,7 +501,7 @@ impl SnapshotReceiver {
 
     /// Installs the snapshot and answers this replica's vote. An install that
     /// has begun goes on when its sender has gone.
-    pub async fn finish(self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
+    async fn finish(self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
         let (answer, answered) = oneshot::channel();
         self.env.clone().spawn_brief(async move {
             // The sender may have gone; then nobody wants the answer.

@@ -39,11 +39,11 @@ pub use apply::{Identity, Outcome};
 pub use budget::Budget;
 pub use group::{Group, Leader, MemberStatus, Opening, Status, Timing};
 pub use groups::Groups;
-pub use inbound::{Inbound, SnapshotReceiver};
+pub use inbound::{Inbound, Received, SnapshotReceiver, start_of};
 pub use proposer::{Answer, Reply, Write};
 pub use rows::Generation;
 pub use state_machine::{Mirror, Progress};
-pub use transport::{Chunks, SharedTransport, Transport};
+pub use transport::{Parts, SharedTransport, Transport};
 pub use types::{NodeId, Position, ReplicaId};
 
 #[cfg(test)]

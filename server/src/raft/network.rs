@@ -35,7 +35,7 @@ use crate::error::{Error, Reason};
 use crate::raft::acknowledged::Acknowledged;
 use crate::raft::apply::Identity;
 use crate::raft::snapshot::{self, SnapshotData};
-use crate::raft::transport::{Chunks, SharedTransport};
+use crate::raft::transport::{Parts, SharedTransport};
 use crate::raft::types::{
     LeaderId, NodeId, RaftVote, ReplicaId, Seat, Types, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, stored_membership_to_wire, vote_from_wire, vote_to_wire,
@@ -354,14 +354,19 @@ impl NetSnapshot<Types> for Client {
                 membership: Some(stored_membership_to_wire(&snapshot.meta.last_membership)),
             }),
         };
-        let subject = &self.identity.subject;
-        let start = self
-            .region()
-            .and_then(|region| self.gate.egress(&region, subject, start))
-            .map_err(|refused| StreamingError::Unreachable(Unreachable::new(&refused)))?;
+        let lost = |error| StreamingError::Unreachable(Unreachable::new(&error));
+        let region = self.region().map_err(lost)?;
         let covered = snapshot.meta.last_log_id;
-        let (chunks, moved) = watched(snapshot::chunks(view, &self.identity));
-        let sent = self.transport.send_snapshot(self.node, start, chunks);
+        let parts = snapshot::parts(start, view, &self.identity, &self.gate, &region);
+        let (parts, moved) = watched(parts);
+        let sent = self.transport.send_snapshot(self.node, parts);
+        let subject = &self.identity.subject;
+        let sent = async {
+            let answer = self.gate.ingress(&region, subject, sent.await?)?;
+            answer
+                .vote
+                .ok_or_else(|| Error::internal("the answer to a snapshot has no vote"))
+        };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sent => match sent {
@@ -372,7 +377,7 @@ impl NetSnapshot<Types> for Client {
                     }
                     Ok(SnapshotResponse::new(answer))
                 }
-                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+                Err(error) => Err(lost(error)),
             },
             timeout = stalled(moved) => Err(StreamingError::Timeout(Timeout {
                 action: RPCTypes::InstallSnapshot,
@@ -387,29 +392,25 @@ impl NetSnapshot<Types> for Client {
 /// How far a snapshot has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// A chunk is being taken.
+    /// A part is being taken.
     Sending,
     /// All of them are; the other node installs them.
     Installing,
 }
 
-/// The chunks, and how far they have got: whoever takes one has passed on the
+/// The parts, and how far they have got: whoever takes one has passed on the
 /// one before.
-fn watched(
-    chunks: impl Stream<Item = crate::error::Result<wire::SnapshotChunk>> + Send + 'static,
-) -> (Chunks, watch::Receiver<Step>) {
+fn watched(parts: Parts) -> (Parts, watch::Receiver<Step>) {
     let (moving, moved) = watch::channel(Step::Sending);
-    let chunks = chunks
-        .map(Some)
-        .chain(futures::stream::once(async { None }));
-    let chunks = chunks.filter_map(move |chunk| {
-        moving.send_replace(match chunk {
+    let parts = parts.map(Some).chain(futures::stream::once(async { None }));
+    let parts = parts.filter_map(move |part| {
+        moving.send_replace(match part {
             Some(_) => Step::Sending,
             None => Step::Installing,
         });
-        std::future::ready(chunk)
+        std::future::ready(part)
     });
-    (Box::pin(chunks), moved)
+    (Box::pin(parts), moved)
 }
 
 /// Waits until a step takes too long, and answers how long it had.
@@ -420,7 +421,7 @@ async fn stalled(mut moved: watch::Receiver<Step>) -> Duration {
             Step::Installing => INSTALL_WAIT,
         };
         let next = async {
-            // Nobody holds the chunks any more: there is no next step.
+            // Nobody holds the parts any more: there is no next step.
             if moved.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

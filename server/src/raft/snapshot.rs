@@ -8,12 +8,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use futures::Stream;
+use futures::{Stream, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
+use wire::send_snapshot_request::Part;
 
 use crate::error::{Error, Result};
 use crate::raft::apply::Identity;
+use crate::raft::transport::Parts;
+use crate::residency::Gate;
 use crate::seeded::{self, Bug};
 use crate::storage::{Disk, KeyRange, Limit, View, WriteBatch, keys};
 
@@ -68,8 +72,39 @@ impl Drop for Staged {
     }
 }
 
+/// The parts of a group's snapshot for a node of region `to`. Each passes the
+/// gate when it is read: what a policy forbids meanwhile does not go out behind
+/// what it allowed before.
+pub(super) fn parts(
+    start: wire::SnapshotStart,
+    view: Arc<dyn View>,
+    identity: &Identity,
+    gate: &Arc<Gate>,
+    to: &RegionName,
+) -> Parts {
+    let chunks = Box::pin(chunks(view, identity));
+    let end = Some(wire::SnapshotEnd::default());
+    let behind = futures::stream::try_unfold((chunks, end), |(mut chunks, end)| async move {
+        let Some(mut end) = end else { return Ok(None) };
+        Ok(Some(match chunks.try_next().await? {
+            Some(chunk) => {
+                end.chunks += 1;
+                end.rows += (chunk.rows.len() / 2) as u64;
+                (Part::Chunk(chunk), (chunks, Some(end)))
+            }
+            None => (Part::End(end), (chunks, None)),
+        }))
+    });
+    let head = futures::stream::once(std::future::ready(Ok(Part::Start(start))));
+    let (gate, to, subject) = (gate.clone(), to.clone(), identity.subject.clone());
+    Box::pin(head.chain(behind).map(move |part| {
+        let part = wire::SendSnapshotRequest { part: Some(part?) };
+        gate.egress(&to, &subject, part)
+    }))
+}
+
 /// The chunks of a group's snapshot.
-pub(super) fn chunks(
+fn chunks(
     view: Arc<dyn View>,
     identity: &Identity,
 ) -> impl Stream<Item = Result<wire::SnapshotChunk>> + Send + use<> {

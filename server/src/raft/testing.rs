@@ -15,8 +15,8 @@ use tokio::sync::{oneshot, watch};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{
-    Chunks, Group, Groups, Identity, NodeId, Opening, ReplicaId, SharedTransport, Timing,
-    Transport, Write,
+    Group, Groups, Identity, NodeId, Opening, Parts, ReplicaId, SharedTransport, Timing, Transport,
+    Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Untrusted};
 use crate::storage::{Disk, DiskOptions, Engine, FIRST_RANGE, GroupId, Index, MemoryDisk, Run};
@@ -277,9 +277,8 @@ impl Transport for Nowhere {
     fn send_snapshot(
         &self,
         _: NodeId,
-        _: Cleared<wire::SnapshotStart>,
-        _: Chunks,
-    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        _: Parts,
+    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let error = Error::new(Reason::Unreachable, "nobody is there");
         Box::pin(std::future::ready(Err(error)))
     }

@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::raft::types::NodeId;
 use crate::residency::{Cleared, Untrusted};
 
-/// The chunks of a snapshot on their way out.
-pub type Chunks = Pin<Box<dyn Stream<Item = Result<wire::SnapshotChunk>> + Send>>;
+/// The parts of a snapshot on their way out: its head, its rows in chunks, its
+/// end.
+pub type Parts = Pin<Box<dyn Stream<Item = Result<Cleared<wire::SendSnapshotRequest>>> + Send>>;
 
 /// Carries requests to other nodes. What a gate has not cleared is not sent.
 pub trait Transport: Send + Sync + 'static {
@@ -36,9 +37,8 @@ pub trait Transport: Send + Sync + 'static {
     fn send_snapshot(
         &self,
         node: NodeId,
-        start: Cleared<wire::SnapshotStart>,
-        chunks: Chunks,
-    ) -> BoxFuture<'static, Result<wire::Vote>>;
+        parts: Parts,
+    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>>;
 }
 
 /// A shared [`Transport`].

@@ -9,6 +9,7 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::Kind;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
+use wire::send_snapshot_request::Part;
 
 use crate::storage::GroupId;
 
@@ -54,8 +55,10 @@ pub enum Crossing<'m> {
     Request(&'m wire::PeerRequest),
     /// The answer to one.
     Response(&'m wire::PeerResponse),
-    /// What a snapshot begins with.
-    SnapshotStart(&'m wire::SnapshotStart),
+    /// A part of a snapshot.
+    SnapshotPart(&'m wire::SendSnapshotRequest),
+    /// The answer to all of them.
+    SnapshotTaken(&'m wire::SendSnapshotResponse),
 }
 
 /// A message that nodes send each other.
@@ -76,9 +79,15 @@ impl Carries for wire::PeerResponse {
     }
 }
 
-impl Carries for wire::SnapshotStart {
+impl Carries for wire::SendSnapshotRequest {
     fn crossing(&self) -> Crossing<'_> {
-        Crossing::SnapshotStart(self)
+        Crossing::SnapshotPart(self)
+    }
+}
+
+impl Carries for wire::SendSnapshotResponse {
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::SnapshotTaken(self)
     }
 }
 
@@ -87,12 +96,10 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
     match message {
         Crossing::Request(request) => of_request(request),
         Crossing::Response(response) => of_response(response),
-        Crossing::SnapshotStart(wire::SnapshotStart {
-            hello: _,
-            to_replica: _,
-            vote: _,
-            head,
-        }) => Cargo::Kept(&[Kind::Snapshot, Kind::Staged]).of(of_head(head.as_ref())),
+        Crossing::SnapshotPart(part) => of_part(part),
+        Crossing::SnapshotTaken(wire::SendSnapshotResponse { vote: _ }) => {
+            Cargo::Nothing.of(Of::Exchange)
+        }
     }
 }
 
@@ -221,6 +228,29 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
         ) => Cargo::Handled,
     };
     cargo.of(Of::Exchange)
+}
+
+fn of_part(part: &wire::SendSnapshotRequest) -> Carried<'_> {
+    let wire::SendSnapshotRequest { part } = part;
+    // The end too: it puts what is staged in the place of what is there.
+    let snapshot = Cargo::Kept(&[Kind::Snapshot, Kind::Staged]);
+    match part {
+        None => Cargo::Nothing.of(Of::Exchange),
+        Some(Part::Start(wire::SnapshotStart {
+            hello: _,
+            to_replica: _,
+            vote: _,
+            head,
+        })) => snapshot.of(of_head(head.as_ref())),
+        Some(
+            Part::Chunk(wire::SnapshotChunk {
+                number: _,
+                rows: _,
+                crc: _,
+            })
+            | Part::End(wire::SnapshotEnd { chunks: _, rows: _ }),
+        ) => snapshot.of(Of::Exchange),
+    }
 }
 
 fn of_head(head: Option<&wire::SnapshotHead>) -> Of<'_> {

@@ -15,7 +15,7 @@ use crate::env::{Clocks, Env};
 use crate::error::{Error, Reason, Result};
 use crate::raft::testing::{Alone, identity, put};
 use crate::raft::{
-    Chunks, Group, Identity, NodeId, Opening, Outcome, ReplicaId, Reply, Timing, Transport, Write,
+    Group, Identity, NodeId, Opening, Outcome, Parts, ReplicaId, Reply, Timing, Transport, Write,
 };
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::{Disk, DiskOptions, FIRST_RANGE, GroupId, MemoryDisk};
@@ -39,9 +39,8 @@ impl Transport for Nobody {
     fn send_snapshot(
         &self,
         _node: NodeId,
-        _start: Cleared<wire::SnapshotStart>,
-        _chunks: Chunks,
-    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        _parts: Parts,
+    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         Box::pin(std::future::ready(Err(Error::internal("nobody is there"))))
     }
 }

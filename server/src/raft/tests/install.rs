@@ -35,10 +35,10 @@ use crate::raft::types::{
     stored_membership_to_wire, vote_to_wire,
 };
 use crate::raft::{
-    Answers, Chunks, Group, Groups, Identity, Inbound, NodeId, Opening, ReplicaId, Reply,
+    Answers, Group, Groups, Identity, Inbound, NodeId, Opening, Parts, Received, ReplicaId, Reply,
     SnapshotReceiver, Timing, Transport, Write,
 };
-use crate::residency::{Atlas, Cleared, Gate, Untrusted};
+use crate::residency::{Atlas, Cleared, Gate, Side, Untrusted};
 use crate::storage::testing::{CrashImages, staged_files};
 use crate::storage::{Disk, DiskOptions, GroupId, Index};
 
@@ -164,37 +164,44 @@ impl Transport for Way {
     fn send_snapshot(
         &self,
         _node: NodeId,
-        start: Cleared<wire::SnapshotStart>,
-        chunks: Chunks,
-    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        parts: Parts,
+    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let end = self.end();
         Box::pin(async move {
             let nobody = || Error::new(Reason::Unreachable, "nobody is there");
             let end = end.ok_or_else(nobody)?;
-            let start = Untrusted::received(start.message().clone());
-            receive(&end.env, &end.groups, &end.gate, start, chunks).await
+            let vote = Some(receive(&end.env, &end.groups, &end.gate, parts).await?);
+            Ok(Untrusted::received(wire::SendSnapshotResponse { vote }))
         })
     }
+}
+
+/// The next part of a snapshot, as it arrives.
+async fn next(parts: &mut Parts) -> Result<Untrusted<wire::SendSnapshotRequest>> {
+    let part = parts.next().await.expect("it has an end")?;
+    Ok(Untrusted::received(part.message().clone()))
 }
 
 /// Takes a snapshot in, as a node does.
 async fn receive(
     env: &Env,
     groups: &Groups,
-    gate: &Gate,
-    start: Untrusted<wire::SnapshotStart>,
-    mut chunks: Chunks,
+    gate: &Arc<Gate>,
+    mut parts: Parts,
 ) -> Result<wire::Vote> {
+    let start = next(&mut parts).await?;
     let mut receiver = SnapshotReceiver::begin(env, groups, gate, &eu(), start)?;
-    let mut end = wire::SnapshotEnd::default();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk?;
-        end.chunks += 1;
-        end.rows += (chunk.rows.len() / 2) as u64;
-        receiver.chunk(&chunk)?;
+    let mut chunks = 0;
+    loop {
+        match receiver.take(next(&mut parts).await?).await? {
+            Received::Part(next) => receiver = *next,
+            Received::Installed(vote) => {
+                assert!(chunks > 1, "it is sent in several chunks");
+                return Ok(vote);
+            }
+        }
+        chunks += 1;
     }
-    assert!(end.chunks > 1, "it is sent in several chunks");
-    receiver.finish(end).await
 }
 
 /// The only voter of the group: what it has is committed.
@@ -298,7 +305,7 @@ impl Leader {
     }
 
     /// Its state, as it sends it to a follower.
-    async fn snapshot(&self) -> (wire::SnapshotStart, Chunks) {
+    async fn snapshot(&self) -> Parts {
         let own = self.group.raft().with_state_machine(|machine| {
             let own = machine.get_current_snapshot().now_or_never();
             Box::pin(std::future::ready(own.expect("it waits for nothing")))
@@ -319,7 +326,7 @@ impl Leader {
                 membership: Some(stored_membership_to_wire(&own.meta.last_membership)),
             }),
         };
-        (start, Box::pin(snapshot::chunks(view, &ours())))
+        snapshot::parts(start, view, &ours(), &self.alone.gate, &eu())
     }
 }
 
@@ -581,14 +588,14 @@ async fn install(env: &Env, behind: Behind) -> (Leader, CrashImages, u64) {
         directory,
         ..
     } = behind;
-    let (start, chunks) = leader.snapshot().await;
+    let parts = leader.snapshot().await;
     let end = applied(&leader.alone.disk);
     for number in 0..ENTRIES_BEHIND {
         leader.put(&format!("behind-{number}")).await;
     }
     let images = CrashImages::of(directory.path());
     let (groups, gate) = (&follower.groups, &follower.gate);
-    let vote = receive(env, groups, gate, Untrusted::received(start), chunks);
+    let vote = receive(env, groups, gate, parts);
     assert_eq!(vote.await.expect("installed"), vote_to_wire(&leader.vote()));
     let entries = leader.entries_behind(end);
     let last = applied(&leader.alone.disk);
@@ -686,9 +693,9 @@ async fn an_install_ends_though_its_replica_is_stopped() {
         let images = CrashImages::of(directory.path());
         let is_ordered = |directory: &Path| staged_files(directory).iter().any(|f| f == "order");
         let (halted, released) = images.halt_once(is_ordered);
-        let (start, chunks) = leader.snapshot().await;
+        let parts = leader.snapshot().await;
         let (groups, gate) = (&follower.groups, &follower.gate);
-        let mut installed = receive(env, groups, gate, Untrusted::received(start), chunks).boxed();
+        let mut installed = receive(env, groups, gate, parts).boxed();
         let reached = tokio::task::spawn_blocking(move || halted.recv());
         tokio::select! {
             _ = &mut installed => panic!("it is halted"),
@@ -706,6 +713,61 @@ async fn an_install_ends_though_its_replica_is_stopped() {
         assert_eq!(digest, leader.digests[&applied(&disk).index()], "a mixture");
         assert_eq!(applied(&disk), applied(&leader.alone.disk));
         drop(images.end());
+    };
+    env.scoped(test).await;
+}
+
+/// Once a policy takes the records away from the region, the rest of a snapshot
+/// that is on its way neither goes out nor comes in.
+#[tokio::test]
+async fn every_part_of_a_snapshot_passes_the_gates() {
+    let env = &Env::real();
+    let test = async {
+        let Behind {
+            leader,
+            follower,
+            directory,
+            ..
+        } = behind(env, 3).await;
+        let mut without = demo();
+        without.policy = without.policy.replace("tags.global", "tags.other");
+        let without = || Atlas::new(without.clone()).expect("valid");
+        let (groups, gate) = (&follower.groups, &follower.gate);
+        let counted = |gate: &Gate| {
+            let refusals = gate.refusals().into_iter();
+            let refusals =
+                refusals.map(|(cause, evidence)| (cause.side, cause.tag, evidence.count));
+            refusals.collect::<Vec<_>>()
+        };
+
+        let mut parts = leader.snapshot().await;
+        let start = next(&mut parts).await.expect("it goes out");
+        let receiver = SnapshotReceiver::begin(env, groups, gate, &eu(), start).expect("taken");
+        let first = next(&mut parts).await.expect("it goes out");
+        let Ok(Received::Part(receiver)) = receiver.take(first).await else {
+            panic!("the first chunk is taken");
+        };
+        let second = next(&mut parts).await.expect("it goes out");
+        gate.adopt(without());
+        let refused = receiver
+            .take(second)
+            .await
+            .err()
+            .expect("it does not come in");
+        assert_eq!(refused.reason, Reason::UnknownTag);
+        assert_eq!(counted(gate), [(Side::Ingress, "global".to_owned(), 1)]);
+        assert_eq!(
+            staged_files(directory.path()),
+            [""; 0],
+            "what was staged stays"
+        );
+
+        let gate = &leader.alone.gate;
+        gate.adopt(without());
+        let refused = next(&mut parts).await.expect_err("it does not go out");
+        assert_eq!(refused.reason, Reason::UnknownTag);
+        assert_eq!(counted(gate), [(Side::Egress, "global".to_owned(), 1)]);
+        follower.stop().await;
     };
     env.scoped(test).await;
 }

@@ -20,7 +20,7 @@ use crate::raft::apply::Identity;
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotData;
 use crate::raft::types::{NodeId, RaftVote, ReplicaId, Seat, Types, vote_from_wire};
-use crate::raft::{Chunks, Transport};
+use crate::raft::{Parts, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::{Durability, Engine, Memory, REGION_GROUP, WriteBatch, keys};
 
@@ -48,18 +48,18 @@ impl Transport for Slow {
     fn send_snapshot(
         &self,
         _node: NodeId,
-        _start: Cleared<wire::SnapshotStart>,
-        mut chunks: Chunks,
-    ) -> BoxFuture<'static, Result<wire::Vote>> {
+        mut parts: Parts,
+    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let (chunk, install) = (self.chunk, self.install);
         Box::pin(async move {
-            while let Some(taken) = chunks.next().await {
+            while let Some(taken) = parts.next().await {
                 taken?;
                 tokio::time::sleep(chunk).await;
             }
-            drop(chunks);
+            drop(parts);
             tokio::time::sleep(install).await;
-            Ok(wire::Vote::default())
+            let vote = Some(wire::Vote::default());
+            Ok(Untrusted::received(wire::SendSnapshotResponse { vote }))
         })
     }
 }
