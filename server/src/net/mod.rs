@@ -2,7 +2,7 @@
 //!
 //! One [`Peers`] holds one connection to each node of a region and one stream
 //! on it, which carries the traffic of all groups: requests are gathered into
-//! frames as they come, answers are matched by number ([`peer`]). Snapshots go
+//! frames as they come, answers are matched by number ([`connection`]). Snapshots go
 //! on a stream of their own over the same connection. [`Regions`] holds the
 //! `Peers` of every region. Nothing is sent that a gate has not cleared. How a
 //! socket is opened is a [`Dial`], so that simulation has its own network.
@@ -11,8 +11,8 @@
 //! (`raft`, `kv`).
 
 mod calls;
+mod connection;
 mod dial;
-mod peer;
 mod peers;
 mod regions;
 mod seen;

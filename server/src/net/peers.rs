@@ -15,8 +15,8 @@ use wire::send_snapshot_request::Part;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
+use crate::net::connection::{Call, Connection, Link, send_snapshot};
 use crate::net::dial::Dial;
-use crate::net::peer::{Call, Link, Peer, send_snapshot};
 use crate::net::seen::{Memory, Seen};
 use crate::raft::{Budget, NodeId, Parts, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
@@ -249,7 +249,7 @@ impl Peers {
         let (calls, rx) = mpsc::unbounded_channel();
         let (address, address_rx) = watch::channel(address);
         let link = Arc::new(Link::default());
-        let peer = Peer {
+        let connection = Connection {
             env: self.env.clone(),
             dial: self.dial.clone(),
             speaker: self.speaker.clone(),
@@ -263,7 +263,7 @@ impl Peers {
             calls,
             address,
             link,
-            _task: self.env.spawn("peer", peer.run(rx)),
+            _task: self.env.spawn("peer", connection.run(rx)),
         }
     }
 

@@ -86,7 +86,7 @@ struct Pending {
 }
 
 /// Keeps the connection to one node up and carries requests over it.
-pub(super) struct Peer {
+pub(super) struct Connection {
     pub(super) env: Env,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) speaker: Speaker,
@@ -97,7 +97,7 @@ pub(super) struct Peer {
     pub(super) link: Arc<Link>,
 }
 
-impl Peer {
+impl Connection {
     /// Runs until the handle's queue is closed.
     pub(super) async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
         let mut refused = None;
@@ -419,7 +419,7 @@ mod tests {
         node.gate.confirm_lease(node.env.now());
         let names = ["us", "ap"].map(|name| RegionName::new(name).expect("a name"));
         let [us, ap] = &names;
-        let peer = Peer {
+        let connection = Connection {
             env: node.env.clone(),
             dial: Arc::new(TcpDial),
             speaker: Speaker::new(node.gate.region().clone(), NodeId(1)),
@@ -435,7 +435,7 @@ mod tests {
             heard: node.env.now(),
         });
         let framed = |calls: Vec<Call>| {
-            let frame = peer.frame(&pending, &mut calls.into_iter().peekable());
+            let frame = connection.frame(&pending, &mut calls.into_iter().peekable());
             frame.requests.len()
         };
         let (elsewhere, mut refused) = waiting(&node, ap);
