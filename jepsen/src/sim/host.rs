@@ -204,7 +204,7 @@ fn accepted(
             let io = listener.accept().await.map(|(io, peer)| {
                 let io = BoxedIo::new(Traced::new(io, format!("{host}>{peer}"), trace));
                 let region = RegionName::new(callers).expect("a region of the shape");
-                io.called_from(region)
+                io.called_from(region).on_loopback(true)
             });
             Some((io, listener))
         }

@@ -17,7 +17,7 @@ use crate::api::status::status;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::Store;
-use crate::net::Speaker;
+use crate::net::{Caller, Speaker};
 use crate::placement::Placement;
 use crate::raft::{
     Answered, Answers, Budget, Groups, Inbound, Received, ReplicaId, SnapshotReceiver, start_of,
@@ -69,13 +69,15 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<wire::ExchangeRequest>>,
     ) -> Result<Response<Frames>, Status> {
+        let caller = caller(&request);
         let mut requests = request.into_inner();
         let first = requests
             .message()
             .await?
             .ok_or_else(|| status(Error::invalid("the stream ended before its hello")))?;
-        let caller = self.speaker.check(first.hello.as_ref()).map_err(status)?;
-        let from = caller.region;
+        let introduced = self.speaker.check(&caller, first.hello.as_ref());
+        let introduced = introduced.map_err(status)?;
+        let from = introduced.peer.region().clone();
         let (answers, answered) = Answers::new(self.gate.clone(), from.clone());
         let reads = Arc::new(Budget::new(READ_BYTES_MAX));
         let mut taken = Taken {
@@ -108,7 +110,7 @@ impl PeerService for PeerApi {
             responses: Vec::new(),
             version: env!("CARGO_PKG_VERSION").into(),
             store: self.speaker.stamp(),
-            seen: caller.seen,
+            seen: introduced.seen,
             wall_ms: self.env.wall_ms(),
         };
         // The reading task lives in the stream's state, and ends with it.
@@ -139,11 +141,13 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<wire::SendSnapshotRequest>>,
     ) -> Result<Response<wire::SendSnapshotResponse>, Status> {
+        let caller = caller(&request);
         let mut parts = request.into_inner();
         let missing = || status(Error::invalid("a snapshot ended before its end"));
         let first = parts.message().await?.ok_or_else(missing)?;
         let hello = start_of(&first).and_then(|start| start.hello.as_ref());
-        let from = self.speaker.check(hello).map_err(status)?.region;
+        let peer = self.speaker.check(&caller, hello).map_err(status)?.peer;
+        let from = peer.region().clone();
         let first = Untrusted::received(first);
         let (env, groups, gate) = (&self.env, &self.groups, &self.gate);
         let mut receiver =
@@ -165,33 +169,49 @@ impl PeerService for PeerApi {
         &self,
         request: Request<wire::FormRequest>,
     ) -> Result<Response<wire::FormResponse>, Status> {
-        let placement = self.placement.clone();
-        let form = async move { placement.form(request.into_inner()).await };
-        let formed = self.env.scoped(form).await.map_err(status)?;
-        Ok(Response::new(wire::FormResponse { formed }))
+        let caller = caller(&request);
+        let request = request.into_inner();
+        // Either of them may belong to no cluster yet.
+        let introduced = self.speaker.introduced(&caller, request.hello.as_ref());
+        let peer = introduced.map_err(status)?.peer;
+        let (placement, from) = (self.placement.clone(), peer.region().clone());
+        let form = async move { placement.form(&peer, Untrusted::received(request)).await };
+        self.answer(&from, self.env.scoped(form).await)
     }
 
     async fn place(
         &self,
         request: Request<wire::PlaceRequest>,
     ) -> Result<Response<wire::PlaceResponse>, Status> {
-        let placement = self.placement.clone();
-        let place = async move { placement.place(request.into_inner()).await };
-        let placed = self.env.scoped(place).await.map_err(status)?;
-        Ok(Response::new(placed))
+        let caller = caller(&request);
+        let request = request.into_inner();
+        // This node may have lost its disk, and with it its cluster.
+        let introduced = self.speaker.introduced(&caller, request.hello.as_ref());
+        let peer = introduced.map_err(status)?.peer;
+        let (placement, from) = (self.placement.clone(), peer.region().clone());
+        let place = async move { placement.place(&peer, Untrusted::received(request)).await };
+        self.answer(&from, self.env.scoped(place).await)
     }
 
     async fn replace_member(
         &self,
         request: Request<wire::ReplaceMemberRequest>,
     ) -> Result<Response<wire::ReplaceMemberResponse>, Status> {
+        let caller = caller(&request);
         let request = request.into_inner();
-        self.speaker.check(request.hello.as_ref()).map_err(status)?;
-        let placement = self.placement.clone();
-        let replace = async move { placement.replace_member(request).await };
-        self.env.scoped(replace).await.map_err(status)?;
-        Ok(Response::new(wire::ReplaceMemberResponse {}))
+        let introduced = self.speaker.check(&caller, request.hello.as_ref());
+        let peer = introduced.map_err(status)?.peer;
+        let (placement, from) = (self.placement.clone(), peer.region().clone());
+        let request = Untrusted::received(request);
+        let replace = async move { placement.replace_member(&peer, request).await };
+        self.answer(&from, self.env.scoped(replace).await)
     }
+}
+
+/// What the connection of a call tells of who called.
+fn caller<T>(request: &Request<T>) -> Caller {
+    let caller = request.extensions().get::<Caller>();
+    caller.cloned().unwrap_or_default()
 }
 
 impl PeerApi {

@@ -65,7 +65,10 @@ pub(super) fn near(
     region: RegionName,
 ) -> BoxStream<'static, io::Result<BoxedIo>> {
     accepted(listener)
-        .map(move |io| Ok(BoxedIo::new(io?).called_from(region.clone())))
+        .map(move |io| {
+            let io = BoxedIo::new(io?).on_loopback(true);
+            Ok(io.called_from(region.clone()))
+        })
         .boxed()
 }
 
@@ -85,13 +88,12 @@ pub(super) fn far(
     accepted(listener)
         .map(move |io| {
             let io = io?;
-            Ok(match &ways {
-                Some((out, back)) => {
-                    // Seen from the node, what it writes goes out.
-                    through(&env, io, out, back).called_from(callers.clone())
-                }
-                None => BoxedIo::new(io).called_from(callers.clone()),
-            })
+            let io = match &ways {
+                // Seen from the node, what it writes goes out.
+                Some((out, back)) => through(&env, io, out, back),
+                None => BoxedIo::new(io),
+            };
+            Ok(io.on_loopback(true).called_from(callers.clone()))
         })
         .boxed()
 }

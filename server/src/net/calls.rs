@@ -10,6 +10,8 @@ use tonic_types::StatusExt;
 use super::Peers;
 use super::dial::channel;
 use crate::error::{Error, Reason, Result};
+use crate::raft::NodeId;
+use crate::residency::{Cleared, Untrusted};
 
 /// How long a call may take.
 const CALL_WAIT: Duration = Duration::from_secs(10);
@@ -19,11 +21,17 @@ const REPLACE_WAIT: Duration = Duration::from_secs(130);
 
 impl Peers {
     /// Tells an empty node at `host:port` that it belongs to a new cluster.
-    /// Answers whether it has applied the first entries of its groups.
-    pub async fn form(&self, address: &str, request: wire::FormRequest) -> Result<bool> {
+    pub async fn form(
+        &self,
+        address: &str,
+        request: Cleared<wire::FormRequest>,
+    ) -> Result<Untrusted<wire::FormResponse>> {
         let mut client = self.client(address).await?;
-        let told = call(address, CALL_WAIT, client.form(request)).await?;
-        Ok(told.formed)
+        let mut request = self.gate().frame(request, self.region())?;
+        // This node may belong to no cluster yet either.
+        let cluster = request.catalog.as_ref().map(|new| new.cluster.clone());
+        request.hello = Some(self.hello_as_of(cluster, request.node)?);
+        call(address, CALL_WAIT, client.form(request)).await
     }
 
     /// Tells a node at `host:port` to start a replica, or asks which one of the
@@ -31,22 +39,25 @@ impl Peers {
     pub async fn place(
         &self,
         address: &str,
-        request: wire::PlaceRequest,
-    ) -> Result<wire::PlaceResponse> {
+        request: Cleared<wire::PlaceRequest>,
+    ) -> Result<Untrusted<wire::PlaceResponse>> {
         let mut client = self.client(address).await?;
+        let mut request = self.gate().frame(request, self.region())?;
+        request.hello = Some(self.hello_as_of(None, request.node)?);
         call(address, CALL_WAIT, client.place(request)).await
     }
 
-    /// Asks the leader at `host:port` to exchange a member of its group.
+    /// Asks the leader, which is `node` at `host:port`, to exchange a member of
+    /// its group.
     pub async fn replace_member(
         &self,
-        address: &str,
-        request: wire::ReplaceMemberRequest,
-    ) -> Result<()> {
+        (node, address): (NodeId, &str),
+        request: Cleared<wire::ReplaceMemberRequest>,
+    ) -> Result<Untrusted<wire::ReplaceMemberResponse>> {
         let mut client = self.client(address).await?;
-        call(address, REPLACE_WAIT, client.replace_member(request))
-            .await
-            .map(drop)
+        let mut request = self.gate().frame(request, self.region())?;
+        request.hello = Some(self.hello_as_of(None, node.0)?);
+        call(address, REPLACE_WAIT, client.replace_member(request)).await
     }
 
     async fn client(&self, address: &str) -> Result<PeerServiceClient<Channel>> {
@@ -65,14 +76,15 @@ async fn call<T>(
     address: &str,
     wait: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T> {
+) -> Result<Untrusted<T>> {
     let answer = tokio::time::timeout(wait, call).await.map_err(|_| {
         Error::new(
             Reason::Unreachable,
             format!("{address} did not answer in time; check that the node runs there"),
         )
     })?;
-    answer.map(tonic::Response::into_inner).map_err(|status| {
+    let answer = answer.map(|answer| Untrusted::received(answer.into_inner()));
+    answer.map_err(|status| {
         let reason = status
             .get_details_error_info()
             .and_then(|info| info.reason.parse().ok())

@@ -47,6 +47,8 @@ pub struct Caller {
     /// The region of the callers, as the port says; `None`: it says none, and
     /// no caller is served.
     pub region: Option<RegionName>,
+    /// Whether the connection did not leave this machine.
+    pub on_loopback: bool,
 }
 
 impl BoxedIo {
@@ -65,6 +67,13 @@ impl BoxedIo {
             _held: Some(Box::new(held)),
             ..BoxedIo::new(io)
         }
+    }
+
+    /// The same socket, known not to have left this machine, or a simulated one.
+    #[must_use]
+    pub fn on_loopback(mut self, is: bool) -> Self {
+        self.caller.on_loopback = is;
+        self
     }
 
     /// The same socket, known to be of callers in a region.

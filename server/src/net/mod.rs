@@ -5,7 +5,8 @@
 //! frames as they come, answers are matched by number ([`connection`]). Snapshots go
 //! on a stream of their own over the same connection. [`Regions`] holds the
 //! `Peers` of every region. Nothing is sent that a gate has not cleared. How a
-//! socket is opened is a [`Dial`], so that simulation has its own network.
+//! socket is opened is a [`Dial`], so that simulation has its own network. Who
+//! called is a [`Peer`], which is made in one place.
 //!
 //! Not done here: serving inbound connections (`api`), deciding what is sent
 //! (`raft`, `kv`).
@@ -13,10 +14,12 @@
 mod calls;
 mod connection;
 mod dial;
+mod peer;
 mod peers;
 mod regions;
 mod seen;
 
 pub use dial::{BoxedIo, Caller, Dial, Io, TcpDial, channel};
-pub use peers::{Introduced, Peers, Speaker};
+pub use peer::{Introduced, Peer};
+pub use peers::{Peers, Speaker};
 pub use regions::Regions;

@@ -33,16 +33,6 @@ pub struct Speaker {
     memory: Memory,
 }
 
-/// Who called, and what is said back at first.
-pub struct Introduced {
-    /// The region of the caller.
-    pub region: RegionName,
-    /// The number of the caller.
-    pub node: NodeId,
-    /// The furthest that this node has seen of the caller's store.
-    pub seen: Option<wire::StoreStamp>,
-}
-
 impl Speaker {
     /// A node that may not know its cluster yet.
     pub fn new(region: RegionName, node: NodeId) -> Self {
@@ -121,8 +111,18 @@ impl Speaker {
             .cluster
             .get()
             .ok_or_else(|| Error::new(Reason::NotFormed, "this node has no cluster yet"))?;
-        Ok(wire::Hello {
-            cluster: cluster.clone(),
+        Ok(self.hello_as_of(cluster.clone(), to_region, to))
+    }
+
+    /// The same as a node of a cluster that is being formed.
+    pub(super) fn hello_as_of(
+        &self,
+        cluster: Bytes,
+        to_region: &RegionName,
+        to: NodeId,
+    ) -> wire::Hello {
+        wire::Hello {
+            cluster,
             region: self.region.to_string(),
             node: self.node.0,
             to: to.0,
@@ -130,50 +130,7 @@ impl Speaker {
             version: env!("CARGO_PKG_VERSION").into(),
             store: self.stamp(),
             seen: self.seen(to_region, to).all(),
-        })
-    }
-
-    /// Checks that a caller means this node of this cluster, and says who it
-    /// is. If it has seen a later state of this node's store, this node answers
-    /// nothing any more and ends.
-    pub fn check(&self, hello: Option<&wire::Hello>) -> Result<Introduced> {
-        let Some(hello) = hello else {
-            return Err(Error::invalid("a connection of a node begins with a hello"));
-        };
-        if self.cluster.get() != Some(&hello.cluster) {
-            return Err(Error::new(
-                Reason::WrongCluster,
-                format!(
-                    "node {}/{} belongs to another cluster than {}; check its addresses",
-                    hello.region,
-                    hello.node,
-                    self.name()
-                ),
-            ));
         }
-        if hello.to_region != self.region.as_str() || hello.to != self.node.0 {
-            return Err(Error::new(
-                Reason::UnknownNode,
-                format!(
-                    "this is node {}, not {}/{}; check the addresses",
-                    self.name(),
-                    hello.to_region,
-                    hello.to
-                ),
-            ));
-        }
-        let region = RegionName::new(&hello.region)
-            .map_err(|e| Error::invalid(format!("the region of a caller: {e}")))?;
-        let node = NodeId(hello.node);
-        self.told(&format!("{region}/{node}"), &hello.seen)?;
-        // What was seen before this hello: it says no more than that.
-        let seen = hello.store.as_ref().and_then(|stamp| {
-            let known = self.seen(&region, node);
-            let before = known.of(stamp);
-            known.note(stamp);
-            before
-        });
-        Ok(Introduced { region, node, seen })
     }
 }
 
@@ -315,6 +272,23 @@ impl Peers {
         let mut handles = links.values();
         let there = handles.find(|handle| *handle.address.borrow() == address);
         there.and_then(|handle| handle.link.channel())
+    }
+
+    /// What is sent passes it.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// What this node says of itself to a node, in calls besides the stream;
+    /// `None`: as one of the cluster that it belongs to.
+    pub(super) fn hello_as_of(&self, cluster: Option<Bytes>, to: u64) -> Result<wire::Hello> {
+        match cluster {
+            Some(cluster) => {
+                let (region, to) = (&self.region, NodeId(to));
+                Ok(self.speaker.hello_as_of(cluster, region, to))
+            }
+            None => self.speaker.hello(&self.region, NodeId(to)),
+        }
     }
 
     /// How sockets are opened, for calls besides the stream.

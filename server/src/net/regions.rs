@@ -68,6 +68,13 @@ impl Regions {
         self.known.read().peers.get(region).cloned()
     }
 
+    /// The nodes of a region that need not be known yet: then there are no
+    /// connections to them.
+    pub fn of_or_new(&self, region: &RegionName) -> Arc<Peers> {
+        let known = self.of(region);
+        known.unwrap_or_else(|| Arc::new(self.peers(region.clone())))
+    }
+
     /// Learns regions and where their nodes are.
     pub fn learn(&self, regions: &[wire::ControlRegion]) -> Result<()> {
         for region in regions {

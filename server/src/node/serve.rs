@@ -160,5 +160,6 @@ fn admit(
     let socket = socket.ok()?;
     let slot = slots.clone().try_acquire_owned().ok()?;
     socket.set_nodelay(true).ok()?;
-    Some(Ok(BoxedIo::holding(socket, slot)))
+    let on_loopback = socket.peer_addr().ok()?.ip().is_loopback();
+    Some(Ok(BoxedIo::holding(socket, slot).on_loopback(on_loopback)))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use futures::StreamExt;
 use futures::channel::mpsc;
@@ -15,10 +16,11 @@ use parking_lot::Mutex;
 use super::{Limits, Node, Wiring};
 use crate::env::Env;
 use crate::error::Result;
-use crate::net::{BoxedIo, Dial};
+use crate::net::{BoxedIo, Caller, Dial, Speaker};
 use crate::placement::Rebuilt;
 use crate::raft::testing::put;
 use crate::raft::{Group, NodeId, Timing};
+use crate::residency::Untrusted;
 use crate::storage::{CONTROL_GROUP, Disk, DiskOptions, MemoryDisk, REGION_GROUP, Run, keys};
 use crate::telemetry::Metrics;
 
@@ -56,12 +58,28 @@ impl Dial for Network {
         let dialed = listener.ok_or_else(refused).and_then(|listener| {
             let region = address.split('-').next().unwrap_or_default();
             let region = RegionName::new(region).expect("a name");
-            let far = BoxedIo::new(far).called_from(region);
+            let far = BoxedIo::new(far).called_from(region).on_loopback(true);
             let taken = listener.unbounded_send(Ok(far));
             taken.map_err(|_| refused())
         });
         Box::pin(std::future::ready(dialed.map(|()| BoxedIo::new(near))))
     }
+}
+
+/// Has a node of `eu` do what another one of its cluster asks.
+pub(super) async fn place(node: &Node, request: wire::PlaceRequest) -> Result<wire::PlaceResponse> {
+    let eu = RegionName::new("eu").expect("a name");
+    let [other, this] = [9, request.node].map(|node| Speaker::new(eu.clone(), NodeId(node)));
+    other.join(request.cluster.clone()).expect("its first");
+    let hello = other.hello(&eu, this.node()).expect("it has a cluster");
+    let near = Caller {
+        region: None,
+        on_loopback: true,
+    };
+    let peer = this.introduced(&near, Some(&hello)).expect("a peer").peer;
+    let placing = node.placement.place(&peer, Untrusted::received(request));
+    let placed = node.env.scoped(placing).await?;
+    Ok(*placed.message())
 }
 
 /// The nodes of a cluster.

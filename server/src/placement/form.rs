@@ -136,22 +136,22 @@ impl Placement {
             control: Some(plan.control.clone()),
             node: node.node,
             step: step.into(),
+            hello: None,
         };
         if node.node == self.speaker.node().0 && region == self.speaker.region().as_str() {
-            return self.form(request).await;
+            return self.form_here(request).await;
         }
         let region = RegionName::new(region)
             .map_err(|e| Error::invalid(format!("the region of a node: {e}")))?;
-        let peers = self.regions.of(&region);
-        let peers = peers.as_ref().unwrap_or(self.regions.own());
-        peers.form(&node.address, request).await
+        let peers = self.regions.of_or_new(&region);
+        self.ask_to_form(&peers, &node.address, request).await
     }
 
-    /// Takes a node into a new cluster, step by step: says whether it can be
+    /// Takes this node into a new cluster, step by step: says whether it can be
     /// part of it, anchors its replicas of the control and the region group and
     /// opens them, and once every node has done so, begins. Answers whether
     /// this node has applied the first entries of both and serves its tags.
-    pub async fn form(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
+    pub(super) async fn form_here(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
         let step = match FormStep::try_from(request.step) {
             Ok(FormStep::Unspecified) | Err(_) => {
                 return Err(Error::invalid("the step is not known here"));

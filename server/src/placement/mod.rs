@@ -10,10 +10,12 @@
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
 //! that is formed is never initialised again. A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]). A node
-//! whose disk is full hands over what it leads ([`relief`]).
+//! whose disk is full hands over what it leads ([`relief`]). Other nodes come in
+//! by the [`doors`].
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
+mod doors;
 mod form;
 mod plan;
 mod rebuild;
@@ -238,10 +240,5 @@ impl Placement {
                 "this node belongs to no cluster yet; run `domicile cluster init`",
             )
         })
-    }
-
-    /// Says who speaks, in calls besides the stream.
-    fn hello(&self, to: NodeId) -> Result<wire::Hello> {
-        self.speaker.hello(self.speaker.region(), to)
     }
 }

@@ -171,7 +171,7 @@ impl Placement {
                 }),
                 ..wire::PlaceRequest::default()
             };
-            let here = peers.place(&node.address, ask).await?;
+            let here = self.ask_to_place(peers, &node.address, ask).await?;
             match here.replica {
                 0 => {}
                 _ if here.incarnation == region.incarnation => present += 1,
@@ -227,8 +227,9 @@ impl Placement {
                 node: node.node,
                 control: None,
                 step: step.into(),
+                hello: None,
             };
-            peers.form(&node.address, request)
+            self.ask_to_form(peers, &node.address, request)
         });
         let told = futures::future::try_join_all(told).await?;
         Ok(told.into_iter().all(|formed| formed))

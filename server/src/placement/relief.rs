@@ -56,7 +56,7 @@ impl Placement {
                 ..wire::PlaceRequest::default()
             };
             let address = peers.address(member.node)?;
-            match peers.place(&address, ask).await {
+            match self.ask_to_place(peers, &address, ask).await {
                 Ok(there) if !there.disk_full => return Some(member.replica),
                 Ok(_) => {}
                 Err(error) => tracing::debug!(node = %member.node, %error, "not asked for room"),

@@ -124,19 +124,8 @@ impl Placement {
     }
 
     /// Starts a replica here that joins an existing group, or only says which
-    /// one is here. It goes on when its caller goes away: half of it would
-    /// leave the group closed.
-    pub async fn place(
-        self: &Arc<Self>,
-        request: wire::PlaceRequest,
-    ) -> Result<wire::PlaceResponse> {
-        let this = self.clone();
-        let placing = async move { this.place_here(request).await };
-        let placed = self.env.to_its_end(placing).await;
-        placed.unwrap_or_else(|| Err(Error::internal("the placement did not end")))
-    }
-
-    async fn place_here(
+    /// one is here.
+    pub(super) async fn place_here(
         self: &Arc<Self>,
         request: wire::PlaceRequest,
     ) -> Result<wire::PlaceResponse> {
@@ -239,7 +228,7 @@ impl Placement {
                 .find(|r| r.region == self.speaker.region().as_str());
             own.map_or(0, |region| region.number)
         });
-        let mut request = wire::ReplaceMemberRequest {
+        let request = wire::ReplaceMemberRequest {
             hello: None,
             group: CONTROL_GROUP.0,
             new_replica: 0,
@@ -247,7 +236,7 @@ impl Placement {
             address: address.to_owned(),
         };
         if control.leads() {
-            return self.replace_member(request).await;
+            return self.replace_member_here(request).await;
         }
         let no_leader = || {
             Error::new(
@@ -259,8 +248,8 @@ impl Placement {
         let (region, leader) = self.regions.resolve(leader.node).ok_or_else(no_leader)?;
         let peers = self.regions.of(&region).ok_or_else(no_leader)?;
         let address = peers.address(leader).ok_or_else(no_leader)?;
-        request.hello = Some(self.speaker.hello(&region, leader)?);
-        peers.replace_member(&address, request).await
+        self.ask_to_replace(&peers, (leader, &address), request)
+            .await
     }
 
     /// At the control group's leader: gives a node a new replica id, has it
@@ -299,7 +288,8 @@ impl Placement {
         // came late; the node gives it up when it hears of the newest.
         let mut place = place_control(&control, &region, node);
         let ask = place.clone();
-        let here = peers.place(&address, ask.clone()).await?.replica;
+        let here = self.ask_to_place(&peers, &address, ask.clone()).await?;
+        let here = here.replica;
         if here == 0 || !request.address.is_empty() {
             let change = wire::ControlNodeReplaced {
                 region: region.to_string(),
@@ -318,7 +308,7 @@ impl Placement {
         }
         place.replica = new.replica;
         place.regions = control.regions.clone();
-        peers.place(&address, place).await?;
+        self.ask_to_place(&peers, &address, place).await?;
         let across = across(&control, &new);
         let (replica, node) = (ReplicaId(across.replica), NodeId(across.node));
         group.replace_member(replica, node, new.voter).await?;
@@ -334,7 +324,11 @@ impl Placement {
         ask: wire::PlaceRequest,
     ) -> Result<()> {
         let deadline = self.env.now() + POLICY_WAIT;
-        while !peers.place(address, ask.clone()).await?.knows_policy {
+        loop {
+            let there = self.ask_to_place(peers, address, ask.clone()).await?;
+            if there.knows_policy {
+                return Ok(());
+            }
             if self.env.now() > deadline {
                 return Err(Error::new(
                     Reason::Deadline,
@@ -343,7 +337,6 @@ impl Placement {
             }
             tokio::time::sleep(POLICY_STEP).await;
         }
-        Ok(())
     }
 
     pub(super) fn control_group(&self) -> Result<Arc<Group>> {
@@ -353,7 +346,10 @@ impl Placement {
     }
 
     /// Puts a new replica into a group that this node leads.
-    pub async fn replace_member(&self, request: wire::ReplaceMemberRequest) -> Result<()> {
+    pub(super) async fn replace_member_here(
+        &self,
+        request: wire::ReplaceMemberRequest,
+    ) -> Result<()> {
         if request.group == CONTROL_GROUP.0 {
             return self.replace_control_member(request).await;
         }
@@ -421,7 +417,8 @@ impl Placement {
             group: Some(group.clone()),
             ..wire::PlaceRequest::default()
         };
-        let here = self.regions.own().place(&known, ask).await?.replica;
+        let own = self.regions.own();
+        let here = self.ask_to_place(own, &known, ask).await?.replica;
         // An older one came late; the node gives it up when it hears of the
         // newest, unless it is that of an old store.
         Ok(here != 0 && meant.is_some())
@@ -442,8 +439,11 @@ impl Placement {
             nodes: catalog.nodes.clone(),
             replica: new.replica,
             regions: Vec::new(),
+            hello: None,
         };
-        self.regions.own().place(address, request).await.map(drop)
+        self.ask_to_place(self.regions.own(), address, request)
+            .await
+            .map(drop)
     }
 
     /// Has the group's leader exchange the node's old replica for the new.
@@ -472,13 +472,15 @@ impl Placement {
         }
         let address = self.address_of(leader.node)?;
         let request = wire::ReplaceMemberRequest {
-            hello: Some(self.hello(leader.node)?),
+            hello: None,
             group: group.group,
             new_replica: new.replica,
             new_node: new.node,
             address: String::new(),
         };
-        self.regions.own().replace_member(&address, request).await
+        let own = self.regions.own();
+        self.ask_to_replace(own, (leader.node, &address), request)
+            .await
     }
 }
 
@@ -521,6 +523,7 @@ fn place_control(control: &wire::Control, region: &RegionName, node: NodeId) -> 
         nodes: Vec::new(),
         replica: 0,
         regions: control.regions.clone(),
+        hello: None,
     }
 }
 

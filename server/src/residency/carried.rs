@@ -59,6 +59,18 @@ pub enum Crossing<'m> {
     SnapshotPart(&'m wire::SendSnapshotRequest),
     /// The answer to all of them.
     SnapshotTaken(&'m wire::SendSnapshotResponse),
+    /// Takes a node into a cluster.
+    Form(&'m wire::FormRequest),
+    /// The answer to that.
+    Formed(&'m wire::FormResponse),
+    /// Starts a replica.
+    Place(&'m wire::PlaceRequest),
+    /// The answer to that.
+    Placed(&'m wire::PlaceResponse),
+    /// Exchanges a member of a group.
+    Replace(&'m wire::ReplaceMemberRequest),
+    /// The answer to that.
+    Replaced(&'m wire::ReplaceMemberResponse),
 }
 
 /// A message that nodes send each other.
@@ -91,6 +103,42 @@ impl Carries for wire::SendSnapshotResponse {
     }
 }
 
+impl Carries for wire::FormRequest {
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Form(self)
+    }
+}
+
+impl Carries for wire::FormResponse {
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Formed(self)
+    }
+}
+
+impl Carries for wire::PlaceRequest {
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Place(self)
+    }
+}
+
+impl Carries for wire::PlaceResponse {
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Placed(self)
+    }
+}
+
+impl Carries for wire::ReplaceMemberRequest {
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Replace(self)
+    }
+}
+
+impl Carries for wire::ReplaceMemberResponse {
+    fn crossing(&self) -> Crossing<'_> {
+        Crossing::Replaced(self)
+    }
+}
+
 /// What a message carries, and of which tag.
 pub fn carried(message: Crossing<'_>) -> Carried<'_> {
     match message {
@@ -100,6 +148,39 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
         Crossing::SnapshotTaken(wire::SendSnapshotResponse { vote: _ }) => {
             Cargo::Nothing.of(Of::Exchange)
         }
+        // Where groups are, and of which tags.
+        Crossing::Form(wire::FormRequest {
+            catalog: _,
+            node: _,
+            control: _,
+            step: _,
+            hello: _,
+        })
+        | Crossing::Formed(wire::FormResponse { formed: _ })
+        | Crossing::Place(wire::PlaceRequest {
+            cluster: _,
+            region: _,
+            node: _,
+            group: _,
+            nodes: _,
+            replica: _,
+            regions: _,
+            hello: _,
+        })
+        | Crossing::Placed(wire::PlaceResponse {
+            replica: _,
+            knows_policy: _,
+            incarnation: _,
+            disk_full: _,
+        })
+        | Crossing::Replace(wire::ReplaceMemberRequest {
+            hello: _,
+            group: _,
+            new_replica: _,
+            new_node: _,
+            address: _,
+        })
+        | Crossing::Replaced(wire::ReplaceMemberResponse {}) => Cargo::Nothing.of(Of::NoTag),
     }
 }
 

@@ -9,7 +9,7 @@ use domicile_proto::internal::v1 as wire;
 use wire::catalog_change::Change;
 
 use crate::error::Reason;
-use crate::node::testing::{World, region_group};
+use crate::node::testing::{World, place, region_group};
 use crate::storage::CONTROL_GROUP;
 
 const ALL: [&str; 3] = ["ap/1", "eu/1", "us/1"];
@@ -256,7 +256,7 @@ async fn with_two_ids() -> (World, Vec<wire::PlaceRequest>) {
             group: Some(catalog.groups[0].clone()),
             nodes: catalog.nodes.clone(),
             replica: own.replica,
-            regions: Vec::new(),
+            ..wire::PlaceRequest::default()
         });
     }
     (world, given)
@@ -268,10 +268,7 @@ async fn with_two_ids() -> (World, Vec<wire::PlaceRequest>) {
 async fn a_placement_that_comes_late_is_given_up() {
     let (world, mut given) = with_two_ids().await;
     let late = given.swap_remove(0);
-    let place = async |world: &World| {
-        let node = &world.nodes["eu/2"];
-        node.env.scoped(node.placement.place(late.clone())).await
-    };
+    let place = async |world: &World| place(&world.nodes["eu/2"], late.clone()).await;
     let placed = place(&world).await.expect("placed");
     assert_eq!(placed.replica, late.replica);
 
@@ -292,9 +289,7 @@ async fn a_placement_goes_on_when_its_caller_goes_away() {
     let newer = given.pop().expect("two");
     let older = given.pop().expect("two");
     let node = &world.nodes["eu/2"];
-    let place = |request: &wire::PlaceRequest| {
-        Box::pin(node.env.scoped(node.placement.place(request.clone())))
-    };
+    let place = |request: &wire::PlaceRequest| Box::pin(place(node, request.clone()));
     place(&older).await.expect("placed");
     for polls in 0..8 {
         let mut placing = place(&newer);

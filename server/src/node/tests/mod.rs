@@ -2,6 +2,7 @@
 
 mod admission;
 mod damage;
+mod doors;
 mod forming;
 mod full;
 mod large;
@@ -152,7 +153,7 @@ async fn start_for(region: &str, callers: Option<&str>) -> Running {
     };
     let callers = callers.map(|region| RegionName::new(region).unwrap());
     let incoming = TcpListenerStream::new(listener).map(move |socket| {
-        let socket = BoxedIo::new(socket?);
+        let socket = BoxedIo::new(socket?).on_loopback(true);
         Ok(match callers.clone() {
             Some(region) => socket.called_from(region),
             None => socket,

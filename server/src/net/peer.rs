@@ -1,0 +1,214 @@
+//! Who is at the other end of a connection.
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+
+use super::{Caller, Speaker};
+use crate::error::{Error, Reason, Result};
+use crate::raft::NodeId;
+
+/// Another node, as it is known by its connection. What only nodes may ask for
+/// takes one, so that a caller of whom nothing is known does not get there.
+///
+/// It is made in one place, for [`Speaker::check`] and [`Speaker::introduced`]:
+/// of the hello on a connection that did not leave this machine, until
+/// certificates prove more.
+///
+/// ```compile_fail,E0451
+/// use domicile_server::net::Peer;
+/// use domicile_server::raft::NodeId;
+///
+/// fn forge(region: domicile_proto::address::RegionName, cluster: bytes::Bytes) -> Peer {
+///     Peer { region, node: NodeId(1), cluster }
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    region: RegionName,
+    node: NodeId,
+    cluster: Bytes,
+}
+
+impl Peer {
+    /// Its region.
+    pub fn region(&self) -> &RegionName {
+        &self.region
+    }
+
+    /// Its number.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Its cluster.
+    pub fn cluster(&self) -> &Bytes {
+        &self.cluster
+    }
+}
+
+/// Who called, and what is said back at first.
+pub struct Introduced {
+    /// The caller.
+    pub peer: Peer,
+    /// The furthest that this node has seen of the caller's store.
+    pub seen: Option<wire::StoreStamp>,
+}
+
+impl Speaker {
+    /// Checks that a caller means this node of this cluster, and says who it
+    /// is. If it has seen a later state of this node's store, this node answers
+    /// nothing any more and ends.
+    pub fn check(&self, caller: &Caller, hello: Option<&wire::Hello>) -> Result<Introduced> {
+        let (peer, hello) = identified(caller, hello)?;
+        self.is_of_cluster(&peer)?;
+        self.is_meant(hello)?;
+        let seen = self.hear(&peer, hello)?;
+        Ok(Introduced { peer, seen })
+    }
+
+    /// The same where a node is told of a cluster that it does not belong to
+    /// yet: another cluster's is let in, too, and whoever serves it compares.
+    pub fn introduced(&self, caller: &Caller, hello: Option<&wire::Hello>) -> Result<Introduced> {
+        let (peer, hello) = identified(caller, hello)?;
+        self.is_meant(hello)?;
+        let seen = match self.cluster() == Some(peer.cluster()) {
+            true => self.hear(&peer, hello)?,
+            false => None,
+        };
+        Ok(Introduced { peer, seen })
+    }
+
+    /// Refuses who means another node.
+    fn is_meant(&self, hello: &wire::Hello) -> Result<()> {
+        if hello.to_region == self.region().as_str() && hello.to == self.node().0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::UnknownNode,
+            format!(
+                "this is node {}, not {}/{}; check the addresses",
+                self.name(),
+                hello.to_region,
+                hello.to
+            ),
+        ))
+    }
+
+    /// Refuses a node of another cluster than this one's.
+    pub fn is_of_cluster(&self, peer: &Peer) -> Result<()> {
+        if self.cluster() == Some(peer.cluster()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::WrongCluster,
+            format!(
+                "node {}/{} belongs to another cluster than {}; check its addresses",
+                peer.region,
+                peer.node,
+                self.name()
+            ),
+        ))
+    }
+
+    /// Hears what a node says of its store and of this one's. Answers the
+    /// furthest that was seen of its store before: it says no more than that.
+    fn hear(&self, peer: &Peer, hello: &wire::Hello) -> Result<Option<wire::StoreStamp>> {
+        self.told(&format!("{}/{}", peer.region, peer.node), &hello.seen)?;
+        Ok(hello.store.as_ref().and_then(|stamp| {
+            let known = self.seen(&peer.region, peer.node);
+            let before = known.of(stamp);
+            known.note(stamp);
+            before
+        }))
+    }
+}
+
+/// Who calls, as the connection and its hello tell. The only place where a
+/// [`Peer`] is made.
+fn identified<'h>(
+    caller: &Caller,
+    hello: Option<&'h wire::Hello>,
+) -> Result<(Peer, &'h wire::Hello)> {
+    if !caller.on_loopback {
+        return Err(Error::new(
+            Reason::GrantDenied,
+            "nothing proves which node calls; nodes without certificates reach each other over \
+             loopback addresses alone",
+        ));
+    }
+    let Some(hello) = hello else {
+        return Err(Error::invalid("what a node asks for begins with a hello"));
+    };
+    let region = RegionName::new(&hello.region)
+        .map_err(|e| Error::invalid(format!("the region of a caller: {e}")))?;
+    let peer = Peer {
+        region,
+        node: NodeId(hello.node),
+        cluster: hello.cluster.clone(),
+    };
+    Ok((peer, hello))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEAR: Caller = Caller {
+        region: None,
+        on_loopback: true,
+    };
+
+    fn speaker(region: &str, node: u64, cluster: Option<u8>) -> Speaker {
+        let region = RegionName::new(region).expect("a name");
+        let speaker = Speaker::new(region, NodeId(node));
+        if let Some(cluster) = cluster {
+            speaker.join(vec![cluster; 16].into()).expect("its first");
+        }
+        speaker
+    }
+
+    /// What `eu/1` says to node `us/2` as one of a cluster.
+    fn hello(cluster: u8) -> wire::Hello {
+        let us = RegionName::new("us").expect("a name");
+        let hello = speaker("eu", 1, Some(cluster)).hello(&us, NodeId(2));
+        hello.expect("it has a cluster")
+    }
+
+    fn reason(introduced: Result<Introduced>) -> Reason {
+        introduced
+            .map(|known| known.peer)
+            .expect_err("refused")
+            .reason
+    }
+
+    #[test]
+    fn a_peer_is_who_says_so_on_this_machine_and_means_this_node() {
+        let this = speaker("us", 2, Some(7));
+        let known = this.check(&NEAR, Some(&hello(7))).expect("a peer").peer;
+        assert_eq!((known.region().as_str(), known.node()), ("eu", NodeId(1)));
+        assert_eq!(known.cluster()[..], [7; 16]);
+        let far = Caller::default();
+        let elsewhere = speaker("us", 3, Some(7));
+        type Door = fn(&Speaker, &Caller, Option<&wire::Hello>) -> Result<Introduced>;
+        for door in [Speaker::check as Door, Speaker::introduced] {
+            let hello = hello(7);
+            assert_eq!(reason(door(&this, &far, Some(&hello))), Reason::GrantDenied);
+            assert_eq!(reason(door(&this, &NEAR, None)), Reason::InvalidArgument);
+            let meant = door(&elsewhere, &NEAR, Some(&hello));
+            assert_eq!(reason(meant), Reason::UnknownNode);
+        }
+    }
+
+    #[test]
+    fn only_what_takes_a_node_into_a_cluster_lets_another_cluster_in() {
+        for this in [speaker("us", 2, None), speaker("us", 2, Some(8))] {
+            let other = hello(7);
+            let refused = this.check(&NEAR, Some(&other));
+            assert_eq!(reason(refused), Reason::WrongCluster);
+            let peer = this.introduced(&NEAR, Some(&other)).expect("a peer").peer;
+            let refused = this.is_of_cluster(&peer).expect_err("of another");
+            assert_eq!(refused.reason, Reason::WrongCluster);
+        }
+    }
+}

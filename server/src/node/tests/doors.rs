@@ -1,0 +1,63 @@
+//! Who gets to the doors of placement.
+
+use super::*;
+use crate::net::Speaker;
+use crate::storage::REGION_GROUP;
+use domicile_proto::internal::v1 as wire;
+use tonic_types::StatusExt;
+use wire::peer_service_client::PeerServiceClient;
+
+/// The stable reason of a refusal.
+fn reason<T>(answer: Result<T, tonic::Status>) -> String {
+    let status = answer.map(drop).expect_err("refused");
+    let info = status.get_details_error_info().expect("has error info");
+    info.reason
+}
+
+/// Another cluster could otherwise be put on an empty node by whoever reaches
+/// it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_is_not_known_places_nothing() {
+    let running = start("eu").await;
+    let mut client = PeerServiceClient::new(running.channel().await);
+    let cluster = Bytes::from_static(&[7; 16]);
+    let place = wire::PlaceRequest {
+        cluster: cluster.clone(),
+        region: "eu".into(),
+        node: 1,
+        group: Some(wire::Group {
+            group: REGION_GROUP.0,
+            incarnation: 1,
+            ..wire::Group::default()
+        }),
+        replica: 5,
+        ..wire::PlaceRequest::default()
+    };
+    let invalid = "INVALID_ARGUMENT";
+    assert_eq!(reason(client.place(place.clone()).await), invalid);
+    let form = wire::FormRequest::default();
+    assert_eq!(reason(client.form(form).await), invalid);
+    let replace = wire::ReplaceMemberRequest::default();
+    assert_eq!(reason(client.replace_member(replace).await), invalid);
+    let anchored = || running.node.disk.anchor.get().replicas.len();
+    assert_eq!(anchored(), 0);
+
+    let eu = RegionName::new("eu").unwrap();
+    let other = Speaker::new(eu.clone(), NodeId(2));
+    other.join(cluster).unwrap();
+    let hello = other.hello(&eu, NodeId(1)).unwrap();
+    // A cluster that is not the one of who speaks.
+    let foreign = wire::PlaceRequest {
+        cluster: Bytes::from_static(&[8; 16]),
+        hello: Some(hello.clone()),
+        ..place.clone()
+    };
+    assert_eq!(reason(client.place(foreign).await), invalid);
+    assert_eq!(anchored(), 0);
+    let known = wire::PlaceRequest {
+        hello: Some(hello),
+        ..place
+    };
+    assert_eq!(client.place(known).await.unwrap().into_inner().replica, 5);
+    assert_eq!(anchored(), 1);
+}
