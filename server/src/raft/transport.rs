@@ -19,7 +19,16 @@ use crate::residency::{Cleared, Untrusted};
 /// end.
 pub type Parts = Pin<Box<dyn Stream<Item = Result<Cleared<wire::SendSnapshotRequest>>> + Send>>;
 
-/// Carries requests to other nodes. What a gate has not cleared is not sent.
+/// Carries requests to other nodes. What a gate has not cleared is not sent:
+///
+/// ```compile_fail,E0308
+/// use domicile_proto::internal::v1::PeerRequest;
+/// use domicile_server::raft::{NodeId, Transport};
+///
+/// fn leak(way: &dyn Transport, request: PeerRequest) {
+///     way.send(NodeId(2), request);
+/// }
+/// ```
 pub trait Transport: Send + Sync + 'static {
     /// The region of a node; `None`: the node is not known.
     fn region_of(&self, node: NodeId) -> Option<RegionName>;

@@ -55,8 +55,13 @@ impl Subject {
 ///
 /// Only the gate makes one:
 ///
-/// ```compile_fail,E0639
-/// let forged = domicile_server::residency::Cleared { message: () };
+/// ```compile_fail,E0451
+/// use domicile_proto::address::RegionName;
+/// use domicile_server::residency::{Cleared, Subject};
+///
+/// fn forge(to: RegionName) -> Cleared<()> {
+///     Cleared { message: (), to, subject: Subject::Control, policy_version: 1, end: None }
+/// }
 /// ```
 #[derive(Debug)]
 pub struct Cleared<T> {
