@@ -394,13 +394,12 @@ impl Sender {
         cargo: Cargo,
     ) -> Result<impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<>, Ended> {
         let cleared = self.clear(cargo)?;
-        self.note_sent(transfer, records)?;
+        self.note_sent(transfer, records, cleared.policy_version())?;
         Ok(self.send(node, cleared))
     }
 
     /// Has the gate let something pass.
     fn clear(&self, cargo: Cargo) -> Result<Cleared<wire::PeerRequest>> {
-        let version = self.gate.atlas().map_or(0, |atlas| atlas.version());
         let request = wire::PeerRequest {
             sequence: 0,
             group: self.group.identity().group.0,
@@ -408,7 +407,8 @@ impl Sender {
             request: Some(Request::Ship(wire::Ship {
                 tag: self.tag.to_string(),
                 epoch: self.epoch,
-                policy_version: version,
+                // The gate's to say.
+                policy_version: 0,
                 cargo: Some(cargo),
             })),
         };
@@ -416,9 +416,9 @@ impl Sender {
         self.gate.egress(&self.region, &subject, request)
     }
 
-    /// Notes a batch in this node's ledger before it leaves.
-    fn note_sent(&self, transfer: u64, records: &[wire::CopiedRecord]) -> Result<()> {
-        let version = self.gate.atlas().map_or(0, |atlas| atlas.version());
+    /// Notes a batch in this node's ledger before it leaves, with the policy
+    /// version that it was cleared by.
+    fn note_sent(&self, transfer: u64, records: &[wire::CopiedRecord], version: u64) -> Result<()> {
         let ends = (self.gate.region().as_str(), self.region.as_str());
         let row = ledger_row(transfer, self.tag.as_str(), ends, records, version);
         let mut batch = WriteBatch::new();

@@ -77,11 +77,21 @@ pub enum Crossing<'m> {
 pub trait Carries: prost::Message {
     /// The message, among all that there are.
     fn crossing(&self) -> Crossing<'_>;
+
+    /// Says in the message by which policy version its sender let it pass, where
+    /// it has room for that. A receiver that is behind waits.
+    fn passed_by(&mut self, _policy_version: u64) {}
 }
 
 impl Carries for wire::PeerRequest {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Request(self)
+    }
+
+    fn passed_by(&mut self, policy_version: u64) {
+        if let Some(Request::Ship(ship)) = &mut self.request {
+            ship.policy_version = policy_version;
+        }
     }
 }
 

@@ -91,7 +91,8 @@ impl<T> Cleared<T> {
         &self.to
     }
 
-    /// The policy version that it was judged by; 0: none was needed.
+    /// The policy version that was in force when it was judged; 0: it is about
+    /// no tag, or no policy is known.
     pub fn policy_version(&self) -> u64 {
         self.policy_version
     }
@@ -252,23 +253,26 @@ impl Gate {
         &self,
         to: &RegionName,
         subject: &Subject,
-        message: T,
+        mut message: T,
     ) -> Result<Cleared<T>> {
         let passed = match seeded::is_on(Bug::LyingSender) {
-            true => Ok(Passed::default()),
+            true => Ok(self.unjudged()),
             false => self.pass(to, to, subject, &carried(message.crossing())),
         };
         match passed {
             Ok(Passed {
                 policy_version,
                 end,
-            }) => Ok(Cleared {
-                message,
-                to: to.clone(),
-                subject: subject.clone(),
-                policy_version,
-                end,
-            }),
+            }) => {
+                message.passed_by(policy_version);
+                Ok(Cleared {
+                    message,
+                    to: to.clone(),
+                    subject: subject.clone(),
+                    policy_version,
+                    end,
+                })
+            }
             Err(refused) => {
                 self.note(Side::Egress, to, subject, refused.reason, &message);
                 Err(refused)
@@ -376,6 +380,15 @@ impl Gate {
         Some(Secret::new(key))
     }
 
+    /// What bears nothing of a record passes under any policy.
+    fn unjudged(&self) -> Passed {
+        let atlas = self.atlas.load();
+        Passed {
+            policy_version: atlas.as_ref().map_or(0, |atlas| atlas.version()),
+            end: None,
+        }
+    }
+
     /// Whether what is about `subject` may come to be in region `receiver`,
     /// over the border to region `other` if that is not this one. Answers by what
     /// it was found.
@@ -405,7 +418,7 @@ impl Gate {
             Subject::Tag(tag) => tag,
         };
         if carried.cargo == Cargo::Nothing || seeded::is_on(Bug::AccessUnchecked) {
-            return Ok(Passed::default());
+            return Ok(self.unjudged());
         }
         let end = match crosses {
             true => Some(self.running_lease()?),
@@ -434,7 +447,8 @@ impl Gate {
 /// By what a message was found to pass.
 #[derive(Default)]
 struct Passed {
-    /// The policy version; 0: none was needed.
+    /// The policy version that was in force; 0: none is known, or it is about no
+    /// tag.
     policy_version: u64,
     /// Until when; `None`: it needs no lease.
     end: Option<End>,

@@ -174,7 +174,8 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
     let cleared = clear();
     assert_eq!((cleared.to(), cleared.policy_version()), (&us, 1));
     assert_eq!(cleared.end(), Some(confirmed_at + LEASE));
-    assert_eq!(gate.frame(cleared, &us).expect("it leaves"), copy("global"));
+    let sent = cleared.message().clone();
+    assert_eq!(gate.frame(cleared, &us).expect("it leaves"), sent);
     // Over another connection than to where it may go.
     assert_eq!(reason(gate.frame(clear(), &ap)), Reason::ResidencyViolation);
     // Its lease lapsed, whatever another one says since.
@@ -200,6 +201,30 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
             (Side::Egress, us, violated, 1),
         ]
     );
+}
+
+/// Whoever ships does not look at the policy besides the gate: in between it may
+/// change.
+#[tokio::test(start_paused = true)]
+async fn what_is_shipped_says_the_policy_that_the_gate_judged_it_by() {
+    let (env, gate) = gate("eu");
+    gate.confirm_lease(env.now());
+    let ask = wire::PeerRequest {
+        request: Some(Request::Ship(wire::Ship {
+            tag: "global".into(),
+            cargo: Some(wire::ship::Cargo::Ask(wire::ShipAsk {})),
+            ..wire::Ship::default()
+        })),
+        ..wire::PeerRequest::default()
+    };
+    for message in [copy("global"), ask] {
+        let cleared = gate.egress(&region("us"), &tag("global"), message);
+        let cleared = cleared.expect("it may go");
+        let Some(Request::Ship(ship)) = &cleared.message().request else {
+            panic!("it was shipped");
+        };
+        assert_eq!((ship.policy_version, cleared.policy_version()), (1, 1));
+    }
 }
 
 /// What stays in the region needs no lease, and has no end.
