@@ -1,15 +1,18 @@
 //! What may go where: the two gates that a record's bytes pass between nodes.
 //!
 //! ```text
-//! raft, replicate, kv ─▶ Gate::egress ─▶ Cleared<T> ─▶ net … wire … net ─▶ Untrusted<T> ─▶ Gate::ingress ─▶ T
+//! raft, replicate, kv ─▶ Gate::egress ─▶ Cleared<T> ─▶ Gate::frame ─▶ wire
+//!                      ─▶ Untrusted<T> ─▶ Gate::ingress ─▶ T
 //! ```
 //!
-//! `net` sends nothing but [`Cleared`], which only [`Gate::egress`] makes;
-//! what arrives is [`Untrusted`], which only [`Gate::ingress`] opens. Both ask
-//! the one predicate of the policy ([`domicile_proto::policy`]), each by the
-//! newest version that its own node has applied, so a transfer happens only
-//! where both ends allow it. What a message carries, and of which tag, is decided
-//! in one place ([`carried`](fn@carried)). Between regions the gates need the policy lease as well
+//! `net` sends nothing but [`Cleared`], which only [`Gate::egress`] makes and
+//! [`Gate::frame`] looks at once more when it leaves; what arrives is
+//! [`Untrusted`], which only [`Gate::ingress`] opens. Requests, answers and the
+//! parts of a snapshot alike. Both gates ask the one predicate of the policy
+//! ([`domicile_proto::policy`]), each by the newest version that its own node has
+//! applied, so a transfer happens only where both ends allow it. What a message
+//! carries, and of which tag, is decided in one place ([`carried`](fn@carried)).
+//! Between regions the gates need the policy lease as well
 //! ([`Gate::confirm_lease`]): a node that has not heard of the control group
 //! for long does not know what was forbidden meanwhile.
 //!
