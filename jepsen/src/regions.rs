@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use domicile_client::Client;
 use domicile_proto::internal::v1::{StoredRecord, Value};
-use domicile_server::storage::{Disk, DiskOptions, Durability, WriteBatch, keys, record};
+use domicile_server::storage::{Disk, DiskOptions, Durability, WriteBatch, keys};
 
 use crate::cluster::{Broken, Cluster, Node, Programs, free_address};
 use load::Load;
@@ -261,10 +261,7 @@ fn plant(node: &mut Node) -> Result<()> {
         ..StoredRecord::default()
     };
     let mut batch = WriteBatch::new();
-    batch.put(
-        keys::record("eu-only", PLANTED.as_bytes()),
-        record::seal(&row),
-    );
+    batch.put_message(keys::record("eu-only", PLANTED.as_bytes()), &row);
     disk.state.write(batch, Durability::Synced)?;
     drop(disk);
     node.start()?;

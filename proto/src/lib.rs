@@ -13,6 +13,7 @@ pub mod reason;
 mod redact;
 pub mod token;
 pub mod version;
+pub mod whole;
 
 /// The public API, `domicile.v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]

@@ -76,6 +76,7 @@ reasons! {
     Storage = "STORAGE", "The disk failed. The node stops itself.", "See the node's log; replace the disk and the node.";
     Corruption = "CORRUPTION", "Stored bytes are not what was written. The node stops itself.", "See the node's log; bring the node back with `domicile node replace`.";
     StoreOutdated = "STORE_OUTDATED", "The store of the node is older than what the node has acknowledged with it, as after an older copy of the disk was put back. The node stops itself.", "Set the store aside with `domiciled set-aside`, start the node again and run `domicile node replace`.";
+    UpgradeNeeded = "UPGRADE_NEEDED", "The node met what a newer build wrote, and does not know it whole; nothing was changed. A node that meets it in its own store or log stops itself.", "Upgrade the node to the build of the others; see `domicile cluster upgrade status`.";
     Internal = "INTERNAL", "The server met a state that should not exist.", "Report it with the node's log.";
 }
 

@@ -44,6 +44,7 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::UnknownTag | Reason::UnknownNode | Reason::UnknownGroup => Code::NotFound,
         Reason::Storage | Reason::Internal => Code::Internal,
         Reason::Corruption | Reason::StoreOutdated => Code::DataLoss,
+        Reason::UpgradeNeeded => Code::FailedPrecondition,
     }
 }
 

@@ -1,19 +1,20 @@
 //! What a disk says of its cluster: an audit of stopped nodes has nobody else to
 //! ask for the policy and for which nodes there are.
 
+use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
-use prost::Message;
 use wire::command::Command;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::storage::{CONTROL_GROUP, Contents, Index, KeyRange, Limit, keys, record};
 
 /// The state of the control group as far as this disk has it: the last one that
 /// was applied or, where that was lost with the memory, what formed the
 /// cluster, from the log. `None`: the node was in no cluster.
 pub fn control(contents: &Contents) -> Result<Option<wire::Control>> {
-    match contents.state.get(&keys::control(CONTROL_GROUP))? {
-        Some(row) => record::open(&row).map(Some),
+    let key = keys::control(CONTROL_GROUP);
+    match contents.state.get(&key)? {
+        Some(row) => record::open(&key, &row).map(Some),
         None => formed(contents),
     }
 }
@@ -28,7 +29,7 @@ fn formed(contents: &Contents) -> Result<Option<wire::Control>> {
         let Some(row) = contents.log.scan(&range, one)?.pop() else {
             return Ok(None);
         };
-        if let Some(control) = formed_by(record::open_bytes(&row.value, "log entry")?)? {
+        if let Some(control) = formed_by(row.open_bytes("log entry")?)? {
             return Ok(Some(control));
         }
         let mut next = row.key.to_vec();
@@ -37,13 +38,13 @@ fn formed(contents: &Contents) -> Result<Option<wire::Control>> {
     }
 }
 
-fn formed_by(entry: &[u8]) -> Result<Option<wire::Control>> {
-    let damaged = |e| Error::corruption("a log entry does not decode").caused_by(e);
-    let entry = wire::LogEntry::decode(entry).map_err(damaged)?;
+fn formed_by(entry: Bytes) -> Result<Option<wire::Control>> {
+    let entry: wire::LogEntry = record::decode(entry)?;
     let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
         return Ok(None);
     };
-    match wire::Command::decode(command).map_err(damaged)?.command {
+    let command: wire::Command = record::decode(command)?;
+    match command.command {
         Some(Command::Control(wire::ControlChange {
             change: Some(wire::control_change::Change::Formed(control)),
         })) => Ok(Some(control)),

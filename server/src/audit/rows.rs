@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::Kind;
-use prost::Message;
 use wire::command::Command;
 
 use super::count::{Counts, Place};
@@ -51,15 +50,15 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
     match keys::table_of(&row.key)? {
         keys::Table::Record => {
             let (tag, key) = keys::parse_record(&row.key)?;
-            stored((tag, key.len()), &row.value, place, true, counts)
+            stored((tag, key.len()), row, place, true, counts)
         }
         keys::Table::History => {
             let (tag, key, _) = keys::parse_history(&row.key)?;
-            stored((tag, key.len()), &row.value, place, false, counts)
+            stored((tag, key.len()), row, place, false, counts)
         }
         keys::Table::Change => {
             let (group, _, _) = keys::parse_change(&row.key)?;
-            let changes: wire::StoredChanges = record::open(&row.value)?;
+            let changes: wire::StoredChanges = row.open()?;
             let tag = groups.tag(group);
             for change in &changes.writes {
                 let bytes = change.key.len();
@@ -69,7 +68,7 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
         }
         keys::Table::Outcomes => {
             let (group, _, _) = keys::parse_outcomes(&row.key)?;
-            let outcomes: wire::StoredOutcomes = record::open(&row.value)?;
+            let outcomes: wire::StoredOutcomes = row.open()?;
             let tag = groups.tag(group);
             for outcome in &outcomes.outcomes {
                 let bytes = outcome.client.len();
@@ -78,11 +77,11 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
             tag.map(drop)
         }
         // What these hold is no part of a record; that they decode is checked.
-        keys::Table::GroupState => record::open::<wire::GroupState>(&row.value).map(drop),
-        keys::Table::AuditLeaf => record::open::<wire::AuditLeaf>(&row.value).map(drop),
-        keys::Table::Catalog => record::open::<wire::Catalog>(&row.value).map(drop),
-        keys::Table::Control => record::open::<wire::Control>(&row.value).map(drop),
-        keys::Table::Ledger => record::open::<wire::LedgerRow>(&row.value).map(drop),
+        keys::Table::GroupState => row.open::<wire::GroupState>().map(drop),
+        keys::Table::AuditLeaf => row.open::<wire::AuditLeaf>().map(drop),
+        keys::Table::Catalog => row.open::<wire::Catalog>().map(drop),
+        keys::Table::Control => row.open::<wire::Control>().map(drop),
+        keys::Table::Ledger => row.open::<wire::LedgerRow>().map(drop),
     }
 }
 
@@ -90,12 +89,12 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
 /// another itself counts for both.
 fn stored(
     (tag, key_bytes): (&str, usize),
-    row: &[u8],
+    row: &Row,
     place: Place,
     is_newest: bool,
     counts: &mut Counts,
 ) -> Result<()> {
-    let opened: Result<wire::StoredRecord> = record::open(row);
+    let opened: Result<wire::StoredRecord> = row.open();
     let version = opened.as_ref().map_or(0, |stored| stored.version);
     let newest = is_newest.then_some(version);
     counts.item(tag, Kind::Key, place, key_bytes, newest);
@@ -130,14 +129,11 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
     };
     let tag = groups.tag(group);
     let told = told(&tag).to_owned();
-    let bytes = record::open_bytes(&row.value, "log entry")?;
-    let entry = wire::LogEntry::decode(bytes)
-        .map_err(|e| Error::corruption("a log entry does not decode").caused_by(e))?;
+    let entry: wire::LogEntry = record::decode(row.open_bytes("log entry")?)?;
     let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
         return tag.map(drop);
     };
-    let command = wire::Command::decode(command)
-        .map_err(|e| Error::corruption("a command of a log entry does not decode").caused_by(e))?;
+    let command: wire::Command = record::decode(command)?;
     let mut count = |key: usize, value: usize| {
         counts.item(&told, Kind::LogEntry, Place::Log, key + value, None);
     };

@@ -7,7 +7,7 @@ use domicile_proto::v1;
 
 use crate::error::Result;
 use crate::seeded::{self, Bug};
-use crate::storage::{Engine, KeyRange, Limit, keys, record};
+use crate::storage::{Engine, KeyRange, Limit, Row, keys, record};
 
 /// The bytes of keys and values after which an answer to gets ends: it is at
 /// most one record longer, which fits every message, and others may answer in
@@ -31,10 +31,10 @@ pub(super) fn get(
     key: &Bytes,
     version: u64,
 ) -> Result<Option<v1::Record>> {
-    let Some(row) = engine.get(&keys::record(tag, key))? else {
+    let newest: Option<wire::StoredRecord> = record::read(engine, &keys::record(tag, key))?;
+    let Some(newest) = newest else {
         return Ok(None);
     };
-    let newest: wire::StoredRecord = record::open(&row)?;
     let stored = match newest.version <= version {
         true => Some(newest),
         false => at_version(engine, tag, key, version)?,
@@ -107,7 +107,7 @@ pub(super) fn scan(engine: &dyn Engine, tag: &str, query: &ScanQuery) -> Result<
         examined += rows.len();
         for row in &rows {
             let (_, key) = keys::parse_record(&row.key)?;
-            let stored: wire::StoredRecord = record::open(&row.value)?;
+            let stored: wire::StoredRecord = row.open()?;
             let stored = if stored.version <= query.version {
                 Some(stored)
             } else {
@@ -159,7 +159,7 @@ fn at_version(
             bytes_max: usize::MAX,
         },
     )?;
-    rows.first().map(|row| record::open(&row.value)).transpose()
+    rows.first().map(Row::open).transpose()
 }
 
 #[cfg(test)]
@@ -174,8 +174,9 @@ mod tests {
         let mut batch = WriteBatch::new();
         let row = keys::record(TAG, key.as_bytes());
         if let Some(old) = engine.get(&row).unwrap() {
-            let stored: wire::StoredRecord = record::open(&old).unwrap();
-            batch.put(keys::history(TAG, key.as_bytes(), stored.version), old);
+            let stored: wire::StoredRecord = record::open(&row, &old).unwrap();
+            let older = keys::history(TAG, key.as_bytes(), stored.version);
+            batch.put_message(older, &stored);
         }
         let stored = wire::StoredRecord {
             version,
@@ -185,7 +186,7 @@ mod tests {
             }),
             ..wire::StoredRecord::default()
         };
-        batch.put(row, record::seal(&stored));
+        batch.put_message(row, &stored);
         engine.write(batch, Durability::Buffered).unwrap();
     }
 

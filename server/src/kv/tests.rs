@@ -604,16 +604,16 @@ async fn a_reply_shows_nothing_that_its_position_does_not_cover() {
     let state = home.node.disk.state.clone();
     let row = keys::record("global", b"a");
     let old = state.get(&row).expect("read").expect("there is one");
-    let mut stored: wire::StoredRecord = record::open(&old).expect("sound");
+    let mut stored: wire::StoredRecord = record::open(&row, &old).expect("sound");
     let mut batch = WriteBatch::new();
-    batch.put(keys::history("global", b"a", stored.version), old);
+    batch.put_message(keys::history("global", b"a", stored.version), &stored);
     let told = stored.version;
     stored.version += 1;
     stored.value = Some(wire::Value {
         bytes: Bytes::from_static(b"two"),
         ..wire::Value::default()
     });
-    batch.put(row, record::seal(&stored));
+    batch.put_message(row, &stored);
     // As apply leaves it for a moment.
     state.write(batch, Durability::Buffered).expect("written");
 

@@ -16,7 +16,7 @@ use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::raft::apply::Applied;
-use crate::storage::Index;
+use crate::storage::{Index, record};
 
 openraft::declare_raft_types!(
     /// How openraft is used here.
@@ -278,8 +278,7 @@ pub(super) fn entry_to_bytes(entry: &RaftEntryOf) -> Bytes {
 
 /// Decodes a log entry. The command stays a slice of `bytes`.
 pub(super) fn entry_from_bytes(bytes: Bytes) -> Result<RaftEntryOf> {
-    let entry = wire::LogEntry::decode(bytes)
-        .map_err(|e| Error::corruption("a log entry does not decode").caused_by(e))?;
+    let entry: wire::LogEntry = record::decode(bytes)?;
     let log_id = entry
         .log_id
         .ok_or_else(|| Error::corruption("a log entry has no id"))?;

@@ -129,7 +129,7 @@ pub(super) fn changes(
         if change == Some(entry)
             && let Some(row) = changes.peek()?
         {
-            let row: wire::StoredChanges = record::open(&row.value)?;
+            let row: wire::StoredChanges = row.open()?;
             bytes += take_changes(engine, tag, row, &mut found)?;
             changes.pop();
         }
@@ -139,7 +139,7 @@ pub(super) fn changes(
             bytes += row.value.len();
             found.outcomes.push(wire::CopiedOutcomes {
                 position: entry.to_wire(),
-                row: Some(record::open(&row.value)?),
+                row: Some(row.open()?),
             });
             outcomes.pop();
         }
@@ -211,7 +211,7 @@ pub(super) fn outcomes(view: &dyn View, group: GroupId, after: Position) -> Resu
         page.last = Some(entry);
         page.outcomes.push(wire::CopiedOutcomes {
             position: entry.to_wire(),
-            row: Some(record::open(&row.value)?),
+            row: Some(row.open()?),
         });
     }
     Ok(page)
@@ -225,19 +225,17 @@ fn as_changed(
 ) -> Result<wire::CopiedRecord> {
     // The newest is read first: a write in between moves it to the history,
     // where it is found then.
-    let newest = engine.get(&keys::record(tag, &change.key))?;
-    let newest: Option<wire::StoredRecord> = newest.map(|row| record::open(&row)).transpose()?;
+    let newest: Option<wire::StoredRecord> = record::read(engine, &keys::record(tag, &change.key))?;
     let stored = match newest {
         Some(newest) if newest.version == change.version => newest,
         _ => {
-            let row = engine.get(&keys::history(tag, &change.key, change.version))?;
-            let row = row.ok_or_else(|| {
+            let older = keys::history(tag, &change.key, change.version);
+            record::read(engine, &older)?.ok_or_else(|| {
                 Error::new(
                     Reason::Compacted,
                     "a change is not in the history any more; the mirror is filled anew",
                 )
-            })?;
-            record::open(&row)?
+            })?
         }
     };
     Ok(copied(change.key, stored))
@@ -260,7 +258,7 @@ pub(super) fn records(view: &dyn View, tag: &str, start: &[u8]) -> Result<Record
     let mut records = Vec::with_capacity(rows.len());
     for row in &rows {
         let (_, key) = keys::parse_record(&row.key)?;
-        let stored: wire::StoredRecord = record::open(&row.value)?;
+        let stored: wire::StoredRecord = row.open()?;
         if stored.value.is_some() {
             records.push(copied(Bytes::copy_from_slice(key), stored));
         }
@@ -313,8 +311,9 @@ mod tests {
                 let mut batch = WriteBatch::new();
                 let row = keys::record(TAG, key.as_bytes());
                 if let Some(old) = self.engine.get(&row).unwrap() {
-                    let stored: wire::StoredRecord = record::open(&old).unwrap();
-                    batch.put(keys::history(TAG, key.as_bytes(), stored.version), old);
+                    let stored: wire::StoredRecord = record::open(&row, &old).unwrap();
+                    let older = keys::history(TAG, key.as_bytes(), stored.version);
+                    batch.put_message(older, &stored);
                 }
                 let stored = wire::StoredRecord {
                     version: self.version,
@@ -330,12 +329,12 @@ mod tests {
                     version: self.version,
                     deleted: bytes.is_none(),
                 });
-                batch.put(row, record::seal(&stored));
+                batch.put_message(row, &stored);
                 self.engine.write(batch, Durability::Buffered).unwrap();
             }
             let mut batch = WriteBatch::new();
             let row = keys::change(GROUP, 1, Index(index));
-            batch.put(row, record::seal(&changes));
+            batch.put_message(row, &changes);
             self.engine.write(batch, Durability::Buffered).unwrap();
         }
 

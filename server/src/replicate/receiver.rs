@@ -11,6 +11,7 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::BATCH_BYTES_MAX;
+use domicile_proto::whole::{self, Unreadable};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use wire::ship::Cargo;
 use wire::ship_result::Result as Shown;
 
 use crate::env::{Env, Task};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::apply::DIGEST_BYTES;
 use crate::raft::{Group, Groups, Position};
 use crate::residency::Gate;
@@ -260,7 +261,13 @@ fn unpack<M: Message + Default>(packed: &Bytes) -> Result<M> {
         return Err(Error::invalid("a batch is larger than any home sends"));
     }
     let bytes: Bytes = lz4_flex::decompress(block, size).map_err(damaged)?.into();
-    M::decode(bytes).map_err(|e| Error::invalid("a batch does not decode").caused_by(e))
+    whole::decode(bytes).map_err(|unreadable| match unreadable {
+        Unreadable::Malformed => Error::invalid("a batch does not decode"),
+        Unreadable::Unknown => Error::new(
+            Reason::UpgradeNeeded,
+            "a batch of the home has what this build does not know; upgrade this node",
+        ),
+    })
 }
 
 #[cfg(test)]

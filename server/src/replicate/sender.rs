@@ -29,7 +29,7 @@ use crate::raft::apply::ledger_row;
 use crate::raft::{Group, NodeId, Position, Transport};
 use crate::residency::{Cleared, Gate, Subject};
 use crate::seeded::{self, Bug};
-use crate::storage::{Disk, Durability, View, WriteBatch, keys, record};
+use crate::storage::{Disk, Durability, View, WriteBatch, keys};
 
 /// The batches that may be on their way at once: with full ones some 100 MiB/s
 /// at 80 ms.
@@ -422,10 +422,7 @@ impl Sender {
         let ends = (self.gate.region().as_str(), self.region.as_str());
         let row = ledger_row(transfer, self.tag.as_str(), ends, records, version);
         let mut batch = WriteBatch::new();
-        batch.put(
-            keys::sent(self.group.identity().group, transfer),
-            record::seal(&row),
-        );
+        batch.put_message(keys::sent(self.group.identity().group, transfer), &row);
         self.disk
             .state
             .write(batch, Durability::Buffered)
@@ -466,7 +463,7 @@ mod tests {
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::testing::{Alone, identity, put};
-    use crate::storage::{Engine, GroupId, KeyRange, Limit};
+    use crate::storage::{Engine, GroupId, KeyRange, Limit, Row};
     use wire::command::Command;
 
     const GLOBAL: u64 = 18;
@@ -478,7 +475,7 @@ mod tests {
             bytes_max: usize::MAX,
         };
         let rows = engine.scan(range, limit).expect("read");
-        let rows = rows.iter().map(|row| record::open(&row.value));
+        let rows = rows.iter().map(Row::open);
         rows.collect::<Result<_>>().expect("sound")
     }
 

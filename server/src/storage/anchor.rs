@@ -37,6 +37,9 @@ use crate::error::{Error, Reason, Result};
 pub const SLOT_BYTES: usize = 1024 * 1024;
 
 /// The bytes before a slot's message: its length.
+/// The name that the frame of a slot is bound to.
+const FRAME: &[u8] = b"anchor";
+
 const LENGTH_BYTES: usize = 4;
 
 /// Where the slots are.
@@ -82,7 +85,7 @@ impl AnchorFile {
 
     /// Reads the anchor.
     pub fn load(mut slots: Box<dyn Slots>) -> Result<Self> {
-        let found = [decode(&slots.read(0)?), decode(&slots.read(1)?)];
+        let found = [decode(&slots.read(0)?)?, decode(&slots.read(1)?)?];
         let (current, slot) = match &found {
             [Slot::Valid(first), Slot::Valid(second)] => {
                 if first.sequence == second.sequence {
@@ -203,7 +206,7 @@ fn beside(only: &Anchor, other: &Slot) -> Anchor {
 }
 
 fn encode(anchor: &Anchor) -> Result<Vec<u8>> {
-    let sealed = record::seal(anchor);
+    let sealed = record::seal(FRAME, anchor);
     if sealed.len() + LENGTH_BYTES > SLOT_BYTES {
         return Err(Error::internal(
             "the anchor has more replicas than its slots hold",
@@ -213,17 +216,19 @@ fn encode(anchor: &Anchor) -> Result<Vec<u8>> {
     Ok([&length.to_be_bytes()[..], &sealed[..]].concat())
 }
 
-fn decode(bytes: &[u8]) -> Slot {
+/// What is in a slot. An error: a newer build wrote it.
+fn decode(bytes: &[u8]) -> Result<Slot> {
     if bytes.iter().all(|byte| *byte == 0) {
-        return Slot::Empty;
+        return Ok(Slot::Empty);
     }
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
-        return Slot::Damaged;
+        return Ok(Slot::Damaged);
     };
     let length = u32::from_be_bytes(*length) as usize;
-    match rest.get(..length).map(record::open::<Anchor>) {
-        Some(Ok(anchor)) => Slot::Valid(anchor),
-        _ => Slot::Damaged,
+    match rest.get(..length).map(|framed| record::open(FRAME, framed)) {
+        Some(Ok(anchor)) => Ok(Slot::Valid(anchor)),
+        Some(Err(error)) if error.reason == Reason::UpgradeNeeded => Err(error),
+        Some(Err(_)) | None => Ok(Slot::Damaged),
     }
 }
 

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
+use super::record;
 use crate::error::Result;
 
 /// A half-open range of keys.
@@ -73,6 +75,19 @@ pub struct Row {
     pub value: Bytes,
 }
 
+impl Row {
+    /// The message in its frame.
+    pub fn open<M: Message + Default>(&self) -> Result<M> {
+        record::open(&self.key, &self.value)
+    }
+
+    /// The bytes in its frame. `what` names them in errors.
+    pub fn open_bytes(&self, what: &str) -> Result<Bytes> {
+        record::open_bytes(&self.key, &self.value, what)?;
+        Ok(self.value.slice(record::FRAME_BYTES..))
+    }
+}
+
 /// Shows sizes only: keys and values never reach a log.
 impl std::fmt::Debug for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -128,6 +143,13 @@ impl WriteBatch {
         let (key, value) = (key.into(), value.into());
         self.bytes += key.len() + value.len();
         self.writes.push(Write::Put(key, value));
+    }
+
+    /// Sets a key to a message, framed for it.
+    pub fn put_message<M: Message>(&mut self, key: impl Into<Bytes>, message: &M) {
+        let key = key.into();
+        let value = record::seal(&key, message);
+        self.put(key, value);
     }
 
     /// Removes a key.

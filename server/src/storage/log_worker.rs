@@ -163,11 +163,13 @@ impl Worker {
             match change {
                 Change::Append { entries, .. } => {
                     for (index, entry) in entries {
-                        batch.put(keys::log_entry(group, *index), record::seal_bytes(entry));
+                        let key = keys::log_entry(group, *index);
+                        let framed = record::seal_bytes(&key, entry);
+                        batch.put(key, framed);
                     }
                 }
                 Change::Vote(_) if seeded::is_on(Bug::VoteForgotten) => {}
-                Change::Vote(vote) => batch.put(keys::log_vote(group), record::seal(vote)),
+                Change::Vote(vote) => batch.put_message(keys::log_vote(group), vote),
                 Change::Truncate(after) => {
                     let from = after.map_or(Index(0), Index::next);
                     batch.delete_range(keys::log_entries(group, from));
@@ -176,7 +178,7 @@ impl Worker {
                     let mut range = keys::log_entries(group, Index(0));
                     range.end = Some(keys::log_entry(group, Index(upto.index).next()));
                     batch.delete_range(range);
-                    batch.put(keys::log_purged(group), record::seal(upto));
+                    batch.put_message(keys::log_purged(group), upto);
                 }
                 Change::Committed(committed) => {
                     self.committed.insert(group, *committed);
@@ -195,7 +197,7 @@ impl Worker {
 
     fn add_committed(&mut self, batch: &mut WriteBatch) {
         for (group, committed) in std::mem::take(&mut self.committed) {
-            batch.put(keys::log_committed(group), record::seal(&committed));
+            batch.put_message(keys::log_committed(group), &committed);
         }
     }
 

@@ -299,8 +299,7 @@ impl LogWriter {
         let mut bytes = 0;
         for row in rows {
             let (_, index) = keys::parse_log_entry(&row.key)?;
-            record::open_bytes(&row.value, "log entry")?;
-            let entry = row.value.slice(record::FRAME_BYTES..);
+            let entry = row.open_bytes("log entry")?;
             bytes += entry.len();
             found.push((index, entry));
         }
@@ -364,9 +363,6 @@ impl LogWriter {
 
 /// What the log of a group holds on disk.
 pub(crate) fn load(engine: &dyn Engine, group: GroupId) -> Result<LoadedLog> {
-    let vote = engine.get(&keys::log_vote(group))?;
-    let purged = engine.get(&keys::log_purged(group))?;
-    let committed = engine.get(&keys::log_committed(group))?;
     let entries = keys::log_entries(group, Index(0));
     let first = engine.scan(
         &entries,
@@ -378,9 +374,9 @@ pub(crate) fn load(engine: &dyn Engine, group: GroupId) -> Result<LoadedLog> {
     let last = engine.last(&entries)?;
     let index = |key: &[u8]| keys::parse_log_entry(key).map(|(_, index)| index);
     Ok(LoadedLog {
-        vote: vote.map(|row| record::open(&row)).transpose()?,
-        purged: purged.map(|row| record::open(&row)).transpose()?,
-        committed: committed.map(|row| record::open(&row)).transpose()?,
+        vote: record::read(engine, &keys::log_vote(group))?,
+        purged: record::read(engine, &keys::log_purged(group))?,
+        committed: record::read(engine, &keys::log_committed(group))?,
         first: first.first().map(|row| index(&row.key)).transpose()?,
         last: last.map(|row| index(&row.key)).transpose()?,
     })

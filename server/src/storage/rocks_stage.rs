@@ -108,15 +108,23 @@ impl Staging {
         if !path.join(FINISHED).exists() {
             return Err(Error::internal("only a finished stage can be ingested"));
         }
-        write_file(&path, ORDER, &record::seal_bytes(&encode(replaced, then)?))
+        write_file(
+            &path,
+            ORDER,
+            &record::seal_bytes(ORDER.as_bytes(), &encode(replaced, then)?),
+        )
     }
 
     /// What a begun ingest does.
     pub(crate) fn order(&self, name: &str) -> Result<Order> {
         let framed = fs::read(self.path(name)?.join(ORDER))
             .map_err(|e| Error::storage("the order of an ingest could not be read", e))?;
-        decode(record::open_bytes(&framed, "order of an ingest")?)
-            .ok_or_else(|| Error::corruption("the order of an ingest does not decode"))
+        decode(record::open_bytes(
+            ORDER.as_bytes(),
+            &framed,
+            "order of an ingest",
+        )?)
+        .ok_or_else(|| Error::corruption("the order of an ingest does not decode"))
     }
 
     /// The files of a stage, in order.

@@ -39,11 +39,9 @@ pub(crate) fn replicas(
 
 /// The last entry that a group's state has applied.
 pub(crate) fn applied(state: &dyn Engine, group: GroupId) -> Result<Option<Index>> {
-    let Some(row) = state.get(&keys::group_state(group))? else {
-        return Ok(None);
-    };
-    let state: GroupState = record::open(&row)?;
-    Ok(state.applied.map(|applied| Index(applied.index)))
+    let state: Option<GroupState> = record::read(state, &keys::group_state(group))?;
+    let applied = state.and_then(|state| state.applied);
+    Ok(applied.map(|applied| Index(applied.index)))
 }
 
 /// Every entry from behind the purged one to the last is there and whole.
@@ -61,7 +59,7 @@ fn check_entries(log: &dyn Engine, group: GroupId, purged: Option<Index>) -> Res
                     .fact("expected", next)
                     .fact("found", index));
             }
-            record::open_bytes(&row.value, "log entry")?;
+            record::check(&row.key, &row.value)?;
             last = Some(index);
             next = index.next();
         }

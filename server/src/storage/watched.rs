@@ -31,7 +31,10 @@ impl Alarm {
     /// Passes a result on; an error of the disk is told.
     pub(super) fn heard<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result
-            && matches!(error.reason, Reason::Storage | Reason::Corruption)
+            && matches!(
+                error.reason,
+                Reason::Storage | Reason::Corruption | Reason::UpgradeNeeded
+            )
         {
             self.tell(error);
         }
@@ -39,9 +42,11 @@ impl Alarm {
     }
 
     /// The same for a value that was read.
-    fn value(&self, read: Result<Option<Bytes>>) -> Result<Option<Bytes>> {
+    fn value(&self, key: &[u8], read: Result<Option<Bytes>>) -> Result<Option<Bytes>> {
         self.heard(read.and_then(|value| {
-            value.as_deref().map_or(Ok(()), record::check)?;
+            value
+                .as_deref()
+                .map_or(Ok(()), |value| record::check(key, value))?;
             Ok(value)
         }))
     }
@@ -49,7 +54,8 @@ impl Alarm {
     /// The same for rows that were read.
     fn rows(&self, read: Result<Vec<Row>>) -> Result<Vec<Row>> {
         self.heard(read.and_then(|rows| {
-            rows.iter().try_for_each(|row| record::check(&row.value))?;
+            rows.iter()
+                .try_for_each(|row| record::check(&row.key, &row.value))?;
             Ok(rows)
         }))
     }
@@ -89,7 +95,7 @@ impl Watched {
 
 impl Engine for Watched {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.alarm.value(self.engine.get(key))
+        self.alarm.value(key, self.engine.get(key))
     }
 
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
@@ -99,7 +105,7 @@ impl Engine for Watched {
     fn last(&self, range: &KeyRange) -> Result<Option<Row>> {
         self.heard(self.engine.last(range).and_then(|row| {
             row.as_ref()
-                .map_or(Ok(()), |row| record::check(&row.value))?;
+                .map_or(Ok(()), |row| record::check(&row.key, &row.value))?;
             Ok(row)
         }))
     }
@@ -149,7 +155,7 @@ struct WatchedView {
 
 impl View for WatchedView {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.alarm.value(self.view.get(key))
+        self.alarm.value(key, self.view.get(key))
     }
 
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
@@ -230,7 +236,7 @@ mod tests {
                 let (alarm, heard) = Alarm::new();
                 let memory = Memory::new("state", 1);
                 let mut batch = WriteBatch::new();
-                batch.put("a", record::seal_bytes(b"a row"));
+                batch.put("a", record::seal_bytes(b"a", b"a row"));
                 memory.write(batch, Durability::Synced).unwrap();
                 if damaged {
                     assert!(memory.flip_bit());

@@ -15,10 +15,11 @@ async fn a_damaged_record_stops_the_node_that_reads_it() {
     ] {
         let nodes = cluster(TWO_REGIONS, &["eu", "us"]).await;
         let running = &nodes[0];
-        let mut rotten = record::seal_bytes(b"whatever it was").to_vec();
+        let row = keys::record("eu-only", b"user/42");
+        let mut rotten = record::seal_bytes(&row, b"whatever it was").to_vec();
         rotten[7] ^= 1;
         let mut batch = WriteBatch::new();
-        batch.put(keys::record("eu-only", b"user/42"), rotten);
+        batch.put(row, rotten);
         running.disk.state.write(batch, Durability::Synced).unwrap();
 
         let mut session = running.session().await;

@@ -9,10 +9,7 @@ use crate::storage::{Engine, GroupId, keys, record};
 
 /// The catalog of a region group on disk; `None` before the first entry.
 pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Option<wire::Catalog>> {
-    match engine.get(&keys::catalog(group))? {
-        None => Ok(None),
-        Some(row) => record::open(&row).map(Some),
-    }
+    record::read(engine, &keys::catalog(group))
 }
 
 impl Applier<'_> {
@@ -41,7 +38,7 @@ impl Applier<'_> {
         }
         if let Some(catalog) = &current {
             self.batch
-                .put(keys::catalog(self.identity.group), record::seal(catalog));
+                .put_message(keys::catalog(self.identity.group), catalog);
         }
         self.catalog = current;
         Ok(())

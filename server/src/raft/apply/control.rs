@@ -9,10 +9,7 @@ use crate::storage::{CONTROL_GROUP, Engine, keys, record};
 
 /// The control group's state on disk; `None` before the first entry.
 pub fn load(engine: &dyn Engine) -> Result<Option<wire::Control>> {
-    match engine.get(&keys::control(CONTROL_GROUP))? {
-        None => Ok(None),
-        Some(row) => record::open(&row).map(Some),
-    }
+    record::read(engine, &keys::control(CONTROL_GROUP))
 }
 
 impl Applier<'_> {
@@ -32,7 +29,7 @@ impl Applier<'_> {
         }
         if let Some(control) = &current {
             self.batch
-                .put(keys::control(self.identity.group), record::seal(control));
+                .put_message(keys::control(self.identity.group), control);
         }
         self.control = current;
         Ok(())

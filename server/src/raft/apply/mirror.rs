@@ -18,7 +18,7 @@ use super::records::Writes;
 use super::{Applied, Applier};
 use crate::error::{Error, Result};
 use crate::raft::types::Position;
-use crate::storage::{keys, record};
+use crate::storage::keys;
 
 impl Applier<'_> {
     /// Applies changes of the home. Answers how many records were written.
@@ -164,10 +164,8 @@ impl Applier<'_> {
             &records,
             self.state.fence.policy_version,
         );
-        self.batch.put(
-            keys::received(self.identity.group, transfer),
-            record::seal(&row),
-        );
+        self.batch
+            .put_message(keys::received(self.identity.group, transfer), &row);
         let count = records.len() as u32;
         for copied in records {
             let before = self.newest(&copied.key)?;
@@ -182,7 +180,7 @@ impl Applier<'_> {
                 value: copied.value,
                 position: copied.position,
             };
-            self.put_record(&copied.key, before, &stored);
+            self.put_record(&copied.key, before, &stored)?;
         }
         Ok(count)
     }

@@ -24,7 +24,6 @@ use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use openraft::EntryPayload;
-use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -99,10 +98,10 @@ pub struct GroupState {
 impl GroupState {
     /// The state of a group on disk; the empty one if there is none.
     pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Self> {
-        let Some(row) = engine.get(&keys::group_state(group))? else {
+        let stored: Option<wire::GroupState> = record::read(engine, &keys::group_state(group))?;
+        let Some(stored) = stored else {
             return Ok(GroupState::default());
         };
-        let stored: wire::GroupState = record::open(&row)?;
         Ok(GroupState {
             applied: stored.applied.as_ref().map(log_id_from_wire),
             membership: stored_membership_from_wire(stored.membership.as_ref())?,
@@ -116,8 +115,8 @@ impl GroupState {
         })
     }
 
-    fn row(&self) -> Bytes {
-        record::seal(&wire::GroupState {
+    fn to_wire(&self) -> wire::GroupState {
+        wire::GroupState {
             applied: self.applied.as_ref().map(log_id_to_wire),
             membership: Some(stored_membership_to_wire(&self.membership)),
             last_version: self.last_version,
@@ -127,7 +126,7 @@ impl GroupState {
             changed_version: self.changed_version,
             mirror: self.mirror,
             requests: Some(self.requests),
-        })
+        }
     }
 }
 
@@ -239,8 +238,10 @@ impl<'a> Applier<'a> {
 
     /// Writes everything in one batch and answers the state after it.
     pub fn finish(mut self) -> Result<GroupState> {
-        self.batch
-            .put(keys::group_state(self.identity.group), self.state.row());
+        self.batch.put_message(
+            keys::group_state(self.identity.group),
+            &self.state.to_wire(),
+        );
         // Not synced: the log replays it after a crash. The batch is atomic,
         // so a crash leaves rows and applied index in step.
         self.engine
@@ -250,8 +251,7 @@ impl<'a> Applier<'a> {
     }
 
     fn command(&mut self, index: Index, bytes: &Bytes) -> Result<Applied> {
-        let command = wire::Command::decode(bytes.clone())
-            .map_err(|e| Error::corruption("a command does not decode").caused_by(e))?;
+        let command: wire::Command = record::decode(bytes.clone())?;
         let fence = command.fence.unwrap_or_default();
         if is_below(&fence, &self.state.fence) {
             self.leaf(index, bytes, 0);
@@ -314,10 +314,8 @@ impl<'a> Applier<'a> {
             entry: Bytes::copy_from_slice(&entry),
             operations,
         };
-        self.batch.put(
-            keys::audit_leaf(self.identity.group, index),
-            record::seal(&leaf),
-        );
+        self.batch
+            .put_message(keys::audit_leaf(self.identity.group, index), &leaf);
         self.state.audit_chain = chain;
     }
 }

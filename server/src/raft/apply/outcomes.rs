@@ -28,7 +28,7 @@ use super::records::Outcome;
 use crate::error::{Error, Result};
 use crate::raft::types::Position;
 use crate::seeded::{self, Bug};
-use crate::storage::{Engine, GroupId, Limit, keys, record};
+use crate::storage::{Engine, GroupId, Limit, keys};
 
 /// The bytes of a request's digest: half of SHA-256, so that two requests of
 /// one client never meet by chance.
@@ -132,7 +132,7 @@ impl Outcomes {
                     index,
                     sub: 0,
                 };
-                let stored: wire::StoredOutcomes = record::open(&row.value)?;
+                let stored: wire::StoredOutcomes = row.open()?;
                 for outcome in &stored.outcomes {
                     outcomes.take(entry, outcome)?;
                 }
@@ -505,7 +505,7 @@ mod tests {
             if !stored.outcomes.is_empty() {
                 let entry = self.entry();
                 let key = keys::outcomes(GROUP, entry.epoch, entry.index);
-                batch.put(key, record::seal(&stored));
+                batch.put_message(key, &stored);
             }
             for finished in self.outcomes.take_finished() {
                 batch.delete(keys::outcomes(GROUP, finished.epoch, finished.index));

@@ -154,7 +154,7 @@ impl Applier<'_> {
     /// Puts the row of outcomes of an entry of the home.
     pub(super) fn put_outcomes(&mut self, entry: Position, row: &wire::StoredOutcomes) {
         let key = keys::outcomes(self.identity.group, entry.epoch, entry.index);
-        self.batch.put(key, record::seal(row));
+        self.batch.put_message(key, row);
     }
 
     /// Deletes the rows of outcomes that no longer matter, and notes what is
@@ -213,7 +213,7 @@ impl Applier<'_> {
                 value,
                 position: position.to_wire(),
             },
-        );
+        )?;
         self.state.changed_version = operation.version;
         writes.push(operation.key, operation.version, deleted);
         Ok(Outcome::Written {
@@ -228,31 +228,32 @@ impl Applier<'_> {
         key: &Bytes,
         before: Option<Newest>,
         stored: &wire::StoredRecord,
-    ) {
+    ) -> Result<()> {
         let tag = self.identity.tag.clone();
+        let row_key = keys::record(&tag, key);
         if let Some(old) = before {
-            self.batch
-                .put(keys::history(&tag, key, old.version), old.row);
+            let older_key = keys::history(&tag, key, old.version);
+            let older = record::rebind(&row_key, &old.row, &older_key)?;
+            self.batch.put(older_key, older);
         }
         let (version, deleted) = (stored.version, stored.value.is_none());
-        let row = record::seal(stored);
-        self.batch.put(keys::record(&tag, key), row.clone());
+        let row = record::seal(&row_key, stored);
+        self.batch.put(row_key, row.clone());
         let newest = Newest {
             version,
             deleted,
             row,
         };
         self.newest.insert(key, newest);
+        Ok(())
     }
 
     /// Puts the change row of an entry of the home. Answers the position of its
     /// last write; `None`: it wrote nothing.
     pub(super) fn put_changes(&mut self, writes: Writes) -> Option<Position> {
         let last = writes.last()?;
-        self.batch.put(
-            keys::change(self.identity.group, last.epoch, last.index),
-            record::seal(&writes.row),
-        );
+        let key = keys::change(self.identity.group, last.epoch, last.index);
+        self.batch.put_message(key, &writes.row);
         Some(last)
     }
 
@@ -264,10 +265,11 @@ impl Applier<'_> {
         if self.emptied {
             return Ok(None);
         }
-        let Some(row) = self.engine.get(&keys::record(&self.identity.tag, key))? else {
+        let row_key = keys::record(&self.identity.tag, key);
+        let Some(row) = self.engine.get(&row_key)? else {
             return Ok(None);
         };
-        let stored: wire::StoredRecord = record::open(&row)?;
+        let stored: wire::StoredRecord = record::open(&row_key, &row)?;
         Ok(Some(Newest {
             version: stored.version,
             deleted: stored.value.is_none(),

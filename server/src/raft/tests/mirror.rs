@@ -119,12 +119,9 @@ impl Mirror {
     }
 
     fn value(&self, key: &str) -> Option<String> {
-        let row = self
-            .engine
-            .get(&keys::record("global", key.as_bytes()))
-            .expect("read")?;
-        let stored: wire::StoredRecord = record::open(&row).expect("sound");
-        let value = stored.value?;
+        let row = keys::record("global", key.as_bytes());
+        let stored: Option<wire::StoredRecord> = record::read(&self.engine, &row).expect("sound");
+        let value = stored?.value?;
         Some(String::from_utf8(value.bytes.to_vec()).expect("text"))
     }
 

@@ -95,15 +95,14 @@ fn replica(group: GroupId) -> AnchoredReplica {
 fn apply(disk: &Disk, group: GroupId, range: std::ops::Range<u64>) {
     for index in range {
         let mut batch = WriteBatch::new();
-        batch.put(
-            keys::record("eu-only", &index.to_be_bytes()),
-            record::seal_bytes(&entry(index)),
-        );
+        let row = keys::record("eu-only", &index.to_be_bytes());
+        let framed = record::seal_bytes(&row, &entry(index));
+        batch.put(row, framed);
         let state = GroupState {
             applied: Some(log_id(index)),
             ..GroupState::default()
         };
-        batch.put(keys::group_state(group), record::seal(&state));
+        batch.put_message(keys::group_state(group), &state);
         disk.state.write(batch, Durability::Buffered).unwrap();
     }
 }
@@ -120,11 +119,8 @@ fn records(disk: &Disk) -> Result<BTreeMap<u64, Bytes>> {
         .scan(&keys::records("eu-only", &[], None), limit)?
     {
         let (_, key) = keys::parse_record(&row.key)?;
-        let value = record::open_bytes(&row.value, "record")?;
-        found.insert(
-            u64::from_be_bytes(key.try_into().unwrap()),
-            Bytes::copy_from_slice(value),
-        );
+        let index = u64::from_be_bytes(key.try_into().unwrap());
+        found.insert(index, row.open_bytes("record")?);
     }
     Ok(found)
 }

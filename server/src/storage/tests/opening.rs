@@ -13,7 +13,9 @@ fn memory_options() -> DiskOptions {
 
 fn stage(disk: &Disk, name: &str) -> Box<dyn Stage> {
     let mut stage = disk.state.stage(name).unwrap();
-    stage.append(b"a2", &record::seal_bytes(b"staged")).unwrap();
+    stage
+        .append(b"a2", &record::seal_bytes(b"a2", b"staged"))
+        .unwrap();
     stage
 }
 
@@ -39,7 +41,10 @@ fn what_was_staged_and_not_installed_is_discarded() {
     let disk = Disk::open(directory.path(), options()).unwrap();
     assert!(disk.state.staged().unwrap().is_empty());
     let staged = disk.state.get(b"a2").unwrap().unwrap();
-    assert_eq!(record::open_bytes(&staged, "row").unwrap(), b"staged");
+    assert_eq!(
+        record::open_bytes(b"a2", &staged, "row").unwrap(),
+        b"staged"
+    );
     let left = std::fs::read_dir(directory.path().join("state.staged"));
     assert_eq!(left.map_or(0, Iterator::count), 0);
 }
@@ -79,7 +84,7 @@ fn a_lost_second_vote_of_a_term_is_refused() {
         Disk::memory(&memory, memory_options()).unwrap();
 
         let mut lost = WriteBatch::new();
-        lost.put(keys::log_vote(G), record::seal(&first));
+        lost.put_message(keys::log_vote(G), &first);
         memory.log.write(lost, Durability::Synced).unwrap();
         let error = Disk::memory(&memory, memory_options()).map(drop);
         assert_eq!(error.unwrap_err().reason, Reason::Corruption);
