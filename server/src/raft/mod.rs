@@ -31,18 +31,20 @@ mod request;
 mod rows;
 mod snapshot;
 mod state_machine;
+mod timing;
 mod transport;
 mod types;
 
 pub use answers::{Answered, Answers};
 pub use apply::{Identity, Outcome};
 pub use budget::Budget;
-pub use group::{Group, Leader, MemberStatus, Opening, Status, Timing};
+pub use group::{Group, Leader, MemberStatus, Opening, Status};
 pub use groups::Groups;
 pub use inbound::{Inbound, Received, SnapshotReceiver, start_of};
 pub use proposer::{Answer, Reply, Write};
 pub use rows::Generation;
 pub use state_machine::{Mirror, Progress};
+pub use timing::Timing;
 pub use transport::{Parts, SharedTransport, Transport};
 pub use types::{NodeId, Position, ReplicaId};
 
