@@ -6,6 +6,8 @@
 
 pub mod address;
 pub mod audit;
+pub mod commitment;
+pub mod level;
 pub mod limits;
 pub mod page;
 pub mod policy;

@@ -58,7 +58,7 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const TOKEN_POSITIONS_MAX: usize = 256;
 
 /// The longest token, in bytes: the positions at their longest, with room.
-pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+pub const TOKEN_BYTES_MAX: usize = 20 * 1024;
 
 /// The longest policy document, in bytes: it is a control group's log entry.
 pub const POLICY_BYTES_MAX: usize = 1024 * 1024;

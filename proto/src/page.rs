@@ -53,21 +53,30 @@ impl std::fmt::Debug for PageToken {
     }
 }
 
-/// A token that was not given for this scan.
+/// Why a token does not go on with a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageTokenError;
+pub enum PageTokenError {
+    /// It was not given for this scan.
+    Foreign,
+    /// It names a key that is not known here; it may be true.
+    UnknownKey,
+}
 
 impl std::fmt::Display for PageTokenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the page token is not one of this scan")
+        f.write_str(match self {
+            Self::Foreign => "the page token is not one of this scan",
+            Self::UnknownKey => "the page token is of a key that is not known here",
+        })
     }
 }
 
 impl std::error::Error for PageTokenError {}
 
 impl PageToken {
-    /// The token as it is given to the caller.
-    pub fn seal(&self, scan: &Scan<'_>, secret: &Secret) -> Bytes {
+    /// The token as it is given to the caller, under the secret of the key with
+    /// an id.
+    pub fn seal(&self, scan: &Scan<'_>, (key, secret): (u64, &Secret)) -> Bytes {
         let version = self.version.unwrap_or(0);
         let mac = mac(scan, version, &self.next, secret).finalize();
         wire::ScanPosition {
@@ -75,14 +84,21 @@ impl PageToken {
             start: self.next.clone(),
             format: FORMAT,
             mac: Bytes::copy_from_slice(&mac.into_bytes()[..MAC_BYTES]),
+            key,
         }
         .encode_to_vec()
         .into()
     }
 
-    /// Reads a token that was given for this scan.
-    pub fn open(bytes: &[u8], scan: &Scan<'_>, secret: &Secret) -> Result<Self, PageTokenError> {
-        let position = wire::ScanPosition::decode(bytes).map_err(|_| PageTokenError)?;
+    /// Reads a token that was given for this scan. `secret_of` finds the secret of
+    /// a key.
+    pub fn open<'s>(
+        bytes: &[u8],
+        scan: &Scan<'_>,
+        secret_of: impl FnOnce(u64) -> Option<&'s Secret>,
+    ) -> Result<Self, PageTokenError> {
+        let position = wire::ScanPosition::decode(bytes).map_err(|_| PageTokenError::Foreign)?;
+        let secret = secret_of(position.key).ok_or(PageTokenError::UnknownKey)?;
         let mac = mac(scan, position.version, &position.start, secret);
         let genuine = position.mac.len() == MAC_BYTES
             && mac.verify_truncated_left(&position.mac).is_ok()
@@ -94,7 +110,7 @@ impl PageToken {
                 version: Some(position.version),
                 next: position.start,
             }),
-            false => Err(PageTokenError),
+            false => Err(PageTokenError::Foreign),
         }
     }
 }
@@ -132,8 +148,11 @@ mod tests {
     fn a_token_goes_on_with_the_scan_that_gave_it_and_no_other() {
         let secret = Secret::new(&[7; 32]);
         let given = scan("eu-only", "a/", "a0");
-        let sealed = token().seal(&given, &secret);
-        assert_eq!(PageToken::open(&sealed, &given, &secret), Ok(token()));
+        let sealed = token().seal(&given, (1, &secret));
+        assert_eq!(
+            PageToken::open(&sealed, &given, |_| Some(&secret)),
+            Ok(token())
+        );
         let others = [
             scan("eu-only", "b/", "b0"),
             scan("eu-only", "a/4", "a0"),
@@ -145,14 +164,14 @@ mod tests {
         ];
         for other in others {
             assert_eq!(
-                PageToken::open(&sealed, &other, &secret),
-                Err(PageTokenError)
+                PageToken::open(&sealed, &other, |_| Some(&secret)),
+                Err(PageTokenError::Foreign)
             );
         }
         let foreign = Secret::new(&[8; 32]);
         assert_eq!(
-            PageToken::open(&sealed, &given, &foreign),
-            Err(PageTokenError)
+            PageToken::open(&sealed, &given, |_| Some(&foreign)),
+            Err(PageTokenError::Foreign)
         );
     }
 
@@ -160,17 +179,17 @@ mod tests {
     fn a_damaged_token_is_refused() {
         let secret = Secret::new(&[7; 32]);
         let given = scan("eu-only", "a/", "a0");
-        let sealed = token().seal(&given, &secret);
+        let sealed = token().seal(&given, (1, &secret));
         for bit in 0..sealed.len() * 8 {
             let mut flipped = sealed.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(
-                PageToken::open(&flipped, &given, &secret).is_err(),
+                PageToken::open(&flipped, &given, |key| (key == 1).then_some(&secret)).is_err(),
                 "bit {bit}"
             );
         }
         for length in 0..sealed.len() {
-            assert!(PageToken::open(&sealed[..length], &given, &secret).is_err());
+            assert!(PageToken::open(&sealed[..length], &given, |_| Some(&secret)).is_err());
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Read-position tokens: what a client has seen, so that a later
 //! read anywhere is not older.
 //!
-//! Flow: a node makes [`Positions`] and seals them into a [`Token`]; a client
-//! merges the tokens of its replies without any key; a node decodes what the
-//! client sends and verifies it back into `Positions`. Each position has a MAC
-//! of its own, which is what lets a client merge. A token holds no key bytes.
+//! Flow: a node [`Token::add`]s the position of a range, under the key of the
+//! range's tag; a client merges the tokens of its replies without any key, and
+//! sends a node the positions of the tag that it asks for and no others; a node
+//! [`Token::verify`]s the position of that tag's range. Each position has a MAC
+//! of its own, which is what lets a client merge and part tokens, and names the
+//! key that made it. Only the holders of a tag have its keys, so no region can
+//! forge the positions of a tag that it may not have. A token holds no key bytes
+//! of records.
 //!
 //! Not done here: whether a position is reached, or lost with a former home.
 
@@ -26,9 +30,6 @@ const FORMAT: u32 = 1;
 /// How many bytes of the MAC are kept: 128 bits, which no one guesses.
 const MAC_BYTES: usize = 16;
 
-/// The same for evidence.
-const EVIDENCE_DOMAIN: &[u8] = b"domicile/evidence/1\0";
-
 /// Parts the MAC from every other use of the same secret.
 const MAC_DOMAIN: &[u8] = b"domicile/token/1\0";
 
@@ -43,6 +44,7 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Sealed {
     position: Position,
+    key: u64,
     mac: [u8; MAC_BYTES],
 }
 
@@ -83,6 +85,7 @@ impl Token {
                 RangeId(position.range),
                 Sealed {
                     position: position_of,
+                    key: position.key,
                     mac,
                 },
             );
@@ -102,6 +105,7 @@ impl Token {
             epoch: sealed.position.epoch.get(),
             index: sealed.position.index.get(),
             mac: Bytes::copy_from_slice(&sealed.mac),
+            key: sealed.key,
         };
         let positions: Vec<_> = self.positions.iter().map(position).collect();
         // No token is made above TOKEN_POSITIONS_MAX, so the count fits.
@@ -129,22 +133,55 @@ impl Token {
         Ok(merged)
     }
 
-    /// The positions, once every MAC is found to be of one of the secrets.
-    /// Several secrets let them be rotated: the old one goes on being accepted
-    /// while new tokens carry the new one.
-    pub fn verify(&self, secrets: &[&Secret]) -> Result<Positions, TokenError> {
-        let mut positions = Positions::default();
-        for (range, sealed) in &self.positions {
-            let genuine = secrets.iter().any(|secret| {
-                let mac = secret.mac(*range, sealed.position);
-                mac.verify_truncated_left(&sealed.mac).is_ok()
-            });
-            if !genuine {
-                return Err(TokenError::Forged);
-            }
-            positions.see(*range, sealed.position)?;
+    /// Adds a position, under the secret of the key with an id; of two in one range
+    /// the greater stays.
+    pub fn add(
+        &mut self,
+        range: RangeId,
+        position: Position,
+        (key, secret): (u64, &Secret),
+    ) -> Result<(), TokenError> {
+        if self.positions.len() == TOKEN_POSITIONS_MAX && !self.positions.contains_key(&range) {
+            return Err(TokenError::TooLarge);
         }
-        Ok(positions)
+        let full = secret.position(range, position).finalize().into_bytes();
+        let mut mac = [0; MAC_BYTES];
+        mac.copy_from_slice(&full[..MAC_BYTES]);
+        let sealed = Sealed { position, key, mac };
+        let kept = self.positions.entry(range).or_insert(sealed);
+        *kept = (*kept).max(sealed);
+        Ok(())
+    }
+
+    /// How far a range was seen, once its MAC is found to be of the key that it
+    /// names; `None`: the token says nothing of the range. `secret_of` finds the
+    /// secret of a key.
+    pub fn verify<'s>(
+        &self,
+        range: RangeId,
+        secret_of: impl FnOnce(u64) -> Option<&'s Secret>,
+    ) -> Result<Option<Position>, TokenError> {
+        let Some(sealed) = self.positions.get(&range) else {
+            return Ok(None);
+        };
+        let secret = secret_of(sealed.key).ok_or(TokenError::UnknownKey)?;
+        let mac = secret.position(range, sealed.position);
+        match mac.verify_truncated_left(&sealed.mac) {
+            Ok(()) => Ok(Some(sealed.position)),
+            Err(_) => Err(TokenError::Forged),
+        }
+    }
+
+    /// The part of the token that is about some ranges.
+    #[must_use]
+    pub fn only(&self, ranges: &[u64]) -> Self {
+        let positions = self.positions.iter();
+        Token {
+            positions: positions
+                .filter(|(range, _)| ranges.contains(&range.get()))
+                .map(|(range, sealed)| (*range, *sealed))
+                .collect(),
+        }
     }
 
     /// The positions, ascending by range. Nobody has verified them: they are
@@ -161,46 +198,7 @@ impl Token {
     }
 }
 
-/// Positions that a node made or has verified.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Positions(BTreeMap<RangeId, Position>);
-
-impl Positions {
-    /// Adds a position; of two in one range the greater stays.
-    pub fn see(&mut self, range: RangeId, position: Position) -> Result<(), TokenError> {
-        if self.0.len() == TOKEN_POSITIONS_MAX && !self.0.contains_key(&range) {
-            return Err(TokenError::TooLarge);
-        }
-        let kept = self.0.entry(range).or_insert(position);
-        *kept = (*kept).max(position);
-        Ok(())
-    }
-
-    /// How far a range was seen.
-    pub fn get(&self, range: RangeId) -> Option<Position> {
-        self.0.get(&range).copied()
-    }
-
-    /// The positions, ascending by range.
-    pub fn iter(&self) -> impl Iterator<Item = (RangeId, Position)> + '_ {
-        self.0.iter().map(|(range, position)| (*range, *position))
-    }
-
-    /// Makes the token to hand out.
-    pub fn seal(&self, secret: &Secret) -> Token {
-        let seal = |(range, position): (RangeId, Position)| {
-            let full = secret.mac(range, position).finalize().into_bytes();
-            let mut mac = [0; MAC_BYTES];
-            mac.copy_from_slice(&full[..MAC_BYTES]);
-            (range, Sealed { position, mac })
-        };
-        Token {
-            positions: self.iter().map(seal).collect(),
-        }
-    }
-}
-
-/// The secret of a cluster under which tokens are sealed. It shows nothing of
+/// A secret that MACs are made with, one for each use. It shows nothing of
 /// itself.
 #[derive(Clone)]
 pub struct Secret(Hmac<Sha256>);
@@ -214,13 +212,6 @@ impl Secret {
         Self(Hmac::new(&block.into()))
     }
 
-    /// A keyed digest of something, as evidence for those who have it too.
-    pub fn evidence(&self, bytes: &[u8]) -> [u8; 32] {
-        let mut mac = self.begin(EVIDENCE_DOMAIN);
-        mac.update(bytes);
-        mac.finalize().into_bytes().into()
-    }
-
     /// A MAC that holds only within a domain, which parts it from every other
     /// use of the same secret.
     pub(crate) fn begin(&self, domain: &[u8]) -> Hmac<Sha256> {
@@ -229,7 +220,7 @@ impl Secret {
         mac
     }
 
-    fn mac(&self, range: RangeId, position: Position) -> Hmac<Sha256> {
+    fn position(&self, range: RangeId, position: Position) -> Hmac<Sha256> {
         let mut mac = self.begin(MAC_DOMAIN);
         for number in [range.get(), position.epoch.get(), position.index.get()] {
             mac.update(&number.to_be_bytes());
@@ -253,8 +244,10 @@ pub enum TokenError {
     UnknownFormat,
     /// Cut short, damaged, or no token at all.
     Malformed,
-    /// A MAC is of none of the secrets.
+    /// A MAC is not of the key that it names.
     Forged,
+    /// It names a key that is not known here; it may be true.
+    UnknownKey,
 }
 
 impl fmt::Display for TokenError {
@@ -269,6 +262,7 @@ impl fmt::Display for TokenError {
             }
             Self::Malformed => f.write_str("the token is cut short or damaged"),
             Self::Forged => f.write_str("the token was not made by this cluster"),
+            Self::UnknownKey => f.write_str("the token is of a key that is not known here"),
         }
     }
 }
@@ -284,20 +278,42 @@ mod tests {
         Secret::new(&[7; 32])
     }
 
-    fn positions_of(list: &[(u64, u64, u64)]) -> Positions {
-        let mut positions = Positions::default();
+    fn sealed(list: &[(u64, u64, u64)], key: (u64, &Secret)) -> Token {
+        let mut token = Token::default();
         for (range, epoch, index) in list {
             let position = Position {
                 epoch: Epoch(*epoch),
                 index: Index(*index),
             };
-            positions.see(RangeId(*range), position).expect("few");
+            token.add(RangeId(*range), position, key).expect("few");
         }
-        positions
+        token
     }
 
     fn token_of(list: &[(u64, u64, u64)]) -> Token {
-        positions_of(list).seal(&secret())
+        sealed(list, (1, &secret()))
+    }
+
+    /// The greatest of each range.
+    fn greatest(list: &[(u64, u64, u64)]) -> BTreeMap<u64, (u64, u64)> {
+        let mut greatest = BTreeMap::new();
+        for (range, epoch, index) in list {
+            let kept = greatest.entry(*range).or_insert((*epoch, *index));
+            *kept = (*kept).max((*epoch, *index));
+        }
+        greatest
+    }
+
+    /// Every position of a token that was verified.
+    fn verified(token: &Token) -> Result<BTreeMap<u64, (u64, u64)>, TokenError> {
+        let secret = secret();
+        let ranges: Vec<_> = token.positions().map(|(range, _)| range).collect();
+        let verified = ranges.into_iter().map(|range| {
+            let position = token.verify(range, |key| (key == 1).then_some(&secret))?;
+            let position = position.expect("it is in the token");
+            Ok((range.get(), (position.epoch.get(), position.index.get())))
+        });
+        verified.collect()
     }
 
     /// Few ranges and small numbers, so that tokens overlap and tie.
@@ -305,8 +321,8 @@ mod tests {
         proptest::collection::vec((0..5u64, 0..3u64, 0..4u64), 0..6)
     }
 
-    fn opened(bytes: &[u8]) -> Result<Positions, TokenError> {
-        Token::decode(bytes)?.verify(&[&secret()])
+    fn opened(bytes: &[u8]) -> Result<BTreeMap<u64, (u64, u64)>, TokenError> {
+        verified(&Token::decode(bytes)?)
     }
 
     #[test]
@@ -347,13 +363,35 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_another_secret_is_refused_and_rotation_accepts_both() {
+    fn a_position_is_verified_by_the_key_that_it_names() {
         let (old, new) = (Secret::new(&[1; 32]), Secret::new(&[2; 32]));
-        let positions = positions_of(&[(1, 1, 1)]);
-        let token = positions.seal(&old);
-        assert_eq!(token.verify(&[&new]), Err(TokenError::Forged));
-        assert_eq!(token.verify(&[]), Err(TokenError::Forged));
-        assert_eq!(token.verify(&[&new, &old]), Ok(positions));
+        let range = RangeId(1);
+        let position = Position {
+            epoch: Epoch(1),
+            index: Index(1),
+        };
+        let token = sealed(&[(1, 1, 1)], (1, &old));
+        let keys = |key| match key {
+            1 => Some(&old),
+            2 => Some(&new),
+            _ => None,
+        };
+        assert_eq!(token.verify(range, keys), Ok(Some(position)));
+        // Under a key that the tag's holders do not have any more, or not yet.
+        let later = sealed(&[(1, 1, 1)], (3, &old));
+        assert_eq!(later.verify(range, keys), Err(TokenError::UnknownKey));
+        // Made with another secret than that of the key it names.
+        let forged = sealed(&[(1, 1, 1)], (2, &old));
+        assert_eq!(forged.verify(range, keys), Err(TokenError::Forged));
+        // What is of no concern is not looked at.
+        assert_eq!(forged.verify(RangeId(2), |_| unreachable!()), Ok(None));
+    }
+
+    #[test]
+    fn a_part_of_a_token_is_about_the_ranges_that_were_asked_for() {
+        let token = token_of(&[(1, 1, 1), (2, 1, 2), (3, 1, 3)]);
+        assert_eq!(token.only(&[2, 9]), token_of(&[(2, 1, 2)]));
+        assert!(token.only(&[]).is_empty());
     }
 
     #[test]
@@ -361,7 +399,7 @@ mod tests {
         let full: Vec<_> = (0..TOKEN_POSITIONS_MAX as u64)
             .map(|range| (u64::MAX - range, u64::MAX, u64::MAX))
             .collect();
-        let token = token_of(&full);
+        let token = sealed(&full, (u64::MAX, &secret()));
         assert!(token.encode().len() <= TOKEN_BYTES_MAX);
         assert_eq!(token.merge(&token).as_ref(), Ok(&token));
         assert_eq!(
@@ -373,7 +411,7 @@ mod tests {
             index: Index(1),
         };
         assert_eq!(
-            positions_of(&full).see(RangeId(1), one),
+            token.clone().add(RangeId(1), one, (1, &secret())),
             Err(TokenError::TooLarge)
         );
         assert_eq!(
@@ -387,14 +425,14 @@ mod tests {
         let merged = token_of(&[(1, 1, 900)])
             .merge(&token_of(&[(1, 2, 3)]))
             .expect("few");
-        assert_eq!(merged.verify(&[&secret()]), Ok(positions_of(&[(1, 2, 3)])));
+        assert_eq!(merged, token_of(&[(1, 2, 3)]));
     }
 
     proptest! {
         #[test]
         fn a_token_comes_back(list in lists()) {
             let bytes = token_of(&list).encode();
-            prop_assert_eq!(opened(&bytes), Ok(positions_of(&list)));
+            prop_assert_eq!(opened(&bytes), Ok(greatest(&list)));
         }
 
         #[test]
@@ -406,7 +444,7 @@ mod tests {
         fn merging_is_commutative_associative_idempotent(a in lists(), b in lists(), c in lists(), other: bool) {
             // A second secret makes positions that are equal but for the MAC.
             let second = if other { Secret::new(&[8; 32]) } else { secret() };
-            let (a, b, c) = (token_of(&a), positions_of(&b).seal(&second), token_of(&c));
+            let (a, b, c) = (token_of(&a), sealed(&b, (1, &second)), token_of(&c));
             let merge = |x: &Token, y: &Token| x.merge(y).expect("few");
             prop_assert_eq!(merge(&a, &b), merge(&b, &a));
             prop_assert_eq!(merge(&merge(&a, &b), &c), merge(&a, &merge(&b, &c)));
@@ -416,8 +454,8 @@ mod tests {
         #[test]
         fn merging_sealed_or_open_is_the_same(a in lists(), b in lists()) {
             let merged = token_of(&a).merge(&token_of(&b)).expect("few");
-            let both = positions_of(&[a, b].concat());
-            prop_assert_eq!(merged.verify(&[&secret()]), Ok(both));
+            let both = greatest(&[a, b].concat());
+            prop_assert_eq!(verified(&merged), Ok(both));
         }
     }
 }

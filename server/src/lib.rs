@@ -2,7 +2,7 @@
 //! stays where its residency tag allows.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `env` `config` `telemetry` · `storage` · `audit` · `residency` · `raft` · `net` ·
+//! `error` `env` `config` `telemetry` · `storage` · `seal` · `audit` · `residency` · `raft` · `net` ·
 //! `replicate` · `kv` · `placement` · `api` · `node` · `demo`.
 //!
 //! In by [`api`], agreed by [`raft`], on disk by [`storage`], allowed by
@@ -21,6 +21,7 @@ pub mod placement;
 pub mod raft;
 pub mod replicate;
 pub mod residency;
+pub mod seal;
 pub mod seeded;
 pub mod storage;
 pub mod telemetry;

@@ -3,7 +3,8 @@
 //! Each is a question at the place where it would be made: [`is_on`]. Without
 //! the feature `seeded-bugs` the answer is the constant `false`, and nothing of
 //! a bug is in the program. With it, a process has the one bug that the
-//! variable `DOMICILE_SEEDED_BUG` names.
+//! variable `DOMICILE_SEEDED_BUG` names. The same program stands in for a build
+//! of the next feature level, to see that two builds work side by side.
 
 macro_rules! bugs {
     ($($(#[doc = $what:literal])+ $bug:ident = $name:literal,)+) => {
@@ -103,4 +104,62 @@ pub fn is_on(bug: Bug) -> bool {
 #[inline(always)]
 pub const fn is_on(_: Bug) -> bool {
     false
+}
+
+/// The variable that makes a process a build of the next feature level.
+#[cfg(feature = "seeded-bugs")]
+pub const NEXT_LEVEL_VARIABLE: &str = "DOMICILE_NEXT_LEVEL";
+
+/// What a build of the next level adds to a command: a field that this one does
+/// not know.
+#[cfg(feature = "seeded-bugs")]
+const NEXT_FIELD: [u8; 3] = [0xf8, 0x7f, 0x01];
+
+/// The highest feature level that this build knows.
+#[cfg(feature = "seeded-bugs")]
+pub fn level() -> u64 {
+    static NEXT: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let next = NEXT.get_or_init(|| std::env::var_os(NEXT_LEVEL_VARIABLE).is_some());
+    domicile_proto::level::LEVEL + u64::from(*next)
+}
+
+/// The highest feature level that this build knows.
+#[cfg(not(feature = "seeded-bugs"))]
+#[inline(always)]
+pub const fn level() -> u64 {
+    domicile_proto::level::LEVEL
+}
+
+/// A command as it is written under a level: from the next one on it has what
+/// this build does not know.
+#[cfg(feature = "seeded-bugs")]
+pub fn unknown(level: u64, mut command: Vec<u8>) -> Vec<u8> {
+    if level > domicile_proto::level::LEVEL {
+        command.extend(NEXT_FIELD);
+    }
+    command
+}
+
+/// A command as it is written under a level.
+#[cfg(not(feature = "seeded-bugs"))]
+#[inline(always)]
+pub fn unknown(_: u64, command: Vec<u8>) -> Vec<u8> {
+    command
+}
+
+/// The part of a command that this build knows, if it is one of the next level
+/// and knows the rest, too.
+#[cfg(feature = "seeded-bugs")]
+pub fn known(command: bytes::Bytes) -> bytes::Bytes {
+    if level() > domicile_proto::level::LEVEL && command.ends_with(&NEXT_FIELD) {
+        return command.slice(..command.len() - NEXT_FIELD.len());
+    }
+    command
+}
+
+/// The part of a command that this build knows.
+#[cfg(not(feature = "seeded-bugs"))]
+#[inline(always)]
+pub fn known(command: bytes::Bytes) -> bytes::Bytes {
+    command
 }

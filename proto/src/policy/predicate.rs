@@ -52,6 +52,7 @@ kinds! {
     Quarantine = "quarantine", "The suffix that a former home wrote and no one has.";
     Staged = "staged", "A file on its way in: a snapshot received, an ingest prepared.";
     Backup = "backup", "A backup or an export.";
+    TagKey = "tag key", "A key that makes commitments and tokens of the tag.";
     Trace = "trace", "A log line, trace or dump with keys or values in it.";
 }
 
@@ -193,6 +194,7 @@ pub fn may_hold(policy: &Policy, tag: &Tag, region: &RegionName, kind: Kind) -> 
         | Kind::Quarantine
         | Kind::Staged
         | Kind::Backup
+        | Kind::TagKey
         | Kind::Trace => rules.store.contains(region),
     };
     if allowed {

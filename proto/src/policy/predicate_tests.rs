@@ -360,7 +360,7 @@ fn a_jurisdiction_of_the_caller_replaces_that_of_its_region() {
 
 #[test]
 fn kinds_have_names_and_what_has_none_is_refused() {
-    assert_eq!(Kind::ALL.len(), 15);
+    assert_eq!(Kind::ALL.len(), 16);
     for kind in Kind::ALL {
         assert_eq!(kind.name().parse(), Ok(*kind));
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::v1;
 use domicile_proto::v1::kv_service_server::KvService;
@@ -15,7 +16,7 @@ use crate::api::session;
 use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
+use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, covering, reply_to};
 use crate::net::Caller;
 use crate::storage::Index;
 use crate::telemetry::{Metrics, Operation};
@@ -97,10 +98,19 @@ impl KvApi {
     }
 
     fn with_token(&self, route: &Route, (written, index): (Written, Index)) -> Written {
-        let token = self.store.token(route, index);
+        let token = |given: Bytes| match given.is_empty() {
+            true => covering(route, index),
+            false => given,
+        };
         match written {
-            Written::Put(response) => Written::Put(v1::PutResponse { token, ..response }),
-            Written::Delete(response) => Written::Delete(v1::DeleteResponse { token, ..response }),
+            Written::Put(response) => Written::Put(v1::PutResponse {
+                token: token(response.token),
+                ..response
+            }),
+            Written::Delete(response) => Written::Delete(v1::DeleteResponse {
+                token: token(response.token),
+                ..response
+            }),
             // It wrote no record that a read could wait for.
             registered @ Written::Registered(_) => registered,
         }

@@ -24,6 +24,7 @@ use crate::raft::{
 };
 use crate::replicate::{Probes, Receiver};
 use crate::residency::{Carries, Cleared, Gate, Of, Subject, Untrusted, carried};
+use crate::seeded;
 
 /// The answers that are gathered into one frame.
 const FRAME_ANSWERS_MAX: usize = 512;
@@ -109,6 +110,7 @@ impl PeerService for PeerApi {
         let hello = wire::ExchangeResponse {
             responses: Vec::new(),
             version: env!("CARGO_PKG_VERSION").into(),
+            level: seeded::level(),
             store: self.speaker.stamp(),
             seen: introduced.seen,
             wall_ms: self.env.wall_ms(),

@@ -1,11 +1,12 @@
 //! The answering half of a session: what is ready is gathered into frames.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use domicile_proto::token::Positions;
+use domicile_proto::limits::TOKEN_POSITIONS_MAX;
 use domicile_proto::v1;
 use futures::Stream;
 use prost::Message;
@@ -16,9 +17,9 @@ use v1::session_result::Result as Answer;
 use crate::api::status::{code, code_name, failure};
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
-use crate::kv::{Route, cover, seal};
+use crate::kv::{Route, covering_all};
 use crate::raft::Budget;
-use crate::storage::Index;
+use crate::storage::{GroupId, Index};
 use crate::telemetry::Metrics;
 
 /// The results that are gathered into one frame.
@@ -222,8 +223,7 @@ impl Replies {
         let mut taken = 0;
         let mut answered = 0;
         let mut gone = 0;
-        let mut written = Positions::default();
-        let mut written_by = None;
+        let mut written: BTreeMap<GroupId, (Arc<Route>, Index)> = BTreeMap::new();
         for reply in &mut self.gathered {
             match reply {
                 Reply::One(result, records) => {
@@ -237,13 +237,17 @@ impl Replies {
                     answered += 1;
                     taken += 1;
                 }
-                Reply::Written(_, route, index)
-                    if !cover(&mut written, route, *index) && taken > 0 =>
-                {
-                    break;
-                }
-                Reply::Written(result, route, _) => {
-                    written_by = Some(route.clone());
+                Reply::Written(result, route, index) => {
+                    // What another node gave stands in the result.
+                    if !has_token(result) {
+                        let is_full = written.len() == TOKEN_POSITIONS_MAX;
+                        if is_full && !written.contains_key(&route.range) && taken > 0 {
+                            break;
+                        }
+                        let last = written.entry(route.range);
+                        let last = last.or_insert_with(|| (route.clone(), *index));
+                        last.1 = last.1.max(*index);
+                    }
                     frame.results.push(std::mem::take(result));
                     answered += 1;
                     taken += 1;
@@ -267,16 +271,23 @@ impl Replies {
                 }
             }
         }
-        if let Some(route) = written_by
-            && written != Positions::default()
-        {
-            // One position for all writes of the frame: it is sealed once.
-            frame.token = seal(&route, written);
+        if !written.is_empty() {
+            // One for all writes of the frame, with one position for each range.
+            frame.token = covering_all(written.values().map(|(route, index)| (&**route, *index)));
         }
         self.gathered.drain(..taken);
         self.slots.add_permits(answered);
         self.waiting.waiting.give_back(gone);
         frame
+    }
+}
+
+/// Whether a write was answered with a token already.
+fn has_token(result: &v1::SessionResult) -> bool {
+    match &result.result {
+        Some(Answer::Put(put)) => !put.token.is_empty(),
+        Some(Answer::Delete(delete)) => !delete.token.is_empty(),
+        _ => false,
     }
 }
 

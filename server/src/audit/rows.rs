@@ -81,6 +81,7 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
         keys::Table::AuditLeaf => row.open::<wire::AuditLeaf>().map(drop),
         keys::Table::Catalog => row.open::<wire::Catalog>().map(drop),
         keys::Table::Control => row.open::<wire::Control>().map(drop),
+        keys::Table::TagKeys => row.open::<wire::StoredTagKeys>().map(drop),
         keys::Table::Ledger => row.open::<wire::LedgerRow>().map(drop),
     }
 }
@@ -162,7 +163,11 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
             Command::Catalog(_)
             | Command::Control(_)
             | Command::BeginBackfill(_)
-            | Command::EndBackfill(_),
+            | Command::EndBackfill(_)
+            | Command::RaiseFence(_)
+            | Command::NewTagKey(_)
+            | Command::CopyTagKeys(_)
+            | Command::Account(_),
         ) => {}
         None => return Err(Error::corruption("a command of a log entry is not known")),
     }

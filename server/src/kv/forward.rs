@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use domicile_proto::address::Tag;
 use domicile_proto::internal::v1 as wire;
 use wire::operation::{Change, Condition};
@@ -15,6 +16,8 @@ use wire::peer_response::Response;
 
 use crate::env::Env;
 use crate::error::{Error, Reason};
+use crate::kv::directory::Route;
+use crate::kv::tokens;
 use crate::kv::write::check_forwarded;
 use crate::net::Peers;
 use crate::raft::{Answer, Answers, NodeId, Outcome, ReplicaId, Reply, Transport, Write};
@@ -127,7 +130,7 @@ fn answered(replies: Vec<Reply>, response: Option<Response>) {
     match response {
         Some(Response::Forward(result)) => {
             for (reply, outcome) in replies.into_iter().zip(result.outcomes) {
-                reply.send(from_wire(outcome));
+                reply.send(from_wire(outcome, &result.token));
             }
         }
         // The answer was refused, not the writes. Dropped, they answer "unknown".
@@ -166,16 +169,19 @@ pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
 }
 
 /// The writes that another node passed on; what comes of all of them goes out
-/// in one answer. One that is not known here whole is refused.
+/// in one answer. One that is not known here whole is refused. With `seals`, the
+/// answer has a token, for a node that has no key of the tag.
 pub(super) fn taken(
-    tag: &Tag,
+    route: &Route,
+    seals: bool,
     sequence: u64,
     forward: wire::Forward,
     answers: &Answers,
 ) -> Vec<Write> {
     let gathered = Arc::new(Gathered {
-        subject: Subject::Tag(tag.clone()),
+        subject: Subject::Tag(route.tag.clone()),
         sequence,
+        route: seals.then(|| route.clone()),
         answers: answers.clone(),
         outcomes: parking_lot::Mutex::new(vec![None; forward.writes.len()]),
     });
@@ -229,6 +235,7 @@ fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Er
 struct Gathered {
     subject: Subject,
     sequence: u64,
+    route: Option<Route>,
     answers: Answers,
     outcomes: parking_lot::Mutex<Vec<Option<wire::ForwardedOutcome>>>,
 }
@@ -240,16 +247,30 @@ impl Gathered {
         if outcomes.iter().any(Option::is_none) {
             return;
         }
-        let outcomes = outcomes.drain(..).flatten().collect();
-        let answer = Response::Forward(wire::ForwardResult { outcomes });
+        let outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
+        let written = outcomes.iter().filter_map(index_of).max();
+        let token = match (&self.route, written) {
+            (Some(route), Some(index)) => tokens::covering(route, index),
+            _ => Bytes::new(),
+        };
+        let answer = Response::Forward(wire::ForwardResult { outcomes, token });
         self.answers.send(&self.subject, self.sequence, answer);
+    }
+}
+
+/// The log entry that an outcome is in, if it is of a write.
+fn index_of(outcome: &wire::ForwardedOutcome) -> Option<Index> {
+    use wire::forwarded_outcome::Outcome as Wire;
+    match &outcome.outcome {
+        Some(Wire::Written(written)) => Some(Index(written.index)),
+        Some(Wire::Registered(_) | Wire::Failed(_)) | None => None,
     }
 }
 
 fn to_wire(answer: Result<Answer, Error>) -> wire::ForwardedOutcome {
     use wire::forwarded_outcome::Outcome as Wire;
     let outcome = match answer {
-        Ok(Answer { outcome, index }) => match outcome {
+        Ok(Answer { outcome, index, .. }) => match outcome {
             Outcome::Written { version, before } => Wire::Written(wire::ForwardedWritten {
                 version,
                 before: before.unwrap_or(0),
@@ -267,7 +288,7 @@ fn to_wire(answer: Result<Answer, Error>) -> wire::ForwardedOutcome {
     }
 }
 
-fn from_wire(outcome: wire::ForwardedOutcome) -> Result<Answer, Error> {
+fn from_wire(outcome: wire::ForwardedOutcome, token: &Bytes) -> Result<Answer, Error> {
     use wire::forwarded_outcome::Outcome as Wire;
     match outcome.outcome {
         Some(Wire::Written(written)) => Ok(Answer {
@@ -276,6 +297,7 @@ fn from_wire(outcome: wire::ForwardedOutcome) -> Result<Answer, Error> {
                 before: (written.before > 0).then_some(written.before),
             },
             index: Index(written.index),
+            token: token.clone(),
         }),
         Some(Wire::Registered(client)) => Ok(Answer {
             outcome: Outcome::Registered {
@@ -284,6 +306,7 @@ fn from_wire(outcome: wire::ForwardedOutcome) -> Result<Answer, Error> {
                     .map_err(|_| Error::internal("a client's id has not 16 bytes"))?,
             },
             index: Index(0),
+            token: Bytes::new(),
         }),
         Some(Wire::Failed(failed)) => Err(error_of(failed, Reason::WriteOutcomeUnknown)),
         None => Err(Error::new(
@@ -342,6 +365,7 @@ mod tests {
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
     use super::*;
+    use crate::kv::directory::Here;
     use crate::raft::testing::Alone;
 
     /// What a writer is told of a refusal for a reason.
@@ -385,7 +409,14 @@ mod tests {
         let node = Alone::new("eu");
         node.adopt_demo();
         let eu = node.gate.region();
-        let tag = Tag::new("eu-only").expect("a tag");
+        let route = Route {
+            atlas: node.gate.atlas().expect("a policy"),
+            tag: Tag::new("eu-only").expect("a tag"),
+            home: eu.clone(),
+            epoch: 1,
+            range: GroupId(16),
+            here: Here::Nothing,
+        };
         let (answers, mut answered) = Answers::new(node.gate.clone(), eu.clone());
         let unknown_change = wire::ForwardedWrite {
             change: None,
@@ -449,7 +480,7 @@ mod tests {
             writes: vec![unknown_change, put(), unknown_condition],
             tag: "eu-only".into(),
         };
-        let taken = taken(&tag, 7, forward, &answers);
+        let taken = taken(&route, false, 7, forward, &answers);
         assert_eq!(taken.len(), 1);
         assert!(matches!(taken[0].change, Change::Put(_)));
         for write in taken {
@@ -459,6 +490,7 @@ mod tests {
                     before: None,
                 },
                 index: Index(3),
+                token: Bytes::new(),
             }));
         }
         let answer = answered.some(9).await.remove(0);
@@ -467,7 +499,8 @@ mod tests {
         let Some(Response::Forward(result)) = answer.response else {
             panic!("{answer:?}");
         };
-        let mut outcomes = result.outcomes.into_iter().map(from_wire);
+        let outcomes = result.outcomes.into_iter();
+        let mut outcomes = outcomes.map(|outcome| from_wire(outcome, &Bytes::new()));
         let mut reason = || outcomes.next().unwrap().map(drop).map_err(|e| e.reason);
         assert_eq!(reason(), Err(Reason::Unsupported));
         assert_eq!(reason(), Ok(()));
@@ -478,7 +511,7 @@ mod tests {
     #[test]
     fn an_outcome_that_is_not_known_is_not_a_failure() {
         let lost = wire::ForwardedOutcome { outcome: None };
-        let error = from_wire(lost).unwrap_err();
+        let error = from_wire(lost, &Bytes::new()).unwrap_err();
         assert_eq!(error.reason, Reason::WriteOutcomeUnknown);
         let strange = wire::ForwardedFailure {
             reason: "FROM_THE_FUTURE".into(),

@@ -5,7 +5,8 @@
 //! or its region ([`store`], [`forward`]), and may wait for mirrors
 //! ([`acknowledge`]); a read is served here if the copy meets the level
 //! asked for ([`reach`], [`read`]), with a truthful upper bound of its age
-//! ([`freshness`]), or passed on to the home ([`remote`]).
+//! ([`freshness`]), or passed on to the home ([`remote`]). Read positions
+//! are made and verified under the keys of the tag ([`tokens`]).
 //!
 //! Not done here: the wire (`api`), agreement (`raft`), deciding where groups
 //! are (`placement` fills the directory).
@@ -19,6 +20,7 @@ mod reach;
 mod read;
 mod remote;
 mod store;
+mod tokens;
 mod write;
 
 #[cfg(test)]
@@ -28,5 +30,6 @@ pub use directory::{Directory, Here, Route};
 pub use freshness::Freshness;
 pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};
-pub use store::{Parts, Store, cover, seal};
+pub use store::{Parts, Store};
+pub use tokens::{covering, covering_all};
 pub use write::{WriteRequest, Written, reply_to};

@@ -68,6 +68,15 @@ impl ReadOptions {
         }
     }
 
+    /// The token that the read must cover; empty: none.
+    pub(super) fn token(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        match &self.level {
+            Level::AtLeast(token) => token,
+            Level::Strong | Level::Local | Level::Bounded(_) => &NONE,
+        }
+    }
+
     /// Whether the read needs nothing but this node.
     pub fn is_local(&self) -> bool {
         *self == Self::local()

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use domicile_proto::token::Token;
 use domicile_proto::v1;
-use domicile_proto::version::RangeId;
 
 use super::directory::{Here, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
-use super::store::{Store, WAIT_STEP, elsewhere, secret};
+use super::store::{Store, WAIT_STEP, elsewhere};
+use super::tokens;
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Generation, Group, Progress};
@@ -90,7 +89,14 @@ impl Store {
                 }));
             }
             Level::AtLeast(token) => {
-                let wanted = Self::position(route, token)?;
+                let Some(wanted) = tokens::wanted(route, token)? else {
+                    return match &route.here {
+                        Here::Mirror { .. } if options.on_unmet != OnUnmet::Fail => {
+                            Ok(Served::AtHome)
+                        }
+                        _ => Err(tokens::behind()),
+                    };
+                };
                 let wanted = match seeded::is_on(Bug::TokenIgnored) {
                     true => Index(0),
                     false => wanted,
@@ -102,9 +108,22 @@ impl Store {
                     reached.await.is_ok()
                 };
                 let now = seen(route, &group.progress()) >= wanted;
-                match self.unless(options, now, deadline, met).await? {
-                    false => return self.at_home(route, group).await,
-                    true => v1::Level::AtLeast,
+                match (self.unless(options, now, deadline, met).await, &route.here) {
+                    (Ok(true), _) => v1::Level::AtLeast,
+                    (Ok(false), Here::Home(_)) => {
+                        let reached = self.strong(route, group).await?;
+                        tokens::not_lost(wanted, &reached.progress)?;
+                        return Ok(Served::Here(reached));
+                    }
+                    (Ok(false), _) => return self.at_home(route, group).await,
+                    (Err(unmet), Here::Home(_)) if options.on_unmet == OnUnmet::Wait => {
+                        // It may never be: then who waits again waits for nothing.
+                        if let Ok(reached) = self.strong(route, group).await {
+                            tokens::not_lost(wanted, &reached.progress)?;
+                        }
+                        return Err(unmet);
+                    }
+                    (Err(unmet), _) => return Err(unmet),
                 }
             }
         };
@@ -224,16 +243,6 @@ impl Store {
                 Ok(false) | Err(_) => Err(not_met()),
             },
         }
-    }
-
-    /// The index that a token asks of the tag.
-    fn position(route: &Route, token: &[u8]) -> Result<Index> {
-        let invalid = || Error::invalid("the read position is not one that this cluster gave");
-        let token = Token::decode(token).map_err(|_| invalid())?;
-        let secret = secret(route).ok_or_else(invalid)?;
-        let positions = token.verify(&[&secret]).map_err(|_| invalid())?;
-        let range = RangeId(route.range.0);
-        Ok(Index(positions.get(range).map_or(0, |p| p.index.get())))
     }
 }
 

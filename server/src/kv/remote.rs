@@ -15,7 +15,8 @@ use wire::read_result::Result as Wire;
 use super::directory::Route;
 use super::forward::{error_of, failure, lasting};
 use super::options::ReadOptions;
-use super::store::Store;
+use super::store::{Store, elsewhere};
+use super::tokens;
 use crate::error::{Error, Reason, Result};
 use crate::raft::Transport;
 use crate::residency::Subject;
@@ -32,12 +33,13 @@ impl Store {
         &self,
         route: &Route,
         keys: &[Bytes],
+        token: &Bytes,
     ) -> Result<(Vec<Option<v1::Record>>, v1::ReadMeta)> {
         let asked = self.env.now();
         let what = What::Keys(wire::ReadKeys {
             keys: keys.to_vec(),
         });
-        let Wire::Records(read) = self.read_at_home(route, what).await? else {
+        let Wire::Records(read) = self.read_at_home(route, what, token).await? else {
             return Err(Error::internal("the home answered another question"));
         };
         if read.records.is_empty() || read.records.len() > keys.len() {
@@ -55,11 +57,14 @@ impl Store {
         request: v1::ScanRequest,
     ) -> Result<v1::ScanResponse> {
         let asked = self.env.now();
+        let token = request.options.as_ref().map(|o| o.token.clone());
         let request = v1::ScanRequest {
             options: None,
             ..request
         };
-        let Wire::Page(page) = self.read_at_home(route, What::Scan(request)).await? else {
+        let what = What::Scan(request);
+        let token = token.unwrap_or_default();
+        let Wire::Page(page) = self.read_at_home(route, what, &token).await? else {
             return Err(Error::internal("the home answered another question"));
         };
         let meta = self.counted_from(page.meta.clone(), asked);
@@ -78,7 +83,7 @@ impl Store {
         }
     }
 
-    async fn read_at_home(&self, route: &Route, what: What) -> Result<Wire> {
+    async fn read_at_home(&self, route: &Route, what: What, token: &Bytes) -> Result<Wire> {
         let subject = Subject::Tag(route.tag.clone());
         let mut last = self.unreachable(&route.home);
         for attempt in 0..ATTEMPTS_MAX {
@@ -92,6 +97,7 @@ impl Store {
                 request: Some(Request::Read(wire::Read {
                     tag: route.tag.to_string(),
                     what: Some(what.clone()),
+                    token: token.clone(),
                 })),
             };
             let cleared = self.gate.egress(&route.home, &subject, request)?;
@@ -132,8 +138,23 @@ impl Store {
         }
     }
 
+    /// Whether the home, of which this node has a replica, has all that a token
+    /// covers.
+    async fn covers(&self, route: &Route, token: &Bytes) -> Result<()> {
+        if token.is_empty() {
+            return Ok(());
+        }
+        let wanted = tokens::wanted(route, token)?.ok_or_else(tokens::behind)?;
+        let group = route.group().ok_or_else(elsewhere)?;
+        if group.progress().index >= wanted {
+            return Ok(());
+        }
+        tokens::not_lost(wanted, &group.read_barrier().await?)
+    }
+
     async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {
         let route = self.directory.route_home(&read.tag, from)?;
+        self.covers(&route, &read.token).await?;
         match read.what {
             Some(What::Keys(keys)) => {
                 if keys.keys.len() > SESSION_OPERATIONS_MAX {

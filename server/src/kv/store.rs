@@ -8,10 +8,8 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
-use domicile_proto::page::{self, PageToken};
-use domicile_proto::token::{Position, Positions, Secret};
+use domicile_proto::page::{self, PageToken, PageTokenError};
 use domicile_proto::v1;
-use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
 use tokio::sync::Semaphore;
 use tracing::instrument;
 
@@ -24,6 +22,7 @@ use crate::kv::freshness::Freshness;
 use crate::kv::options::{OnUnmet, ReadOptions};
 use crate::kv::reach::{Reached, Served, WAIT_MAX, is_whole, replaced};
 use crate::kv::read::{self, GET_BYTES_MAX, ScanQuery};
+use crate::kv::tokens;
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{Answers, Group, Groups, NodeId, Progress, ReplicaId, Write};
@@ -113,6 +112,7 @@ impl Store {
             region: self.gate.region().to_string(),
             home: route.home.to_string(),
             policy_version: route.atlas.version(),
+            ranges: vec![route.range.0],
         }
     }
 
@@ -205,7 +205,7 @@ impl Store {
             return Err(elsewhere());
         };
         if replica == ReplicaId(0) {
-            let writes = forward::taken(&route.tag, sequence, forward, answers);
+            let writes = forward::taken(&route, true, sequence, forward, answers);
             self.write(&route, writes);
             return Ok(());
         }
@@ -216,7 +216,7 @@ impl Store {
                 "this replica does not lead the group",
             ));
         }
-        let writes = forward::taken(&route.tag, sequence, forward, answers);
+        let writes = forward::taken(&route, false, sequence, forward, answers);
         self.propose(&route, group, writes);
         Ok(())
     }
@@ -262,7 +262,9 @@ impl Store {
         for _ in 0..READS_MAX {
             let reached = match self.reach(route, options).await? {
                 Served::Here(reached) => reached,
-                Served::AtHome => return self.get_at_home(route, keys).await,
+                Served::AtHome => {
+                    return self.get_at_home(route, keys, options.token()).await;
+                }
             };
             let records = self.records(route, keys, reached.progress.changed_version);
             if is_whole(route, &reached) {
@@ -337,7 +339,12 @@ impl Store {
                 )));
             }
         }
-        let page = self.scan_bounds(route, &request)?;
+        let Some(page) = self.scan_bounds(route, &request)? else {
+            return match &route.here {
+                Here::Home(_) => Err(tokens::behind()),
+                Here::Mirror { .. } | Here::Nothing => self.scan_at_home(route, request).await,
+            };
+        };
         for _ in 0..READS_MAX {
             let reached = match self.reach(route, &options).await? {
                 Served::Here(reached) => reached,
@@ -366,26 +373,30 @@ impl Store {
     }
 
     /// The scan that a page token belongs to, and where it goes on; without one,
-    /// where it begins.
-    fn scan_bounds(&self, route: &Route, request: &v1::ScanRequest) -> Result<PageToken> {
+    /// where it begins. `None`: this node cannot tell, and passes it on unopened.
+    fn scan_bounds(&self, route: &Route, request: &v1::ScanRequest) -> Result<Option<PageToken>> {
         if request.page_token.is_empty() {
-            return Ok(PageToken {
+            return Ok(Some(PageToken {
                 version: None,
                 next: request.start.clone(),
-            });
+            }));
         }
         let invalid = || {
             Error::invalid(
                 "the page token is of another scan; go on with the tag, start and end that gave it",
             )
         };
-        let secret = secret(route).ok_or_else(invalid)?;
         let scan = page::Scan {
             tag: route.tag.as_str(),
             start: &request.start,
             end: &request.end,
         };
-        PageToken::open(&request.page_token, &scan, &secret).map_err(|_| invalid())
+        let keys = tokens::keys(route);
+        match PageToken::open(&request.page_token, &scan, |key| keys.token(key)) {
+            Ok(page) => Ok(Some(page)),
+            Err(PageTokenError::UnknownKey) => Ok(None),
+            Err(PageTokenError::Foreign) => Err(invalid()),
+        }
     }
 
     /// Does what the request wants when the copy here is behind the first page
@@ -471,20 +482,13 @@ impl Store {
         });
         Ok(v1::ScanResponse {
             records: page.records,
-            next_page_token: match (next, secret(route)) {
+            next_page_token: match (next, tokens::keys(route).newest()) {
                 (None, _) => Bytes::new(),
-                (Some(next), Some(secret)) => next.seal(&scan, &secret),
+                (Some(next), Some(key)) => next.seal(&scan, (key.id, &key.token)),
                 (Some(_), None) => return Err(elsewhere()),
             },
             meta: Some(self.meta(route, reached)),
         })
-    }
-
-    /// A read position that covers a log entry of the tag's home.
-    pub fn token(&self, route: &Route, index: Index) -> Bytes {
-        let mut positions = Positions::default();
-        cover(&mut positions, route, index);
-        seal(route, positions)
     }
 
     fn meta(&self, route: &Route, reached: &Reached) -> v1::ReadMeta {
@@ -494,7 +498,7 @@ impl Store {
             as_of: reached.progress.changed_version,
             // Rounded up: it may overstate, never understate.
             lag_ms: reached.lag.map(|lag| lag.as_micros().div_ceil(1000) as u64),
-            token: self.token(route, changed(route, &reached.progress)),
+            token: tokens::covering(route, changed(route, &reached.progress)),
         }
     }
 
@@ -502,29 +506,6 @@ impl Store {
     pub fn groups(&self) -> &Arc<Groups> {
         &self.groups
     }
-}
-
-/// Positions as a client carries them, one of them of the route's tag.
-pub fn seal(route: &Route, positions: Positions) -> Bytes {
-    match secret(route) {
-        Some(secret) => positions.seal(&secret).encode(),
-        None => Bytes::new(),
-    }
-}
-
-/// The key of the MAC on what clients carry.
-pub(super) fn secret(route: &Route) -> Option<Secret> {
-    let key: &[u8; 32] = route.atlas.control.token_key.as_ref().try_into().ok()?;
-    Some(Secret::new(key))
-}
-
-/// Adds a log entry of a tag's home to positions; `false`: they are full.
-pub fn cover(positions: &mut Positions, route: &Route, index: Index) -> bool {
-    let position = Position {
-        epoch: Epoch(route.epoch),
-        index: LogIndex(index.0),
-    };
-    positions.see(RangeId(route.range.0), position).is_ok()
 }
 
 /// The entry of the home's log that made the last change a copy has. What it

@@ -193,6 +193,7 @@ impl Fixture {
                     ..wire::Value::default()
                 }),
                 position: None,
+                commitment: None,
             }],
             ..wire::Backfill::default()
         });
@@ -312,7 +313,7 @@ async fn a_read_at_a_token_is_not_met_by_a_replica_that_stops() {
     let options = v1::ReadOptions {
         level: v1::Level::AtLeast.into(),
         on_unmet: v1::OnUnmet::Wait.into(),
-        token: home.store.token(&home.route(), ahead),
+        token: super::tokens::covering(&home.route(), ahead),
         ..v1::ReadOptions::default()
     };
     let read = ReadOptions::from_wire(Some(&options)).expect("valid");
@@ -454,14 +455,11 @@ async fn a_request_is_routed_by_the_policy_that_admitted_it() {
     let mut newer = demo();
     let second = format!("version = 2\nsupersedes = \"sha256:{}\"", "0".repeat(64));
     newer.policy = newer.policy.replace("version = 1", &second);
-    newer.token_key = vec![8; 32].into();
     newer.tags.iter_mut().for_each(|tag| tag.mirrors.clear());
     home.node.adopt(newer);
 
     assert_eq!(home.store.located(&route).policy_version, 1);
     assert_eq!(home.store.located(&home.route()).policy_version, 2);
-    let token = |route| home.store.token(route, Index(1));
-    assert_ne!(token(&route), token(&home.route()));
     // Both mirrors are there by the older policy, and none by the newer.
     let waits = |route| {
         let put = v1::PutRequest {
@@ -588,10 +586,11 @@ fn go_on(at: &Fixture, version: u64, options: v1::ReadOptions) -> v1::ScanReques
         version: Some(version),
         next: Bytes::from_static(b"a"),
     };
-    let secret = super::store::secret(&at.route()).expect("a secret");
+    let keys = at.group.tag_keys();
+    let key = keys.newest().expect("a key");
     v1::ScanRequest {
         options: Some(options),
-        page_token: token.seal(&scan, &secret),
+        page_token: token.seal(&scan, (key.id, &key.token)),
         ..v1::ScanRequest::default()
     }
 }

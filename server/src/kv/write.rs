@@ -48,7 +48,7 @@ pub(super) fn check_forwarded(write: &wire::ForwardedWrite) -> Result<()> {
         Some(Change::Register(_)) => return Err(Error::invalid("a registration has no key")),
         Some(Change::Put(value)) => {
             check_value(&value.bytes)?;
-            if value.data_key != 0 || !value.commitment.is_empty() {
+            if value.data_key != 0 {
                 return Err(Error::invalid(
                     "a value is sealed at its home, nowhere else",
                 ));
@@ -111,7 +111,6 @@ pub(super) fn put(request: v1::PutRequest, reply: Reply) -> Result<Write, (Error
             key: request.key,
             change: Change::Put(wire::Value {
                 data_key: 0,
-                commitment: Bytes::new(),
                 bytes: request.value,
             }),
             condition,
@@ -198,12 +197,12 @@ pub fn reply_to(
                 Written::Delete(v1::DeleteResponse {
                     version,
                     existed: before.is_some(),
-                    token: Bytes::new(),
+                    token: answer.token,
                 })
             } else {
                 Written::Put(v1::PutResponse {
                     version,
-                    token: Bytes::new(),
+                    token: answer.token,
                 })
             };
             Ok((written, answer.index))

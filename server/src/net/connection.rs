@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
@@ -58,6 +58,7 @@ pub(super) type Call = (
 pub(super) struct Link {
     connected: AtomicBool,
     version: Mutex<String>,
+    level: AtomicU64,
     channel: Mutex<Option<Channel>>,
 }
 
@@ -70,6 +71,11 @@ impl Link {
     /// The open connection; `None`: there is none.
     pub(super) fn channel(&self) -> Option<Channel> {
         self.channel.lock().clone().filter(|_| self.is_connected())
+    }
+
+    /// The highest feature level that the other node's program knows.
+    pub(super) fn level(&self) -> u64 {
+        self.level.load(Ordering::Relaxed)
     }
 
     /// The version of the other node's program; empty: not known.
@@ -188,6 +194,7 @@ impl Connection {
             let seen = self.speaker.seen(&self.region, self.node);
             first.store.iter().for_each(|stamp| seen.note(stamp));
             *self.link.version.lock() = first.version;
+            self.link.level.store(first.level, Ordering::Relaxed);
             Ok((frames, answers))
         };
         tokio::time::timeout(HELLO_WAIT, exchange)

@@ -63,6 +63,7 @@ impl Speaker {
         let (peer, hello) = identified(caller, hello)?;
         self.is_of_cluster(&peer)?;
         self.is_meant(hello)?;
+        self.knows_level(hello)?;
         let seen = self.hear(&peer, hello)?;
         Ok(Introduced { peer, seen })
     }
@@ -77,6 +78,22 @@ impl Speaker {
             false => None,
         };
         Ok(Introduced { peer, seen })
+    }
+
+    /// Refuses a node whose build does not know what the cluster writes.
+    fn knows_level(&self, hello: &wire::Hello) -> Result<()> {
+        let level = self.level();
+        if hello.level >= level {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::UpgradeNeeded,
+            format!(
+                "the cluster is at feature level {level}, and node {}/{} knows levels up to {}; \
+                 upgrade that node",
+                hello.region, hello.node, hello.level
+            ),
+        ))
     }
 
     /// Refuses who means another node.

@@ -1,6 +1,7 @@
 //! The connections to the nodes of one region.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use crate::net::dial::Dial;
 use crate::net::seen::{Memory, Seen};
 use crate::raft::{Budget, NodeId, Parts, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
+use crate::seeded;
 use crate::storage::RollbackGuard;
 
 /// As whom this node speaks. Set once, when the node learns its cluster.
@@ -31,6 +33,8 @@ pub struct Speaker {
     /// Knows whether this node's store is an older copy; `None`: nobody asks.
     guard: Option<RollbackGuard>,
     memory: Memory,
+    /// The feature level of the cluster; 0: not known yet.
+    level: Arc<AtomicU64>,
 }
 
 impl Speaker {
@@ -42,6 +46,7 @@ impl Speaker {
             cluster: Arc::new(OnceLock::new()),
             guard: None,
             memory: Memory::default(),
+            level: Arc::default(),
         }
     }
 
@@ -83,6 +88,17 @@ impl Speaker {
             Reason::AlreadyFormed,
             "this node belongs to another cluster; start it with an empty data directory",
         ))
+    }
+
+    /// Hears the feature level of the cluster: nodes that do not know it are not
+    /// talked to.
+    pub fn hear_level(&self, level: u64) {
+        self.level.fetch_max(level, Ordering::Relaxed);
+    }
+
+    /// The feature level of the cluster; 0: not known yet.
+    pub(super) fn level(&self) -> u64 {
+        self.level.load(Ordering::Relaxed)
     }
 
     /// The cluster; `None`: not known yet.
@@ -128,6 +144,7 @@ impl Speaker {
             to: to.0,
             to_region: to_region.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
+            level: seeded::level(),
             store: self.stamp(),
             seen: self.seen(to_region, to).all(),
         }
@@ -255,6 +272,14 @@ impl Peers {
     /// Which region the nodes are in.
     pub fn region(&self) -> &RegionName {
         &self.region
+    }
+
+    /// The highest feature level that the program of a connected node knows;
+    /// `None`: it is not connected.
+    pub fn level(&self, node: NodeId) -> Option<u64> {
+        let links = self.links.read();
+        let link = &links.get(&node)?.link;
+        link.is_connected().then(|| link.level())
     }
 
     /// The version of a node's program; empty: not known.

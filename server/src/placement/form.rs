@@ -18,7 +18,7 @@ use wire::FormStep;
 use super::Placement;
 use super::plan::Plan;
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::{catalog, control};
+use crate::raft::apply::{catalog, check_level, control};
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::storage::{CONTROL_GROUP, Engine, GroupId, REGION_GROUP};
 
@@ -174,6 +174,7 @@ impl Placement {
         let Some(all) = request.control else {
             return self.form_anew(&new, step).await;
         };
+        check_level(all.level)?;
         if step == FormStep::Check {
             return self.could_form(&new, &all).map(|()| false);
         }

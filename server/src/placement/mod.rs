@@ -10,18 +10,22 @@
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
 //! that is formed is never initialised again. A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]). A node
-//! whose disk is full hands over what it leads ([`relief`]). Other nodes come in
-//! by the [`doors`].
+//! whose disk is full hands over what it leads ([`relief`]). What commands
+//! are made under stands in their fences ([`fences`]). Other nodes come in by the
+//! [`doors`].
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
 mod doors;
+mod fences;
 mod form;
 mod plan;
 mod rebuild;
 mod reconcile;
 mod relief;
 mod replace;
+
+use fences::Fences;
 
 pub use form::Formed;
 pub use rebuild::Rebuilt;
@@ -31,7 +35,6 @@ use std::sync::Arc;
 
 use domicile_proto::internal::v1 as wire;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -57,7 +60,7 @@ pub struct Placement {
     speaker: Speaker,
     directory: Arc<Directory>,
     timing: Timing,
-    fence: watch::Sender<wire::Fence>,
+    fences: Fences,
     halt: Halt,
     /// Held while replicas are opened, so that none is opened twice.
     opening: tokio::sync::Mutex<()>,
@@ -100,7 +103,6 @@ pub struct Parts {
 impl Placement {
     /// Nothing is open yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let (fence, _) = watch::channel(wire::Fence::default());
         Arc::new(Placement {
             env: parts.env,
             disk: parts.disk,
@@ -110,7 +112,7 @@ impl Placement {
             speaker: parts.speaker,
             directory: parts.directory,
             timing: parts.timing,
-            fence,
+            fences: Fences::default(),
             halt: parts.halt,
             opening: tokio::sync::Mutex::new(()),
             placing: tokio::sync::Mutex::new(()),
@@ -173,8 +175,10 @@ impl Placement {
             (self.regions.own().clone(), self.timing.clone())
         };
         let region = self.speaker.region();
-        let identity =
-            Identity::new(id, replica.incarnation, &replica.tag, region)?.as_mirror(replica.mirror);
+        let cluster = self.speaker.cluster().cloned().unwrap_or_default();
+        let identity = Identity::new(id, replica.incarnation, &replica.tag, region)?
+            .of_cluster(cluster)
+            .as_mirror(replica.mirror);
         let group = Group::open(
             Opening {
                 env: self.env.clone(),
@@ -183,7 +187,7 @@ impl Placement {
                 disk: self.disk.clone(),
                 transport,
                 timing,
-                fence: self.fence.subscribe(),
+                fence: self.fences.of(id),
                 gate: self.gate.clone(),
             },
             move |why| halt(format!("a replica of group {id} stopped: {why}")),

@@ -12,6 +12,7 @@ use super::REPLICAS;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::residency::read_policy;
+use crate::seeded;
 use crate::storage::{FIRST_RANGE, REGION_GROUP};
 
 /// The voters of the control group where there are enough nodes in several
@@ -110,8 +111,8 @@ impl Plan {
                 regions,
                 tags,
                 members,
-                token_key: Bytes::copy_from_slice(&env.random_bytes::<32>()),
                 request_limits: Some(request_limits(request)?),
+                level: seeded::level(),
             },
             catalogs,
             warnings,

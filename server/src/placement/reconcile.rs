@@ -10,6 +10,7 @@ use wire::catalog_change::Change;
 use super::form::across;
 use super::{Placement, REPLICAS};
 use crate::error::Result;
+use crate::raft::apply::check_level;
 use crate::raft::{NodeId, Progress, ReplicaId};
 use crate::residency::Atlas;
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
@@ -73,13 +74,14 @@ impl Placement {
                 .atlas()
                 .is_none_or(|known| known.control != control)
         {
+            if let Err(unknown) = check_level(control.level) {
+                (self.halt)(unknown.to_string());
+                return Err(unknown);
+            }
             self.regions.learn(&control.regions)?;
             let atlas = Atlas::new(control)?;
-            self.fence.send_replace(wire::Fence {
-                policy_version: atlas.version(),
-                auth_revision: 0,
-                home_epoch: 1,
-            });
+            self.speaker.hear_level(atlas.control.level);
+            self.fences.adopt(&atlas);
             self.gate.adopt(atlas);
         }
         if let Some(catalog) = self.catalog()?
@@ -121,7 +123,36 @@ impl Placement {
                 self.initialize(group).await?;
             }
         }
+        self.raise_fences().await;
+        self.renew_tag_keys().await;
         self.relieve(&catalog).await
+    }
+
+    /// Tells the groups that this node leads, and that nobody writes to, what
+    /// commands are made under now.
+    async fn raise_fences(&self) {
+        for group in self.groups.all() {
+            if let Err(error) = group.raise_fence().await {
+                let group = group.identity().group;
+                tracing::debug!(%group, %error, "the fence was not raised; trying again");
+            }
+        }
+    }
+
+    /// Has new keys made for the tags that are homed here and that a region holds
+    /// no longer.
+    async fn renew_tag_keys(&self) {
+        let Some(atlas) = self.gate.atlas() else {
+            return;
+        };
+        for place in atlas.places() {
+            let Some(group) = self.groups.get(place.group) else {
+                continue;
+            };
+            if let Err(error) = group.renew_tag_key(&place.holders()).await {
+                tracing::debug!(tag = %place.tag, %error, "no new key yet; trying again");
+            }
+        }
     }
 
     /// The catalog to open new replicas by. A replica of the region group that

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use domicile_proto::internal::v1 as wire;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -16,10 +17,10 @@ use tracing::instrument;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::{Applied, Identity};
+use crate::raft::apply::{Applied, Identity, is_below, tag_keys};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
-use crate::raft::proposer::{Proposer, Write};
+use crate::raft::proposer::{self, Proposer, Write};
 use crate::raft::reads::{self, Reads};
 use crate::raft::rows::{Generation, Rows};
 use crate::raft::snapshot;
@@ -28,6 +29,7 @@ use crate::raft::timing::Timing;
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
 use crate::residency::Gate;
+use crate::seal::{self, TagKeys};
 use crate::storage::{Disk, Index, View};
 
 /// What a replica needs to open.
@@ -99,6 +101,7 @@ pub struct Group {
     opened_in: u64,
     progress: watch::Receiver<Progress>,
     rows: Arc<Rows>,
+    tag_keys: Arc<ArcSwap<TagKeys>>,
     proposer: Proposer,
     reads: Reads,
     fence: watch::Receiver<wire::Fence>,
@@ -126,6 +129,7 @@ impl Group {
         let opened_in = log.term();
         let machine = StateMachine::open(identity.clone(), replica, disk.clone())?;
         let (progress, rows) = (machine.progress(), machine.rows());
+        let tag_keys = machine.tag_keys();
         let config = Arc::new(timing.config(identity.group.to_string())?);
         let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());
         let raft = Raft::new(replica, config, network, log.clone(), machine)
@@ -152,10 +156,14 @@ impl Group {
         Ok(Arc::new(Group {
             proposer: Proposer::start(
                 &env,
-                raft.clone(),
-                progress.clone(),
-                fence.clone(),
-                gate.clone(),
+                proposer::Parts {
+                    raft: raft.clone(),
+                    tag: identity.tag.clone(),
+                    progress: progress.clone(),
+                    tag_keys: tag_keys.clone(),
+                    fence: fence.clone(),
+                    gate: gate.clone(),
+                },
             ),
             reads: Reads::start(
                 &env,
@@ -174,6 +182,7 @@ impl Group {
             opened_in,
             progress,
             rows,
+            tag_keys,
             fence,
             _watch: watch,
         }))
@@ -247,6 +256,49 @@ impl Group {
         }))
         .await
         .map(drop)
+    }
+
+    /// Notes in the home's group what is about to be sent.
+    pub async fn account(&self, rows: Vec<wire::LedgerRow>) -> Result<()> {
+        let account = wire::command::Command::Account(wire::Account { rows });
+        self.write(account).await.map(drop)
+    }
+
+    /// The keys of the tag, as this replica has them.
+    pub fn tag_keys(&self) -> Arc<TagKeys> {
+        self.tag_keys.load_full()
+    }
+
+    /// The keys of the tag, for a mirror.
+    pub fn stored_tag_keys(&self) -> Result<wire::StoredTagKeys> {
+        tag_keys::load(self.disk.state.as_ref(), self.identity.group)
+    }
+
+    /// Has a new key made, at the leader of a home whose key a region has that
+    /// holds the tag no longer.
+    pub async fn renew_tag_key(&self, holders: &[String]) -> Result<()> {
+        if !self.leads() || self.identity.is_mirror || self.identity.tag.is_empty() {
+            return Ok(());
+        }
+        let random = || self.env.random_bytes();
+        let Some(key) = seal::next(&self.stored_tag_keys()?, holders, random) else {
+            return Ok(());
+        };
+        let new = wire::NewTagKey { key: Some(key) };
+        let new = wire::command::Command::NewTagKey(new);
+        self.write(new).await.map(drop)
+    }
+
+    /// Takes the fence over that commands are made under, at the leader of a
+    /// group that nobody has written to since it rose.
+    pub async fn raise_fence(&self) -> Result<()> {
+        let wanted = *self.fence.borrow();
+        let known = self.progress.borrow().fence;
+        if !self.leads() || !is_below(&known, &wanted) {
+            return Ok(());
+        }
+        let raise = wire::command::Command::RaiseFence(wire::RaiseFence {});
+        self.write(raise).await.map(drop)
     }
 
     async fn write(&self, command: wire::command::Command) -> Result<Applied> {

@@ -26,10 +26,10 @@ use wire::peer_response::Response;
 use wire::send_snapshot_request::Part;
 
 use crate::env::{Env, Task};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::acknowledged::lacks;
 use crate::raft::answers::Answers;
-use crate::raft::apply::Identity;
+use crate::raft::apply::{Identity, check_level};
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
 use crate::raft::snapshot::{SnapshotData, Staged, Staging};
@@ -154,6 +154,10 @@ impl Inbound {
             Ok(rpc) => rpc,
             Err(error) => {
                 self.refuse(sequence, &error.message);
+                if error.reason == Reason::UpgradeNeeded {
+                    // It ends this node, as the same entry in its own log would.
+                    drop(target.disk().heard::<()>(Err(error)));
+                }
                 return;
             }
         };
@@ -390,7 +394,7 @@ fn may_belong(gate: &Gate, from: &RegionName, identity: &Identity) -> Result<()>
         return Ok(());
     }
     Err(Error::new(
-        crate::error::Reason::ResidencyViolation,
+        Reason::ResidencyViolation,
         "all replicas of the group are in its own region",
     ))
 }
@@ -443,12 +447,9 @@ impl SnapshotReceiver {
                 ReplicaId(start.map_or(0, |start| start.to_replica)),
             )
         });
-        let target = groups.replica(group, replica).ok_or_else(|| {
-            Error::new(
-                crate::error::Reason::UnknownGroup,
-                "the replica is not here",
-            )
-        })?;
+        let target = groups
+            .replica(group, replica)
+            .ok_or_else(|| Error::new(Reason::UnknownGroup, "the replica is not here"))?;
         let identity = target.identity();
         may_belong(gate, from, identity)?;
         // Before the first byte is staged.
@@ -462,6 +463,7 @@ impl SnapshotReceiver {
         if identity.incarnation != head.incarnation || *identity.tag != *head.tag {
             return Err(Error::invalid("the snapshot is of another incarnation"));
         }
+        check_level(head.level)?;
         let name = format!("snapshot-{}-{:016x}", identity.group, env.random());
         let disk = target.disk().clone();
         let staging = Some(Staging::begin(&disk, identity, &name)?);

@@ -342,6 +342,8 @@ impl NetSnapshot<Types> for Client {
                 &AnyError::error("a staged snapshot is not sent on"),
             )));
         };
+        let level = snapshot::level(&*view, self.identity.group)
+            .map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
         let start = wire::SnapshotStart {
             hello: None,
             to_replica: self.target.0,
@@ -352,6 +354,7 @@ impl NetSnapshot<Types> for Client {
                 tag: self.identity.tag.to_string(),
                 last: snapshot.meta.last_log_id.as_ref().map(log_id_to_wire),
                 membership: Some(stored_membership_to_wire(&snapshot.meta.last_membership)),
+                level,
             }),
         };
         let lost = |error| StreamingError::Unreachable(Unreachable::new(&error));

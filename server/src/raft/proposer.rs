@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::BATCH_BYTES_MAX;
@@ -28,6 +29,7 @@ use crate::raft::request;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::types::{LeaderId, Proposal, Types};
 use crate::residency::Gate;
+use crate::seal::{self, TagKeys};
 use crate::seeded::{self, Bug};
 use crate::storage::Index;
 
@@ -96,12 +98,15 @@ impl Write {
 }
 
 /// What came of a write that was applied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     /// The outcome.
     pub outcome: Outcome,
     /// The log entry that a copy must have to show what was written or seen.
     pub index: Index,
+    /// A read-position token that covers it, from a node that has the tag's keys;
+    /// empty: whoever answers makes one.
+    pub token: Bytes,
 }
 
 /// Who wants to know what came of a write. Dropped without an answer, it says
@@ -156,6 +161,22 @@ impl Waiting {
     }
 }
 
+/// What a proposer works with.
+pub(super) struct Parts {
+    /// Agrees.
+    pub(super) raft: Raft<Types, StateMachine>,
+    /// The tag of the group.
+    pub(super) tag: Arc<str>,
+    /// How far the replica is.
+    pub(super) progress: watch::Receiver<Progress>,
+    /// The keys of the tag.
+    pub(super) tag_keys: Arc<ArcSwap<TagKeys>>,
+    /// What commands are made under.
+    pub(super) fence: watch::Receiver<wire::Fence>,
+    /// Knows the policy.
+    pub(super) gate: Arc<Gate>,
+}
+
 /// Takes the writes of one group.
 pub(super) struct Proposer {
     writes: mpsc::UnboundedSender<Vec<Write>>,
@@ -165,13 +186,7 @@ pub(super) struct Proposer {
 
 impl Proposer {
     /// Starts the group's proposer.
-    pub(super) fn start(
-        env: &Env,
-        raft: Raft<Types, StateMachine>,
-        progress: watch::Receiver<Progress>,
-        fence: watch::Receiver<wire::Fence>,
-        gate: Arc<Gate>,
-    ) -> Self {
+    pub(super) fn start(env: &Env, parts: Parts) -> Self {
         let (tx, rx) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting {
             writes: Budget::new(WAITING_MAX),
@@ -179,10 +194,7 @@ impl Proposer {
         });
         let worker = Worker {
             env: env.clone(),
-            raft,
-            progress,
-            fence,
-            gate,
+            parts,
             waiting: waiting.clone(),
             queue: VecDeque::new(),
             slots: Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX)),
@@ -231,10 +243,7 @@ struct Reign {
 
 struct Worker {
     env: Env,
-    raft: Raft<Types, StateMachine>,
-    progress: watch::Receiver<Progress>,
-    fence: watch::Receiver<wire::Fence>,
-    gate: Arc<Gate>,
+    parts: Parts,
     waiting: Arc<Waiting>,
     queue: VecDeque<Write>,
     slots: Arc<Semaphore>,
@@ -276,6 +285,7 @@ impl Worker {
             self.reign = Some(reign);
             let (responder, outcome) = ProgressResponder::complete_only();
             let proposed = self
+                .parts
                 .raft
                 .write(Proposal(entry))
                 .with_leader(reign.leader)
@@ -299,7 +309,7 @@ impl Worker {
     /// Makes sure that this replica leads, and that everything before its term
     /// is applied, so that the last version is known.
     async fn reign(&mut self) -> Result<Reign> {
-        let leader = match self.raft.as_leader() {
+        let leader = match self.parts.raft.as_leader() {
             Ok(leader) => *leader.leader_id(),
             Err(_) => {
                 self.reign = None;
@@ -311,13 +321,52 @@ impl Worker {
         {
             return Ok(reign);
         }
-        let index = reads::confirm(&self.raft).await?;
+        let index = reads::confirm(&self.parts.raft).await?;
         let progress =
-            reads::wait_applied(&mut self.progress, Index(index.index()), SLOT_WAIT).await?;
+            reads::wait_applied(&mut self.parts.progress, Index(index.index()), SLOT_WAIT).await?;
+        self.ensure_tag_key(leader).await?;
         Ok(Reign {
             leader,
             last_version: progress.last_version,
         })
+    }
+
+    /// Makes sure that the tag has a key to commit to its records with.
+    async fn ensure_tag_key(&mut self, leader: LeaderId) -> Result<()> {
+        if self.parts.tag_keys.load().newest().is_some() {
+            return Ok(());
+        }
+        let atlas = self.parts.gate.atlas();
+        let place = atlas
+            .as_ref()
+            .and_then(|atlas| atlas.place(&self.parts.tag));
+        let holders = match place {
+            Some(place) => place.holders(),
+            None => vec![self.parts.gate.region().to_string()],
+        };
+        let none = wire::StoredTagKeys::default();
+        let new = wire::NewTagKey {
+            key: seal::next(&none, &holders, || self.env.random_bytes()),
+        };
+        let command = wire::Command {
+            fence: Some(*self.parts.fence.borrow()),
+            command: Some(wire::command::Command::NewTagKey(new)),
+        };
+        let (responder, _outcome) = ProgressResponder::complete_only();
+        let proposed = self
+            .parts
+            .raft
+            .write(Proposal(command.encode_to_vec().into()))
+            .with_leader(leader)
+            .responder(responder);
+        let unmade = |_| no_quorum("the tag's first key could not be made");
+        proposed.await.map_err(unmade)?;
+        let mut progress = self.parts.progress.clone();
+        let applied = progress.wait_for(|progress| progress.tag_key > 0);
+        match tokio::time::timeout(SLOT_WAIT, applied).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(no_quorum("the tag's first key was not made in time")),
+        }
     }
 
     /// Stamps and encodes as many waiting writes as one entry takes.
@@ -326,6 +375,7 @@ impl Worker {
         let mut replies = Vec::with_capacity(operations.capacity());
         let mut bytes = 0;
         let now = by_clock(&self.env);
+        let keys = self.parts.tag_keys.load_full();
         while let Some(write) = self.queue.front() {
             let more = bytes + write.bytes();
             if !operations.is_empty()
@@ -353,8 +403,10 @@ impl Worker {
                 key: write.key,
                 change: Some(write.change),
                 condition: write.condition,
+                commitment: None,
             };
             self.identify(&mut operation);
+            self.commit(&mut operation, &keys);
             operations.push(operation);
             replies.push(write.reply);
         }
@@ -363,18 +415,20 @@ impl Worker {
             operations,
             request_limits: self.request_limits(),
         };
+        let fence = *self.parts.fence.borrow();
         let command = wire::Command {
-            fence: Some(*self.fence.borrow()),
+            fence: Some(fence),
             command: Some(wire::command::Command::Batch(batch)),
         };
-        (command.encode_to_vec().into(), replies)
+        let command = seeded::unknown(fence.level, command.encode_to_vec());
+        (command.into(), replies)
     }
 
     /// How much is to be remembered of identified writes, where the group does
     /// not know it yet.
     fn request_limits(&self) -> Option<wire::RequestLimits> {
-        let wanted = self.gate.atlas()?.control.request_limits?;
-        (self.progress.borrow().request_limits != Some(wanted)).then_some(wanted)
+        let wanted = self.parts.gate.atlas()?.control.request_limits?;
+        (self.parts.progress.borrow().request_limits != Some(wanted)).then_some(wanted)
     }
 
     /// Adds what only the proposer may say of a write's identity.
@@ -388,6 +442,18 @@ impl Worker {
                 id.digest = digest;
             }
         }
+    }
+
+    /// Commits to the record that a write makes.
+    fn commit(&self, operation: &mut wire::Operation, keys: &TagKeys) {
+        use wire::operation::Change;
+        let value = match &operation.change {
+            Some(Change::Put(value)) => Some(&value.bytes[..]),
+            Some(Change::Delete(_)) => None,
+            Some(Change::Register(_)) | None => return,
+        };
+        let key = keys.newest();
+        operation.commitment = key.map(|key| key.commit(&self.parts.tag, &operation.key, value));
     }
 
     fn refuse_all(&mut self, error: impl Fn() -> Error) {
@@ -472,13 +538,18 @@ fn acknowledge(replies: Vec<Reply>, version: u64) {
         reply.send(Ok(Answer {
             outcome,
             index: Index(0),
+            token: Bytes::new(),
         }));
     }
 }
 
 fn answer_of(outcome: Outcome, index: Index) -> Result<Answer> {
     match outcome {
-        Outcome::Written { .. } | Outcome::Registered { .. } => Ok(Answer { outcome, index }),
+        Outcome::Written { .. } | Outcome::Registered { .. } => Ok(Answer {
+            outcome,
+            index,
+            token: Bytes::new(),
+        }),
         Outcome::ConditionFailed { current } => {
             let error = Error::new(
                 Reason::ConditionFailed,

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use domicile_proto::internal::v1::RequestLimits;
+use arc_swap::ArcSwap;
+use domicile_proto::internal::v1::{Fence, RequestLimits};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
@@ -16,13 +17,14 @@ use tokio::sync::watch;
 use tracing::instrument;
 
 use crate::error::Result;
-use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes};
+use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes, tag_keys};
 use crate::raft::rows::Rows;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::types::{
     LeaderId, Position, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types,
 };
-use crate::storage::{Disk, Index, View};
+use crate::seal::TagKeys;
+use crate::storage::{Disk, GroupId, Index, View};
 
 /// The bytes of rows that are collected into one write batch.
 const APPLY_BYTES_MAX: usize = 1024 * 1024;
@@ -46,6 +48,10 @@ pub struct Progress {
     pub mirror: Option<Mirror>,
     /// How much is remembered of identified writes.
     pub request_limits: Option<RequestLimits>,
+    /// Commands below are refused.
+    pub fence: Fence,
+    /// The newest key of the tag; 0: there is none yet.
+    pub tag_key: u64,
     /// Whether it has applied the entry that made it a member, and with it
     /// everything that was written before it joined.
     pub joined: bool,
@@ -74,6 +80,7 @@ pub(super) struct StateMachine {
     lately: Lately,
     progress: watch::Sender<Progress>,
     rows: Arc<Rows>,
+    tag_keys: Arc<ArcSwap<TagKeys>>,
 }
 
 impl StateMachine {
@@ -82,6 +89,7 @@ impl StateMachine {
     pub(super) fn open(identity: Identity, replica: ReplicaId, disk: Arc<Disk>) -> Result<Self> {
         let state = GroupState::load(disk.state.as_ref(), identity.group)?;
         let outcomes = Outcomes::load(disk.state.as_ref(), identity.group, state.requests)?;
+        let tag_keys = read_tag_keys(&disk, identity.group)?;
         let (progress, _) = watch::channel(progress_of(&state, replica));
         Ok(StateMachine {
             identity,
@@ -92,7 +100,20 @@ impl StateMachine {
             lately: Lately::default(),
             progress,
             rows: Arc::default(),
+            tag_keys: Arc::new(ArcSwap::from_pointee(tag_keys)),
         })
+    }
+
+    /// The keys of the tag, as they are applied.
+    pub(super) fn tag_keys(&self) -> Arc<ArcSwap<TagKeys>> {
+        self.tag_keys.clone()
+    }
+
+    /// Takes over the keys that are applied now.
+    fn learn_tag_keys(&self) -> Result<()> {
+        let keys = read_tag_keys(&self.disk, self.identity.group)?;
+        self.tag_keys.store(Arc::new(keys));
+        Ok(())
     }
 
     /// Follows how far the replica has applied.
@@ -131,7 +152,11 @@ impl StateMachine {
         if empties {
             self.rows.begin();
         }
+        let known = self.state.tag_key;
         self.state = applier.finish()?;
+        if self.state.tag_key != known {
+            self.learn_tag_keys()?;
+        }
         Ok((answers, empties))
     }
 
@@ -195,6 +220,10 @@ struct Collected {
     bytes: usize,
 }
 
+fn read_tag_keys(disk: &Disk, group: GroupId) -> Result<TagKeys> {
+    TagKeys::from_wire(&tag_keys::load(disk.state.as_ref(), group)?)
+}
+
 fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
     let mut members = state.membership.membership().nodes();
     Progress {
@@ -210,6 +239,8 @@ fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
             history_floor: mirror.history_floor,
         }),
         request_limits: state.requests.limits,
+        fence: state.fence,
+        tag_key: state.tag_key,
         joined: members.any(|(member, _)| *member == replica),
     }
 }
@@ -272,6 +303,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.outcomes =
             Outcomes::load(state, group, self.state.requests).map_err(io::Error::other)?;
         self.lately = Lately::default();
+        self.learn_tag_keys().map_err(io::Error::other)?;
         if self.state.applied != meta.last_log_id {
             return Err(io::Error::other(format!(
                 "{}: the installed snapshot ends at {:?}, its head says {:?}",

@@ -149,8 +149,20 @@ impl Alone {
         self.end(group, attempt, 0).await;
     }
 
-    /// Empties a mirror.
+    /// Empties a mirror, which has a key of the tag then.
     pub(crate) async fn begin(&self, group: &Group, attempt: u64) {
+        let key = wire::TagKey {
+            id: 1,
+            commitment: vec![7; 32].into(),
+            token: vec![8; 32].into(),
+            holders: Vec::new(),
+        };
+        let copy = wire::CopyTagKeys {
+            incarnation: group.identity().incarnation,
+            keys: Some(wire::StoredTagKeys { keys: vec![key] }),
+        };
+        let keys = wire::command::Command::CopyTagKeys(copy);
+        assert_eq!(self.ship(group, keys).await.tag_key, 1);
         let seen = group.progress().mirror.unwrap_or_default();
         let begin = wire::BeginBackfill {
             incarnation: group.identity().incarnation,
@@ -246,7 +258,6 @@ pub(crate) fn demo() -> wire::Control {
     wire::Control {
         policy: DEMO.into(),
         tags: tags.collect(),
-        token_key: vec![7; 32].into(),
         ..wire::Control::default()
     }
 }

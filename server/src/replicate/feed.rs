@@ -274,6 +274,7 @@ fn copied(key: Bytes, stored: wire::StoredRecord) -> wire::CopiedRecord {
         policy_version: stored.policy_version,
         value: stored.value,
         position: stored.position,
+        commitment: stored.commitment,
     }
 }
 

@@ -21,9 +21,10 @@ use wire::ship_result::Result as Shown;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::DIGEST_BYTES;
+use crate::raft::apply::{DIGEST_BYTES, ledger};
 use crate::raft::{Group, Groups, Position};
 use crate::residency::Gate;
+use crate::seal::TagKeys;
 use crate::storage::GroupId;
 
 /// The batches of one mirror that may wait here; a sender has fewer on their
@@ -137,6 +138,7 @@ impl Receiver {
             Some(Cargo::Ask(_)) => None,
             Some(Cargo::Copy(packed)) => {
                 let copy: wire::Copy = unpack(&packed).map_err(bad)?;
+                check_digest(&copy.records, &ship.digest).map_err(bad)?;
                 check_entries(&copy).map_err(bad)?;
                 check_outcomes(&copy.outcomes).map_err(bad)?;
                 Some(Command::Copy(copy))
@@ -144,13 +146,26 @@ impl Receiver {
             Some(Cargo::BeginBackfill(begin)) => Some(Command::BeginBackfill(begin)),
             Some(Cargo::Backfill(packed)) => {
                 let page: wire::Backfill = unpack(&packed).map_err(bad)?;
+                check_digest(&page.records, &ship.digest).map_err(bad)?;
                 check_outcomes(&page.outcomes).map_err(bad)?;
                 Some(Command::Backfill(page))
             }
             Some(Cargo::EndBackfill(end)) => Some(Command::EndBackfill(end)),
+            Some(Cargo::TagKeys(copy)) => {
+                check_keys(&copy).map_err(bad)?;
+                Some(Command::CopyTagKeys(copy))
+            }
             None => return Err(refused("what was shipped is not known here")),
         };
         Ok((group, command))
+    }
+}
+
+/// Whether records are those that the sender told its gate and this one of.
+fn check_digest(records: &[wire::CopiedRecord], told: &Bytes) -> Result<()> {
+    match ledger::digest(records) == *told {
+        true => Ok(()),
+        false => Err(Error::invalid("a batch is not what its digest says")),
     }
 }
 
@@ -172,6 +187,17 @@ fn check_entries(copy: &wire::Copy) -> Result<()> {
     }
     if at > Position::from_wire(copy.last) {
         return Err(Error::invalid("a batch has changes behind its end"));
+    }
+    Ok(())
+}
+
+/// Whether the keys of a tag are known here whole: what is applied is not judged
+/// again.
+fn check_keys(copy: &wire::CopyTagKeys) -> Result<()> {
+    let keys = copy.keys.clone().unwrap_or_default();
+    let counted = (1..).zip(&keys.keys).all(|(id, key)| key.id == id);
+    if keys.keys.is_empty() || !counted || TagKeys::from_wire(&keys).is_err() {
+        return Err(Error::invalid("the keys of the tag are not known here"));
     }
     Ok(())
 }
@@ -244,6 +270,7 @@ async fn ask(group: &Group) -> Result<wire::ShipResult> {
         pages: 0,
         incarnation: group.identity().incarnation,
         history_floor: mirror.history_floor,
+        tag_key: progress.tag_key,
     }))
 }
 
@@ -293,6 +320,7 @@ mod tests {
             epoch: 1,
             policy_version: 1,
             cargo: Some(Cargo::Ask(wire::ShipAsk {})),
+            digest: Bytes::new(),
         };
         let home = RegionName::new(&global.home).expect("a name");
         let answer = move |result| drop(tx.send(result));

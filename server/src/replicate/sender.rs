@@ -23,13 +23,13 @@ use super::feed;
 use super::shipped::{Lane, LaneState, Shipped};
 use super::transfer;
 use crate::env::Env;
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Result};
 use crate::net::Peers;
-use crate::raft::apply::ledger_row;
+use crate::raft::apply::ledger::{self, Ends};
 use crate::raft::{Group, NodeId, Position, Transport};
 use crate::residency::{Cleared, Gate, Subject};
 use crate::seeded::{self, Bug};
-use crate::storage::{Disk, Durability, View, WriteBatch, keys};
+use crate::storage::{Disk, View};
 
 /// The batches that may be on their way at once: with full ones some 100 MiB/s
 /// at 80 ms.
@@ -139,6 +139,9 @@ impl Sender {
         if state.incarnation != self.incarnation {
             return Ended::Refused("the mirror is of another incarnation".into());
         }
+        if let Err(ended) = self.share_keys(node, state.tag_key).await {
+            return ended;
+        }
         let cursor = Position::from_wire(state.cursor);
         let ended = if state.open {
             self.note(|lane| {
@@ -159,15 +162,37 @@ impl Sender {
         }
     }
 
+    /// Ships the tag's keys to a mirror whose newest is `known`: it can make and
+    /// verify tokens then. Answers the newest that it has.
+    async fn share_keys(&self, node: NodeId, known: u64) -> Result<u64, Ended> {
+        let newest = self.group.progress().tag_key;
+        if newest == known {
+            return Ok(known);
+        }
+        let copy = wire::CopyTagKeys {
+            incarnation: self.incarnation,
+            keys: Some(self.group.stored_tag_keys()?),
+        };
+        let state = self.ship(node, Cargo::TagKeys(copy)).await?;
+        Ok(state.tag_key)
+    }
+
     /// Ships changes behind the cursor as they are made.
     async fn stream(&self, node: NodeId, cursor: Position) -> Result<(), Ended> {
         let mut progress = self.group.watch_progress();
         let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
         let mut sent = cursor;
         let mut acked = cursor;
+        let shared = progress.borrow().tag_key;
         loop {
-            let until = progress.borrow_and_update().changed;
-            while flights.len() < BATCHES_IN_FLIGHT_MAX && sent < until {
+            let now = *progress.borrow_and_update();
+            if now.tag_key != shared {
+                // The next session begins with the new key.
+                return Ok(());
+            }
+            let until = now.changed;
+            let mut copies = Vec::new();
+            while flights.len() + copies.len() < BATCHES_IN_FLIGHT_MAX && sent < until {
                 let Some(mut page) = self.page(sent, until)? else {
                     break;
                 };
@@ -175,8 +200,14 @@ impl Sender {
                     page.records.drain(..1);
                 }
                 let last = page.last;
-                flights.push_back(self.copy(node, sent, page)?);
+                copies.push(self.copied(sent, page));
                 sent = last;
+            }
+            let ends = self.ends();
+            self.account(copies.iter().map(|copy| ledger::of_copy(ends, copy)))
+                .await?;
+            for copy in copies {
+                flights.push_back(self.copy(node, &copy));
             }
             if flights.is_empty() && acked >= until {
                 let now = self.env.now();
@@ -200,6 +231,27 @@ impl Sender {
         }
     }
 
+    /// Has the home's group note what is about to be sent.
+    async fn account(&self, rows: impl Iterator<Item = wire::LedgerRow>) -> Result<(), Ended> {
+        let rows: Vec<_> = rows.collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // What the gate refuses now is not noted each time it is tried.
+        self.gate.allows(&self.region, &self.tag)?;
+        self.group.account(rows).await.map_err(|_| Ended::Lost)
+    }
+
+    fn ends(&self) -> Ends<'_> {
+        let identity = self.group.identity();
+        Ends {
+            cluster: &identity.cluster,
+            range: identity.group,
+            tag: self.tag.as_str(),
+            to: self.region.as_str(),
+        }
+    }
+
     /// The changes behind `sent`, up to and with `until`.
     fn page(&self, sent: Position, until: Position) -> Result<Option<feed::Changes>, Ended> {
         // A leader that was deposed may get a snapshot while its sender still
@@ -219,23 +271,18 @@ impl Sender {
     }
 
     /// Sends a batch of changes on its way.
-    fn copy(&self, node: NodeId, prev: Position, page: feed::Changes) -> Result<Flight, Ended> {
-        let (count, last) = (page.records.len() as u64, page.last);
-        let copy = self.copied(prev, page);
-        let answer = self.ship_noted(
-            node,
-            copy.transfer,
-            &copy.records,
-            Cargo::Copy(compress(&copy)),
-        )?;
+    fn copy(&self, node: NodeId, copy: &wire::Copy) -> Flight {
+        let (count, last) = (copy.records.len() as u64, Position::from_wire(copy.last));
+        let digest = ledger::digest(&copy.records);
+        let answer = self.ship_records(node, Cargo::Copy(compress(copy)), digest);
         let (shipped, tag, region) = (self.shipped.clone(), self.tag.clone(), self.region.clone());
-        Ok(Box::pin(async move {
+        Box::pin(async move {
             let state = answer.await;
             if state.is_ok() {
                 shipped.update(&tag, &region, |lane| lane.records += count);
             }
             (last, state)
-        }))
+        })
     }
 
     /// A batch of changes. Sent again it is the same one.
@@ -248,7 +295,13 @@ impl Sender {
             last: page.last.to_wire(),
             records: page.records,
             outcomes: page.outcomes,
+            policy_version: self.policy_version(),
+            sent_ms: self.env.wall_ms(),
         }
+    }
+
+    fn policy_version(&self) -> u64 {
+        self.gate.atlas().map_or(0, |atlas| atlas.version())
     }
 
     /// Fills the mirror, which is as it was `seen`, from a view of the home.
@@ -271,23 +324,24 @@ impl Sender {
         let mut pages = 0;
         let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
         loop {
-            while left != Left::Nothing && flights.len() < BATCHES_IN_FLIGHT_MAX {
+            let mut batches = Vec::new();
+            while left != Left::Nothing && flights.len() + batches.len() < BATCHES_IN_FLIGHT_MAX {
                 let page = self.fill_page(view.as_ref(), &mut left);
                 let (records, outcomes) = self.disk.heard(page)?;
-                if records.is_empty() && outcomes.is_empty() {
-                    continue;
+                if !records.is_empty() || !outcomes.is_empty() {
+                    batches.push(self.backfill(attempt, pages, records, outcomes));
+                    pages += 1;
                 }
-                let count = records.len() as u64;
-                let backfill = self.backfill(attempt, pages, records, outcomes);
-                pages += 1;
-                let (transfer, records) = (backfill.transfer, &backfill.records);
-                let answer = self.ship_noted(
-                    node,
-                    transfer,
-                    records,
-                    Cargo::Backfill(compress(&backfill)),
-                )?;
-                let expected = pages;
+            }
+            let ends = self.ends();
+            self.account(batches.iter().map(|page| ledger::of_page(ends, page)))
+                .await?;
+            for page in batches {
+                let count = page.records.len() as u64;
+                let expected = page.page + 1;
+                let digest = ledger::digest(&page.records);
+                let packed = Cargo::Backfill(compress(&page));
+                let answer = self.ship_records(node, packed, digest);
                 flights.push_back(Box::pin(async move {
                     let state = answer.await.and_then(|state| match state {
                         state if state.attempt == attempt && state.pages == expected => Ok(state),
@@ -353,17 +407,30 @@ impl Sender {
             from: self.gate.region().to_string(),
             records,
             outcomes,
+            policy_version: self.policy_version(),
+            sent_ms: self.env.wall_ms(),
         }
     }
 
-    /// Ships something without records. It is on its way when this returns; the
-    /// future brings the answer.
+    /// Ships something. It is on its way when this returns; the future brings the
+    /// answer.
     fn ship(
         &self,
         node: NodeId,
         cargo: Cargo,
     ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
-        let sent = self.clear(cargo).map(|cleared| self.send(node, cleared));
+        self.ship_records(node, cargo, bytes::Bytes::new())
+    }
+
+    /// The same for records, of which this is the digest.
+    fn ship_records(
+        &self,
+        node: NodeId,
+        cargo: Cargo,
+        digest: bytes::Bytes,
+    ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
+        let cleared = self.clear(cargo, digest);
+        let sent = cleared.map(|cleared| self.send(node, cleared));
         async move { sent?.await }
     }
 
@@ -384,22 +451,8 @@ impl Sender {
         }
     }
 
-    /// Ships records. They are in the ledger once the gate has let them pass,
-    /// and before they leave.
-    fn ship_noted(
-        &self,
-        node: NodeId,
-        transfer: u64,
-        records: &[wire::CopiedRecord],
-        cargo: Cargo,
-    ) -> Result<impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<>, Ended> {
-        let cleared = self.clear(cargo)?;
-        self.note_sent(transfer, records, cleared.policy_version())?;
-        Ok(self.send(node, cleared))
-    }
-
     /// Has the gate let something pass.
-    fn clear(&self, cargo: Cargo) -> Result<Cleared<wire::PeerRequest>> {
+    fn clear(&self, cargo: Cargo, digest: bytes::Bytes) -> Result<Cleared<wire::PeerRequest>> {
         let request = wire::PeerRequest {
             sequence: 0,
             group: self.group.identity().group.0,
@@ -410,23 +463,11 @@ impl Sender {
                 // The gate's to say.
                 policy_version: 0,
                 cargo: Some(cargo),
+                digest,
             })),
         };
         let subject = Subject::Tag(self.tag.clone());
         self.gate.egress(&self.region, &subject, request)
-    }
-
-    /// Notes a batch in this node's ledger before it leaves, with the policy
-    /// version that it was cleared by.
-    fn note_sent(&self, transfer: u64, records: &[wire::CopiedRecord], version: u64) -> Result<()> {
-        let ends = (self.gate.region().as_str(), self.region.as_str());
-        let row = ledger_row(transfer, self.tag.as_str(), ends, records, version);
-        let mut batch = WriteBatch::new();
-        batch.put_message(keys::sent(self.group.identity().group, transfer), &row);
-        self.disk
-            .state
-            .write(batch, Durability::Buffered)
-            .map_err(|e| Error::new(Reason::Storage, "the ledger was not written").caused_by(e))
     }
 
     fn note(&self, change: impl FnOnce(&mut Lane)) {
@@ -463,13 +504,13 @@ mod tests {
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::testing::{Alone, identity, put};
-    use crate::storage::{Engine, GroupId, KeyRange, Limit, Row};
+    use crate::storage::{Engine, GroupId, KeyRange, Limit, Row, keys};
     use wire::command::Command;
 
     const GLOBAL: u64 = 18;
 
     /// The rows of one end's ledger.
-    fn ledger(engine: &dyn Engine, range: &KeyRange) -> Vec<wire::LedgerRow> {
+    fn rows_of(engine: &dyn Engine, range: &KeyRange) -> Vec<wire::LedgerRow> {
         let limit = Limit {
             rows_max: 100,
             bytes_max: usize::MAX,
@@ -512,27 +553,24 @@ mod tests {
             page.expect("there are changes")
         };
         let records = page().records;
-        let sent = || ledger(home.disk.state.as_ref(), &keys::sent_by(GroupId(GLOBAL)));
-        // The lease does not run yet: nothing leaves, and nothing is noted.
-        assert!(sender.copy(NodeId(1), Position::default(), page()).is_err());
+        let sent = || rows_of(home.disk.state.as_ref(), &keys::sent_by(GroupId(GLOBAL)));
+        let ends = sender.ends();
+        let noted = |rows: Vec<wire::LedgerRow>| home.env.scoped(sender.account(rows.into_iter()));
+        let copy = sender.copied(Position::default(), page());
+        let backfill = sender.backfill(5, 0, records, Vec::new());
+        let both = vec![
+            ledger::of_copy(ends, &copy),
+            ledger::of_page(ends, &backfill),
+        ];
+        // The lease does not run yet: nothing is noted.
+        assert!(noted(both.clone()).await.is_err());
         assert_eq!(sent(), []);
         home.gate.confirm_lease(home.env.now());
-        // Nobody is there. Sent again it is the same batch.
+        // Sent again it is the same batch.
         for _ in 0..2 {
-            let flight = sender.copy(NodeId(1), Position::default(), page());
-            assert!(flight.ok().expect("it left").await.1.is_err());
+            assert!(noted(both.clone()).await.is_ok());
         }
-        let backfill = sender.backfill(5, 0, records, Vec::new());
-        for _ in 0..2 {
-            let shipped = sender.ship_noted(
-                NodeId(1),
-                backfill.transfer,
-                &backfill.records,
-                Cargo::Backfill(compress(&backfill)),
-            );
-            assert!(shipped.ok().expect("it left").await.is_err());
-        }
-        assert_eq!(sent().len(), 2, "{:?}", sent());
+        assert_eq!(sent(), both);
 
         let mirror = Alone::new("us");
         let copies = mirror.lead(identity(GLOBAL, "global", "us").as_mirror(true));
@@ -540,22 +578,19 @@ mod tests {
         mirror.begin(&copies, 5).await;
         mirror.ship(&copies, Command::Backfill(backfill)).await;
         mirror.end(&copies, 5, 1).await;
-        let copy = sender.copied(Position::default(), page());
+        let copy_again = wire::Copy {
+            sent_ms: 1,
+            ..copy.clone()
+        };
         mirror.ship(&copies, Command::Copy(copy)).await;
         let received = keys::received_by(GroupId(GLOBAL));
-        let received = ledger(mirror.disk.state.as_ref(), &received);
-        let compared = |row: &wire::LedgerRow| {
-            let wire::LedgerRow {
-                transfer,
-                records,
-                bytes,
-                ..
-            } = *row;
-            (transfer, records, bytes, row.digest.clone())
-        };
-        let sent: Vec<_> = sent().iter().map(compared).collect();
-        let received: Vec<_> = received.iter().map(compared).collect();
-        assert_eq!(sent, received);
+        let received = rows_of(mirror.disk.state.as_ref(), &received);
+        assert_eq!(sent(), received);
+        // A batch that comes again changes nothing, and was there.
+        mirror.ship(&copies, Command::Copy(copy_again)).await;
+        let again = keys::received_by(GroupId(GLOBAL));
+        let again = rows_of(mirror.disk.state.as_ref(), &again);
+        assert_eq!((again.len(), again[0].sent_ms), (received.len(), 1));
     }
 
     /// The rows of a range.

@@ -42,6 +42,12 @@ pub struct Home {
 }
 
 impl TagPlace {
+    /// The regions that hold it, the home first.
+    pub fn holders(&self) -> Vec<String> {
+        let holders = std::iter::once(&self.home.region).chain(self.mirrors.keys());
+        holders.map(RegionName::to_string).collect()
+    }
+
     /// The incarnation of the tag's group in a region; `None`: the region
     /// holds nothing of it.
     pub fn incarnation(&self, region: &RegionName) -> Option<u64> {

@@ -5,8 +5,11 @@
 //! field that is new does not compile until it is decided here what it carries.
 //! Nothing passes a gate that [`carried`] does not know.
 
+use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::Kind;
+use prost::Message;
+use sha2::{Digest, Sha256};
 use wire::peer_request::Request;
 use wire::peer_response::Response;
 use wire::send_snapshot_request::Part;
@@ -74,7 +77,7 @@ pub enum Crossing<'m> {
 }
 
 /// A message that nodes send each other.
-pub trait Carries: prost::Message {
+pub trait Carries: Message {
     /// The message, among all that there are.
     fn crossing(&self) -> Crossing<'_>;
 
@@ -194,6 +197,32 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
     }
 }
 
+/// What is kept of a message that was refused, so that it can be told from others:
+/// never a hash that a record could be guessed by. Of a batch: the digest that
+/// both ends' ledgers have of it.
+pub(super) fn evidence(crossing: Crossing<'_>) -> Bytes {
+    if let Crossing::Request(wire::PeerRequest {
+        request: Some(Request::Ship(ship)),
+        ..
+    }) = crossing
+        && !ship.digest.is_empty()
+    {
+        return ship.digest.clone();
+    }
+    let mut hash = Sha256::new();
+    match (carried(crossing).cargo, crossing) {
+        (Cargo::Nothing, Crossing::Request(request)) => hash.update(request.encode_to_vec()),
+        (_, Crossing::Request(request)) => {
+            for number in [request.sequence, request.group, request.to_replica] {
+                hash.update(number.to_be_bytes());
+            }
+        }
+        (_, Crossing::Response(response)) => hash.update(response.sequence.to_be_bytes()),
+        _ => {}
+    }
+    Bytes::copy_from_slice(&hash.finalize())
+}
+
 impl Cargo {
     fn of(self, of: Of<'_>) -> Carried<'_> {
         Carried { cargo: self, of }
@@ -245,7 +274,11 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
             Cargo::Kept(&[Kind::Key, Kind::Value]).of(Of::Tag(tag))
         }
         Some(Request::Ship(ship)) => of_ship(ship),
-        Some(Request::Read(wire::Read { tag, what: _ })) => Cargo::Handled.of(Of::Tag(tag)),
+        Some(Request::Read(wire::Read {
+            tag,
+            what: _,
+            token: _,
+        })) => Cargo::Handled.of(Of::Tag(tag)),
     }
 }
 
@@ -256,6 +289,7 @@ fn of_ship(ship: &wire::Ship) -> Carried<'_> {
         epoch: _,
         policy_version: _,
         cargo,
+        digest: _,
     } = ship;
     let cargo = match cargo {
         Some(Shipped::Copy(_) | Shipped::Backfill(_)) => {
@@ -278,6 +312,10 @@ fn of_ship(ship: &wire::Ship) -> Carried<'_> {
                 pages: _,
             }),
         ) => Cargo::Kept(&[Kind::LogEntry]),
+        Some(Shipped::TagKeys(wire::CopyTagKeys {
+            incarnation: _,
+            keys: _,
+        })) => Cargo::Kept(&[Kind::TagKey, Kind::LogEntry]),
         Some(Shipped::Ask(wire::ShipAsk {})) | None => Cargo::Nothing,
     };
     cargo.of(Of::Tag(tag))
@@ -314,7 +352,10 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
         // What came of writes tells of their records: that they were there, and
         // their versions.
         Some(
-            Response::Forward(wire::ForwardResult { outcomes: _ })
+            Response::Forward(wire::ForwardResult {
+                outcomes: _,
+                token: _,
+            })
             | Response::Read(wire::ReadResult { result: _ }),
         ) => Cargo::Handled,
     };
@@ -351,6 +392,7 @@ fn of_head(head: Option<&wire::SnapshotHead>) -> Of<'_> {
         tag,
         last: _,
         membership: _,
+        level: _,
     }) = head
     else {
         return Of::NoTag;

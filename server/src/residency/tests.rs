@@ -29,7 +29,6 @@ fn gate(here: &str) -> (Env, Arc<Gate>) {
     let gate = Gate::new(env.clone(), region(here));
     let control = wire::Control {
         policy: DEMO.into(),
-        token_key: vec![7; 32].into(),
         ..wire::Control::default()
     };
     gate.adopt(Atlas::new(control).expect("valid"));
@@ -88,6 +87,7 @@ fn read(tag: &str) -> wire::PeerRequest {
     request(Request::Read(wire::Read {
         tag: tag.into(),
         what: None,
+        token: Bytes::new(),
     }))
 }
 
@@ -152,7 +152,6 @@ fn tightened() -> Atlas {
     let policy = DEMO.replace("version = 1", &second);
     let control = wire::Control {
         policy: policy.replace(rules, "store = [\"eu\"]"),
-        token_key: vec![7; 32].into(),
         ..wire::Control::default()
     };
     Atlas::new(control).expect("valid")

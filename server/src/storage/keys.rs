@@ -14,8 +14,9 @@
 //! | `06` group index | `AuditLeaf` | until sequenced by the region group | apply, every entry |
 //! | `07` group | `Catalog` | as long as the region group's replica | apply in the region group |
 //! | `08` group | `Control` | as long as the control group's replica | apply in the control group |
-//! | `09` group transfer | `LedgerRow`, a batch received | until the ledgers are reconciled | apply, every cross-region batch |
-//! | `0A` group transfer | `LedgerRow`, a batch sent | until the ledgers are reconciled | the sender, on its node only |
+//! | `09` group region `00` incarnation kind position transfer | `LedgerRow`, a batch received | until the ledgers are reconciled | apply, every cross-region batch |
+//! | `0A` as `09` | `LedgerRow`, a batch sent | until the ledgers are reconciled | apply, before the batch leaves |
+//! | `0B` group | `StoredTagKeys` | as long as the replica | apply, a new key of the tag |
 //!
 //! In an escaped key `00` stands as `00 FF`, so that `00 00` ends it and order
 //! is kept. `!version` is the complement: the newest version comes first.
@@ -45,6 +46,7 @@ const STATE_CATALOG: u8 = 0x07;
 const STATE_CONTROL: u8 = 0x08;
 const STATE_RECEIVED: u8 = 0x09;
 const STATE_SENT: u8 = 0x0A;
+const STATE_TAG_KEYS: u8 = 0x0B;
 
 const LOG_VOTE: u8 = 0x01;
 const LOG_ENTRY: u8 = 0x02;
@@ -74,6 +76,8 @@ pub enum Table {
     Control,
     /// A cross-region batch, sent or received.
     Ledger,
+    /// The keys of a tag.
+    TagKeys,
 }
 
 /// What a row of the state instance is. An error: none of ours.
@@ -88,6 +92,7 @@ pub fn table_of(key: &[u8]) -> Result<Table> {
         Some(&STATE_CATALOG) => Ok(Table::Catalog),
         Some(&STATE_CONTROL) => Ok(Table::Control),
         Some(&STATE_RECEIVED | &STATE_SENT) => Ok(Table::Ledger),
+        Some(&STATE_TAG_KEYS) => Ok(Table::TagKeys),
         Some(_) | None => Err(Error::corruption("a row of the state is none of ours")),
     }
 }
@@ -144,46 +149,105 @@ pub fn parse_control(key: &[u8]) -> Result<GroupId> {
     Ok(group)
 }
 
-/// The ledger row of a cross-region batch that a group received.
-pub fn received(group: GroupId, transfer: u64) -> Bytes {
-    let mut key = under_group(STATE_RECEIVED, group, 8);
-    key.put_u64(transfer);
-    key.freeze()
+/// The keys of a group's tag.
+pub fn tag_keys(group: GroupId) -> Bytes {
+    under_group(STATE_TAG_KEYS, group, 0).freeze()
 }
 
-/// The group and the batch of a received row's key.
-pub fn parse_received(key: &[u8]) -> Result<(GroupId, u64)> {
-    let rest = after_prefix(key, STATE_RECEIVED, "received batch")?;
-    let (group, rest) = take_group(rest, "received batch")?;
-    let (transfer, rest) = take_u64(rest, "received batch")?;
-    ended(rest, "received batch")?;
-    Ok((group, transfer))
+/// The group of the key of a tag's keys.
+pub fn parse_tag_keys(key: &[u8]) -> Result<GroupId> {
+    let rest = after_prefix(key, STATE_TAG_KEYS, "tag's keys")?;
+    let (group, rest) = take_group(rest, "tag's keys")?;
+    ended(rest, "tag's keys")?;
+    Ok(group)
 }
 
-/// The ledger rows of the batches that a group received.
+/// What the row of a cross-region batch stands under, the same at both ends but for
+/// the side: ordered by range, then by mirror, then by position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerKey<'k> {
+    /// The range.
+    pub group: GroupId,
+    /// The region that received it.
+    pub to: &'k str,
+    /// The incarnation of the mirror.
+    pub incarnation: u64,
+    /// Whether it is a page of a backfill.
+    pub is_page: bool,
+    /// Of changes: epoch, index and sub of the last one; of a page: attempt and
+    /// page.
+    pub at: [u64; 3],
+    /// The number of the batch.
+    pub transfer: u64,
+}
+
+impl LedgerKey<'_> {
+    /// The row at the receiver.
+    pub fn received(&self) -> Bytes {
+        self.on(STATE_RECEIVED)
+    }
+
+    /// The row at the sender.
+    pub fn sent(&self) -> Bytes {
+        self.on(STATE_SENT)
+    }
+
+    fn on(&self, side: u8) -> Bytes {
+        assert!(
+            !self.to.is_empty() && !self.to.bytes().any(|byte| byte == 0),
+            "a region is not empty and has no zero byte"
+        );
+        let mut key = under_group(side, self.group, self.to.len() + 42);
+        key.put_slice(self.to.as_bytes());
+        key.put_u8(0);
+        key.put_u64(self.incarnation);
+        key.put_u8(self.is_page.into());
+        for part in self.at {
+            key.put_u64(part);
+        }
+        key.put_u64(self.transfer);
+        key.freeze()
+    }
+}
+
+/// The key of a ledger row, of either side.
+pub fn parse_ledger(key: &[u8]) -> Result<LedgerKey<'_>> {
+    const WHAT: &str = "ledger row";
+    let rest = match key {
+        [STATE_RECEIVED | STATE_SENT, rest @ ..] => rest,
+        _ => return Err(not_a(WHAT)),
+    };
+    let (group, rest) = take_group(rest, WHAT)?;
+    let (to, rest) = take_tag(rest, WHAT)?;
+    let (incarnation, rest) = take_u64(rest, WHAT)?;
+    let (is_page, rest) = match rest {
+        [0, rest @ ..] => (false, rest),
+        [1, rest @ ..] => (true, rest),
+        _ => return Err(not_a(WHAT)),
+    };
+    let (first, rest) = take_u64(rest, WHAT)?;
+    let (second, rest) = take_u64(rest, WHAT)?;
+    let (third, rest) = take_u64(rest, WHAT)?;
+    let (transfer, rest) = take_u64(rest, WHAT)?;
+    ended(rest, WHAT)?;
+    Ok(LedgerKey {
+        group,
+        to,
+        incarnation,
+        is_page,
+        at: [first, second, third],
+        transfer,
+    })
+}
+
+/// The rows of the batches that a group received.
 pub fn received_by(group: GroupId) -> KeyRange {
     KeyRange::prefix(under_group(STATE_RECEIVED, group, 0).freeze())
 }
 
-/// The ledger row of a cross-region batch that this node sent for a group.
-pub fn sent(group: GroupId, transfer: u64) -> Bytes {
-    let mut key = under_group(STATE_SENT, group, 8);
-    key.put_u64(transfer);
-    key.freeze()
-}
-
-/// The ledger rows of the batches that this node sent for a group.
+/// The rows of the batches that a group sent.
 pub fn sent_by(group: GroupId) -> KeyRange {
     KeyRange::prefix(under_group(STATE_SENT, group, 0).freeze())
-}
-
-/// The group and the batch of a sent row's key.
-pub fn parse_sent(key: &[u8]) -> Result<(GroupId, u64)> {
-    let rest = after_prefix(key, STATE_SENT, "sent batch")?;
-    let (group, rest) = take_group(rest, "sent batch")?;
-    let (transfer, rest) = take_u64(rest, "sent batch")?;
-    ended(rest, "sent batch")?;
-    Ok((group, transfer))
 }
 
 /// What the identified writes of a log entry of the home came to: the same key
@@ -354,6 +418,8 @@ pub fn everything(group: GroupId, tag: &str) -> Vec<KeyRange> {
     ranges.push(KeyRange::one(catalog(group)));
     ranges.push(KeyRange::one(control(group)));
     ranges.push(received_by(group));
+    ranges.push(sent_by(group));
+    ranges.push(KeyRange::one(tag_keys(group)));
     ranges
 }
 

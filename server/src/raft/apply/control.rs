@@ -25,6 +25,9 @@ impl Applier<'_> {
             (Some(Change::Formed(_)), Some(_)) | (Some(_), None) => {}
             (Some(Change::NodeReplaced(replaced)), Some(control)) => replace(control, &replaced),
             (Some(Change::RegionRebuilt(rebuilt)), Some(control)) => rebuild(control, &rebuilt),
+            (Some(Change::LevelRaised(raised)), Some(control)) => {
+                control.level = control.level.max(raised.level);
+            }
             (None, _) => return Err(Error::corruption("a change of the control group is empty")),
         }
         if let Some(control) = &current {

@@ -10,12 +10,10 @@
 //! empties it says what it saw of it, so that only one of two senders does.
 
 use domicile_proto::internal::v1 as wire;
-use prost::Message;
-use sha2::{Digest, Sha256};
 
 use super::newest::Lately;
 use super::records::Writes;
-use super::{Applied, Applier};
+use super::{Applied, Applier, ledger};
 use crate::error::{Error, Result};
 use crate::raft::types::Position;
 use crate::storage::keys;
@@ -23,6 +21,8 @@ use crate::storage::keys;
 impl Applier<'_> {
     /// Applies changes of the home. Answers how many records were written.
     pub(super) fn copy(&mut self, copy: wire::Copy) -> Result<u32> {
+        let row = ledger::of_copy(self.ends(), &copy);
+        self.received(&row)?;
         let mut mirror = self.mirror();
         let fits = self.is_for(copy.incarnation)
             && mirror.open
@@ -34,7 +34,7 @@ impl Applier<'_> {
         self.state.mirror = Some(mirror);
         self.changed_there(&copy.records)?;
         self.remembered_there(&copy.outcomes)?;
-        self.copied(copy.transfer, &copy.from, copy.records)
+        self.copied(copy.transfer, copy.records)
     }
 
     /// Puts the home's change rows of its entries. A batch has whole ones.
@@ -100,11 +100,14 @@ impl Applier<'_> {
             pages: 0,
             incarnation: self.identity.incarnation,
             history_floor: begin.changed_version,
+            tag_key: 0,
         });
     }
 
     /// Applies records of a backfill. Answers how many were written.
     pub(super) fn backfill(&mut self, page: wire::Backfill) -> Result<u32> {
+        let row = ledger::of_page(self.ends(), &page);
+        self.received(&row)?;
         let mut mirror = self.mirror();
         let fits = self.is_for(page.incarnation)
             && !mirror.open
@@ -116,7 +119,7 @@ impl Applier<'_> {
         mirror.pages += 1;
         self.state.mirror = Some(mirror);
         self.remembered_there(&page.outcomes)?;
-        self.copied(page.transfer, &page.from, page.records)
+        self.copied(page.transfer, page.records)
     }
 
     /// Opens a mirror that has every record.
@@ -134,12 +137,15 @@ impl Applier<'_> {
 
     /// How far the mirror is, for the sender.
     pub(super) fn mirrored(&self) -> Applied {
-        Applied::Mirror(Box::new(self.mirror()))
+        Applied::Mirror(Box::new(wire::MirrorState {
+            tag_key: self.state.tag_key,
+            ..self.mirror()
+        }))
     }
 
     /// Whether a mirror of this incarnation is meant, and this is it. A home
     /// takes nothing that is shipped: its records are its own.
-    fn is_for(&self, incarnation: u64) -> bool {
+    pub(super) fn is_for(&self, incarnation: u64) -> bool {
         self.identity.is_mirror && incarnation == self.identity.incarnation
     }
 
@@ -150,22 +156,8 @@ impl Applier<'_> {
         })
     }
 
-    /// Writes records as the home has them, and the batch's ledger row.
-    fn copied(
-        &mut self,
-        transfer: u64,
-        from: &str,
-        records: Vec<wire::CopiedRecord>,
-    ) -> Result<u32> {
-        let row = ledger_row(
-            transfer,
-            &self.identity.tag,
-            (from, self.identity.region.as_str()),
-            &records,
-            self.state.fence.policy_version,
-        );
-        self.batch
-            .put_message(keys::received(self.identity.group, transfer), &row);
+    /// Writes records as the home has them. Answers how many.
+    fn copied(&mut self, transfer: u64, records: Vec<wire::CopiedRecord>) -> Result<u32> {
         let count = records.len() as u32;
         for copied in records {
             let before = self.newest(&copied.key)?;
@@ -179,37 +171,10 @@ impl Applier<'_> {
                 transfer,
                 value: copied.value,
                 position: copied.position,
+                commitment: copied.commitment,
             };
             self.put_record(&copied.key, before, &stored)?;
         }
         Ok(count)
-    }
-}
-
-/// What one end of a cross-region batch notes of it. The digest is over the
-/// records as they are encoded, so that both ends come to the same.
-pub fn ledger_row(
-    transfer: u64,
-    tag: &str,
-    (from, to): (&str, &str),
-    records: &[wire::CopiedRecord],
-    policy_version: u64,
-) -> wire::LedgerRow {
-    let mut digest = Sha256::new();
-    let mut bytes = 0;
-    for copied in records {
-        digest.update(copied.encode_length_delimited_to_vec());
-        let value = copied.value.as_ref().map_or(0, |v| v.bytes.len());
-        bytes += (copied.key.len() + value) as u64;
-    }
-    wire::LedgerRow {
-        transfer,
-        tag: tag.to_owned(),
-        from: from.to_owned(),
-        to: to.to_owned(),
-        records: records.len() as u64,
-        bytes,
-        digest: bytes::Bytes::copy_from_slice(&digest.finalize()),
-        policy_version,
     }
 }

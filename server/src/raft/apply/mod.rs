@@ -3,9 +3,9 @@
 //! Apply uses only the entry and the group's own state: it opens no value,
 //! reads no clock and asks no other group, so that every replica of a group
 //! comes to the same rows. [`Applier`] turns entries into one write batch:
-//! [`records`] for client writes, [`mirror`] for what the home ships,
+//! [`records`] for client writes, [`mirror`] for what the home ships, [`ledger`] for what is noted of it at both ends,
 //! [`catalog`] for the region group, [`control`] for the control group,
-//! [`outcomes`] for retries; [`newest`] saves it most reads. Every entry that
+//! [`outcomes`] for retries, [`tag_keys`] for the keys of the tag; [`newest`] saves it most reads. Every entry that
 //! carries a command leaves one audit leaf.
 //!
 //! Not done here: deciding what may be written (`residency`), stamping
@@ -13,10 +13,13 @@
 
 pub mod catalog;
 pub mod control;
+mod leaf;
+pub mod ledger;
 mod mirror;
 mod newest;
 mod outcomes;
 mod records;
+pub mod tag_keys;
 
 use std::sync::Arc;
 
@@ -24,17 +27,16 @@ use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use openraft::EntryPayload;
-use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::types::{
     Position, RaftEntryOf, RaftLogId, RaftStoredMembership, log_id_from_wire, log_id_to_wire,
     stored_membership_from_wire, stored_membership_to_wire,
 };
 use crate::residency::Subject;
+use crate::seeded;
 use crate::storage::{CONTROL_GROUP, Engine, GroupId, Index, WriteBatch, keys, record};
 
-pub use mirror::ledger_row;
 pub use newest::Lately;
 pub(crate) use outcomes::DIGEST_BYTES;
 pub use outcomes::Outcomes;
@@ -93,6 +95,8 @@ pub struct GroupState {
     pub mirror: Option<wire::MirrorState>,
     /// What is remembered of identified writes.
     pub requests: wire::RequestMemory,
+    /// The newest key of the tag; 0: there is none yet.
+    pub tag_key: u64,
 }
 
 impl GroupState {
@@ -102,6 +106,7 @@ impl GroupState {
         let Some(stored) = stored else {
             return Ok(GroupState::default());
         };
+        check_level(stored.fence.unwrap_or_default().level)?;
         Ok(GroupState {
             applied: stored.applied.as_ref().map(log_id_from_wire),
             membership: stored_membership_from_wire(stored.membership.as_ref())?,
@@ -112,6 +117,7 @@ impl GroupState {
             changed_version: stored.changed_version,
             mirror: stored.mirror,
             requests: stored.requests.unwrap_or_default(),
+            tag_key: stored.tag_key,
         })
     }
 
@@ -126,6 +132,7 @@ impl GroupState {
             changed_version: self.changed_version,
             mirror: self.mirror,
             requests: Some(self.requests),
+            tag_key: self.tag_key,
         }
     }
 }
@@ -137,6 +144,8 @@ pub struct Identity {
     pub group: GroupId,
     /// The number of its creation.
     pub incarnation: u64,
+    /// The id of the cluster, 16 bytes.
+    pub cluster: Bytes,
     /// The residency tag; empty: the region group.
     pub tag: Arc<str>,
     /// The region.
@@ -160,11 +169,19 @@ impl Identity {
         Ok(Identity {
             group,
             incarnation,
+            cluster: Bytes::new(),
             tag: tag.into(),
             region: region.clone(),
             subject,
             is_mirror: false,
         })
+    }
+
+    /// The same group in a cluster.
+    #[must_use]
+    pub fn of_cluster(mut self, cluster: Bytes) -> Self {
+        self.cluster = cluster;
+        self
     }
 
     /// The same group as a mirror, or not.
@@ -184,6 +201,7 @@ pub struct Applier<'a> {
     newest: &'a mut Lately,
     catalog: Option<wire::Catalog>,
     control: Option<wire::Control>,
+    tag_keys: Option<wire::StoredTagKeys>,
     batch: WriteBatch,
     /// Whether the batch deletes every record, so that the engine still has
     /// rows that are none any more.
@@ -207,6 +225,7 @@ impl<'a> Applier<'a> {
             newest,
             catalog: None,
             control: None,
+            tag_keys: None,
             batch: WriteBatch::default(),
             emptied: false,
         }
@@ -251,10 +270,12 @@ impl<'a> Applier<'a> {
     }
 
     fn command(&mut self, index: Index, bytes: &Bytes) -> Result<Applied> {
-        let command: wire::Command = record::decode(bytes.clone())?;
+        let command: wire::Command = record::decode(seeded::known(bytes.clone()))?;
         let fence = command.fence.unwrap_or_default();
+        check_level(fence.level)?;
+        let entry = leaf::digest(&command);
         if is_below(&fence, &self.state.fence) {
-            self.leaf(index, bytes, 0);
+            self.leaf(index, entry, 0);
             return Ok(Applied::Fenced);
         }
         self.state.fence = fence;
@@ -263,67 +284,86 @@ impl<'a> Applier<'a> {
             Some(wire::command::Command::Batch(batch)) => {
                 let operations = batch.operations.len() as u32;
                 let outcomes = self.batch(index, batch, &fence)?;
-                self.leaf(index, bytes, operations);
+                self.leaf(index, entry, operations);
                 Ok(Applied::Writes {
                     outcomes,
                     changed: self.state.changed.index,
                 })
             }
+            Some(wire::command::Command::RaiseFence(wire::RaiseFence {})) => {
+                self.leaf(index, entry, 0);
+                Ok(Applied::Nothing)
+            }
+            Some(wire::command::Command::NewTagKey(new)) => {
+                self.new_tag_key(new)?;
+                self.leaf(index, entry, 0);
+                Ok(Applied::Nothing)
+            }
+            Some(wire::command::Command::CopyTagKeys(copy)) => {
+                self.copy_tag_keys(copy);
+                self.leaf(index, entry, 0);
+                Ok(self.mirrored())
+            }
+            Some(wire::command::Command::Account(account)) => {
+                self.account(&account)?;
+                self.leaf(index, entry, 0);
+                Ok(Applied::Nothing)
+            }
             Some(wire::command::Command::Catalog(change)) => {
                 self.catalog(change)?;
-                self.leaf(index, bytes, 1);
+                self.leaf(index, entry, 1);
                 Ok(Applied::Nothing)
             }
             Some(wire::command::Command::Control(change)) => {
                 self.control(change)?;
-                self.leaf(index, bytes, 1);
+                self.leaf(index, entry, 1);
                 Ok(Applied::Nothing)
             }
             Some(wire::command::Command::Copy(copy)) => {
                 let copied = self.copy(copy)?;
-                self.leaf(index, bytes, copied);
+                self.leaf(index, entry, copied);
                 Ok(self.mirrored())
             }
             Some(wire::command::Command::BeginBackfill(begin)) => {
                 self.begin_backfill(&begin);
-                self.leaf(index, bytes, 0);
+                self.leaf(index, entry, 0);
                 Ok(self.mirrored())
             }
             Some(wire::command::Command::Backfill(page)) => {
                 let copied = self.backfill(page)?;
-                self.leaf(index, bytes, copied);
+                self.leaf(index, entry, copied);
                 Ok(self.mirrored())
             }
             Some(wire::command::Command::EndBackfill(end)) => {
                 self.end_backfill(&end);
-                self.leaf(index, bytes, 0);
+                self.leaf(index, entry, 0);
                 Ok(self.mirrored())
             }
         }
-    }
-
-    /// Adds the entry's audit leaf, chained to the one before.
-    fn leaf(&mut self, index: Index, command: &[u8], operations: u32) {
-        let entry = Sha256::digest(command);
-        let mut chain = Sha256::new();
-        chain.update(&self.state.audit_chain);
-        chain.update(entry);
-        let chain = Bytes::copy_from_slice(&chain.finalize());
-        let leaf = wire::AuditLeaf {
-            chain: chain.clone(),
-            entry: Bytes::copy_from_slice(&entry),
-            operations,
-        };
-        self.batch
-            .put_message(keys::audit_leaf(self.identity.group, index), &leaf);
-        self.state.audit_chain = chain;
     }
 }
 
 /// Whether a command was made under an older state of the cluster than the
 /// group has seen.
-fn is_below(fence: &wire::Fence, floor: &wire::Fence) -> bool {
+pub fn is_below(fence: &wire::Fence, floor: &wire::Fence) -> bool {
     fence.policy_version < floor.policy_version
         || fence.auth_revision < floor.auth_revision
         || fence.home_epoch < floor.home_epoch
+        || fence.level < floor.level
+}
+
+/// Refuses what was written under a feature level that this build does not
+/// know: a replica that went on would apply a part of it.
+pub fn check_level(level: u64) -> Result<()> {
+    let known = seeded::level();
+    if level <= known {
+        return Ok(());
+    }
+    Err(Error::new(
+        Reason::UpgradeNeeded,
+        format!(
+            "the cluster is at feature level {level}, and this build knows levels up to {known}; \
+             nothing was changed, upgrade this node"
+        ),
+    ))
 }

@@ -212,6 +212,7 @@ impl Applier<'_> {
                 transfer: 0,
                 value,
                 position: position.to_wire(),
+                commitment: operation.commitment,
             },
         )?;
         self.state.changed_version = operation.version;

@@ -85,6 +85,7 @@ fn copied(key: &str, version: u64) -> wire::CopiedRecord {
         policy_version: 1,
         value: Some(wire::Value::default()),
         position: None,
+        commitment: None,
     }
 }
 

@@ -155,6 +155,7 @@ fn copied(key: &str, version: u64, value: Option<&str>) -> wire::CopiedRecord {
             ..wire::Value::default()
         }),
         position: at(version),
+        commitment: None,
     }
 }
 
@@ -171,6 +172,8 @@ fn copy(
         last: at(last),
         records,
         outcomes: Vec::new(),
+        policy_version: 1,
+        sent_ms: 5,
     }
 }
 
@@ -195,6 +198,8 @@ fn page(attempt: u64, page: u64, records: Vec<wire::CopiedRecord>) -> wire::Back
         from: "eu".into(),
         records,
         outcomes: Vec::new(),
+        policy_version: 1,
+        sent_ms: 5,
     }
 }
 
@@ -340,7 +345,8 @@ fn a_home_takes_nothing_that_is_shipped() {
     assert!(!home.apply(Command::EndBackfill(end(1, 1))).open);
     home.apply(Command::Copy(copy(None, 5, records)));
     assert_eq!(home.value("a").as_deref(), Some(""));
-    assert_eq!((home.state.mirror, home.ledger()), (None, 0));
+    // What was refused was here all the same.
+    assert_eq!((home.state.mirror, home.ledger()), (None, 2));
 }
 
 /// No mirror hears of an entry that changes nothing: a reader who waits there

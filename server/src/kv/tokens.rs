@@ -1,0 +1,89 @@
+//! Read positions as clients carry them, under the keys of the tags.
+//!
+//! Only a node that holds a tag has its keys. One that does not passes tokens on
+//! to the home unopened, and hands on what the home gave.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domicile_proto::token::{Position, Token, TokenError};
+use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
+
+use super::directory::Route;
+use super::store::WAIT_STEP;
+use crate::error::{Error, Reason, Result};
+use crate::raft::Progress;
+use crate::seal::TagKeys;
+use crate::storage::Index;
+
+/// The keys of a tag that are on this node; none where it holds nothing of it.
+pub(super) fn keys(route: &Route) -> Arc<TagKeys> {
+    let group = route.group();
+    group.map_or_else(Arc::default, |group| group.tag_keys())
+}
+
+/// A token that covers a log entry of the tag's home; empty: this node has no key
+/// of the tag.
+pub fn covering(route: &Route, index: Index) -> Bytes {
+    covering_all(std::iter::once((route, index)))
+}
+
+/// A token that covers log entries of the homes of several tags, as many as it
+/// holds; of tags whose keys this node does not have it says nothing.
+pub fn covering_all<'r>(entries: impl Iterator<Item = (&'r Route, Index)>) -> Bytes {
+    let mut token = Token::default();
+    for (route, index) in entries {
+        let keys = keys(route);
+        let Some(key) = keys.newest() else {
+            continue;
+        };
+        let position = Position {
+            epoch: Epoch(route.epoch),
+            index: LogIndex(index.0),
+        };
+        let secret = (key.id, &key.token);
+        if token.add(RangeId(route.range.0), position, secret).is_err() {
+            break;
+        }
+    }
+    match token.is_empty() {
+        true => Bytes::new(),
+        false => token.encode(),
+    }
+}
+
+/// The index that a token asks of the tag; `None`: it names a key that is not on
+/// this node, which cannot tell.
+pub(super) fn wanted(route: &Route, token: &[u8]) -> Result<Option<Index>> {
+    let invalid = || Error::invalid("the read position is not one that this cluster gave");
+    let token = Token::decode(token).map_err(|_| invalid())?;
+    let keys = keys(route);
+    match token.verify(RangeId(route.range.0), |key| keys.token(key)) {
+        Ok(position) => Ok(Some(Index(position.map_or(0, |p| p.index.get())))),
+        Err(TokenError::UnknownKey) => Ok(None),
+        Err(_) => Err(invalid()),
+    }
+}
+
+/// Refuses a position that the home, whose progress was confirmed after it was
+/// asked for, does not have: it was put back to an older copy, or the position is
+/// of what a former home lost.
+pub(super) fn not_lost(wanted: Index, confirmed: &Progress) -> Result<()> {
+    if wanted <= confirmed.index {
+        return Ok(());
+    }
+    Err(Error::new(
+        Reason::SessionLost,
+        "the home does not have what the token covers: it lost writes that it had acknowledged; \
+         read strongly and go on with the new token",
+    ))
+}
+
+/// A replica that has not heard yet of the key that a token names.
+pub(super) fn behind() -> Error {
+    Error::new(
+        Reason::StalenessNotMet,
+        "this replica does not know the token's key yet; try again, or at another node",
+    )
+    .retry_after(WAIT_STEP)
+}
