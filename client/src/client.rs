@@ -211,8 +211,12 @@ impl Client {
                 Some(_) => Ok(()),
                 None => tag.ask(routes, index, attempt_end).await,
             };
-            let answer = match asked {
-                Ok(()) => endpoint.call(tag, operation.clone(), attempt_end).await,
+            let narrowed = match asked {
+                Ok(()) => tag.narrow(endpoint, operation.clone(), attempt_end).await,
+                Err(fault) => Err(fault),
+            };
+            let answer = match narrowed {
+                Ok(operation) => endpoint.call(tag, operation, attempt_end).await,
                 Err(fault) => Err(fault),
             };
             let fault = match answer {

@@ -159,11 +159,15 @@ impl Endpoint {
 
     /// Asks whether the node serves a tag; its refusal names the nodes that do.
     /// Neither key nor value goes with it.
-    pub(crate) async fn locate(&self, tag: &TagRoute, deadline: Instant) -> Result<(), Fault> {
+    pub(crate) async fn locate(
+        &self,
+        tag: &TagRoute,
+        deadline: Instant,
+    ) -> Result<v1::LocateResponse, Fault> {
         let mut kv = self.kv.clone();
         let asked = kv.locate(request(tag, v1::LocateRequest {}, deadline));
         match tokio::time::timeout_at(deadline, asked).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(located)) => Ok(located.into_inner()),
             // Of the operation that waits for it nothing was sent.
             Ok(Err(status)) => Err(Fault::from(status).before_sending()),
             Err(_) => Err(Fault::late(false)),

@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwapOption;
 use domicile_proto::address::Tag;
 use domicile_proto::reason::Reason;
+use domicile_proto::token::Token;
+use domicile_proto::v1;
+use domicile_proto::v1::session_operation::Operation;
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 
@@ -56,6 +59,8 @@ pub(crate) struct TagRoute {
     /// Which of the caller's endpoints have said that they serve the tag, a bit
     /// each. One that is lost is asked again: another node may answer there.
     serving: AtomicU64,
+    /// The ranges of the tag, once a node has said.
+    ranges: ArcSwapOption<Vec<u64>>,
     /// Held while an endpoint is asked, so that operations that begin together
     /// ask once.
     asking: Mutex<()>,
@@ -74,6 +79,7 @@ impl TagRoute {
             leader: AtomicUsize::new(NONE),
             away: ArcSwapOption::empty(),
             serving: AtomicU64::new(0),
+            ranges: ArcSwapOption::empty(),
             asking: Mutex::new(()),
             registration: Registration::default(),
         })
@@ -100,10 +106,42 @@ impl TagRoute {
         let asking = tokio::time::timeout_at(deadline, self.asking.lock()).await;
         let _asking = asking.map_err(|_| Fault::late(false))?;
         if !self.is_served_by(index) {
-            routes.endpoints[index].locate(self, deadline).await?;
+            self.learn(routes.endpoints[index].locate(self, deadline).await?);
             self.serving.fetch_or(1 << index, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Makes sure that it is known which positions of a token are for the nodes
+    /// of the tag, and leaves the others out of a read: they tell what else the
+    /// caller reads.
+    pub(crate) async fn narrow(
+        &self,
+        endpoint: &Endpoint,
+        mut operation: Operation,
+        deadline: Instant,
+    ) -> Result<Operation, Fault> {
+        let options = match &mut operation {
+            Operation::Get(get) => get.options.as_mut(),
+            Operation::Scan(scan) => scan.options.as_mut(),
+            Operation::Put(_) | Operation::Delete(_) | Operation::Register(_) => None,
+        };
+        let Some(options) = options.filter(|options| !options.token.is_empty()) else {
+            return Ok(operation);
+        };
+        if self.ranges.load().is_none() {
+            self.learn(endpoint.locate(self, deadline).await?);
+        }
+        let ranges = self.ranges.load_full().unwrap_or_default();
+        // What cannot be read is for the node to refuse.
+        if let Ok(token) = Token::decode(&options.token) {
+            options.token = token.only(&ranges).encode();
+        }
+        Ok(operation)
+    }
+
+    fn learn(&self, located: v1::LocateResponse) {
+        self.ranges.store(Some(Arc::new(located.ranges)));
     }
 
     fn is_served_by(&self, index: usize) -> bool {
