@@ -105,6 +105,16 @@ impl Admin {
         .await
     }
 
+    /// Lets the cluster use what every node's build knows. From then on no node
+    /// can go back to an older build.
+    pub async fn finalize_upgrade(&self) -> Result<v1::FinalizeUpgradeResponse, Error> {
+        let request = v1::FinalizeUpgradeRequest {};
+        self.call(Safety::Once, request, async |mut admin, request| {
+            admin.finalize_upgrade(request).await
+        })
+        .await
+    }
+
     /// Hands the leadership of a group to another node.
     pub async fn transfer_leader(&self, group: u64, node: u64) -> Result<(), Error> {
         let request = v1::TransferLeaderRequest { group, node };

@@ -544,6 +544,7 @@ pub(crate) fn cluster_status() -> v1::GetClusterStatusResponse {
         }],
         nodes: nodes(),
         served_by: "eu/1".into(),
+        level: 1,
     }
 }
 
@@ -556,6 +557,7 @@ fn nodes() -> Vec<v1::NodeStatus> {
             reachable: node != 3,
             leads: u32::from(node == 1),
             version: "0.1.0".into(),
+            level: if node == 3 { 0 } else { 2 },
         })
         .collect()
 }
@@ -625,6 +627,17 @@ impl AdminService for Fake {
                 Code::InvalidArgument,
             ))),
         }
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        _: Request<v1::FinalizeUpgradeRequest>,
+    ) -> Result<Response<v1::FinalizeUpgradeResponse>, Status> {
+        let done = v1::FinalizeUpgradeResponse {
+            before: 1,
+            level: 2,
+        };
+        Ok(Response::new(done))
     }
 
     async fn transfer_leader(

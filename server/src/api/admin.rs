@@ -22,6 +22,7 @@ use crate::placement::Placement;
 use crate::raft::{Group, Groups, NodeId, ReplicaId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::{Atlas, Gate, Subject};
+use crate::seeded;
 use crate::storage::{CONTROL_GROUP, Contents, Disk, GroupId, REGION_GROUP};
 
 /// Marks a request that another node has passed on, so that it is not passed
@@ -206,6 +207,11 @@ impl AdminApi {
                         Some(peers) => peers.version(id),
                         None => String::new(),
                     },
+                    level: match &peers {
+                        _ if is_this => seeded::level(),
+                        Some(peers) => peers.level(id).unwrap_or(0),
+                        None => 0,
+                    },
                 });
             }
         }
@@ -262,6 +268,7 @@ impl AdminService for AdminApi {
             groups,
             nodes: self.nodes(),
             served_by: self.speaker.name(),
+            level: self.gate.atlas().map_or(0, |atlas| atlas.control.level),
         }))
     }
 
@@ -312,6 +319,21 @@ impl AdminService for AdminApi {
             incarnation: rebuilt.incarnation,
             mirrors: rebuilt.mirrors,
         }))
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        request: Request<v1::FinalizeUpgradeRequest>,
+    ) -> Result<Response<v1::FinalizeUpgradeResponse>, Status> {
+        let leader = self.leader_of(CONTROL_GROUP, &request).await;
+        if let Some(mut leader) = leader.map_err(status)? {
+            let passed = leader.finalize_upgrade(passed_on(request.into_inner()));
+            return passed.await.map_err(of_former_leader);
+        }
+        let placement = self.placement.clone();
+        let finalize = async move { placement.finalize_upgrade().await };
+        let (before, level) = self.env.scoped(finalize).await.map_err(status)?;
+        Ok(Response::new(v1::FinalizeUpgradeResponse { before, level }))
     }
 
     async fn transfer_leader(

@@ -10,9 +10,10 @@
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
 //! that is formed is never initialised again. A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]). A node
-//! whose disk is full hands over what it leads ([`relief`]). What commands
-//! are made under stands in their fences ([`fences`]). Other nodes come in by the
-//! [`doors`].
+//! whose disk is full hands over what it leads ([`relief`]). Once every node has a
+//! newer build, the cluster may use what that knows ([`upgrade`]); commands carry
+//! that and the policy version in their fences ([`fences`]). Other nodes come in by
+//! the [`doors`].
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
@@ -24,11 +25,13 @@ mod rebuild;
 mod reconcile;
 mod relief;
 mod replace;
+mod upgrade;
 
 use fences::Fences;
 
 pub use form::Formed;
 pub use rebuild::Rebuilt;
+pub use upgrade::NodeLevel;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::node;
 use crate::output::{Colour, Output, table};
+use crate::upgrade;
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -23,6 +24,9 @@ pub(crate) enum Command {
     Init(Init),
     Status(Status),
     TransferLeader(TransferLeader),
+    /// Shows and ends an upgrade of the cluster.
+    #[command(subcommand)]
+    Upgrade(upgrade::Command),
 }
 
 /// Forms a cluster of empty nodes, once.
@@ -133,6 +137,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Command::Init(arguments) => init(context, arguments).await,
         Command::Status(arguments) => status(context, &arguments).await,
         Command::TransferLeader(arguments) => transfer_leader(context, &arguments).await,
+        Command::Upgrade(command) => upgrade::run(context, command).await,
     }
 }
 
@@ -322,6 +327,7 @@ fn status_json(status: &GetClusterStatusResponse) -> Value {
         "name": status.name,
         "health": health_word(status.health()),
         "served_by": status.served_by,
+        "level": status.level,
         "groups": groups,
         "nodes": nodes,
         "next": hints(status),

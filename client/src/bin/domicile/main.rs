@@ -23,6 +23,7 @@ mod region;
 mod replication;
 mod request_id;
 mod scan;
+mod upgrade;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -106,5 +106,6 @@ pub(crate) fn node_json(node: &NodeStatus) -> Value {
         "reachable": node.reachable,
         "leads": node.leads,
         "version": node.version,
+        "level": node.level,
     })
 }
