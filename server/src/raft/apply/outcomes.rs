@@ -65,7 +65,7 @@ pub struct Outcomes {
     by_age: BTreeMap<u64, Bytes>,
     /// The outcomes of all clients.
     count: usize,
-    /// How many outcomes of an entry's row still matter.
+    /// How much of an entry's row still matters: outcomes, and marks of clients.
     pinned: BTreeMap<Position, usize>,
     /// Entries whose row no longer matters.
     finished: Vec<Position>,
@@ -77,6 +77,9 @@ struct Client {
     outcomes: BTreeMap<u64, Remembered>,
     /// The version of its newest write.
     newest: u64,
+    /// The entry of its last outcome. Its row tells the mark, so it stays even if
+    /// the outcome itself is let go.
+    last: Option<Position>,
 }
 
 /// What is remembered of one write.
@@ -313,8 +316,15 @@ impl Outcomes {
             self.by_age.insert(version, id);
             client.newest = version;
         }
-        *self.pinned.entry(remembered.entry).or_default() += 1;
+        let entry = remembered.entry;
+        *self.pinned.entry(entry).or_default() += 1;
         self.count += 1;
+        if client.last != Some(entry) {
+            *self.pinned.entry(entry).or_default() += 1;
+            if let Some(before) = client.last.replace(entry) {
+                unpin(&mut self.pinned, &mut self.finished, before);
+            }
+        }
         // Only where a table is built that met a client which was forgotten.
         if let Some(before) = client.outcomes.insert(sequence, remembered) {
             self.count -= 1;
@@ -369,8 +379,10 @@ impl Outcomes {
             return;
         };
         self.count -= client.outcomes.len();
-        for remembered in client.outcomes.into_values() {
-            unpin(&mut self.pinned, &mut self.finished, remembered.entry);
+        let outcomes = client.outcomes.into_values();
+        let entries = outcomes.map(|remembered| remembered.entry);
+        for entry in entries.chain(client.last) {
+            unpin(&mut self.pinned, &mut self.finished, entry);
         }
     }
 }
@@ -619,6 +631,31 @@ mod tests {
         ));
     }
 
+    /// A write that comes behind as many later ones as are remembered is let go at
+    /// once. That it was there must not be let go with it.
+    #[test]
+    fn a_late_write_of_a_client_that_is_full_stays_forgotten() {
+        let mut table = Table::of(0, 0);
+        table.outcomes.limit(wire::RequestLimits {
+            outcomes_per_client_max: 3,
+            ..limits(0, 0)
+        });
+        table.begin(1);
+        let a = table.register();
+        table.end();
+        for (index, sequence) in [(2, 2), (3, 3), (4, 4), (5, 1)] {
+            table.begin(index);
+            table.write(&id(a, sequence, 0));
+            table.end();
+            table.compare().unwrap();
+        }
+        let memory = table.outcomes.memory();
+        let built = Outcomes::load(&table.engine, GROUP, memory).unwrap();
+        for outcomes in [&table.outcomes, &built] {
+            assert!(matches!(outcomes.known(&id(a, 1, 0)), Known::Forgotten));
+        }
+    }
+
     #[test]
     fn a_forgotten_client_stays_forgotten_when_the_table_is_built_again() {
         for (clients_max, outcomes_max) in [(2, 0), (0, 4)] {
@@ -655,8 +692,20 @@ mod tests {
     #[test]
     fn the_table_is_the_same_however_often_it_is_built() {
         let mut random = rand::rngs::ChaCha8Rng::seed_from_u64(7);
-        for (clients_max, outcomes_max) in [(3, 0), (4, 9), (0, 7), (6, 0)] {
+        let bounds = [
+            (3, 0, 0),
+            (4, 9, 0),
+            (0, 7, 0),
+            (6, 0, 0),
+            (3, 0, 2),
+            (5, 9, 3),
+        ];
+        for (clients_max, outcomes_max, of_each_max) in bounds {
             let mut table = Table::of(clients_max, outcomes_max);
+            table.outcomes.limit(wire::RequestLimits {
+                outcomes_per_client_max: of_each_max,
+                ..limits(clients_max, outcomes_max)
+            });
             let mut clients: Vec<(u64, u64)> = Vec::new();
             for index in 1..400 {
                 table.begin(index);
@@ -677,7 +726,9 @@ mod tests {
                 table.end();
                 let compared = table.compare();
                 compared.unwrap_or_else(|why| {
-                    panic!("at most {clients_max}/{outcomes_max}, entry {index}: {why}")
+                    panic!(
+                        "at most {clients_max}/{outcomes_max}/{of_each_max}, entry {index}: {why}"
+                    )
                 });
             }
             assert!(
