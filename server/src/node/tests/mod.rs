@@ -3,6 +3,7 @@
 mod admission;
 mod damage;
 mod doors;
+mod formats;
 mod forming;
 mod full;
 mod large;
