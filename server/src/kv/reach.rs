@@ -32,6 +32,10 @@ pub(super) struct Reached {
 }
 
 /// Where a read is served.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once for each read and moved; a box would cost each an allocation"
+)]
 pub(super) enum Served {
     /// Here.
     Here(Reached),
