@@ -25,8 +25,8 @@ use v1::session_result::Result as Answer;
 use crate::api::replies::{Counted, Outbox, Replies, result};
 use crate::api::status::failure;
 use crate::env::Env;
-use crate::error::{Error, Reason};
-use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, reply_to};
+use crate::error::{Error, Reason, Result};
+use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, check_key, reply_to};
 use crate::telemetry::{Metrics, Operation as Kind};
 
 /// Begins to serve a session.
@@ -114,7 +114,8 @@ impl Session {
         let home = Arc::new(route.clone());
         for v1::SessionOperation { id, operation } in frame.operations {
             match operation {
-                Some(Operation::Get(get)) => match ReadOptions::from_wire(get.options.as_ref()) {
+                // Gets are gathered, and one that is malformed fails alone.
+                Some(Operation::Get(get)) => match asked(&get) {
                     Ok(options) if options.is_local() => local.push((id, get.key)),
                     Ok(options) if options == ReadOptions::default() => {
                         strong.push((id, get.key));
@@ -265,4 +266,10 @@ impl Session {
             metrics.observe_operation(Kind::Scan, failed);
         });
     }
+}
+
+/// How a get is to be read, if it is well formed.
+fn asked(get: &v1::GetRequest) -> Result<ReadOptions> {
+    check_key(&get.key)?;
+    ReadOptions::from_wire(get.options.as_ref())
 }

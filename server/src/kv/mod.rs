@@ -32,4 +32,4 @@ pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};
 pub use store::{Parts, Store};
 pub use tokens::{covering, covering_all};
-pub use write::{WriteRequest, Written, reply_to};
+pub use write::{WriteRequest, Written, check_key, reply_to};

@@ -10,7 +10,8 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::{Answer, Outcome, Reply, Write};
 use crate::storage::Index;
 
-pub(super) fn check_key(key: &Bytes) -> Result<()> {
+/// Refuses a key that is empty or too long.
+pub fn check_key(key: &Bytes) -> Result<()> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return Err(Error::invalid(format!(
             "a key has 1 to {KEY_BYTES_MAX} bytes; this one has {}",

@@ -127,3 +127,25 @@ async fn a_session_is_refused_from_the_tag_of_its_frame() {
         assert_eq!(failure.reason, "NOT_HELD_HERE");
     }
 }
+
+/// What stands beside a malformed operation in a frame is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_get_fails_alone() {
+    let nodes = cluster(TWO_REGIONS, &["eu", "us"]).await;
+    for (node, tag) in [(&nodes[0], "shared"), (&nodes[1], "shared")] {
+        for level in [v1::Level::Strong, v1::Level::Local] {
+            let mut session = node.session().await;
+            let frame = vec![get("a", level), get("", level), get("b", level)];
+            session.send(tag, frame);
+            let mut results = session.results(3).await;
+            results.sort_by_key(|result| result.id);
+            let answers = results.iter().map(|result| match &result.result {
+                Some(v1::session_result::Result::Failure(failure)) => failure.reason.as_str(),
+                Some(_) => "answered",
+                None => "nothing",
+            });
+            let answers: Vec<_> = answers.collect();
+            assert_eq!(answers, ["answered", "INVALID_ARGUMENT", "answered"]);
+        }
+    }
+}
