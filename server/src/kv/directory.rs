@@ -20,6 +20,8 @@ pub struct Route {
     /// request is decided by it, not by what may have come into force since; the
     /// gates alone look at the newest.
     pub atlas: Arc<Atlas>,
+    /// The region of the caller.
+    pub caller: RegionName,
     /// The tag.
     pub tag: Tag,
     /// The region that accepts its writes.
@@ -49,6 +51,14 @@ pub enum Here {
 }
 
 impl Route {
+    /// For whom a request is passed on.
+    pub(super) fn on_behalf(&self) -> wire::OnBehalf {
+        wire::OnBehalf {
+            region: self.caller.to_string(),
+            ..wire::OnBehalf::default()
+        }
+    }
+
     /// The replica of the tag's group on this node.
     pub fn group(&self) -> Option<&Arc<Group>> {
         match &self.here {
@@ -106,13 +116,22 @@ impl Directory {
             let held = self.gate.hold_lease();
             held.map_err(|lapsed| lapsed.fact("home", &place.home.region))?;
         }
-        Ok(self.route_by(&atlas, place))
+        Ok(self.route_by(&atlas, place, caller))
     }
 
-    /// Where a request goes that a node of region `from` passed on to the home:
-    /// that node has admitted the caller, and must be one that may handle the
-    /// tag itself.
-    pub fn route_home(&self, tag: &str, from: &RegionName) -> Result<Route> {
+    /// Where a request goes that a node of region `from` passed on to the home for
+    /// a caller: that node has admitted the caller by what it knew, and this one
+    /// judges again. The node itself must be one that may handle the tag.
+    pub fn route_home(
+        &self,
+        tag: &str,
+        from: &RegionName,
+        caller: Option<&wire::OnBehalf>,
+    ) -> Result<Route> {
+        let region = caller.map_or("", |caller| &caller.region);
+        let caller = RegionName::new(region).map_err(|e| {
+            Error::invalid(format!("the region of a caller that was passed on: {e}"))
+        })?;
         let atlas = self.formed()?;
         let place = atlas.place(tag).ok_or_else(|| unknown(tag))?;
         let unchecked = seeded::is_on(Bug::AccessUnchecked);
@@ -122,7 +141,10 @@ impl Directory {
                 format!("no node of {from} may serve {}", place.tag),
             ));
         }
-        let route = self.route_by(&atlas, place);
+        if !unchecked && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, from, &caller) {
+            return Err(refusal(&atlas, &place.tag, &caller, denial));
+        }
+        let route = self.route_by(&atlas, place, &caller);
         match route.here {
             Here::Home(_) => Ok(route),
             _ => Err(Error::new(
@@ -142,7 +164,7 @@ impl Directory {
         })
     }
 
-    fn route_by(&self, atlas: &Arc<Atlas>, place: &TagPlace) -> Route {
+    fn route_by(&self, atlas: &Arc<Atlas>, place: &TagPlace, caller: &RegionName) -> Route {
         let here = match self.groups.get(place.group) {
             Some(group) if place.home.region == *self.gate.region() => Here::Home(group),
             Some(group) => Here::Mirror {
@@ -156,6 +178,7 @@ impl Directory {
         };
         Route {
             atlas: atlas.clone(),
+            caller: caller.clone(),
             tag: place.tag.clone(),
             home: place.home.region.clone(),
             epoch: place.home.epoch,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::address::Tag;
 use domicile_proto::internal::v1 as wire;
 use wire::operation::{Change, Condition};
 use wire::peer_request::Request;
@@ -37,8 +36,8 @@ pub(super) struct Target<'a> {
     pub(super) replica: ReplicaId,
     /// The group.
     pub(super) group: GroupId,
-    /// The tag.
-    pub(super) tag: &'a Tag,
+    /// What the request is, and for whom.
+    pub(super) route: &'a Route,
 }
 
 /// Passes writes on.
@@ -83,10 +82,11 @@ pub(super) fn writes(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: V
         to_replica: target.replica.0,
         request: Some(Request::Forward(wire::Forward {
             writes: forwarded,
-            tag: target.tag.to_string(),
+            tag: target.route.tag.to_string(),
+            caller: Some(target.route.on_behalf()),
         })),
     };
-    let subject = Subject::Tag(target.tag.clone());
+    let subject = Subject::Tag(target.route.tag.clone());
     let answer = match gate.egress(target.peers.region(), &subject, request) {
         Ok(cleared) => target.peers.send(target.node, cleared),
         Err(refused) => {
@@ -362,6 +362,7 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use domicile_proto::address::Tag;
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
     use super::*;
@@ -411,6 +412,7 @@ mod tests {
         let eu = node.gate.region();
         let route = Route {
             atlas: node.gate.atlas().expect("a policy"),
+            caller: eu.clone(),
             tag: Tag::new("eu-only").expect("a tag"),
             home: eu.clone(),
             epoch: 1,
@@ -479,6 +481,7 @@ mod tests {
         let forward = wire::Forward {
             writes: vec![unknown_change, put(), unknown_condition],
             tag: "eu-only".into(),
+            caller: None,
         };
         let taken = taken(&route, false, 7, forward, &answers);
         assert_eq!(taken.len(), 1);

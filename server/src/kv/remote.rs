@@ -98,6 +98,7 @@ impl Store {
                     tag: route.tag.to_string(),
                     what: Some(what.clone()),
                     token: token.clone(),
+                    caller: Some(route.on_behalf()),
                 })),
             };
             let cleared = self.gate.egress(&route.home, &subject, request)?;
@@ -153,7 +154,8 @@ impl Store {
     }
 
     async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {
-        let route = self.directory.route_home(&read.tag, from)?;
+        let caller = read.caller.as_ref();
+        let route = self.directory.route_home(&read.tag, from, caller)?;
         self.covers(&route, &read.token).await?;
         match read.what {
             Some(What::Keys(keys)) => {

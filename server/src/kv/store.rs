@@ -137,7 +137,7 @@ impl Store {
                     node: leader.node,
                     replica: leader.replica,
                     group: group.identity().group,
-                    tag: &route.tag,
+                    route,
                 };
                 forward::writes(&self.env, &self.gate, &target, writes);
             }
@@ -159,7 +159,7 @@ impl Store {
             node,
             replica: ReplicaId(0),
             group: GroupId(0),
-            tag: &route.tag,
+            route,
         };
         forward::writes(&self.env, &self.gate, &target, writes);
     }
@@ -200,7 +200,8 @@ impl Store {
         forward: wire::Forward,
         answers: &Answers,
     ) -> Result<()> {
-        let route = self.directory.route_home(&forward.tag, from)?;
+        let caller = forward.caller.as_ref();
+        let route = self.directory.route_home(&forward.tag, from, caller)?;
         let Here::Home(group) = &route.here else {
             return Err(elsewhere());
         };

@@ -513,6 +513,7 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
             ..wire::ForwardedWrite::default()
         }],
         tag: "global".into(),
+        caller: Some(home.route().on_behalf()),
     };
     let from = home.node.gate.region();
     let leader = (1, home.group.replica());
@@ -730,4 +731,47 @@ async fn a_scan_does_not_go_on_at_a_mirror_that_was_filled_since() {
     let missing = mirror.store.scan(&mirror.route(), go_on(6)).await;
     let missing = missing.map(drop).expect_err("it has no older one");
     assert_eq!(missing.reason, Reason::Compacted);
+}
+
+/// A node of another region may be behind in the policy, or lie: the home judges
+/// the caller itself, and does nothing for one of whom nothing is said.
+#[tokio::test(start_paused = true)]
+async fn the_home_judges_the_caller_that_another_node_admitted() {
+    let home = Fixture::in_region("eu").await;
+    let us = RegionName::new("us").expect("a name");
+    let on_behalf = |region: &str| wire::OnBehalf {
+        region: region.into(),
+        ..wire::OnBehalf::default()
+    };
+    for (caller, expected) in [
+        (Some(on_behalf("us")), None),
+        (Some(on_behalf("mars")), Some(Reason::AccessRegionDenied)),
+        (Some(on_behalf("")), Some(Reason::InvalidArgument)),
+        (None, Some(Reason::InvalidArgument)),
+    ] {
+        let read = wire::Read {
+            tag: "global".into(),
+            what: Some(wire::read::What::Keys(wire::ReadKeys {
+                keys: vec![Bytes::from_static(b"a")],
+            })),
+            token: Bytes::new(),
+            caller: caller.clone(),
+        };
+        let reading = home.store.serve_remote(&us, read);
+        let failed = match home.node.env.scoped(reading).await.result {
+            Some(wire::read_result::Result::Failed(failed)) => Some(failed.reason),
+            _ => None,
+        };
+        assert_eq!(failed.as_deref(), expected.map(Reason::name), "{caller:?}");
+        let forward = wire::Forward {
+            writes: Vec::new(),
+            tag: "global".into(),
+            caller,
+        };
+        let gate = home.node.gate.clone();
+        let (answers, _) = Answers::new(gate, us.clone());
+        let to_home = (1, crate::raft::ReplicaId(0));
+        let taken = home.store.take_forwarded(&us, to_home, forward, &answers);
+        assert_eq!(taken.err().map(|error| error.reason), expected);
+    }
 }

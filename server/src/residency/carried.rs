@@ -270,14 +270,17 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
             | Request::Digest(wire::Digest {}),
         ) => Cargo::Nothing.of(group),
         Some(Request::Probe(wire::Probe { tags: _ })) => Cargo::Nothing.of(Of::NoTag),
-        Some(Request::Forward(wire::Forward { writes: _, tag })) => {
-            Cargo::Kept(&[Kind::Key, Kind::Value]).of(Of::Tag(tag))
-        }
+        Some(Request::Forward(wire::Forward {
+            writes: _,
+            tag,
+            caller: _,
+        })) => Cargo::Kept(&[Kind::Key, Kind::Value]).of(Of::Tag(tag)),
         Some(Request::Ship(ship)) => of_ship(ship),
         Some(Request::Read(wire::Read {
             tag,
             what: _,
             token: _,
+            caller: _,
         })) => Cargo::Handled.of(Of::Tag(tag)),
     }
 }

@@ -88,6 +88,7 @@ fn read(tag: &str) -> wire::PeerRequest {
         tag: tag.into(),
         what: None,
         token: Bytes::new(),
+        caller: None,
     }))
 }
 
