@@ -106,9 +106,10 @@ pub const fn is_on(_: Bug) -> bool {
     false
 }
 
-/// The variable that makes a process a build of the next feature level.
+/// The variable that makes a process a build of the next feature level. It is no
+/// setting of a node, which refuses what it does not know under its own prefix.
 #[cfg(feature = "seeded-bugs")]
-pub const NEXT_LEVEL_VARIABLE: &str = "DOMICILE_NEXT_LEVEL";
+pub const NEXT_LEVEL_VARIABLE: &str = "SEEDED_LEVEL";
 
 /// What a build of the next level adds to a command: a field that this one does
 /// not know.
