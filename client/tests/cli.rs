@@ -104,6 +104,13 @@ async fn the_cluster_in_json_keeps_its_schema() {
     );
     let moved = json_of(&node, "cluster transfer-leader --group 2 --to 3").await;
     assert_eq!(moved, json!({ "group": 2, "leader": 3 }));
+    let upgrade = json_of(&node, "cluster upgrade status").await;
+    let expected = json!({
+        "level": 1, "nodes": golden["nodes"], "next": "start node eu/3",
+    });
+    assert_eq!(upgrade, expected);
+    let finalized = json_of(&node, "cluster upgrade finalize").await;
+    assert_eq!(finalized, json!({ "before": 1, "level": 2 }));
     let rebuilt = json_of(&node, "region rebuild ap --yes").await;
     let expected = json!({
         "region": "ap", "nodes": 3, "incarnation": 2, "mirrors": ["global"],

@@ -43,7 +43,7 @@ impl fmt::Display for Verdict {
 pub struct Finding {
     /// The node.
     pub node: NodeName,
-    /// `state`, `log` or `staged`.
+    /// `state`, `log` or `staged`; `ledger`: what it says was sent.
     pub place: String,
     /// The residency tag; empty: it cannot be told.
     pub tag: String,
@@ -109,6 +109,19 @@ pub fn judge(
                 });
             }
         }
+        for flow in &report.flows {
+            if let Some(why) = not_to_be_sent(policy, flow) {
+                findings.push(Finding {
+                    node: node.clone(),
+                    place: "ledger".into(),
+                    tag: flow.tag.clone(),
+                    kind: Kind::Value.name().into(),
+                    versions: flow.records,
+                    bytes: 0,
+                    why,
+                });
+            }
+        }
         for unread in &report.unread {
             gaps.push(Gap {
                 node: node.clone(),
@@ -163,6 +176,19 @@ pub fn copies_are_equal(reports: &[v1::NodeReport]) -> BTreeMap<&str, bool> {
     seen.into_iter().map(equal).collect()
 }
 
+/// Why a region may not have what a ledger says it was sent; `None`: it may.
+fn not_to_be_sent(policy: &Policy, flow: &v1::AuditFlow) -> Option<String> {
+    let counted = v1::AuditCount {
+        tag: flow.tag.clone(),
+        kind: Kind::Value.name().into(),
+        versions: 1,
+        ..v1::AuditCount::default()
+    };
+    let why = denied(policy, &flow.to, &counted)?;
+    let v1::AuditFlow { from, to, .. } = flow;
+    Some(format!("{from} sent it to {to}, where {why}"))
+}
+
 /// Why a region may not hold what was counted; `None`: it may.
 fn denied(policy: &Policy, region: &str, count: &v1::AuditCount) -> Option<String> {
     if count.versions == 0 {
@@ -212,6 +238,31 @@ mod tests {
             counts,
             unread: Vec::new(),
             rows: 1,
+            ..v1::NodeReport::default()
+        }
+    }
+
+    /// What was sent may not lie there any more; the ledger of its sender tells.
+    #[test]
+    fn what_a_ledger_says_was_sent_is_held_against_the_policy() {
+        for (to, verdict) in [("us", Verdict::Fail), ("eu", Verdict::Pass)] {
+            let mut sender = report("eu", 1, Vec::new());
+            sender.flows.push(v1::AuditFlow {
+                tag: "eu-only".into(),
+                from: "eu".into(),
+                to: to.into(),
+                batches: 1,
+                records: 3,
+            });
+            let judged = judge(&policy(), &expected(&[("eu", 1)]), &[sender]);
+            assert_eq!(judged.verdict, verdict, "{judged:?}");
+            let told = judged
+                .findings
+                .iter()
+                .map(|f| (f.place.as_str(), f.versions));
+            let told: Vec<_> = told.collect();
+            assert_eq!(told.is_empty(), verdict == Verdict::Pass);
+            assert!(told.iter().all(|told| *told == ("ledger", 3)));
         }
     }
 

@@ -527,7 +527,7 @@ pub(crate) fn cluster_status() -> v1::GetClusterStatusResponse {
         region: "eu".into(),
     };
     v1::GetClusterStatusResponse {
-        cluster_id: "6f3c1d0a-0000-4000-8000-000000000001".into(),
+        cluster_id: "6f3c1d0a000040008000000000000001".into(),
         name: "dev".into(),
         health: v1::Health::Degraded as i32,
         groups: vec![v1::GroupStatus {
@@ -703,6 +703,10 @@ impl AdminService for Fake {
             report: Some(v1::NodeReport {
                 region: "eu".into(),
                 node: 1,
+                cluster: vec![
+                    0x6f, 0x3c, 0x1d, 0x0a, 0, 0, 0x40, 0, 0x80, 0, 0, 0, 0, 0, 0, 1,
+                ]
+                .into(),
                 ..v1::NodeReport::default()
             }),
         }))

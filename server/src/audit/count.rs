@@ -46,6 +46,8 @@ struct Count {
 pub(super) struct Counts {
     counts: BTreeMap<(String, Kind, Place), Count>,
     unread: BTreeMap<(&'static str, String), u64>,
+    /// Batches and records, by tag, sender and receiver.
+    flows: BTreeMap<(String, String, String), (u64, u64)>,
     rows: u64,
 }
 
@@ -75,6 +77,14 @@ impl Counts {
         count.bytes += bytes as u64;
     }
 
+    /// Counts a batch of a tag that went from one region to another.
+    pub(super) fn flow(&mut self, (tag, from, to): (&str, &str, &str), records: u64) {
+        let flow = (tag.to_owned(), from.to_owned(), to.to_owned());
+        let (batches, all) = self.flows.entry(flow).or_default();
+        *batches += 1;
+        *all += records;
+    }
+
     /// Counts something that could not be read.
     pub(super) fn unread(&mut self, place: &'static str, why: String) {
         let known = self.unread.contains_key(&(place, why.clone()));
@@ -89,6 +99,7 @@ impl Counts {
     pub(super) fn report(self, anchor: &Anchor) -> v1::NodeReport {
         let counts = self.counts.into_iter();
         let unread = self.unread.into_iter();
+        let flows = self.flows.into_iter();
         v1::NodeReport {
             region: anchor.region.clone(),
             node: anchor.node,
@@ -111,6 +122,16 @@ impl Counts {
                 })
                 .collect(),
             rows: self.rows,
+            cluster: anchor.cluster.clone(),
+            flows: flows
+                .map(|((tag, from, to), (batches, records))| v1::AuditFlow {
+                    tag,
+                    from,
+                    to,
+                    batches,
+                    records,
+                })
+                .collect(),
         }
     }
 }

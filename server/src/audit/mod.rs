@@ -123,7 +123,14 @@ pub fn to_json(report: &v1::NodeReport, control: Option<&wire::Control>) -> serd
             "place": unread.place, "why": unread.why, "count": unread.count,
         })
     });
+    let flows = report.flows.iter().map(|flow| {
+        serde_json::json!({
+            "tag": flow.tag, "from": flow.from, "to": flow.to,
+            "batches": flow.batches, "records": flow.records,
+        })
+    });
     serde_json::json!({
+        "flows": flows.collect::<Vec<_>>(),
         "region": report.region,
         "node": report.node,
         "rows": report.rows,

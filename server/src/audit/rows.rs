@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::Kind;
 use wire::command::Command;
@@ -11,23 +12,28 @@ use crate::error::{Error, Result};
 use crate::storage::{GroupId, Row, keys, record};
 
 /// The tags of the groups on a disk.
-pub(super) struct Groups(BTreeMap<GroupId, String>);
+pub(super) struct Groups {
+    tags: BTreeMap<GroupId, String>,
+    /// The id of the cluster.
+    cluster: Bytes,
+}
 
 impl Groups {
     /// The groups that the anchor names.
     pub(super) fn of(anchor: &wire::Anchor) -> Self {
         let replicas = anchor.replicas.iter();
-        Groups(
-            replicas
+        Groups {
+            tags: replicas
                 .map(|replica| (GroupId(replica.group), replica.tag.clone()))
                 .collect(),
-        )
+            cluster: anchor.cluster.clone(),
+        }
     }
 
     /// The tag of a group; `None`: the group has no records; an error: no such
     /// group is on this disk.
     fn tag(&self, group: GroupId) -> Result<Option<&str>> {
-        match self.0.get(&group).map(String::as_str) {
+        match self.tags.get(&group).map(String::as_str) {
             Some("") => Ok(None),
             Some(tag) => Ok(Some(tag)),
             None => Err(Error::corruption(format!(
@@ -76,13 +82,66 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
             }
             tag.map(drop)
         }
-        // What these hold is no part of a record; that they decode is checked.
-        keys::Table::GroupState => row.open::<wire::GroupState>().map(drop),
-        keys::Table::AuditLeaf => row.open::<wire::AuditLeaf>().map(drop),
-        keys::Table::Catalog => row.open::<wire::Catalog>().map(drop),
-        keys::Table::Control => row.open::<wire::Control>().map(drop),
-        keys::Table::TagKeys => row.open::<wire::StoredTagKeys>().map(drop),
-        keys::Table::Ledger => row.open::<wire::LedgerRow>().map(drop),
+        // What these hold is no part of a record. That they decode is checked, and
+        // that their group is here.
+        keys::Table::GroupState => {
+            row.open::<wire::GroupState>()?;
+            groups.tag(keys::parse_group_state(&row.key)?).map(drop)
+        }
+        keys::Table::AuditLeaf => {
+            row.open::<wire::AuditLeaf>()?;
+            groups.tag(keys::parse_audit_leaf(&row.key)?.0).map(drop)
+        }
+        keys::Table::Catalog => {
+            row.open::<wire::Catalog>()?;
+            groups.tag(keys::parse_catalog(&row.key)?).map(drop)
+        }
+        keys::Table::Control => {
+            row.open::<wire::Control>()?;
+            groups.tag(keys::parse_control(&row.key)?).map(drop)
+        }
+        keys::Table::TagKeys => {
+            let stored: wire::StoredTagKeys = row.open()?;
+            let tag = groups.tag(keys::parse_tag_keys(&row.key)?);
+            for key in &stored.keys {
+                counts.item(told(&tag), Kind::TagKey, place, key_bytes(key), None);
+            }
+            tag.map(drop)
+        }
+        keys::Table::Ledger => ledger(groups, row, place, counts),
+    }
+}
+
+fn key_bytes(key: &wire::TagKey) -> usize {
+    key.commitment.len() + key.token.len()
+}
+
+/// Counts what a ledger says was sent. It is held against the policy as what lies
+/// on a disk is: what was there once may not be there any more.
+fn ledger(groups: &Groups, row: &Row, place: Place, counts: &mut Counts) -> Result<()> {
+    let noted: wire::LedgerRow = row.open()?;
+    let key = keys::parse_ledger(&row.key)?;
+    if noted.cluster[..] != groups.cluster[..] {
+        return Err(Error::corruption("a ledger row is of another cluster"));
+    }
+    if key.group.0 != noted.range || key.to != noted.to || key.transfer != noted.transfer {
+        return Err(Error::corruption(
+            "a ledger row stands under another batch than it says",
+        ));
+    }
+    counts.flow((&noted.tag, &noted.from, &noted.to), noted.records);
+    counts.item(
+        &noted.tag,
+        Kind::AuditDetail,
+        place,
+        noted.digest.len(),
+        None,
+    );
+    match groups.tag(key.group)? {
+        Some(tag) if tag == noted.tag => Ok(()),
+        _ => Err(Error::corruption(
+            "a ledger row is of another tag than its group",
+        )),
     }
 }
 
@@ -124,11 +183,21 @@ pub(super) fn log(groups: &Groups, row: &Row, counts: &mut Counts) {
 }
 
 fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
-    let Some((group, _)) = keys::parse_log_row(&row.key)? else {
-        // Votes and marks hold numbers only.
-        return Ok(());
-    };
+    let (group, kind) = keys::parse_log_row(&row.key)?;
     let tag = groups.tag(group);
+    // Votes and marks hold numbers only; that they are what they should be is
+    // checked.
+    match kind {
+        keys::LogRow::Entry => {}
+        keys::LogRow::Vote => {
+            row.open::<wire::Vote>()?;
+            return tag.map(drop);
+        }
+        keys::LogRow::Mark => {
+            row.open::<wire::LogId>()?;
+            return tag.map(drop);
+        }
+    }
     let told = told(&tag).to_owned();
     let entry: wire::LogEntry = record::decode(row.open_bytes("log entry")?)?;
     let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
@@ -165,10 +234,15 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
             | Command::BeginBackfill(_)
             | Command::EndBackfill(_)
             | Command::RaiseFence(_)
-            | Command::NewTagKey(_)
-            | Command::CopyTagKeys(_)
             | Command::Account(_),
         ) => {}
+        Some(Command::NewTagKey(new)) => {
+            new.key.iter().for_each(|key| count(0, key_bytes(key)));
+        }
+        Some(Command::CopyTagKeys(copy)) => {
+            let keys = copy.keys.unwrap_or_default().keys;
+            keys.iter().for_each(|key| count(0, key_bytes(key)));
+        }
         None => return Err(Error::corruption("a command of a log entry is not known")),
     }
     tag.map(drop)

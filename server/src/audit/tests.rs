@@ -312,3 +312,89 @@ fn a_store_behind_its_anchor_is_no_proof() {
         assert_eq!(verdict, Verdict::Incomplete, "{said}");
     }
 }
+
+/// A row of the ledger of `group`, of a batch for a region.
+fn ledger_row(cluster: &Bytes, group: u64, tag: &str, to: &str) -> wire::LedgerRow {
+    wire::LedgerRow {
+        cluster: cluster.clone(),
+        range: group,
+        tag: tag.into(),
+        from: "eu".into(),
+        to: to.into(),
+        incarnation: 1,
+        part: Some(wire::ledger_row::Part::Page(wire::LedgerPage::default())),
+        transfer: 9,
+        records: 2,
+        ..wire::LedgerRow::default()
+    }
+}
+
+/// Puts a row of what was sent.
+fn put_sent(disk: &Disk, row: &wire::LedgerRow) {
+    let key = keys::LedgerKey {
+        group: GroupId(row.range),
+        to: &row.to,
+        incarnation: row.incarnation,
+        is_page: true,
+        at: [0; 3],
+        transfer: row.transfer,
+    };
+    put(disk, key.sent(), row);
+}
+
+#[test]
+fn what_the_ledger_says_was_sent_is_judged() {
+    let cluster = Bytes::from_static(&[7; 16]);
+    let foreign = Bytes::from_static(&[8; 16]);
+    for (row, expected) in [
+        (ledger_row(&cluster, 17, "global", "us"), Verdict::Pass),
+        (ledger_row(&cluster, 17, "global", "mars"), Verdict::Fail),
+        // Of another cluster, and of another tag than its group is.
+        (
+            ledger_row(&foreign, 17, "global", "us"),
+            Verdict::Incomplete,
+        ),
+        (
+            ledger_row(&cluster, 17, "eu-only", "eu"),
+            Verdict::Incomplete,
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = open(folder.path());
+        let of = |anchor: &mut wire::Anchor| anchor.cluster = cluster.clone();
+        disk.anchor.update(of).expect("written");
+        add_group(&disk, 17, "global");
+        put_sent(&disk, &row);
+        for report in reports(disk, folder.path()) {
+            assert_eq!(verdict(&report).0, expected, "{report:?}");
+        }
+    }
+}
+
+/// Who has a key of a tag can find out its records by guesses.
+#[test]
+fn a_key_of_a_tag_that_may_not_be_there_is_found() {
+    planted("state", |disk| {
+        add_group(disk, 17, "us-only");
+        let key = wire::TagKey {
+            id: 1,
+            commitment: Bytes::from_static(&[7; 32]),
+            token: Bytes::from_static(&[8; 32]),
+            holders: Vec::new(),
+        };
+        let stored = wire::StoredTagKeys { keys: vec![key] };
+        put(disk, keys::tag_keys(GroupId(17)), &stored);
+    });
+}
+
+#[test]
+fn rows_of_a_group_that_is_not_here_are_told() {
+    for key in [keys::group_state(GroupId(17)), keys::tag_keys(GroupId(17))] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = open(folder.path());
+        put(&disk, key, &wire::GroupState::default());
+        for report in reports(disk, folder.path()) {
+            assert_eq!(verdict(&report).0, Verdict::Incomplete, "{report:?}");
+        }
+    }
+}

@@ -97,15 +97,30 @@ pub fn table_of(key: &[u8]) -> Result<Table> {
     }
 }
 
-/// The group and the index of a row of the log instance; `None`: it is a vote
-/// or a mark. An error: none of ours.
-pub fn parse_log_row(key: &[u8]) -> Result<Option<(GroupId, Index)>> {
-    let (_, rest) = take_group(key, "log row")?;
-    match rest.first() {
-        Some(&LOG_ENTRY) => parse_log_entry(key).map(Some),
-        Some(&LOG_VOTE | &LOG_PURGED | &LOG_COMMITTED) if rest.len() == 1 => Ok(None),
-        Some(_) | None => Err(Error::corruption("a row of the log is none of ours")),
-    }
+/// What a row of the log instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogRow {
+    /// An entry.
+    Entry,
+    /// The vote.
+    Vote,
+    /// The id of an entry: the last purged, or the last known to be committed.
+    Mark,
+}
+
+/// What a row of the log instance is, and of which group. An error: none of ours.
+pub fn parse_log_row(key: &[u8]) -> Result<(GroupId, LogRow)> {
+    let (group, rest) = take_group(key, "log row")?;
+    let row = match rest {
+        [LOG_ENTRY, ..] => {
+            parse_log_entry(key)?;
+            LogRow::Entry
+        }
+        [LOG_VOTE] => LogRow::Vote,
+        [LOG_PURGED | LOG_COMMITTED] => LogRow::Mark,
+        _ => return Err(Error::corruption("a row of the log is none of ours")),
+    };
+    Ok((group, row))
 }
 
 // ---- state: groups -------------------------------------------------------

@@ -4,6 +4,7 @@ mod disk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use domicile_client::Client;
 use domicile_proto::audit::{Gap, Judgement, NodeName, Verdict, copies_are_equal, judge};
@@ -22,6 +23,12 @@ const FROM_DISKS: &str = "No node answered: the policy and the nodes are those o
 /// What the report does not prove.
 const UNSIGNED: &str = "This report is not signed: it is as good as the nodes that answered.";
 
+/// How often all nodes are asked while their copies differ.
+const LOOKS_MAX: usize = 4;
+
+/// How long to wait in between.
+const LOOK_STEP: Duration = Duration::from_secs(1);
+
 /// Audits where data is.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -32,11 +39,13 @@ pub(crate) enum Command {
 ///
 /// Each node decodes its stores, Raft logs and staged files and counts records,
 /// versions and bytes by tag and kind; no key or value leaves it. Exits with 0
-/// for PASS, 10 for FAIL (something is where it may not be), 11 for INCOMPLETE
-/// (a node or a file was not read).
+/// for PASS, 10 for FAIL (something is where it may not be, or was sent there by
+/// what the ledgers say), 11 for INCOMPLETE (a node or a file was not read, or
+/// copies differ).
 ///
 /// COPIES says whether all nodes that hold a tag hold the same records of it.
-/// Copies that are behind differ, and so may those read while there are writes.
+/// Copies that are behind differ, and so do those read while there are writes:
+/// nodes are asked a few times, and then it is said.
 ///
 /// With `--offline` for every node, none needs to run: the policy and the names
 /// of the nodes are then those on the disks.
@@ -67,11 +76,17 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Ok(basis) => basis,
         Err(failure) => Basis::of_disks(&disks, failure)?,
     };
-    let asked = basis.addresses.iter().map(async |(node, address)| {
-        ask(&context.connect_address(address).await.ok()?, node).await
-    });
-    let asked = futures::future::join_all(asked).await;
-    let mut reports: Vec<NodeReport> = asked.into_iter().flatten().collect();
+    let mut reports = ask_all(context, &basis).await;
+    let (ours, others) = reports
+        .into_iter()
+        .partition(|report: &NodeReport| hex(&report.cluster) == basis.cluster_id);
+    reports = ours;
+    unread.extend(others.iter().map(|report: &NodeReport| Gap {
+        node: name(report),
+        place: "node".into(),
+        why: "the node that answers there is of another cluster".into(),
+        count: 1,
+    }));
     let running: BTreeSet<NodeName> = reports.iter().map(name).collect();
     for (directory, disk) in disks {
         let node = name(&disk.report);
@@ -95,6 +110,16 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     }
     reports.sort_by_key(name);
     let mut judged = judge(&basis.policy, &basis.nodes, &reports);
+    let copies = copies_are_equal(&reports).into_iter();
+    unread.extend(copies.filter(|(_, equal)| !equal).map(|(tag, _)| Gap {
+        node: (String::new(), 0),
+        place: "copies".into(),
+        why: format!(
+            "the copies of {tag} differ: writes are under way or a copy is behind, see `domicile \
+             replication status`; run the audit again at rest"
+        ),
+        count: 1,
+    }));
     // A directory that was named and not read leaves the audit incomplete.
     if !unread.is_empty() {
         judged.verdict = judged.verdict.max(Verdict::Incomplete);
@@ -179,6 +204,29 @@ async fn ask_for_basis(context: &Context) -> Result<Basis, Failure> {
     })
 }
 
+/// Asks every node. While copies differ all are asked again a few times: they are
+/// read one after the other, and a mirror is a moment behind.
+async fn ask_all(context: &Context, basis: &Basis) -> Vec<NodeReport> {
+    let mut left = LOOKS_MAX;
+    loop {
+        let asked = basis.addresses.iter().map(async |(node, address)| {
+            ask(&context.connect_address(address).await.ok()?, node).await
+        });
+        let asked = futures::future::join_all(asked).await;
+        let reports: Vec<NodeReport> = asked.into_iter().flatten().collect();
+        left -= 1;
+        let equal = copies_are_equal(&reports).into_values().all(|equal| equal);
+        if equal || left == 0 {
+            return reports;
+        }
+        tokio::time::sleep(LOOK_STEP).await;
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn name(report: &NodeReport) -> NodeName {
     (report.region.clone(), report.node)
 }
@@ -236,8 +284,12 @@ fn to_json(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> Value {
     })
 }
 
+/// A node's name; without one: it is about all of them.
 fn shown((region, node): &NodeName) -> String {
-    format!("{region}/{node}")
+    match region.as_str() {
+        "" => "all".to_owned(),
+        region => format!("{region}/{node}"),
+    }
 }
 
 /// What a region holds of a tag, over its nodes.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use domicile_proto::audit::NodeName;
-use domicile_proto::v1::{AuditCount, AuditUnread, NodeReport};
+use domicile_proto::v1::{AuditCount, AuditFlow, AuditUnread, NodeReport};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -92,11 +92,23 @@ fn from_json(value: &Value) -> Option<Inspected> {
                 .collect::<Option<_>>()?,
         }),
     };
+    let flows = value.get("flows")?.as_array()?.iter().map(|flow| {
+        Some(AuditFlow {
+            tag: text(flow, "tag")?,
+            from: text(flow, "from")?,
+            to: text(flow, "to")?,
+            batches: number(flow, "batches")?,
+            records: number(flow, "records")?,
+        })
+    });
     let report = NodeReport {
         region: text(value, "region")?,
         node: number(value, "node")?,
         counts: counts.collect::<Option<_>>()?,
         unread: unread.collect::<Option<_>>()?,
+        flows: flows.collect::<Option<_>>()?,
+        // Whose it is stands beside the report.
+        cluster: Vec::new().into(),
         rows: number(value, "rows")?,
     };
     Some(Inspected { report, cluster })
