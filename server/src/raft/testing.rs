@@ -152,7 +152,7 @@ impl Alone {
     /// Empties a mirror, which has a key of the tag then.
     pub(crate) async fn begin(&self, group: &Group, attempt: u64) {
         let key = wire::TagKey {
-            id: 1,
+            id: 1 << 32,
             commitment: vec![7; 32].into(),
             token: vec![8; 32].into(),
             holders: Vec::new(),
@@ -162,7 +162,7 @@ impl Alone {
             keys: Some(wire::StoredTagKeys { keys: vec![key] }),
         };
         let keys = wire::command::Command::CopyTagKeys(copy);
-        assert_eq!(self.ship(group, keys).await.tag_key, 1);
+        assert_eq!(self.ship(group, keys).await.tag_key, 1 << 32);
         let seen = group.progress().mirror.unwrap_or_default();
         let begin = wire::BeginBackfill {
             incarnation: group.identity().incarnation,

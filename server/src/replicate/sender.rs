@@ -126,7 +126,8 @@ impl Sender {
 
     async fn session(&self, node: NodeId) -> Ended {
         if seeded::is_on(Bug::LyingSender) && self.tag.as_str().ends_with("-only") {
-            return match self.stream(node, Position::default()).await {
+            let shared = self.group.progress().tag_key;
+            return match self.stream(node, Position::default(), shared).await {
                 Ok(()) => Ended::Moved,
                 Err(ended) => ended,
             };
@@ -139,16 +140,17 @@ impl Sender {
         if state.incarnation != self.incarnation {
             return Ended::Refused("the mirror is of another incarnation".into());
         }
-        if let Err(ended) = self.share_keys(node, state.tag_key).await {
-            return ended;
-        }
+        let shared = match self.share_keys(node, state.tag_key).await {
+            Ok(shared) => shared,
+            Err(ended) => return ended,
+        };
         let cursor = Position::from_wire(state.cursor);
         let ended = if state.open {
             self.note(|lane| {
                 lane.state = LaneState::Streaming;
                 lane.acked = cursor;
             });
-            self.stream(node, cursor).await
+            self.stream(node, cursor, shared).await
         } else {
             self.note(|lane| {
                 lane.state = LaneState::Backfilling;
@@ -178,12 +180,11 @@ impl Sender {
     }
 
     /// Ships changes behind the cursor as they are made.
-    async fn stream(&self, node: NodeId, cursor: Position) -> Result<(), Ended> {
+    async fn stream(&self, node: NodeId, cursor: Position, shared: u64) -> Result<(), Ended> {
         let mut progress = self.group.watch_progress();
         let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
         let mut sent = cursor;
         let mut acked = cursor;
-        let shared = progress.borrow().tag_key;
         loop {
             let now = *progress.borrow_and_update();
             if now.tag_key != shared {

@@ -18,13 +18,22 @@ use domicile_proto::token::Secret;
 
 use crate::error::{Error, Result};
 
+/// The bits of an id that are drawn, so that a key which is made again under a
+/// number that was lost is not taken for it.
+const DRAWN_BITS: u32 = 32;
+
+/// The number of a key in its tag, from 1, of its id.
+pub fn number(id: u64) -> u64 {
+    id >> DRAWN_BITS
+}
+
 /// The bytes of a secret.
 const SECRET_BYTES: usize = 32;
 
 /// A key of a tag. It shows nothing of itself.
 #[derive(Clone)]
 pub struct TagKey {
-    /// Counts the keys of the tag, from 1.
+    /// Its number in the tag, and drawn bits: never the same again.
     pub id: u64,
     /// Makes read positions and page tokens.
     pub token: Secret,
@@ -83,22 +92,27 @@ impl TagKeys {
 }
 
 /// The key that a tag needs next, with random bytes from `random`; `None`: the one
-/// in use will do. It will not if a region has it that holds the tag no longer.
+/// in use will do. It will not once other regions hold the tag than when it was
+/// made: one of them may leave again, and has it then.
 pub fn next(
     stored: &wire::StoredTagKeys,
     holders: &[String],
     random: impl Fn() -> [u8; SECRET_BYTES],
 ) -> Option<wire::TagKey> {
     let newest = stored.keys.last();
-    let left = |key: &wire::TagKey| key.holders.iter().any(|held| !holders.contains(held));
-    if newest.is_some_and(|key| !left(key)) {
+    let mut holders = holders.to_vec();
+    holders.sort();
+    if newest.is_some_and(|key| key.holders == holders) {
         return None;
     }
+    let count = newest.map_or(0, |key| number(key.id)) + 1;
+    let drawn = random();
+    let drawn = u64::from(u32::from_be_bytes([drawn[0], drawn[1], drawn[2], drawn[3]]));
     Some(wire::TagKey {
-        id: newest.map_or(0, |key| key.id) + 1,
+        id: count << DRAWN_BITS | drawn,
         commitment: Bytes::copy_from_slice(&random()),
         token: Bytes::copy_from_slice(&random()),
-        holders: holders.to_vec(),
+        holders,
     })
 }
 
@@ -112,18 +126,19 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_made_once_a_holder_has_left() {
+    fn another_key_is_made_once_others_hold_the_tag() {
         let mut stored = wire::StoredTagKeys::default();
         let first = made(&stored, &["eu", "us"]).expect("the first");
-        assert_eq!(first.id, 1);
+        assert_eq!(number(first.id), 1);
         stored.keys.push(first);
         assert_eq!(made(&stored, &["eu", "us"]), None);
-        // A region that is new may have the key: it gets what the key was made for.
-        assert_eq!(made(&stored, &["eu", "us", "ap"]), None);
-        let second = made(&stored, &["eu", "ap"]).expect("us has left");
-        assert_eq!((second.id, second.holders.len()), (2, 2));
+        assert_eq!(made(&stored, &["us", "eu"]), None);
+        // One that joins gets the key, and may leave again.
+        let second = made(&stored, &["eu", "us", "ap"]).expect("ap has joined");
+        assert_eq!((number(second.id), second.holders.len()), (2, 3));
         stored.keys.push(second);
-        assert_eq!(made(&stored, &["eu", "ap"]), None);
+        let third = made(&stored, &["eu", "us"]).expect("ap has left");
+        assert_eq!(number(third.id), 3);
     }
 
     #[test]
@@ -132,10 +147,12 @@ mod tests {
         stored.keys.extend(made(&stored, &["eu", "us"]));
         stored.keys.extend(made(&stored, &["eu"]));
         let keys = TagKeys::from_wire(&stored).expect("whole");
-        assert_eq!(keys.newest().map(|key| key.id), Some(2));
-        assert!(keys.token(1).is_some() && keys.token(2).is_some());
-        assert!(keys.token(3).is_none());
-        assert_eq!(format!("{keys:?}"), "TagKeys([TagKey(1), TagKey(2)])");
+        let [first, second] = [stored.keys[0].id, stored.keys[1].id];
+        assert_eq!(keys.newest().map(|key| key.id), Some(second));
+        assert!(keys.token(first).is_some() && keys.token(second).is_some());
+        assert!(keys.token(second + 1).is_none());
+        let shown = format!("TagKeys([TagKey({first}), TagKey({second})])");
+        assert_eq!(format!("{keys:?}"), shown);
     }
 
     #[test]

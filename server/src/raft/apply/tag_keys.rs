@@ -4,6 +4,7 @@ use domicile_proto::internal::v1 as wire;
 
 use super::Applier;
 use crate::error::{Error, Result};
+use crate::seal;
 use crate::storage::{Engine, GroupId, keys, record};
 
 /// The keys on disk; none before the first.
@@ -18,7 +19,8 @@ impl Applier<'_> {
     pub(super) fn new_tag_key(&mut self, new: wire::NewTagKey) -> Result<()> {
         let key = new.key;
         let key = key.ok_or_else(|| Error::corruption("a new key of a tag is missing"))?;
-        if self.identity.is_mirror || key.id != self.state.tag_key + 1 {
+        let is_next = seal::number(key.id) == seal::number(self.state.tag_key) + 1;
+        if self.identity.is_mirror || !is_next {
             return Ok(());
         }
         let mut stored = self.tag_keys()?;
@@ -31,7 +33,9 @@ impl Applier<'_> {
     pub(super) fn copy_tag_keys(&mut self, copy: wire::CopyTagKeys) {
         let stored = copy.keys.unwrap_or_default();
         let newest = stored.keys.last().map_or(0, |key| key.id);
-        if self.is_for(copy.incarnation) && newest > self.state.tag_key {
+        // A home that was put back may have made a key again under the same number.
+        let is_older = seal::number(newest) < seal::number(self.state.tag_key);
+        if self.is_for(copy.incarnation) && newest != self.state.tag_key && !is_older {
             self.put_tag_keys(stored);
         }
     }
