@@ -24,7 +24,7 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{DIGEST_BYTES, ledger};
 use crate::raft::{Group, Groups, Position};
 use crate::residency::Gate;
-use crate::seal::TagKeys;
+use crate::seal::{self, TagKeys};
 use crate::storage::GroupId;
 
 /// The batches of one mirror that may wait here; a sender has fewer on their
@@ -139,6 +139,7 @@ impl Receiver {
             Some(Cargo::Copy(packed)) => {
                 let copy: wire::Copy = unpack(&packed).map_err(bad)?;
                 check_digest(&copy.records, &ship.digest).map_err(bad)?;
+                check_sender(from, &copy.from).map_err(bad)?;
                 check_entries(&copy).map_err(bad)?;
                 check_outcomes(&copy.outcomes).map_err(bad)?;
                 Some(Command::Copy(copy))
@@ -147,6 +148,7 @@ impl Receiver {
             Some(Cargo::Backfill(packed)) => {
                 let page: wire::Backfill = unpack(&packed).map_err(bad)?;
                 check_digest(&page.records, &ship.digest).map_err(bad)?;
+                check_sender(from, &page.from).map_err(bad)?;
                 check_outcomes(&page.outcomes).map_err(bad)?;
                 Some(Command::Backfill(page))
             }
@@ -158,6 +160,14 @@ impl Receiver {
             None => return Err(refused("what was shipped is not known here")),
         };
         Ok((group, command))
+    }
+}
+
+/// Whether a batch names the region that it comes from: the ledger will.
+fn check_sender(from: &RegionName, named: &str) -> Result<()> {
+    match from.as_str() == named {
+        true => Ok(()),
+        false => Err(Error::invalid("a batch names another sender")),
     }
 }
 
@@ -173,6 +183,10 @@ fn check_digest(records: &[wire::CopiedRecord], told: &Bytes) -> Result<()> {
 /// and up to `last`: what is applied is not judged again.
 fn check_entries(copy: &wire::Copy) -> Result<()> {
     let mut at = Position::from_wire(copy.prev);
+    let begins = copy.records.first();
+    if begins.is_some_and(|first| Position::from_wire(first.position).sub != 0) {
+        return Err(Error::invalid("a batch begins within an entry"));
+    }
     for copied in &copy.records {
         let position = Position::from_wire(copied.position);
         let first = Position { sub: 0, ..position };
@@ -195,7 +209,8 @@ fn check_entries(copy: &wire::Copy) -> Result<()> {
 /// again.
 fn check_keys(copy: &wire::CopyTagKeys) -> Result<()> {
     let keys = copy.keys.clone().unwrap_or_default();
-    let counted = (1..).zip(&keys.keys).all(|(id, key)| key.id == id);
+    let mut counted = (1..).zip(&keys.keys);
+    let counted = counted.all(|(number, key)| seal::number(key.id) == number);
     if keys.keys.is_empty() || !counted || TagKeys::from_wire(&keys).is_err() {
         return Err(Error::invalid("the keys of the tag are not known here"));
     }
