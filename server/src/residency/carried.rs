@@ -198,8 +198,8 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
 }
 
 /// What is kept of a message that was refused, so that it can be told from others:
-/// never a hash that a record could be guessed by. Of a batch: the digest that
-/// both ends' ledgers have of it.
+/// never a hash that a record could be guessed by. Of a batch: the hash of the
+/// digest that both ends' ledgers have of it.
 pub(super) fn evidence(crossing: Crossing<'_>) -> Bytes {
     if let Crossing::Request(wire::PeerRequest {
         request: Some(Request::Ship(ship)),
@@ -207,7 +207,8 @@ pub(super) fn evidence(crossing: Crossing<'_>) -> Bytes {
     }) = crossing
         && !ship.digest.is_empty()
     {
-        return ship.digest.clone();
+        // Hashed: it is the sender's word, and may be anything.
+        return Bytes::copy_from_slice(&Sha256::digest(&ship.digest));
     }
     let mut hash = Sha256::new();
     match (carried(crossing).cargo, crossing) {
@@ -319,7 +320,9 @@ fn of_ship(ship: &wire::Ship) -> Carried<'_> {
             incarnation: _,
             keys: _,
         })) => Cargo::Kept(&[Kind::TagKey, Kind::LogEntry]),
-        Some(Shipped::Ask(wire::ShipAsk {})) | None => Cargo::Nothing,
+        // It opens a session: where records may not go now, none begins.
+        Some(Shipped::Ask(wire::ShipAsk {})) => Cargo::Kept(&[Kind::LogEntry]),
+        None => Cargo::Nothing,
     };
     cargo.of(Of::Tag(tag))
 }

@@ -153,7 +153,7 @@ pub struct Cause {
 pub struct Evidence {
     /// How many there were.
     pub count: u64,
-    /// A hash of what the last one was, see [`Carries::evidence`].
+    /// A hash of what the last one was, which is no part of a record.
     pub digest: Bytes,
 }
 
