@@ -9,10 +9,11 @@ use std::sync::Arc;
 use domicile_proto::internal::v1 as wire;
 
 use super::Placement;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::net::{Peer, Peers};
 use crate::raft::NodeId;
 use crate::residency::{Carries, Cleared, Subject, Untrusted};
+use crate::storage::CONTROL_GROUP;
 
 /// What a replica is placed by says nothing of a record.
 const ABOUT: Subject = Subject::Control;
@@ -57,13 +58,14 @@ impl Placement {
         peer: &Peer,
         request: Untrusted<wire::PlaceRequest>,
     ) -> Result<Cleared<wire::PlaceResponse>> {
-        let request = self.opened(peer, request)?;
+        let mut request = self.opened(peer, request)?;
         if self.speaker.cluster().is_some() {
             self.speaker.is_of_cluster(peer)?;
         }
         if request.replica != 0 && request.cluster != peer.cluster() {
             return Err(of_another());
         }
+        self.may_place(peer, &mut request)?;
         let this = self.clone();
         let placing = async move { this.place_here(request).await };
         let placed = self.env.to_its_end(placing).await;
@@ -81,6 +83,27 @@ impl Placement {
         self.speaker.is_of_cluster(peer)?;
         self.replace_member_here(request).await?;
         self.cleared(peer, wire::ReplaceMemberResponse {})
+    }
+
+    /// Refuses a replica that a node of another region wants here, but for one of
+    /// the control group; and takes no word of another region for where the nodes
+    /// of this one are: what they say to each other stays among them.
+    fn may_place(&self, peer: &Peer, request: &mut wire::PlaceRequest) -> Result<()> {
+        let own = self.speaker.region();
+        if peer.region() == own || request.replica == 0 {
+            return Ok(());
+        }
+        let group = request.group.as_ref().map_or(0, |group| group.group);
+        if group != CONTROL_GROUP.0 || !request.nodes.is_empty() {
+            return Err(Error::new(
+                Reason::ResidencyViolation,
+                format!("replicas of {own} are placed by its own nodes"),
+            ));
+        }
+        request
+            .regions
+            .retain(|region| region.region != own.as_str());
+        Ok(())
     }
 
     fn opened<T: Carries>(&self, peer: &Peer, request: Untrusted<T>) -> Result<T> {

@@ -179,7 +179,10 @@ impl Placement {
             return self.could_form(&new, &all).map(|()| false);
         }
         self.speaker.join(new.cluster.clone())?;
-        self.regions.learn(&all.regions)?;
+        // A node that is formed knows better, and is told by its own groups.
+        if self.groups.get(CONTROL_GROUP).is_none() {
+            self.regions.learn(&all.regions)?;
+        }
         let control = self.form_control(&all).await?;
         let region = self.form_region(&new).await?;
         let done = (self.control()?.is_some(), self.catalog()?.is_some());

@@ -274,7 +274,9 @@ impl Placement {
             return Ok(false);
         }
         self.speaker.join(new.cluster.clone())?;
-        self.regions.own().learn(&new.nodes);
+        if self.groups.get(REGION_GROUP).is_none() {
+            self.regions.own().learn(&new.nodes);
+        }
         let region = self.form_region(new).await?;
         if step == FormStep::Begin {
             self.begin(&region, &founders(new)).await?;
