@@ -22,6 +22,9 @@ const RECONCILE_STEP: Duration = Duration::from_millis(500);
 /// The same while the node belongs to no cluster yet.
 const FORMING_STEP: Duration = Duration::from_millis(50);
 
+/// How long a group may take to agree on a duty of its leader.
+const DUTY_WAIT: Duration = Duration::from_secs(2);
+
 /// Waits for the next change of a group; for ever, if there is none.
 async fn changed(group: &mut Option<watch::Receiver<Progress>>) {
     if let Some(progress) = group
@@ -131,12 +134,16 @@ impl Placement {
     /// Tells the groups that this node leads, and that nobody writes to, what
     /// commands are made under now.
     async fn raise_fences(&self) {
-        for group in self.groups.all() {
-            if let Err(error) = group.raise_fence().await {
+        let raising = self.groups.all().into_iter().map(|group| async move {
+            // A leader that lost its quorum would wait for it for ever, and the
+            // rest of the node with it.
+            let raised = tokio::time::timeout(DUTY_WAIT, group.raise_fence()).await;
+            if !matches!(raised, Ok(Ok(()))) {
                 let group = group.identity().group;
-                tracing::debug!(%group, %error, "the fence was not raised; trying again");
+                tracing::debug!(%group, "the fence was not raised; trying again");
             }
-        }
+        });
+        futures::future::join_all(raising).await;
     }
 
     /// Has new keys made for the tags that are homed here and that a region holds
@@ -145,14 +152,18 @@ impl Placement {
         let Some(atlas) = self.gate.atlas() else {
             return;
         };
-        for place in atlas.places() {
-            let Some(group) = self.groups.get(place.group) else {
-                continue;
-            };
-            if let Err(error) = group.renew_tag_key(&place.holders()).await {
-                tracing::debug!(tag = %place.tag, %error, "no new key yet; trying again");
-            }
-        }
+        let renewing = atlas.places().filter_map(|place| {
+            let group = self.groups.get(place.group)?;
+            Some(async move {
+                let holders = place.holders();
+                let renewed = group.renew_tag_key(&holders);
+                let renewed = tokio::time::timeout(DUTY_WAIT, renewed).await;
+                if !matches!(renewed, Ok(Ok(()))) {
+                    tracing::debug!(tag = %place.tag, "no new key yet; trying again");
+                }
+            })
+        });
+        futures::future::join_all(renewing).await;
     }
 
     /// The catalog to open new replicas by. A replica of the region group that

@@ -294,7 +294,9 @@ impl Group {
     pub async fn raise_fence(&self) -> Result<()> {
         let wanted = *self.fence.borrow();
         let known = self.progress.borrow().fence;
-        if !self.leads() || !is_below(&known, &wanted) {
+        // What is below in another part would only be refused.
+        let rises = is_below(&known, &wanted) && !is_below(&wanted, &known);
+        if !self.leads() || !rises {
             return Ok(());
         }
         let raise = wire::command::Command::RaiseFence(wire::RaiseFence {});
