@@ -149,12 +149,15 @@ impl Inbound {
 
     fn append(&mut self, sequence: u64, target: Arc<Group>, append: wire::Append) {
         let pipeline = append.pipeline;
+        let is_of_leader = append.vote.is_some_and(|vote| {
+            vote.committed && vote.term > 0 && vote.term >= target.status().term
+        });
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_wire);
         let rpc = match append_from_wire(append) {
             Ok(rpc) => rpc,
             Err(error) => {
                 self.refuse(sequence, &error.message);
-                if error.reason == Reason::UpgradeNeeded {
+                if error.reason == Reason::UpgradeNeeded && is_of_leader {
                     // It ends this node, as the same entry in its own log would.
                     drop(target.disk().heard::<()>(Err(error)));
                 }
