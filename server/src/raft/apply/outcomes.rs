@@ -217,7 +217,8 @@ impl Outcomes {
             digest: digest(&id.digest)?,
             entry,
         };
-        let client = id.client.clone();
+        // A copy, because the id is a piece of a whole log entry.
+        let client = Bytes::copy_from_slice(&id.client);
         let low_water = self.insert(client.clone(), id.sequence, mark, version, remembered);
         self.forget_too_many();
         let (before, refused) = match outcome {
@@ -276,7 +277,8 @@ impl Outcomes {
             entry,
         };
         self.insert(
-            stored.client.clone(),
+            // A copy, because the id is a piece of a whole row or batch.
+            Bytes::copy_from_slice(&stored.client),
             stored.sequence,
             stored.low_water,
             stored.version,
