@@ -133,8 +133,11 @@ impl TagRoute {
             self.learn(endpoint.locate(self, deadline).await?);
         }
         let ranges = self.ranges.load_full().unwrap_or_default();
-        // What cannot be read is for the node to refuse.
-        if let Ok(token) = Token::decode(&options.token) {
+        // What cannot be read is for the node to refuse; and a node that says no
+        // range must not have a position dropped that the read has to cover.
+        if let Ok(token) = Token::decode(&options.token)
+            && !ranges.is_empty()
+        {
             options.token = token.only(&ranges).encode();
         }
         Ok(operation)
@@ -168,12 +171,14 @@ impl TagRoute {
     /// Sends the tag's operations to the client's own endpoints again.
     pub(crate) fn come_back(&self) {
         self.leader.store(NONE, Ordering::Relaxed);
+        self.ranges.store(None);
         self.away.store(None);
     }
 
     /// Redirects the tag's operations.
     pub(crate) fn redirect(&self, routes: Arc<Routes>) {
         self.leader.store(NONE, Ordering::Relaxed);
+        self.ranges.store(None);
         self.away.store(Some(routes));
     }
 }

@@ -75,6 +75,11 @@ fn next(status: &GetClusterStatusResponse) -> String {
 async fn finalize(context: &Context) -> Result<(), Failure> {
     let client = context.connect_for_change().await?;
     let done = client.admin().finalize_upgrade().await?;
+    if done.before == done.level {
+        let status = client.admin().cluster_status().await?;
+        let message = format!("nothing was finalized; next: {}", next(&status));
+        context.output.message(&message);
+    }
     let json = json!({ "before": done.before, "level": done.level });
     let text = || {
         table(
