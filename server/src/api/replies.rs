@@ -17,7 +17,7 @@ use v1::session_result::Result as Answer;
 use crate::api::status::{code, code_name, failure};
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
-use crate::kv::{Route, covering_all};
+use crate::kv::{Route, covering_all, has_key};
 use crate::raft::Budget;
 use crate::storage::{GroupId, Index};
 use crate::telemetry::Metrics;
@@ -238,8 +238,11 @@ impl Replies {
                     taken += 1;
                 }
                 Reply::Written(result, route, index) => {
-                    // What another node gave stands in the result.
-                    if !has_token(result) {
+                    // Without a key of the tag, what another node gave stands in the
+                    // result. With one, all of the frame have one token.
+                    let own = has_key(route);
+                    if own {
+                        drop_token(result);
                         let is_full = written.len() == TOKEN_POSITIONS_MAX;
                         if is_full && !written.contains_key(&route.range) && taken > 0 {
                             break;
@@ -282,12 +285,12 @@ impl Replies {
     }
 }
 
-/// Whether a write was answered with a token already.
-fn has_token(result: &v1::SessionResult) -> bool {
-    match &result.result {
-        Some(Answer::Put(put)) => !put.token.is_empty(),
-        Some(Answer::Delete(delete)) => !delete.token.is_empty(),
-        _ => false,
+/// Leaves the token out that a write was answered with.
+fn drop_token(result: &mut v1::SessionResult) {
+    match &mut result.result {
+        Some(Answer::Put(put)) => put.token.clear(),
+        Some(Answer::Delete(delete)) => delete.token.clear(),
+        _ => {}
     }
 }
 

@@ -169,11 +169,10 @@ pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
 }
 
 /// The writes that another node passed on; what comes of all of them goes out
-/// in one answer. One that is not known here whole is refused. With `seals`, the
-/// answer has a token, for a node that has no key of the tag.
+/// in one answer, with a token: the other node may have no key of the tag, or not
+/// yet. One that is not known here whole is refused.
 pub(super) fn taken(
     route: &Route,
-    seals: bool,
     sequence: u64,
     forward: wire::Forward,
     answers: &Answers,
@@ -181,14 +180,15 @@ pub(super) fn taken(
     let gathered = Arc::new(Gathered {
         subject: Subject::Tag(route.tag.clone()),
         sequence,
-        route: seals.then(|| route.clone()),
+        route: route.clone(),
+        covered: parking_lot::Mutex::default(),
         answers: answers.clone(),
         outcomes: parking_lot::Mutex::new(vec![None; forward.writes.len()]),
     });
     let mut taken = Vec::with_capacity(forward.writes.len());
     for (at, write) in forward.writes.into_iter().enumerate() {
         let gathered = gathered.clone();
-        let reply = Reply::new(move |answer| gathered.set(at, to_wire(answer)));
+        let reply = Reply::new(move |answer| gathered.set(at, answer));
         match known(&write) {
             Err(unknown) => reply.send(Err(unknown)),
             Ok((change, condition)) => taken.push(Write {
@@ -235,35 +235,36 @@ fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Er
 struct Gathered {
     subject: Subject,
     sequence: u64,
-    route: Option<Route>,
+    route: Route,
+    /// The last entry that was written, and the token that came with it; empty:
+    /// none did.
+    covered: parking_lot::Mutex<Option<(Index, Bytes)>>,
     answers: Answers,
     outcomes: parking_lot::Mutex<Vec<Option<wire::ForwardedOutcome>>>,
 }
 
 impl Gathered {
-    fn set(&self, at: usize, outcome: wire::ForwardedOutcome) {
+    fn set(&self, at: usize, answer: Result<Answer, Error>) {
+        if let Ok(Answer { index, token, .. }) = &answer {
+            let mut covered = self.covered.lock();
+            if covered.as_ref().is_none_or(|(last, _)| last < index) {
+                *covered = Some((*index, token.clone()));
+            }
+        }
+        let outcome = to_wire(answer);
         let mut outcomes = self.outcomes.lock();
         outcomes[at] = Some(outcome);
         if outcomes.iter().any(Option::is_none) {
             return;
         }
         let outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
-        let written = outcomes.iter().filter_map(index_of).max();
-        let token = match (&self.route, written) {
-            (Some(route), Some(index)) => tokens::covering(route, index),
-            _ => Bytes::new(),
+        let token = match self.covered.lock().take() {
+            None => Bytes::new(),
+            Some((index, token)) if token.is_empty() => tokens::covering(&self.route, index),
+            Some((_, token)) => token,
         };
         let answer = Response::Forward(wire::ForwardResult { outcomes, token });
         self.answers.send(&self.subject, self.sequence, answer);
-    }
-}
-
-/// The log entry that an outcome is in, if it is of a write.
-fn index_of(outcome: &wire::ForwardedOutcome) -> Option<Index> {
-    use wire::forwarded_outcome::Outcome as Wire;
-    match &outcome.outcome {
-        Some(Wire::Written(written)) => Some(Index(written.index)),
-        Some(Wire::Registered(_) | Wire::Failed(_)) | None => None,
     }
 }
 
@@ -483,7 +484,7 @@ mod tests {
             tag: "eu-only".into(),
             caller: None,
         };
-        let taken = taken(&route, false, 7, forward, &answers);
+        let taken = taken(&route, 7, forward, &answers);
         assert_eq!(taken.len(), 1);
         assert!(matches!(taken[0].change, Change::Put(_)));
         for write in taken {
@@ -493,7 +494,7 @@ mod tests {
                     before: None,
                 },
                 index: Index(3),
-                token: Bytes::new(),
+                token: Bytes::from_static(b"given"),
             }));
         }
         let answer = answered.some(9).await.remove(0);
@@ -502,6 +503,8 @@ mod tests {
         let Some(Response::Forward(result)) = answer.response else {
             panic!("{answer:?}");
         };
+        // This node holds nothing of the tag: it hands on what it was given.
+        assert_eq!(result.token, "given");
         let outcomes = result.outcomes.into_iter();
         let mut outcomes = outcomes.map(|outcome| from_wire(outcome, &Bytes::new()));
         let mut reason = || outcomes.next().unwrap().map(drop).map_err(|e| e.reason);

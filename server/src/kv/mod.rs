@@ -31,5 +31,5 @@ pub use freshness::Freshness;
 pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};
 pub use store::{Parts, Store};
-pub use tokens::{covering, covering_all};
+pub use tokens::{covering, covering_all, has_key};
 pub use write::{WriteRequest, Written, check_key, reply_to};

@@ -93,41 +93,37 @@ impl Store {
                 }));
             }
             Level::AtLeast(token) => {
-                let Some(wanted) = tokens::wanted(route, token)? else {
-                    return match &route.here {
-                        Here::Mirror { .. } if options.on_unmet != OnUnmet::Fail => {
-                            Ok(Served::AtHome)
-                        }
-                        _ => Err(tokens::behind()),
-                    };
+                let wanted = match &route.here {
+                    Here::Home(group) => tokens::wanted_at_home(route, group, token).await?,
+                    _ => match tokens::wanted(route, token)? {
+                        Some(wanted) => wanted,
+                        None if options.on_unmet == OnUnmet::Fail => return Err(tokens::behind()),
+                        None => return Ok(Served::AtHome),
+                    },
                 };
                 let wanted = match seeded::is_on(Bug::TokenIgnored) {
                     true => Index(0),
                     false => wanted,
                 };
+                let now = seen(route, &group.progress()) >= wanted;
+                if !now
+                    && options.on_unmet != OnUnmet::Fail
+                    && let Here::Home(group) = &route.here
+                    && let Ok(reached) = self.strong(route, group).await
+                {
+                    // What a quorum does not have no replica will get to.
+                    tokens::not_lost(wanted, &reached.progress)?;
+                    return Ok(Served::Here(reached));
+                }
                 let mut progress = group.watch_progress();
                 // A replica that stops meanwhile does not get there.
                 let met = async {
                     let reached = progress.wait_for(|p| seen(route, p) >= wanted);
                     reached.await.is_ok()
                 };
-                let now = seen(route, &group.progress()) >= wanted;
-                match (self.unless(options, now, deadline, met).await, &route.here) {
-                    (Ok(true), _) => v1::Level::AtLeast,
-                    (Ok(false), Here::Home(_)) => {
-                        let reached = self.strong(route, group).await?;
-                        tokens::not_lost(wanted, &reached.progress)?;
-                        return Ok(Served::Here(reached));
-                    }
-                    (Ok(false), _) => return self.at_home(route, group).await,
-                    (Err(unmet), Here::Home(_)) if options.on_unmet == OnUnmet::Wait => {
-                        // It may never be: then who waits again waits for nothing.
-                        if let Ok(reached) = self.strong(route, group).await {
-                            tokens::not_lost(wanted, &reached.progress)?;
-                        }
-                        return Err(unmet);
-                    }
-                    (Err(unmet), _) => return Err(unmet),
+                match self.unless(options, now, deadline, met).await? {
+                    false => return self.at_home(route, group).await,
+                    true => v1::Level::AtLeast,
                 }
             }
         };

@@ -57,14 +57,13 @@ impl Store {
         request: v1::ScanRequest,
     ) -> Result<v1::ScanResponse> {
         let asked = self.env.now();
-        let token = request.options.as_ref().map(|o| o.token.clone());
+        let options = ReadOptions::from_wire(request.options.as_ref())?;
         let request = v1::ScanRequest {
             options: None,
             ..request
         };
         let what = What::Scan(request);
-        let token = token.unwrap_or_default();
-        let Wire::Page(page) = self.read_at_home(route, what, &token).await? else {
+        let Wire::Page(page) = self.read_at_home(route, what, options.token()).await? else {
             return Err(Error::internal("the home answered another question"));
         };
         let meta = self.counted_from(page.meta.clone(), asked);
@@ -145,8 +144,8 @@ impl Store {
         if token.is_empty() {
             return Ok(());
         }
-        let wanted = tokens::wanted(route, token)?.ok_or_else(tokens::behind)?;
         let group = route.group().ok_or_else(elsewhere)?;
+        let wanted = tokens::wanted_at_home(route, group, token).await?;
         if group.progress().index >= wanted {
             return Ok(());
         }

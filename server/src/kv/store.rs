@@ -206,7 +206,7 @@ impl Store {
             return Err(elsewhere());
         };
         if replica == ReplicaId(0) {
-            let writes = forward::taken(&route, true, sequence, forward, answers);
+            let writes = forward::taken(&route, sequence, forward, answers);
             self.write(&route, writes);
             return Ok(());
         }
@@ -217,7 +217,7 @@ impl Store {
                 "this replica does not lead the group",
             ));
         }
-        let writes = forward::taken(&route, false, sequence, forward, answers);
+        let writes = forward::taken(&route, sequence, forward, answers);
         self.propose(&route, group, writes);
         Ok(())
     }
@@ -340,11 +340,15 @@ impl Store {
                 )));
             }
         }
-        let Some(page) = self.scan_bounds(route, &request)? else {
-            return match &route.here {
-                Here::Home(_) => Err(tokens::behind()),
-                Here::Mirror { .. } | Here::Nothing => self.scan_at_home(route, request).await,
-            };
+        let page = match (self.scan_bounds(route, &request)?, &route.here) {
+            (Some(page), _) => page,
+            (None, Here::Home(group)) => {
+                // It may be behind the one that gave the token.
+                group.read_barrier().await?;
+                self.scan_bounds(route, &request)?
+                    .ok_or_else(foreign_page)?
+            }
+            (None, _) => return self.scan_at_home(route, request).await,
         };
         for _ in 0..READS_MAX {
             let reached = match self.reach(route, &options).await? {
@@ -382,11 +386,6 @@ impl Store {
                 next: request.start.clone(),
             }));
         }
-        let invalid = || {
-            Error::invalid(
-                "the page token is of another scan; go on with the tag, start and end that gave it",
-            )
-        };
         let scan = page::Scan {
             tag: route.tag.as_str(),
             start: &request.start,
@@ -396,7 +395,7 @@ impl Store {
         match PageToken::open(&request.page_token, &scan, |key| keys.token(key)) {
             Ok(page) => Ok(Some(page)),
             Err(PageTokenError::UnknownKey) => Ok(None),
-            Err(PageTokenError::Foreign) => Err(invalid()),
+            Err(PageTokenError::Foreign) => Err(foreign_page()),
         }
     }
 
@@ -528,6 +527,12 @@ fn admissible(route: &Route, writes: Vec<Write>) -> Vec<Write> {
         }
     }
     admitted
+}
+
+fn foreign_page() -> Error {
+    Error::invalid(
+        "the page token is of another scan; go on with the tag, start and end that gave it",
+    )
 }
 
 fn refuse(writes: Vec<Write>, error: &Error) {

@@ -308,20 +308,20 @@ async fn nothing_is_read_of_a_replica_that_is_about_to_join_its_home() {
 
 #[tokio::test]
 async fn a_read_at_a_token_is_not_met_by_a_replica_that_stops() {
-    let home = Fixture::in_region("eu").await;
-    let ahead = Index(home.group.progress().index.0 + 5);
+    let mirror = Fixture::in_region("us").await;
+    let ahead = Index(mirror.group.progress().index.0 + 5);
     let options = v1::ReadOptions {
         level: v1::Level::AtLeast.into(),
         on_unmet: v1::OnUnmet::Wait.into(),
-        token: super::tokens::covering(&home.route(), ahead),
+        token: super::tokens::covering(&mirror.route(), ahead),
         ..v1::ReadOptions::default()
     };
     let read = ReadOptions::from_wire(Some(&options)).expect("valid");
-    let (route, keys) = (home.route(), [Bytes::from_static(b"a")]);
-    let get = home.store.get(&route, &keys, &read);
+    let (route, keys) = (mirror.route(), [Bytes::from_static(b"a")]);
+    let get = mirror.store.get(&route, &keys, &read);
     let stop = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        home.group.shutdown().await;
+        mirror.group.shutdown().await;
     };
     let (got, ()) = tokio::join!(get, stop);
     let refused = got.expect_err("it never got there");

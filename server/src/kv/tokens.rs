@@ -12,7 +12,7 @@ use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
 use super::directory::Route;
 use super::store::WAIT_STEP;
 use crate::error::{Error, Reason, Result};
-use crate::raft::Progress;
+use crate::raft::{Group, Progress};
 use crate::seal::TagKeys;
 use crate::storage::Index;
 
@@ -20,6 +20,11 @@ use crate::storage::Index;
 pub(super) fn keys(route: &Route) -> Arc<TagKeys> {
     let group = route.group();
     group.map_or_else(Arc::default, |group| group.tag_keys())
+}
+
+/// Whether this node can make tokens of a tag.
+pub fn has_key(route: &Route) -> bool {
+    keys(route).newest().is_some()
 }
 
 /// A token that covers a log entry of the tag's home; empty: this node has no key
@@ -65,6 +70,17 @@ pub(super) fn wanted(route: &Route, token: &[u8]) -> Result<Option<Index>> {
     }
 }
 
+/// The same at the home: a replica that does not know the key may be behind, so it
+/// looks again at what a quorum has. A key that it does not know then was never
+/// made, or lost.
+pub(super) async fn wanted_at_home(route: &Route, group: &Group, token: &[u8]) -> Result<Index> {
+    if let Some(wanted) = wanted(route, token)? {
+        return Ok(wanted);
+    }
+    group.read_barrier().await?;
+    wanted(route, token)?.ok_or_else(lost)
+}
+
 /// Refuses a position that the home, whose progress was confirmed after it was
 /// asked for, does not have: it was put back to an older copy, or the position is
 /// of what a former home lost.
@@ -72,11 +88,15 @@ pub(super) fn not_lost(wanted: Index, confirmed: &Progress) -> Result<()> {
     if wanted <= confirmed.index {
         return Ok(());
     }
-    Err(Error::new(
+    Err(lost())
+}
+
+fn lost() -> Error {
+    Error::new(
         Reason::SessionLost,
         "the home does not have what the token covers: it lost writes that it had acknowledged; \
          read strongly and go on with the new token",
-    ))
+    )
 }
 
 /// A replica that has not heard yet of the key that a token names.

@@ -122,7 +122,7 @@ async fn a_node_without_the_key_passes_tokens_on_unopened() {
     // By who has no key of the tag.
     let guess = Secret::new(&[1; 32]);
     let forged = made(position, (key.id, &guess));
-    // Of a key that the home does not have (yet).
+    // Of a key that the home does not have: never made, or lost.
     let unknown = made(position, (key.id + 1, &key.token));
     // Of what the home does not have: it was put back to an older copy.
     let lost = Position {
@@ -133,7 +133,7 @@ async fn a_node_without_the_key_passes_tokens_on_unopened() {
     for node in [home, away] {
         let refused = async |token| read_at(node, token).await.expect_err("refused");
         assert_eq!(refused(&forged).await, "INVALID_ARGUMENT");
-        assert_eq!(refused(&unknown).await, "STALENESS_NOT_MET");
+        assert_eq!(refused(&unknown).await, "SESSION_LOST");
         assert_eq!(refused(&lost).await, "SESSION_LOST");
     }
     // A position of another tag says nothing of this one, whoever made it.
