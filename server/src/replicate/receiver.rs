@@ -349,4 +349,47 @@ mod tests {
         let at_home = asked_in("eu").await;
         assert!(matches!(at_home, Shown::Refused(_)), "{at_home:?}");
     }
+
+    fn record(index: u64, sub: u32) -> wire::CopiedRecord {
+        wire::CopiedRecord {
+            key: Bytes::from_static(b"a"),
+            version: index,
+            position: Position {
+                epoch: 1,
+                index: crate::storage::Index(index),
+                sub,
+            }
+            .to_wire(),
+            ..wire::CopiedRecord::default()
+        }
+    }
+
+    /// What passes here is in the log of every replica: it must be applied.
+    #[test]
+    fn a_batch_has_whole_entries_of_its_sender() {
+        let copy =
+            |prev: Option<wire::CopiedRecord>, records: Vec<wire::CopiedRecord>| wire::Copy {
+                prev: prev.and_then(|prev| prev.position),
+                last: records.last().and_then(|last| last.position),
+                records,
+                ..wire::Copy::default()
+            };
+        let whole = copy(Some(record(5, 0)), vec![record(6, 0), record(6, 1)]);
+        assert!(check_entries(&whole).is_ok());
+        for torn in [
+            // It goes on within the entry that the mirror has.
+            copy(Some(record(5, 0)), vec![record(5, 1)]),
+            copy(None, vec![record(6, 1)]),
+            copy(None, vec![record(6, 0), record(6, 2)]),
+            copy(Some(record(7, 0)), vec![record(6, 0)]),
+        ] {
+            assert!(check_entries(&torn).is_err(), "{torn:?}");
+        }
+        let eu = RegionName::new("eu").expect("a name");
+        assert!(check_sender(&eu, "eu").is_ok());
+        assert!(check_sender(&eu, "us").is_err());
+        let records = [record(6, 0)];
+        assert!(check_digest(&records, &ledger::digest(&records)).is_ok());
+        assert!(check_digest(&[record(6, 1)], &ledger::digest(&records)).is_err());
+    }
 }

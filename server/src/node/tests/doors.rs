@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::net::Speaker;
-use crate::storage::REGION_GROUP;
+use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 use domicile_proto::internal::v1 as wire;
 use tonic_types::StatusExt;
 use wire::peer_service_client::PeerServiceClient;
@@ -60,4 +60,57 @@ async fn a_caller_that_is_not_known_places_nothing() {
     };
     assert_eq!(client.place(known).await.unwrap().into_inner().replica, 5);
     assert_eq!(anchored(), 1);
+}
+
+/// Where the nodes of a region are is theirs to say: another region could draw what
+/// they tell each other to itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_region_places_no_replica_and_names_no_nodes_of_this_one() {
+    let running = start("eu").await;
+    let mut client = PeerServiceClient::new(running.channel().await);
+    let eu = RegionName::new("eu").unwrap();
+    let cluster = Bytes::from_static(&[7; 16]);
+    let foreign = Speaker::new(RegionName::new("us").unwrap(), NodeId(1));
+    foreign.join(cluster.clone()).unwrap();
+    let place = |group: GroupId, nodes: Vec<wire::Node>| wire::PlaceRequest {
+        cluster: cluster.clone(),
+        region: "eu".into(),
+        node: 1,
+        group: Some(wire::Group {
+            group: group.0,
+            incarnation: 1,
+            ..wire::Group::default()
+        }),
+        replica: 5,
+        nodes,
+        regions: vec![wire::ControlRegion {
+            region: "eu".into(),
+            number: 1,
+            nodes: vec![drawn()],
+            ..wire::ControlRegion::default()
+        }],
+        hello: Some(foreign.hello(&eu, NodeId(1)).unwrap()),
+    };
+    let kept = "RESIDENCY_VIOLATION";
+    let region_group = place(REGION_GROUP, Vec::new());
+    assert_eq!(reason(client.place(region_group).await), kept);
+    let named = place(CONTROL_GROUP, vec![drawn()]);
+    assert_eq!(reason(client.place(named).await), kept);
+    assert_eq!(running.node.disk.anchor.get().replicas.len(), 0);
+
+    // A replica of the control group is the business of all regions.
+    let control = place(CONTROL_GROUP, Vec::new());
+    client.place(control).await.unwrap();
+    assert_eq!(running.node.disk.anchor.get().replicas.len(), 1);
+    let own = running.node.regions.own();
+    assert_eq!(own.address(NodeId(2)), None);
+}
+
+/// Node 2 of the region, as somebody else would have it.
+fn drawn() -> wire::Node {
+    wire::Node {
+        node: 2,
+        address: "127.0.0.1:9".into(),
+        callers: Vec::new(),
+    }
 }

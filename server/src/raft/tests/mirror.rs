@@ -383,3 +383,38 @@ fn a_write_that_changes_nothing_names_the_change_before_it() {
     // One that was sent again is answered and does nothing.
     assert_eq!(changed(put(7, 2)), Index(3));
 }
+
+/// The keys of a tag, so many, as a home has them.
+fn tag_keys(count: u64) -> wire::StoredTagKeys {
+    let key = |number: u64| wire::TagKey {
+        id: number << 32 | 7,
+        commitment: vec![7; 32].into(),
+        token: vec![8; 32].into(),
+        holders: Vec::new(),
+    };
+    wire::StoredTagKeys {
+        keys: (1..=count).map(key).collect(),
+    }
+}
+
+#[test]
+fn a_mirror_takes_newer_keys_of_its_home_and_no_older_ones() {
+    let mut mirror = Mirror::open();
+    let mut share = |incarnation, count| {
+        let copy = wire::CopyTagKeys {
+            incarnation,
+            keys: Some(tag_keys(count)),
+        };
+        mirror.apply(Command::CopyTagKeys(copy)).tag_key >> 32
+    };
+    assert_eq!(share(INCARNATION + 1, 1), 0, "meant for another mirror");
+    assert_eq!(share(INCARNATION, 2), 2);
+    assert_eq!(share(INCARNATION, 1), 2, "a late copy");
+    assert_eq!(share(INCARNATION, 3), 3);
+    // Only a home makes keys.
+    let new = wire::NewTagKey {
+        key: tag_keys(4).keys.pop(),
+    };
+    mirror.entry(Command::NewTagKey(new));
+    assert_eq!(mirror.state.tag_key >> 32, 3);
+}
