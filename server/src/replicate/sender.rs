@@ -145,6 +145,11 @@ impl Sender {
             Err(ended) => return ended,
         };
         let cursor = Position::from_wire(state.cursor);
+        if state.open
+            && let Err(ended) = self.is_reached(cursor).await
+        {
+            return ended;
+        }
         let ended = if state.open {
             self.note(|lane| {
                 lane.state = LaneState::Streaming;
@@ -162,6 +167,23 @@ impl Sender {
             Ok(()) => Ended::Moved,
             Err(ended) => ended,
         }
+    }
+
+    /// Refuses to go on with a mirror that has what a quorum of the home has not: the
+    /// home was put back to an older copy. What it writes from now on has positions
+    /// that the mirror has already, so it would count as copied and never arrive.
+    async fn is_reached(&self, cursor: Position) -> Result<(), Ended> {
+        let confirmed = self.group.read_barrier().await;
+        let confirmed = confirmed.map_err(|_| Ended::Lost)?.changed;
+        if cursor <= confirmed {
+            return Ok(());
+        }
+        Err(Ended::Refused(format!(
+            "the mirror has the change {cursor:?}, and the home ends at {confirmed:?}: the home \
+             was put back to an older copy; nothing is shipped to {} and nothing counts as copied \
+             there",
+            self.region
+        )))
     }
 
     /// Ships the tag's keys to a mirror whose newest is `known`: it can make and
@@ -592,6 +614,28 @@ mod tests {
         let again = keys::received_by(GroupId(GLOBAL));
         let again = rows_of(mirror.disk.state.as_ref(), &again);
         assert_eq!((again.len(), again[0].sent_ms), (received.len(), 1));
+    }
+
+    /// A home that was put back to an older copy would have each of its next writes
+    /// acknowledged by mirrors that never got it.
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_is_ahead_of_its_home_does_not_count() {
+        let home = Alone::new("eu");
+        home.adopt_demo();
+        let group = home.lead(identity(GLOBAL, "global", "eu")).await;
+        put(&group, "a", "one").await;
+        let sender = sender(&home, &group);
+        let changed = group.progress().changed;
+        let ahead = Position {
+            index: changed.index.next(),
+            ..changed
+        };
+        let reached = async |cursor| home.env.scoped(sender.is_reached(cursor)).await;
+        assert!(reached(changed).await.is_ok());
+        match reached(ahead).await {
+            Err(Ended::Refused(why)) => assert!(why.contains("older copy"), "{why}"),
+            _ => panic!("the mirror counts"),
+        }
     }
 
     /// The rows of a range.
