@@ -40,8 +40,30 @@ pub(super) struct Target<'a> {
     pub(super) route: &'a Route,
 }
 
-/// Passes writes on.
+/// Passes writes on, in their order.
 pub(super) fn writes(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>) {
+    for run in runs(writes) {
+        pass_on(env, gate, target, run);
+    }
+}
+
+/// Writes that are answered together: each that waits for mirrors goes alone, so
+/// that none waits for another's.
+fn runs(writes: Vec<Write>) -> Vec<Vec<Write>> {
+    let mut runs: Vec<Vec<Write>> = Vec::new();
+    let mut goes_on = false;
+    for write in writes {
+        let waits = write.acknowledgement.is_some();
+        match runs.last_mut() {
+            Some(run) if goes_on && !waits => run.push(write),
+            _ => runs.push(vec![write]),
+        }
+        goes_on = !waits;
+    }
+    runs
+}
+
+fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>) {
     let mut replies = Vec::with_capacity(writes.len());
     let bytes = writes.iter().map(Write::bytes).sum();
     let budget = target.peers.forwarding().clone();
@@ -365,6 +387,7 @@ mod tests {
     use bytes::Bytes;
     use domicile_proto::address::Tag;
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+    use domicile_proto::v1::Acknowledgement;
 
     use super::*;
     use crate::kv::directory::Here;
@@ -511,6 +534,30 @@ mod tests {
         assert_eq!(reason(), Err(Reason::Unsupported));
         assert_eq!(reason(), Ok(()));
         assert_eq!(reason(), Err(Reason::Unsupported));
+    }
+
+    #[test]
+    fn a_write_that_waits_for_mirrors_is_answered_alone() {
+        let write = |key: u8, waits: bool| Write {
+            id: None,
+            key: vec![key].into(),
+            change: Change::Delete(wire::Tombstone {}),
+            condition: None,
+            acknowledgement: waits.then(Acknowledgement::default),
+            reply: Reply::new(drop),
+        };
+        let writes = [
+            (1, false),
+            (2, false),
+            (3, true),
+            (4, true),
+            (5, false),
+            (6, false),
+        ];
+        let writes = writes.map(|(key, waits)| write(key, waits)).into();
+        let keys = |run: Vec<Write>| run.iter().map(|write| write.key[0]).collect::<Vec<_>>();
+        let runs: Vec<_> = runs(writes).into_iter().map(keys).collect();
+        assert_eq!(runs, [vec![1, 2], vec![3], vec![4], vec![5, 6]]);
     }
 
     /// A write whose answer the connection loses is unknown, never failed.
