@@ -485,23 +485,26 @@ impl SnapshotReceiver {
     }
 
     /// Takes the next part in.
-    pub async fn take(mut self, part: Untrusted<wire::SendSnapshotRequest>) -> Result<Received> {
+    pub async fn take(self, part: Untrusted<wire::SendSnapshotRequest>) -> Result<Received> {
         let subject = &self.target.identity().subject;
         match self.gate.ingress(&self.from, subject, part)?.part {
-            Some(Part::Chunk(chunk)) => {
-                self.chunk(&chunk)?;
-                Ok(Received::Part(Box::new(self)))
-            }
+            Some(Part::Chunk(chunk)) => Ok(Received::Part(Box::new(self.chunk(chunk).await?))),
             Some(Part::End(end)) => self.finish(end).await.map(Received::Installed),
             Some(Part::Start(_)) | None => Err(Error::invalid("a snapshot ended before its end")),
         }
     }
 
-    fn chunk(&mut self, chunk: &wire::SnapshotChunk) -> Result<()> {
-        self.staging
-            .as_mut()
-            .ok_or_else(|| Error::invalid("a snapshot goes on after its end"))?
-            .chunk(chunk)
+    /// Stages rows. It compresses and syncs files now and then: heartbeats of all
+    /// groups go on meanwhile.
+    async fn chunk(mut self, chunk: wire::SnapshotChunk) -> Result<Self> {
+        let staging = self.staging.take();
+        let mut staging =
+            staging.ok_or_else(|| Error::invalid("a snapshot goes on after its end"))?;
+        let staged = self
+            .disk
+            .blocking(move |_| staging.chunk(&chunk).map(|()| staging));
+        self.staging = Some(staged.await?);
+        Ok(self)
     }
 
     /// Installs the snapshot and answers this replica's vote. An install that
