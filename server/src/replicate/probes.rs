@@ -6,7 +6,7 @@
 //! position, what it serves is not older than m0. So the lag may be
 //! overstated, never understated; before the first answer it is unknown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,8 +33,13 @@ const PROBE_IDLE: Duration = Duration::from_secs(2);
 /// How long an answer may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a position that was confirmed is waited for. Later ones come.
-const REACH_WAIT: Duration = Duration::from_secs(30);
+/// How long one tag's position may take to be confirmed: less than an answer may
+/// take, so that none keeps the others from being known.
+const CONFIRM_WAIT: Duration = Duration::from_millis(1500);
+
+/// The confirmed positions of a mirror that are kept until it has reached them. In
+/// between some are left out: that overstates the lag by the time between two.
+const CONFIRMED_MAX: usize = 64;
 
 /// How fresh the mirrors on this node are.
 pub struct Probes {
@@ -42,17 +47,55 @@ pub struct Probes {
     gate: Arc<Gate>,
     groups: Arc<Groups>,
     regions: Arc<Regions>,
-    fresh_at: Mutex<BTreeMap<GroupId, Fresh>>,
+    confirmed: Mutex<BTreeMap<GroupId, Confirmed>>,
     asked: AtomicBool,
 }
 
-/// Since when a mirror is known not to be older.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fresh {
-    /// The attempt that filled it. Emptied and filled anew it may be older.
+/// What the home confirmed to this node of a tag.
+#[derive(Debug, Default)]
+struct Confirmed {
+    /// The attempt that fills the mirror. Emptied and filled anew it may be older.
     attempt: u64,
-    /// When the home was asked for a position that the mirror has reached.
-    at: Instant,
+    /// Positions, and when the home was asked: both ascend. The first is the last
+    /// that the mirror is known to have reached, if it has reached any.
+    positions: VecDeque<(Position, Instant)>,
+}
+
+impl Confirmed {
+    /// Adds what was confirmed to a question. One that says no more than an earlier
+    /// one takes its place.
+    fn add(&mut self, position: Position, asked_at: Instant) {
+        if let Some((last, at)) = self.positions.back_mut() {
+            if asked_at <= *at || position < *last {
+                return;
+            }
+            if position == *last {
+                *at = asked_at;
+                return;
+            }
+        }
+        self.positions.push_back((position, asked_at));
+        if self.positions.len() > CONFIRMED_MAX {
+            let last = self.positions.len() - 1;
+            let mut number = 0;
+            self.positions.retain(|_| {
+                number += 1;
+                number == 1 || number % 2 == 0 || number > last
+            });
+        }
+    }
+
+    /// When the home was asked for the newest position that a mirror with this
+    /// cursor has.
+    fn reached(&mut self, cursor: Position) -> Option<Instant> {
+        while self.positions.get(1).is_some_and(|next| next.0 <= cursor) {
+            self.positions.pop_front();
+        }
+        let first = self.positions.front();
+        first
+            .filter(|(position, _)| *position <= cursor)
+            .map(|(_, at)| *at)
+    }
 }
 
 impl Probes {
@@ -63,7 +106,7 @@ impl Probes {
             gate,
             groups,
             regions,
-            fresh_at: Mutex::default(),
+            confirmed: Mutex::default(),
             asked: AtomicBool::new(false),
         })
     }
@@ -71,12 +114,20 @@ impl Probes {
     /// An upper bound of how far a mirror here is behind; `None`: unknown.
     pub fn lag(&self, group: &Group) -> Option<Duration> {
         self.asked.store(true, Ordering::Relaxed);
-        let fresh = *self.fresh_at.lock().get(&group.identity().group)?;
         let mirror = group.progress().mirror.unwrap_or_default();
-        match mirror.attempt == fresh.attempt {
-            true => self.env.age(fresh.at),
-            false => None,
-        }
+        let asked_at = {
+            let mut confirmed = self.confirmed.lock();
+            let confirmed = confirmed.get_mut(&group.identity().group)?;
+            if confirmed.attempt != mirror.attempt {
+                return None;
+            }
+            match seeded::is_on(Bug::MirrorUnreached) {
+                true => confirmed.positions.back().map(|(_, at)| *at)?,
+                false if !mirror.open => return None,
+                false => confirmed.reached(mirror.cursor)?,
+            }
+        };
+        self.env.age(asked_at)
     }
 
     /// Probes for as long as the node runs.
@@ -130,33 +181,22 @@ impl Probes {
             let answer = confirmed.tags.iter().find(|t| t.tag == tag.as_str());
             let Some(answer) = answer else { continue };
             let position = Position::from_wire(answer.changed);
-            let this = self.clone();
-            self.env.spawn_brief(async move {
-                this.reach(&group, position, asked_at).await;
-            });
+            self.confirmed(&group, position, asked_at);
         }
     }
 
-    /// Waits until the replica here has a position that the home confirmed.
-    async fn reach(&self, group: &Group, position: Position, asked_at: Instant) {
-        let mut progress = group.watch_progress();
-        let reached = progress.wait_for(|progress| {
-            let mirror = progress.mirror.unwrap_or_default();
-            seeded::is_on(Bug::MirrorUnreached) || (mirror.open && mirror.cursor >= position)
-        });
-        let attempt = match tokio::time::timeout(REACH_WAIT, reached).await {
-            Ok(Ok(progress)) => progress.mirror.unwrap_or_default().attempt,
-            Ok(Err(_)) | Err(_) => return,
-        };
-        let new = Fresh {
-            attempt,
-            at: asked_at,
-        };
-        let mut fresh_at = self.fresh_at.lock();
-        let fresh = fresh_at.entry(group.identity().group).or_insert(new);
-        if fresh.attempt != attempt || fresh.at < asked_at {
-            *fresh = new;
+    /// Notes a position that the home confirmed to a question.
+    fn confirmed(&self, group: &Group, position: Position, asked_at: Instant) {
+        let attempt = group.progress().mirror.unwrap_or_default().attempt;
+        let mut confirmed = self.confirmed.lock();
+        let confirmed = confirmed.entry(group.identity().group).or_default();
+        if confirmed.attempt != attempt {
+            *confirmed = Confirmed {
+                attempt,
+                positions: VecDeque::new(),
+            };
         }
+        confirmed.add(position, asked_at);
     }
 
     async fn ask(
@@ -195,7 +235,9 @@ impl Probes {
                 .filter(|_| is_home)
                 .and_then(|p| self.groups.get(p.group));
             async move {
-                let progress = group?.read_barrier().await.ok()?;
+                let group = group?;
+                let confirmed = tokio::time::timeout(CONFIRM_WAIT, group.read_barrier());
+                let progress = confirmed.await.ok()?.ok()?;
                 Some(wire::ProbedTag {
                     tag,
                     changed: progress.changed.to_wire(),
@@ -228,7 +270,7 @@ mod tests {
         let probes = Probes::new(env, gate, node.groups.clone(), Arc::new(regions));
         node.fill(&group, 1).await;
         let asked_at = node.env.now();
-        probes.reach(&group, Position::default(), asked_at).await;
+        probes.confirmed(&group, Position::default(), asked_at);
         tokio::time::sleep(Duration::from_secs(2)).await;
         let lag = node.env.now() - asked_at;
         assert_eq!(probes.lag(&group), Some(lag));
@@ -236,7 +278,59 @@ mod tests {
         node.fill(&group, 3).await;
         assert_eq!(probes.lag(&group), None);
         let asked_at = node.env.now();
-        probes.reach(&group, Position::default(), asked_at).await;
+        probes.confirmed(&group, Position::default(), asked_at);
         assert_eq!(probes.lag(&group), Some(Duration::ZERO));
+    }
+
+    fn at(index: u64) -> Position {
+        Position {
+            epoch: 1,
+            index: crate::storage::Index(index),
+            sub: 0,
+        }
+    }
+
+    /// A mirror that is steadily far behind says by how much, for as long as it is.
+    #[tokio::test(start_paused = true)]
+    async fn the_lag_of_a_mirror_that_stays_behind_stays_what_it_is() {
+        const BEHIND: u64 = 40;
+        let began = Instant::now();
+        let mut confirmed = Confirmed::default();
+        // A change and a question each 200 ms, for ten minutes.
+        for step in 1..=3000 {
+            let now = began + Duration::from_millis(step * 200);
+            confirmed.add(at(step), now);
+            let Some(cursor) = step.checked_sub(BEHIND * 5) else {
+                continue;
+            };
+            let reached = confirmed.reached(at(cursor));
+            // Before the first that was asked for nothing is known.
+            let Some(asked_at) = reached else {
+                assert!(cursor < 10, "unknown at {step}");
+                continue;
+            };
+            let lag = (now - asked_at).as_secs();
+            assert!((BEHIND..BEHIND + 25).contains(&lag), "{lag} s at {step}");
+            assert!(confirmed.positions.len() <= CONFIRMED_MAX);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_confirmed_counts_once_it_is_reached() {
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let mut confirmed = Confirmed::default();
+        assert_eq!(confirmed.reached(at(9)), None);
+        confirmed.add(at(5), after(1));
+        assert_eq!(confirmed.reached(at(4)), None);
+        assert_eq!(confirmed.reached(at(5)), Some(after(1)));
+        confirmed.add(at(7), after(2));
+        // An answer that comes late, and one of a home that says less.
+        confirmed.add(at(7), after(1));
+        confirmed.add(at(6), after(3));
+        assert_eq!(confirmed.reached(at(6)), Some(after(1)));
+        // Nothing was written meanwhile: the same position is as fresh as asked.
+        confirmed.add(at(7), after(4));
+        assert_eq!(confirmed.reached(at(7)), Some(after(4)));
     }
 }
