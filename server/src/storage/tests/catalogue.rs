@@ -100,3 +100,52 @@ proptest! {
         prop_assert_eq!(parsed, [false; 5]);
     }
 }
+
+/// A snapshot has every row of its group: whoever adds a table says here what a row
+/// of it is called, and it must be in [`everything`], once.
+#[test]
+fn everything_of_a_group_is_everything() {
+    const TAG: &str = "eu-only";
+    let group = GroupId(17);
+    let ledger = LedgerKey {
+        group,
+        to: "us",
+        incarnation: 1,
+        is_page: false,
+        at: [1, 2, 3],
+        transfer: 9,
+    };
+    let rows_of = |table: Table| match table {
+        Table::GroupState => vec![group_state(group)],
+        Table::Record => vec![record(TAG, b"\0"), record(TAG, b"\xff\xff")],
+        Table::History => vec![history(TAG, b"\0", 7), history(TAG, b"\xff", 0)],
+        Table::Change => vec![change(group, 1, Index(2))],
+        Table::Outcomes => vec![outcomes(group, 1, Index(2))],
+        Table::AuditLeaf => vec![audit_leaf(group, Index(0))],
+        Table::Catalog => vec![catalog(group)],
+        Table::Control => vec![control(group)],
+        Table::Ledger => vec![ledger.received(), ledger.sent()],
+        Table::TagKeys => vec![tag_keys(group)],
+    };
+    let ranges = everything(group, TAG);
+    let mut sorted = ranges.clone();
+    sorted.sort();
+    assert_eq!(ranges, sorted, "a snapshot's rows must ascend");
+    let mut prefixes = std::collections::BTreeSet::new();
+    for first in 0..=u8::MAX {
+        let Ok(table) = table_of(&[first]) else {
+            continue;
+        };
+        for row in rows_of(table) {
+            assert_eq!(table_of(&row).unwrap(), table);
+            let within = ranges.iter().filter(|range| range.contains(&row));
+            assert_eq!(within.count(), 1, "{table:?}");
+            prefixes.insert(row[0]);
+            // Of another group, or of another tag: none of it.
+            let other = everything(GroupId(18), "us-only");
+            assert!(!other.iter().any(|range| range.contains(&row)), "{table:?}");
+        }
+    }
+    let known = (0..=u8::MAX).filter(|first| table_of(&[*first]).is_ok());
+    assert!(known.eq(prefixes), "a prefix has no row here");
+}
