@@ -294,7 +294,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_lag_of_a_mirror_that_stays_behind_stays_what_it_is() {
         const BEHIND: u64 = 40;
-        let began = Instant::now();
+        let began = Env::real().now();
         let mut confirmed = Confirmed::default();
         // A change and a question each 200 ms, for ten minutes.
         for step in 1..=3000 {
@@ -317,7 +317,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_confirmed_counts_once_it_is_reached() {
-        let began = Instant::now();
+        let began = Env::real().now();
         let after = |seconds| began + Duration::from_secs(seconds);
         let mut confirmed = Confirmed::default();
         assert_eq!(confirmed.reached(at(9)), None);
