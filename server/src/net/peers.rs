@@ -90,8 +90,8 @@ impl Speaker {
         ))
     }
 
-    /// Hears the feature level of the cluster: nodes that do not know it are not
-    /// talked to.
+    /// Hears the feature level of the cluster: nodes that do not know it are not let
+    /// in.
     pub fn hear_level(&self, level: u64) {
         self.level.fetch_max(level, Ordering::Relaxed);
     }

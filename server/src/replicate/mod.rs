@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The node that leads a tag's home group runs one [`sender`] for each mirror
-//! region. It reads the change index behind the mirror's cursor ([`feed`]),
-//! ships batches in log order, several at once, and learns from each answer
+//! region. It reads the change index behind the mirror's cursor ([`feed`]), has
+//! the home's group commit what it is about to send to the ledger, ships batches in log order, several at once, and learns from each answer
 //! how far the mirror is. A mirror that was never filled is filled from a view
 //! first. The [`receiver`] only puts what passed the gate into the mirror's own
 //! log; apply decides whether it belongs there, so a batch may come twice or

@@ -153,7 +153,7 @@ pub struct Cause {
 pub struct Evidence {
     /// How many there were.
     pub count: u64,
-    /// A hash of what the last one was, which is no part of a record.
+    /// A hash over what tells the last one from others and is no part of a record.
     pub digest: Bytes,
 }
 
