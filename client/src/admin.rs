@@ -105,6 +105,24 @@ impl Admin {
         .await
     }
 
+    /// Has a mirror emptied and filled again by its home. Answers its new
+    /// incarnation; reads there answer `BACKFILLING` until it is filled.
+    pub async fn refill_mirror(
+        &self,
+        tag: impl Into<String>,
+        region: impl Into<String>,
+    ) -> Result<u64, Error> {
+        let request = v1::RefillMirrorRequest {
+            tag: tag.into(),
+            region: region.into(),
+        };
+        self.call(Safety::Once, request, async |mut admin, request| {
+            admin.refill_mirror(request).await
+        })
+        .await
+        .map(|refilled| refilled.incarnation)
+    }
+
     /// Lets the cluster use what every node's build knows. From then on no node
     /// can go back to an older build.
     pub async fn finalize_upgrade(&self) -> Result<v1::FinalizeUpgradeResponse, Error> {

@@ -111,6 +111,8 @@ async fn the_cluster_in_json_keeps_its_schema() {
     assert_eq!(upgrade, expected);
     let finalized = json_of(&node, "cluster upgrade finalize").await;
     assert_eq!(finalized, json!({ "before": 1, "level": 2 }));
+    let refilled = json_of(&node, "replication refill global --region us --yes").await;
+    assert_eq!(refilled["incarnation"], 2);
     let rebuilt = json_of(&node, "region rebuild ap --yes").await;
     let expected = json!({
         "region": "ap", "nodes": 3, "incarnation": 2, "mirrors": ["global"],
@@ -209,6 +211,8 @@ async fn exit_codes() {
     assert_eq!(run(Some(&node), "node replace eu/three").await.code, 2);
     let endless = "get eu/k --timeout 18446744073709551615ms";
     assert_eq!(run(Some(&node), endless).await.code, 2);
+    let unsure = run(Some(&node), "replication refill global --region us").await;
+    assert_eq!(unsure.code, 2);
     let unsure = run(Some(&node), "region rebuild ap").await;
     assert_eq!(unsure.code, 2);
     assert!(unsure.err.contains("--yes"), "{}", unsure.err);

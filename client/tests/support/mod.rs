@@ -629,6 +629,19 @@ impl AdminService for Fake {
         }
     }
 
+    async fn refill_mirror(
+        &self,
+        r: Request<v1::RefillMirrorRequest>,
+    ) -> Result<Response<v1::RefillMirrorResponse>, Status> {
+        match r.into_inner().region.as_str() {
+            "us" => Ok(Response::new(v1::RefillMirrorResponse { incarnation: 2 })),
+            _ => Err(status(failure(
+                Reason::InvalidArgument,
+                Code::InvalidArgument,
+            ))),
+        }
+    }
+
     async fn finalize_upgrade(
         &self,
         _: Request<v1::FinalizeUpgradeRequest>,

@@ -321,6 +321,22 @@ impl AdminService for AdminApi {
         }))
     }
 
+    async fn refill_mirror(
+        &self,
+        request: Request<v1::RefillMirrorRequest>,
+    ) -> Result<Response<v1::RefillMirrorResponse>, Status> {
+        let leader = self.leader_of(CONTROL_GROUP, &request).await;
+        if let Some(mut leader) = leader.map_err(status)? {
+            let passed = leader.refill_mirror(passed_on(request.into_inner()));
+            return passed.await.map_err(of_former_leader);
+        }
+        let v1::RefillMirrorRequest { tag, region } = request.into_inner();
+        let placement = self.placement.clone();
+        let refill = async move { placement.refill_mirror(&tag, &region).await };
+        let incarnation = self.env.scoped(refill).await.map_err(status)?;
+        Ok(Response::new(v1::RefillMirrorResponse { incarnation }))
+    }
+
     async fn finalize_upgrade(
         &self,
         request: Request<v1::FinalizeUpgradeRequest>,

@@ -151,10 +151,14 @@ mod tests {
             policy: DEMO.into(),
             tags: vec![wire::ControlTag {
                 tag: "global".into(),
-                range: 17,
                 home: "eu".into(),
                 epoch: 1,
-                mirrors: vec![mirror("us"), mirror("ap")],
+                ranges: vec![wire::ControlRange {
+                    range: 17,
+                    span: Some(wire::KeySpan::default()),
+                    home_incarnation: 1,
+                    mirrors: vec![mirror("us"), mirror("ap")],
+                }],
             }],
             ..wire::Control::default()
         })

@@ -160,7 +160,7 @@ impl Fixture {
         let tags = demo().tags;
         let global = tags.iter().find(|t| t.tag == "global").expect("a tag");
         let is_mirror = global.home != region;
-        let identity = identity(global.range, "global", region).as_mirror(is_mirror);
+        let identity = identity(global.ranges[0].range, "global", region).as_mirror(is_mirror);
         let group = node.open(identity).await;
         Fixture {
             store: Arc::new(store(&node)),
@@ -455,7 +455,8 @@ async fn a_request_is_routed_by_the_policy_that_admitted_it() {
     let mut newer = demo();
     let second = format!("version = 2\nsupersedes = \"sha256:{}\"", "0".repeat(64));
     newer.policy = newer.policy.replace("version = 1", &second);
-    newer.tags.iter_mut().for_each(|tag| tag.mirrors.clear());
+    let ranges = newer.tags.iter_mut().flat_map(|tag| &mut tag.ranges);
+    ranges.for_each(|range| range.mirrors.clear());
     home.node.adopt(newer);
 
     assert_eq!(home.store.located(&route).policy_version, 1);

@@ -21,7 +21,9 @@ use crate::placement::Rebuilt;
 use crate::raft::testing::put;
 use crate::raft::{Group, NodeId, Timing};
 use crate::residency::Untrusted;
-use crate::storage::{CONTROL_GROUP, Disk, DiskOptions, MemoryDisk, REGION_GROUP, Run, keys};
+use crate::storage::{
+    CONTROL_GROUP, Disk, DiskOptions, Durability, MemoryDisk, REGION_GROUP, Run, WriteBatch, keys,
+};
 use crate::telemetry::Metrics;
 
 /// The bytes that may be under way on a socket.
@@ -191,6 +193,26 @@ impl World {
         let leader = self.nodes.values().find(leads).expect("one leads");
         let rebuilding = leader.placement.rebuild_region(region);
         leader.env.scoped(rebuilding).await
+    }
+
+    /// Has the control group's leader make a mirror anew.
+    pub(super) async fn refill(&self, tag: &str, region: &str) -> Result<u64> {
+        let leads = |node: &&Node| {
+            let control = node.groups.get(CONTROL_GROUP);
+            control.is_some_and(|control| control.leads())
+        };
+        let leader = self.nodes.values().find(leads).expect("one leads");
+        let refilling = leader.placement.refill_mirror(tag, region);
+        leader.env.scoped(refilling).await
+    }
+
+    /// Puts a row of a record onto the disk of a node, past its group.
+    pub(super) fn plant(&self, name: &str, tag: &str, key: &str) {
+        let key = keys::record(tag, key.as_bytes());
+        let mut batch = WriteBatch::new();
+        batch.put_message(key, &wire::StoredRecord::default());
+        let state = &self.nodes[name].disk.state;
+        state.write(batch, Durability::Buffered).expect("written");
     }
 
     /// The name of the node of a region that leads a group.

@@ -9,8 +9,8 @@
 //! initialises each group that is not formed yet. A node that lost its disk
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
 //! that is formed is never initialised again. A region that lost all its stores
-//! and is nobody's home is made anew, as another incarnation ([`rebuild`]). A node
-//! whose disk is full hands over what it leads ([`relief`]). Once every node has a
+//! and is nobody's home is made anew, as another incarnation ([`rebuild`]); so is a
+//! single mirror that is to be filled from nothing ([`remake`]). A node whose disk is full hands over what it leads ([`relief`]). Once every node has a
 //! newer build, the cluster may use what that knows ([`upgrade`]); commands carry
 //! that and the policy version in their fences ([`fences`]). Other nodes come in by
 //! the [`doors`].
@@ -24,6 +24,7 @@ mod plan;
 mod rebuild;
 mod reconcile;
 mod relief;
+mod remake;
 mod replace;
 mod upgrade;
 
@@ -45,7 +46,7 @@ use crate::kv::Directory;
 use crate::net::{Regions, Speaker};
 use crate::raft::{Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
 use crate::residency::Gate;
-use crate::storage::{CONTROL_GROUP, Disk, GroupId, Index, REGION_GROUP};
+use crate::storage::{CONTROL_GROUP, Disk, GroupId, Index, REGION_GROUP, Span};
 
 /// How many replicas a group has where there are enough nodes.
 const REPLICAS: usize = 3;
@@ -181,6 +182,7 @@ impl Placement {
         let cluster = self.speaker.cluster().cloned().unwrap_or_default();
         let identity = Identity::new(id, replica.incarnation, &replica.tag, region)?
             .of_cluster(cluster)
+            .of_span(Span::from_wire(replica.span.as_ref())?)
             .as_mirror(replica.mirror);
         let group = Group::open(
             Opening {

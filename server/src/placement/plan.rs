@@ -1,6 +1,6 @@
 //! What a new cluster begins with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
@@ -77,17 +77,9 @@ impl Plan {
             }
             Ok(wire::ControlTag {
                 tag: tag.to_string(),
-                range: FIRST_RANGE + at as u64,
                 home: rules.home.to_string(),
                 epoch: 1,
-                mirrors: rules
-                    .replicate_to
-                    .iter()
-                    .map(|region| wire::ControlMirror {
-                        region: region.to_string(),
-                        incarnation: 1,
-                    })
-                    .collect(),
+                ranges: vec![first_range(FIRST_RANGE + at as u64, &rules.replicate_to)],
             })
         });
         let tags = tags.collect::<Result<Vec<_>>>()?;
@@ -140,6 +132,20 @@ impl Plan {
             && formed.policy == self.control.policy
             && formed.request_limits == self.control.request_limits
             && nodes(formed) == nodes(&self.control)
+    }
+}
+
+/// The range that a tag begins with: all its keys.
+fn first_range(range: u64, mirrors: &BTreeSet<RegionName>) -> wire::ControlRange {
+    let mirror = |region: &RegionName| wire::ControlMirror {
+        region: region.to_string(),
+        incarnation: 1,
+    };
+    wire::ControlRange {
+        range,
+        span: Some(wire::KeySpan::default()),
+        home_incarnation: 1,
+        mirrors: mirrors.iter().map(mirror).collect(),
     }
 }
 
@@ -265,6 +271,7 @@ pub(super) fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion)
         })
         .collect::<Vec<_>>();
     wire::Catalog {
+        removed: Vec::new(),
         cluster: cluster.clone(),
         name: name.to_owned(),
         region: region.region.clone(),
@@ -277,6 +284,7 @@ pub(super) fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion)
             replicas,
             formed: false,
             mirror: false,
+            span: None,
         }],
     }
 }

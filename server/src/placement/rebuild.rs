@@ -89,7 +89,10 @@ impl Placement {
         self.begin_region(&peers, &catalog).await?;
         self.step(&region, Rebuild::Unspecified).await?;
         let control = self.control()?.unwrap_or_default();
-        let mirrored = |tag: &&wire::ControlTag| tag.mirrors.iter().any(|m| m.region == name);
+        let mirrored = |tag: &&wire::ControlTag| {
+            let mut mirrors = tag.ranges.iter().flat_map(|range| &range.mirrors);
+            mirrors.any(|mirror| mirror.region == name)
+        };
         let mirrors = control.tags.iter().filter(mirrored);
         Ok(Rebuilt {
             nodes: region.nodes.len(),

@@ -9,7 +9,7 @@ use wire::catalog_change::Change;
 
 use super::form::across;
 use super::{Placement, REPLICAS};
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::raft::apply::check_level;
 use crate::raft::{NodeId, Progress, ReplicaId};
 use crate::residency::Atlas;
@@ -82,7 +82,11 @@ impl Placement {
                 return Err(unknown);
             }
             self.regions.learn(&control.regions)?;
-            let atlas = Atlas::new(control)?;
+            let atlas = Atlas::new(control).inspect_err(|error| {
+                if error.reason == Reason::UpgradeNeeded {
+                    (self.halt)(error.to_string());
+                }
+            })?;
             self.speaker.hear_level(atlas.control.level);
             self.fences.adopt(&atlas);
             self.gate.adopt(atlas);
@@ -102,9 +106,11 @@ impl Placement {
         if catalog.cluster.is_empty() {
             return Ok(());
         }
+        self.remove_groups(&catalog).await?;
         self.place_groups(&catalog).await?;
         self.teach().await?;
         let catalog = self.confirmed(catalog).await?;
+        self.remove_replicas(&catalog).await?;
         let node = self.speaker.node().0;
         for group in &catalog.groups {
             let Some(here) = group.replicas.iter().find(|m| m.node == node) else {
@@ -222,6 +228,7 @@ impl Placement {
                     replicas: replicas.collect(),
                     formed: false,
                     mirror: place.home.region != *self.speaker.region(),
+                    span: Some(place.span.to_wire()),
                 }))
                 .await?;
         }
@@ -264,6 +271,7 @@ impl Placement {
             peers: catalog.nodes.clone(),
             founders: group.replicas.clone(),
             mirror: group.mirror,
+            span: group.span.clone(),
             ..wire::AnchoredReplica::default()
         };
         self.anchor(&catalog.cluster, replica.clone())?;

@@ -174,6 +174,7 @@ impl Placement {
             peers: request.nodes,
             regions: request.regions,
             mirror: group.mirror,
+            span: group.span,
             ..wire::AnchoredReplica::default()
         };
         match here {

@@ -32,6 +32,9 @@ use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
 use crate::storage::{Disk, Index, View};
 
+/// How long what a replica has begun to apply may take once it is stopped.
+const CLOSE_WAIT: Duration = Duration::from_secs(30);
+
 /// What a replica needs to open.
 pub struct Opening {
     /// Time, randomness and tasks.
@@ -235,7 +238,19 @@ impl Group {
         skip_all,
         fields(group = %self.identity.group, writes = writes.len())
     )]
-    pub fn propose(&self, writes: Vec<Write>) {
+    pub fn propose(&self, mut writes: Vec<Write>) {
+        let span = &self.identity.span;
+        if !span.is_whole() {
+            let is_other = |write: &mut Write| {
+                let registers = matches!(write.change, wire::operation::Change::Register(_));
+                !registers && !span.covers(&write.key)
+            };
+            for other in writes.extract_if(.., is_other) {
+                other
+                    .reply
+                    .send(Err(Error::internal("the key is of another range")));
+            }
+        }
         self.proposer.propose(writes);
     }
 
@@ -513,6 +528,18 @@ impl Group {
             applied: applied.as_ref().map(log_id_to_wire),
             digest,
             rows,
+        })
+    }
+
+    /// Stops the replica for good: nothing of it writes to the disk afterwards.
+    pub async fn close(&self) -> Result<()> {
+        self.shutdown().await;
+        // The state machine has the other end, and ends behind the last apply.
+        let mut progress = self.progress.clone();
+        let ended = async { while progress.changed().await.is_ok() {} };
+        tokio::time::timeout(CLOSE_WAIT, ended).await.map_err(|_| {
+            let group = self.identity.group;
+            Error::internal(format!("the replica of group {group} does not end"))
         })
     }
 

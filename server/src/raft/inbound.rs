@@ -38,7 +38,7 @@ use crate::raft::types::{
     stored_membership_from_wire, vote_from_wire, vote_to_wire,
 };
 use crate::residency::{Gate, Subject, Untrusted};
-use crate::storage::{Disk, GroupId};
+use crate::storage::{Disk, GroupId, Span};
 
 /// Serves the requests of one connection.
 pub struct Inbound {
@@ -463,7 +463,10 @@ impl SnapshotReceiver {
         let (Some(vote), Some(head)) = (start.vote, start.head) else {
             return Err(Error::invalid("a snapshot has no head"));
         };
-        if identity.incarnation != head.incarnation || *identity.tag != *head.tag {
+        let span = Span::from_wire(head.span.as_ref())?;
+        if (identity.incarnation, &*identity.tag, &identity.span)
+            != (head.incarnation, &*head.tag, &span)
+        {
             return Err(Error::invalid("the snapshot is of another incarnation"));
         }
         check_level(head.level)?;

@@ -355,6 +355,7 @@ impl NetSnapshot<Types> for Client {
                 last: snapshot.meta.last_log_id.as_ref().map(log_id_to_wire),
                 membership: Some(stored_membership_to_wire(&snapshot.meta.last_membership)),
                 level,
+                span: Some(self.identity.span.to_wire()),
             }),
         };
         let lost = |error| StreamingError::Unreachable(Unreachable::new(&error));

@@ -117,7 +117,7 @@ fn chunks(
     view: Arc<dyn View>,
     identity: &Identity,
 ) -> impl Stream<Item = Result<wire::SnapshotChunk>> + Send + use<> {
-    let mut ranges = keys::everything(identity.group, &identity.tag);
+    let mut ranges = identity.rows();
     if seeded::is_on(Bug::SnapshotForgetsOutcomes) {
         ranges.retain(|range| *range != keys::outcomes_of(identity.group));
     }
@@ -161,7 +161,7 @@ fn chunks(
 pub(super) fn digest(view: &dyn View, identity: &Identity) -> Result<(Bytes, u64)> {
     let mut digest = Sha256::new();
     let mut rows = 0;
-    for mut range in keys::everything(identity.group, &identity.tag) {
+    for mut range in identity.rows() {
         loop {
             let page = view.scan(
                 &range,
@@ -215,7 +215,7 @@ impl Staging {
     pub(super) fn begin(disk: &Disk, identity: &Identity, name: &str) -> Result<Self> {
         Ok(Staging {
             stage: disk.state.stage(name)?,
-            allowed: keys::everything(identity.group, &identity.tag),
+            allowed: identity.rows(),
             chunks: 0,
             rows: 0,
         })
@@ -258,7 +258,7 @@ pub(super) fn install(disk: &Disk, identity: &Identity, snapshot: SnapshotData) 
         SnapshotData::View(view) => {
             let name = format!("view-{}", identity.group);
             let mut stage = disk.state.stage(&name)?;
-            for mut range in keys::everything(identity.group, &identity.tag) {
+            for mut range in identity.rows() {
                 loop {
                     let rows = view.scan(
                         &range,
@@ -278,9 +278,6 @@ pub(super) fn install(disk: &Disk, identity: &Identity, snapshot: SnapshotData) 
             name
         }
     };
-    disk.state.ingest(
-        &name,
-        &keys::everything(identity.group, &identity.tag),
-        WriteBatch::default(),
-    )
+    disk.state
+        .ingest(&name, &identity.rows(), WriteBatch::default())
 }

@@ -241,19 +241,22 @@ pub(crate) async fn reinstall(group: &Group) {
 pub(crate) fn demo() -> wire::Control {
     let policy = Policy::parse(DEMO).expect("valid");
     let tags = (FIRST_RANGE..).zip(policy.tags());
-    let tags = tags.map(|(range, (tag, rules))| wire::ControlTag {
-        tag: tag.to_string(),
-        range,
-        home: rules.home.to_string(),
-        epoch: 1,
-        mirrors: rules
-            .replicate_to
-            .iter()
-            .map(|region| wire::ControlMirror {
-                region: region.to_string(),
-                incarnation: 1,
-            })
-            .collect(),
+    let tags = tags.map(|(range, (tag, rules))| {
+        let mirror = |region: &RegionName| wire::ControlMirror {
+            region: region.to_string(),
+            incarnation: 1,
+        };
+        wire::ControlTag {
+            tag: tag.to_string(),
+            home: rules.home.to_string(),
+            epoch: 1,
+            ranges: vec![wire::ControlRange {
+                range,
+                span: Some(wire::KeySpan::default()),
+                home_incarnation: 1,
+                mirrors: rules.replicate_to.iter().map(mirror).collect(),
+            }],
+        }
     });
     wire::Control {
         policy: DEMO.into(),

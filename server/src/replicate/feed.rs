@@ -8,7 +8,7 @@ use domicile_proto::internal::v1 as wire;
 use crate::error::{Error, Reason, Result};
 use crate::raft::Position;
 use crate::seeded::{self, Bug};
-use crate::storage::{Engine, GroupId, Index, KeyRange, Limit, Row, View, keys, record};
+use crate::storage::{Engine, GroupId, Index, KeyRange, Limit, Row, Span, View, keys, record};
 
 /// The records of one batch.
 const BATCH_RECORDS_MAX: usize = 2048;
@@ -241,13 +241,13 @@ fn as_changed(
     Ok(copied(change.key, stored))
 }
 
-/// A page of the records of a tag, from a view.
-pub(super) fn records(view: &dyn View, tag: &str, start: &[u8]) -> Result<Records> {
+/// A page of the records of a range, from a view.
+pub(super) fn records(view: &dyn View, tag: &str, span: &Span, start: &[u8]) -> Result<Records> {
     let limit = Limit {
         rows_max: BATCH_RECORDS_MAX,
         bytes_max: BATCH_BYTES_MAX,
     };
-    let rows: Vec<Row> = view.scan(&keys::records(tag, start, None), limit)?;
+    let rows: Vec<Row> = view.scan(&span.records(tag, start), limit)?;
     let next = rows.last().map(|row| -> Result<Bytes> {
         let (_, key) = keys::parse_record(&row.key)?;
         let mut next = key.to_vec();
@@ -285,7 +285,7 @@ fn size(record: &wire::CopiedRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Durability, Memory, WriteBatch};
+    use crate::storage::{Durability, Memory, Span, WriteBatch};
 
     const GROUP: GroupId = GroupId(17);
     const TAG: &str = "global";
@@ -425,7 +425,7 @@ mod tests {
         let mut found = Vec::new();
         let mut start = Bytes::new();
         loop {
-            let page = records(view.as_ref(), TAG, &start).unwrap();
+            let page = records(view.as_ref(), TAG, &Span::default(), &start).unwrap();
             found.extend(page.records.into_iter().map(|record| record.key));
             match page.next {
                 Some(next) => start = next,

@@ -141,6 +141,7 @@ impl Receiver {
                 check_digest(&copy.records, &ship.digest).map_err(bad)?;
                 check_sender(from, &copy.from).map_err(bad)?;
                 check_entries(&copy).map_err(bad)?;
+                check_span(&group, &copy.records).map_err(bad)?;
                 check_outcomes(&copy.outcomes).map_err(bad)?;
                 Some(Command::Copy(copy))
             }
@@ -150,6 +151,7 @@ impl Receiver {
                 check_digest(&page.records, &ship.digest).map_err(bad)?;
                 check_sender(from, &page.from).map_err(bad)?;
                 check_outcomes(&page.outcomes).map_err(bad)?;
+                check_span(&group, &page.records).map_err(bad)?;
                 Some(Command::Backfill(page))
             }
             Some(Cargo::EndBackfill(end)) => Some(Command::EndBackfill(end)),
@@ -203,6 +205,15 @@ fn check_entries(copy: &wire::Copy) -> Result<()> {
         return Err(Error::invalid("a batch has changes behind its end"));
     }
     Ok(())
+}
+
+/// Whether records are of the mirror's range: what is applied is not judged again.
+fn check_span(group: &Group, records: &[wire::CopiedRecord]) -> Result<()> {
+    let span = &group.identity().span;
+    match records.iter().all(|copied| span.covers(&copied.key)) {
+        true => Ok(()),
+        false => Err(Error::invalid("a batch has records of another range")),
+    }
 }
 
 /// Whether the keys of a tag are known here whole: what is applied is not judged
@@ -325,7 +336,7 @@ mod tests {
         let tags = demo().tags;
         let global = tags.iter().find(|t| t.tag == "global").expect("a tag");
         let is_mirror = global.home != region;
-        node.lead(identity(global.range, "global", region).as_mirror(is_mirror))
+        node.lead(identity(global.ranges[0].range, "global", region).as_mirror(is_mirror))
             .await;
         let (env, gate) = (node.env.clone(), node.gate.clone());
         let receiver = Receiver::new(env, gate, node.groups.clone());

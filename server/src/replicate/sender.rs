@@ -398,7 +398,8 @@ impl Sender {
     ) -> Result<(Vec<wire::CopiedRecord>, Vec<wire::CopiedOutcomes>)> {
         match left {
             Left::Records(start) => {
-                let page = feed::records(view, self.tag.as_str(), start)?;
+                let page =
+                    feed::records(view, self.tag.as_str(), &self.group.identity().span, start)?;
                 *left = match page.next {
                     Some(next) => Left::Records(next),
                     None => Left::Outcomes(Position::default()),

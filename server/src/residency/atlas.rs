@@ -7,7 +7,7 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{Caller, Kind, Policy, Verdict, may_access, may_hold, may_serve};
 
 use crate::error::{Error, Reason, Result};
-use crate::storage::GroupId;
+use crate::storage::{GroupId, Span};
 
 /// The control group's state as it was applied here, and the policy in it.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct TagPlace {
     pub tag: Tag,
     /// Its range, which is its group in every region that holds it.
     pub group: GroupId,
+    /// The keys of the range.
+    pub span: Span,
     /// Where it is written.
     pub home: Home,
     /// Its mirrors, with their incarnations.
@@ -39,6 +41,8 @@ pub struct Home {
     pub region: RegionName,
     /// Its epoch.
     pub epoch: u64,
+    /// The number of the creation of its group.
+    pub incarnation: u64,
 }
 
 impl TagPlace {
@@ -52,7 +56,7 @@ impl TagPlace {
     /// holds nothing of it.
     pub fn incarnation(&self, region: &RegionName) -> Option<u64> {
         if self.home.region == *region {
-            return Some(1);
+            return Some(self.home.incarnation);
         }
         self.mirrors.get(region).copied()
     }
@@ -70,6 +74,27 @@ pub fn read_policy(text: &str) -> Result<Policy> {
     Ok(policy)
 }
 
+/// The range of a tag. This build routes a tag to one range that has all its keys;
+/// one that splits ranges raises the feature level first.
+fn only_range(tag: &wire::ControlTag) -> Result<&wire::ControlRange> {
+    let [range] = &tag.ranges[..] else {
+        return Err(several_ranges(&tag.tag));
+    };
+    match Span::from_wire(range.span.as_ref())?.is_whole() {
+        true => Ok(range),
+        false => Err(several_ranges(&tag.tag)),
+    }
+}
+
+fn several_ranges(tag: &str) -> Error {
+    Error::new(
+        Reason::UpgradeNeeded,
+        format!(
+            "the keys of {tag} are in several ranges, which this build does not know; upgrade this node"
+        ),
+    )
+}
+
 impl Atlas {
     /// Reads the control group's state.
     pub fn new(control: wire::Control) -> Result<Self> {
@@ -78,17 +103,20 @@ impl Atlas {
         let mut tags = BTreeMap::new();
         for known in &control.tags {
             let tag = Tag::new(&known.tag).map_err(corrupt)?;
+            let range = only_range(known)?;
             let mut mirrors = BTreeMap::new();
-            for mirror in &known.mirrors {
+            for mirror in &range.mirrors {
                 let region = RegionName::new(&mirror.region).map_err(corrupt)?;
                 mirrors.insert(region, mirror.incarnation);
             }
             let place = TagPlace {
                 tag: tag.clone(),
-                group: GroupId(known.range),
+                group: GroupId(range.range),
+                span: Span::from_wire(range.span.as_ref())?,
                 home: Home {
                     region: RegionName::new(&known.home).map_err(corrupt)?,
                     epoch: known.epoch,
+                    incarnation: range.home_incarnation,
                 },
                 mirrors,
             };

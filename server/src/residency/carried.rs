@@ -399,6 +399,7 @@ fn of_head(head: Option<&wire::SnapshotHead>) -> Of<'_> {
         last: _,
         membership: _,
         level: _,
+        span: _,
     }) = head
     else {
         return Of::NoTag;

@@ -380,3 +380,41 @@ async fn the_lease_lapses_when_the_machine_was_away() {
         );
     }
 }
+
+/// A build that knows one range a tag stops at a cluster that has split one: routed
+/// by the first range alone, keys of the others would be "not found".
+#[test]
+fn a_tag_in_several_ranges_asks_for_an_upgrade() {
+    let range = |range, start: &'static [u8], end: Option<&'static [u8]>| wire::ControlRange {
+        range,
+        span: Some(wire::KeySpan {
+            start: Bytes::from_static(start),
+            end: end.map(Bytes::from_static),
+        }),
+        home_incarnation: 1,
+        mirrors: Vec::new(),
+    };
+    let with = |ranges| {
+        let tag = wire::ControlTag {
+            tag: "eu-only".into(),
+            home: "eu".into(),
+            epoch: 1,
+            ranges,
+        };
+        Atlas::new(wire::Control {
+            policy: DEMO.into(),
+            tags: vec![tag],
+            ..wire::Control::default()
+        })
+    };
+    assert!(with(vec![range(16, b"", None)]).is_ok());
+    let others = [
+        vec![range(16, b"", Some(b"m")), range(20, b"m", None)],
+        vec![range(16, b"", Some(b"m"))],
+        vec![],
+    ];
+    for ranges in others {
+        let refused = with(ranges).expect_err("not known here");
+        assert_eq!(refused.reason, Reason::UpgradeNeeded);
+    }
+}

@@ -34,7 +34,7 @@ use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, remove_scratch, sync_d
 use super::rollback::{self, RollbackGuard};
 use super::space::{self, Space};
 use super::watched::{Alarm, Watched};
-use super::{verify, wal};
+use super::{replicas, verify, wal};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
 
@@ -197,6 +197,7 @@ impl Disk {
         options: &DiskOptions,
     ) -> Result<Disk> {
         let opened_at = anchor.sequence();
+        replicas::finish_removals(&anchor, &*instances.log, &*instances.state)?;
         let tails = verify::replicas(&anchor.get(), &*instances.log, &*instances.state)?;
         // What an ingest began is finished by now. What is only staged belongs
         // to a receiver that is gone, and would stay for ever.

@@ -34,6 +34,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::engine::KeyRange;
 use super::ids::{GroupId, Index};
+use super::span::Span;
 use crate::error::{Error, Result};
 
 const STATE_GROUP: u8 = 0x01;
@@ -418,14 +419,12 @@ pub fn histories(tag: &str, start: &[u8], end: Option<&[u8]>) -> KeyRange {
 }
 
 /// Every row of a group in the state instance, ascending. `tag` is empty for a
-/// region group, which has no records.
-///
-/// A tag has one group in a region, so its whole key space is the group's.
-pub fn everything(group: GroupId, tag: &str) -> Vec<KeyRange> {
+/// region group, which has no records; of a tag it has the keys in `span`.
+pub fn everything(group: GroupId, tag: &str, span: &Span) -> Vec<KeyRange> {
     let mut ranges = vec![KeyRange::one(group_state(group))];
     if !tag.is_empty() {
-        ranges.push(records(tag, &[], None));
-        ranges.push(histories(tag, &[], None));
+        ranges.push(span.records(tag, &[]));
+        ranges.push(span.histories(tag));
     }
     ranges.push(changes(group));
     ranges.push(outcomes_of(group));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use domicile_proto::internal::v1::{Anchor, LogId, Vote};
+use domicile_proto::internal::v1::{Anchor, AnchoredReplica, LogId, Vote};
 use tokio::sync::mpsc;
 
 use super::anchor;
@@ -146,9 +146,12 @@ impl Worker {
                     replica.log_floor = replica.log_floor.min(floor);
                 }
             }
+            let is_removed =
+                |replica: &mut AnchoredReplica| removed.contains(&GroupId(replica.group));
+            // Its rows in the state go later: until then it stands there.
             anchor
-                .replicas
-                .retain(|replica| !removed.contains(&GroupId(replica.group)));
+                .removed
+                .extend(anchor.replicas.extract_if(.., is_removed));
         })
     }
 

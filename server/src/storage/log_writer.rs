@@ -251,7 +251,8 @@ impl LogWriter {
         self.send(group, Change::Committed(committed), None);
     }
 
-    /// Removes a group: its replica from the anchor, then its log.
+    /// Removes a group: its replica from those of the anchor, then its log. See
+    /// `Disk::remove_replica`, which removes the rest.
     pub fn remove_group(&self, group: GroupId, done: Done) {
         let mut tails = self.shared.tails.lock();
         tails.remove(&group);

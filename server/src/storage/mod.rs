@@ -39,6 +39,7 @@ mod rocks_stage;
 mod rocks_view;
 mod rollback;
 mod space;
+mod span;
 mod steps;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -59,3 +60,4 @@ pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, 
 pub use memory::{Memory, Survivors};
 pub use rollback::RollbackGuard;
 pub use space::{BALLAST_BYTES, RESERVE_BYTES};
+pub use span::Span;

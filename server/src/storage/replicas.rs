@@ -1,14 +1,47 @@
 //! Which replicas a store has: the anchor names each before its first vote.
 
-use domicile_proto::internal::v1::AnchoredReplica;
+use std::sync::Arc;
 
-use super::anchor;
+use domicile_proto::internal::v1::AnchoredReplica;
+use tokio::sync::oneshot;
+
+use super::anchor::{self, AnchorFile};
 use super::disk::Disk;
-use super::engine::{Durability, WriteBatch};
+use super::engine::{Durability, Engine, WriteBatch};
 use super::ids::GroupId;
 use super::keys;
 use super::log_writer::{LoadedLog, load};
-use crate::error::{Error, Result};
+use super::span::Span;
+use crate::error::{Error, Reason, Result};
+
+/// Deletes the rows of the replicas that were removed, then forgets these.
+pub(super) fn finish_removals(
+    anchor: &AnchorFile,
+    log: &dyn Engine,
+    state: &dyn Engine,
+) -> Result<()> {
+    let removed = anchor.get().removed;
+    if removed.is_empty() {
+        return Ok(());
+    }
+    let (mut rows, mut entries) = (WriteBatch::new(), WriteBatch::new());
+    for replica in &removed {
+        let group = GroupId(replica.group);
+        let span = Span::from_wire(replica.span.as_ref())?;
+        for range in keys::everything(group, &replica.tag, &span) {
+            rows.delete_range(range);
+        }
+        if load(log, group)? != LoadedLog::default() {
+            entries.delete_range(keys::log_everything(group));
+        }
+    }
+    if !entries.is_empty() {
+        log.write(entries, Durability::Synced)?;
+    }
+    state.write(rows, Durability::Buffered)?;
+    state.flush()?;
+    anchor.update(|anchor| anchor.removed.retain(|replica| !removed.contains(replica)))
+}
 
 impl Disk {
     /// Adds a replica to the anchor, before its first vote or entry. What an
@@ -27,12 +60,29 @@ impl Disk {
             }
             None => {}
         }
+        if !self.anchor.get().removed.is_empty() {
+            // Its rows must not be taken for those of the new one.
+            finish_removals(&self.anchor, self.log_engine(), self.state.as_ref())?;
+        }
         if load(self.log_engine(), group)? != LoadedLog::default() {
             let mut batch = WriteBatch::new();
             batch.delete_range(keys::log_everything(group));
             self.log_engine().write(batch, Durability::Synced)?;
         }
         self.anchor.update(|anchor| anchor.replicas.push(replica))
+    }
+
+    /// Removes the replica of a group, which is closed, and all its rows. Once it
+    /// is begun, the next start finishes it.
+    pub async fn remove_replica(self: &Arc<Self>, group: GroupId) -> Result<()> {
+        let (tx, rx) = oneshot::channel();
+        // The receiver may have gone with its task; then nobody wants to know.
+        let done = Box::new(move |result| drop(tx.send(result)));
+        self.log.remove_group(group, done);
+        let stopped = |_| Error::new(Reason::ShuttingDown, "the log writer has stopped");
+        rx.await.map_err(stopped)??;
+        self.blocking(|disk| finish_removals(&disk.anchor, disk.log_engine(), disk.state.as_ref()))
+            .await
     }
 
     /// Gives a group another replica, if the one that it has, which is closed,

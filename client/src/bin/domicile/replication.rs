@@ -15,10 +15,60 @@ pub(crate) enum Command {
     /// A tag is shipped by the node that leads its home group, so every node
     /// of `--endpoints` is asked.
     Status,
+    Refill(Refill),
+}
+
+/// Has a mirror emptied and filled again by its home.
+///
+/// For a mirror that cannot follow: one whose store is ahead of a home that was put
+/// back to an older state, or one that the audit finds to differ. It becomes
+/// another incarnation, answers BACKFILLING until it is filled, and reads that may
+/// go to the home go there meanwhile. The home is not touched.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Refill {
+    /// The residency tag.
+    #[arg(value_name = "TAG")]
+    tag: String,
+
+    /// The region of the mirror.
+    #[arg(long, value_name = "REGION")]
+    region: String,
+
+    /// Do it: what the mirror has is deleted first.
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
-    let Command::Status = command;
+    match command {
+        Command::Status => status(context).await,
+        Command::Refill(arguments) => refill(context, arguments).await,
+    }
+}
+
+async fn refill(context: &Context, arguments: Refill) -> Result<(), Failure> {
+    let Refill { tag, region, yes } = arguments;
+    if !yes {
+        return Err(Failure::usage(format!(
+            "this deletes what {region} has of {tag} and has its home send it again; add --yes to \
+             do it"
+        )));
+    }
+    let client = context.connect_for_change().await?;
+    let admin = client.admin();
+    let incarnation = admin.refill_mirror(tag.as_str(), region.as_str()).await?;
+    context
+        .output
+        .message("the mirror is filled from now on; see `domicile replication status`");
+    let json = json!({ "tag": tag, "region": region, "incarnation": incarnation });
+    let text = || {
+        let row = [tag.clone(), region.clone(), incarnation.to_string()];
+        table(["TAG", "REGION", "INCARNATION"], [row])
+    };
+    context.output.document(&json, text, b"")
+}
+
+async fn status(context: &Context) -> Result<(), Failure> {
     let clients = context.connect_each().await?;
     let asked = clients
         .iter()

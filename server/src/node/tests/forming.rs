@@ -92,6 +92,61 @@ async fn a_region_that_lost_every_disk_is_rebuilt() {
     assert_eq!(refused.reason, Reason::AlreadyFormed, "{refused}");
 }
 
+/// A mirror is made anew while one of its nodes is away: that node, too, ends with
+/// the new incarnation and nothing of the old.
+#[tokio::test(start_paused = true)]
+async fn a_mirror_is_filled_from_nothing_as_another_incarnation() {
+    let all = [
+        "ap/1", "ap/2", "ap/3", "eu/1", "eu/2", "eu/3", "us/1", "us/2",
+    ];
+    let ap = &all[..3];
+    let mut world = World::start(&all).await;
+    world.init("eu/1", &all).await.expect("formed");
+    world.until_ready().await;
+    world.put("eu/1", "global", "a", "one").await;
+    for name in ap {
+        let name = *name;
+        world
+            .until("the mirror has it", |world| world.mirrors(name, "a"))
+            .await;
+    }
+    // Nothing at the home has this: what is filled has not, either.
+    for name in ap {
+        world.plant(name, "global", "stray");
+    }
+    for (tag, region) in [("global", "eu"), ("eu-only", "ap"), ("global", "xx")] {
+        let refused = world.refill(tag, region).await.expect_err("no mirror");
+        assert_eq!(refused.reason, Reason::InvalidArgument, "{refused}");
+    }
+    world.stop("ap/3").await;
+
+    assert_eq!(world.refill("global", "ap").await.expect("made anew"), 2);
+    world.put("eu/1", "global", "b", "two").await;
+    let is_anew = |world: &World, name: &str| {
+        let group = world.nodes[name].groups().by_tag("global");
+        group.is_some_and(|group| group.identity().incarnation == 2)
+            && world.mirrors(name, "a")
+            && world.mirrors(name, "b")
+    };
+    for name in &ap[..2] {
+        let name = *name;
+        world
+            .until("it is made anew", |world| is_anew(world, name))
+            .await;
+    }
+    world.restart("ap/3").await;
+    world
+        .until("the third is, too", |world| is_anew(world, "ap/3"))
+        .await;
+    for name in ap {
+        assert!(!world.mirrors(name, "stray"), "{name} kept a row of before");
+        let anchor = world.nodes[*name].disk.anchor.get();
+        assert!(anchor.removed.is_empty(), "{name} did not finish");
+    }
+    // The next one is another again.
+    assert_eq!(world.refill("global", "ap").await.expect("made anew"), 3);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rebuild_that_is_interrupted_goes_on() {
     let all = ["ap/1", "ap/2", "eu/1", "us/1"];

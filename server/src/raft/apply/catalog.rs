@@ -34,6 +34,7 @@ impl Applier<'_> {
                 replace(catalog, &replaced);
             }
             (Some(Change::GroupPlaced(placed)), Some(catalog)) => place(catalog, placed),
+            (Some(Change::GroupRemoved(removed)), Some(catalog)) => remove(catalog, removed),
             (None, _) => return Err(Error::corruption("a catalog change is empty")),
         }
         if let Some(catalog) = &current {
@@ -45,13 +46,15 @@ impl Applier<'_> {
     }
 }
 
-/// Places a group, unless it is placed already; its replicas get ids here.
+/// Places a group, unless it is placed already or that incarnation was removed; its
+/// replicas get ids here.
 fn place(catalog: &mut wire::Catalog, placed: wire::Group) {
-    if catalog
-        .groups
-        .iter()
-        .any(|known| known.group == placed.group)
-    {
+    let mut groups = catalog.groups.iter();
+    let mut removed = catalog.removed.iter();
+    let is_placed = groups.any(|known| known.group == placed.group);
+    let was_removed =
+        removed.any(|gone| gone.group == placed.group && gone.incarnation >= placed.incarnation);
+    if is_placed || was_removed {
         return;
     }
     let mut group = placed;
@@ -61,6 +64,21 @@ fn place(catalog: &mut wire::Catalog, placed: wire::Group) {
     }
     group.formed = false;
     catalog.groups.push(group);
+}
+
+/// Removes a group, if it is placed in that incarnation.
+fn remove(catalog: &mut wire::Catalog, removed: wire::GroupRemoved) {
+    let before = catalog.groups.len();
+    let is_it = |known: &wire::Group| {
+        !known.tag.is_empty()
+            && (known.group, known.incarnation) == (removed.group, removed.incarnation)
+    };
+    catalog.groups.retain(|known| !is_it(known));
+    if catalog.groups.len() == before {
+        return;
+    }
+    catalog.removed.retain(|gone| gone.group != removed.group);
+    catalog.removed.push(removed);
 }
 
 /// Gives every replica of a node a new id, in every group.

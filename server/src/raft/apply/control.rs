@@ -28,6 +28,7 @@ impl Applier<'_> {
             (Some(Change::LevelRaised(raised)), Some(control)) => {
                 control.level = control.level.max(raised.level);
             }
+            (Some(Change::MirrorRemade(remade)), Some(control)) => remake(control, &remade),
             (None, _) => return Err(Error::corruption("a change of the control group is empty")),
         }
         if let Some(control) = &current {
@@ -58,6 +59,19 @@ fn replace(control: &mut wire::Control, replaced: &wire::ControlNodeReplaced) {
     }
 }
 
+/// Gives a mirror another incarnation.
+fn remake(control: &mut wire::Control, remade: &wire::ControlMirrorRemade) {
+    let ranges = control.tags.iter_mut().flat_map(|tag| &mut tag.ranges);
+    let mirrors = ranges
+        .filter(|range| range.range == remade.range)
+        .flat_map(|range| &mut range.mirrors);
+    for mirror in mirrors {
+        if (&mirror.region, mirror.incarnation) == (&remade.region, remade.seen_incarnation) {
+            mirror.incarnation += 1;
+        }
+    }
+}
+
 /// Takes a step of forming a region anew.
 fn rebuild(control: &mut wire::Control, rebuilt: &wire::ControlRegionRebuilt) {
     // A home that begins anew has lost what was acknowledged.
@@ -74,7 +88,8 @@ fn rebuild(control: &mut wire::Control, rebuilt: &wire::ControlRegionRebuilt) {
         return;
     }
     region.incarnation += 1;
-    let mirrors = control.tags.iter_mut().flat_map(|tag| &mut tag.mirrors);
+    let ranges = control.tags.iter_mut().flat_map(|tag| &mut tag.ranges);
+    let mirrors = ranges.flat_map(|range| &mut range.mirrors);
     for mirror in mirrors.filter(|mirror| mirror.region == rebuilt.region) {
         mirror.incarnation += 1;
     }

@@ -82,8 +82,9 @@ impl Applier<'_> {
             return;
         }
         let tag = self.identity.tag.clone();
-        self.batch.delete_range(keys::records(&tag, &[], None));
-        self.batch.delete_range(keys::histories(&tag, &[], None));
+        let span = &self.identity.span;
+        self.batch.delete_range(span.records(&tag, &[]));
+        self.batch.delete_range(span.histories(&tag));
         self.batch.delete_range(keys::changes(self.identity.group));
         self.batch
             .delete_range(keys::outcomes_of(self.identity.group));

@@ -35,7 +35,9 @@ use crate::raft::types::{
 };
 use crate::residency::Subject;
 use crate::seeded;
-use crate::storage::{CONTROL_GROUP, Engine, GroupId, Index, WriteBatch, keys, record};
+use crate::storage::{
+    CONTROL_GROUP, Engine, GroupId, Index, KeyRange, Span, WriteBatch, keys, record,
+};
 
 pub use newest::Lately;
 pub(crate) use outcomes::DIGEST_BYTES;
@@ -154,6 +156,8 @@ pub struct Identity {
     pub subject: Subject,
     /// Whether it takes its records from a home in another region.
     pub is_mirror: bool,
+    /// The keys that it has of the tag.
+    pub span: Span,
 }
 
 impl Identity {
@@ -174,6 +178,7 @@ impl Identity {
             region: region.clone(),
             subject,
             is_mirror: false,
+            span: Span::default(),
         })
     }
 
@@ -182,6 +187,18 @@ impl Identity {
     pub fn of_cluster(mut self, cluster: Bytes) -> Self {
         self.cluster = cluster;
         self
+    }
+
+    /// The same group with some keys of the tag.
+    #[must_use]
+    pub fn of_span(mut self, span: Span) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// Every row of the group in the state, ascending.
+    pub fn rows(&self) -> Vec<KeyRange> {
+        keys::everything(self.group, &self.tag, &self.span)
     }
 
     /// The same group as a mirror, or not.

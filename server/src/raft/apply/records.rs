@@ -230,6 +230,10 @@ impl Applier<'_> {
         before: Option<Newest>,
         stored: &wire::StoredRecord,
     ) -> Result<()> {
+        // Proposer and receiver have looked: a row outside would be nobody's.
+        if !self.identity.span.covers(key) {
+            return Err(Error::corruption("a write is not of this range"));
+        }
         let tag = self.identity.tag.clone();
         let row_key = keys::record(&tag, key);
         if let Some(old) = before {

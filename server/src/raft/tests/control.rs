@@ -68,7 +68,8 @@ fn rebuilt(region: &str, seen_incarnation: u64, rebuild: Rebuild) -> Change {
 fn incarnations(control: &wire::Control, region: &str) -> (u64, Vec<u64>) {
     let mut regions = control.regions.iter();
     let known = regions.find(|r| r.region == region).expect("it is known");
-    let mirrors = control.tags.iter().flat_map(|tag| &tag.mirrors);
+    let ranges = control.tags.iter().flat_map(|tag| &tag.ranges);
+    let mirrors = ranges.flat_map(|range| &range.mirrors);
     let of_region = mirrors.filter(|mirror| mirror.region == region);
     (
         known.incarnation,
@@ -99,4 +100,28 @@ fn a_region_that_is_formed_anew_has_other_incarnations() {
 fn a_home_is_not_formed_anew() {
     let control = after(vec![formed(), rebuilt("us", 1, Rebuild::Anchoring)]);
     assert_eq!(control, after(vec![formed()]));
+}
+
+#[test]
+fn a_mirror_is_made_anew_once_for_each_time_it_was_seen() {
+    let control = after(vec![formed()]);
+    let ranges = control.tags.iter().flat_map(|tag| &tag.ranges);
+    let mut mirrored = ranges.filter(|range| range.mirrors.iter().any(|m| m.region == "ap"));
+    let range = mirrored.next().expect("a mirror in ap").range;
+    let remade = |region: &str, seen_incarnation| {
+        Change::MirrorRemade(wire::ControlMirrorRemade {
+            range,
+            region: region.into(),
+            seen_incarnation,
+        })
+    };
+    let once = after(vec![formed(), remade("ap", 1)]);
+    assert_eq!(incarnations(&once, "ap"), (1, vec![2]));
+    assert_eq!(incarnations(&once, "us"), (1, vec![1]));
+    // Of two commands that saw the same, one makes it anew.
+    assert_eq!(
+        after(vec![formed(), remade("ap", 1), remade("ap", 1)]),
+        once
+    );
+    assert_eq!(after(vec![formed(), remade("xx", 1)]), control);
 }

@@ -325,6 +325,7 @@ impl Leader {
                 last: own.meta.last_log_id.as_ref().map(log_id_to_wire),
                 membership: Some(stored_membership_to_wire(&own.meta.last_membership)),
                 level: 1,
+                span: Some(wire::KeySpan::default()),
             }),
         };
         snapshot::parts(start, view, &ours(), &self.alone.gate, &eu())

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::storage::keys::*;
-use crate::storage::{GroupId, Index};
+use crate::storage::{GroupId, Index, Span};
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     // Zeros and 0xff are where escaping goes wrong.
@@ -73,7 +73,7 @@ proptest! {
     #[test]
     fn everything_is_the_groups_own(group in 0u64..4, other in 0u64..4, index: u64, key in bytes()) {
         let (own, group, other) = (group == other, GroupId(group), GroupId(other));
-        let ranges = everything(group, "a");
+        let ranges = everything(group, "a", &Span::default());
         let holds = |row: &[u8]| ranges.iter().any(|range| range.contains(row));
         for row in [
             group_state(other), catalog(other), outcomes(other, 1, Index(index)),
@@ -127,7 +127,7 @@ fn everything_of_a_group_is_everything() {
         Table::Ledger => vec![ledger.received(), ledger.sent()],
         Table::TagKeys => vec![tag_keys(group)],
     };
-    let ranges = everything(group, TAG);
+    let ranges = everything(group, TAG, &Span::default());
     let mut sorted = ranges.clone();
     sorted.sort();
     assert_eq!(ranges, sorted, "a snapshot's rows must ascend");
@@ -142,7 +142,7 @@ fn everything_of_a_group_is_everything() {
             assert_eq!(within.count(), 1, "{table:?}");
             prefixes.insert(row[0]);
             // Of another group, or of another tag: none of it.
-            let other = everything(GroupId(18), "us-only");
+            let other = everything(GroupId(18), "us-only", &Span::default());
             assert!(!other.iter().any(|range| range.contains(&row)), "{table:?}");
         }
     }

@@ -229,3 +229,47 @@ async fn a_task_ends_with_its_handles() {
         log_writer::Running::Thread(_) => panic!("asked for a task"),
     }
 }
+
+/// A removal that a crash interrupts behind its first step is finished by the next
+/// start: no row of the old replica is left for a new one.
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_removal_is_finished() {
+    let memory = MemoryDisk::new(1);
+    let disk = Disk::memory(&memory, memory_options()).unwrap();
+    disk.add_replica(replica(G)).unwrap();
+    disk.log
+        .append(G, entries(0..3), Box::new(|result| result.unwrap()));
+    settle(&disk).await.unwrap();
+    apply(&disk, G, 0..3);
+    disk.state.flush().unwrap();
+    disk.log.remove_group(G, Box::new(|result| result.unwrap()));
+    settle(&disk).await.unwrap();
+    assert_eq!(records(&disk).unwrap().len(), 3);
+    drop(disk);
+    tokio::task::yield_now().await;
+    memory.crash(Survivors::Nothing);
+
+    let disk = Disk::memory(&memory, memory_options()).unwrap();
+    assert_eq!(records(&disk).unwrap().len(), 0);
+    let anchor = disk.anchor.get();
+    assert!(anchor.replicas.is_empty() && anchor.removed.is_empty());
+    disk.add_replica(replica(G)).unwrap();
+    assert_eq!(disk.log.load(G).unwrap(), LoadedLog::default());
+    assert_eq!(verify::applied(disk.state.as_ref(), G).unwrap(), None);
+}
+
+/// In order, too, nothing of a replica stays.
+#[tokio::test(start_paused = true)]
+async fn a_removed_replica_leaves_nothing() {
+    let memory = MemoryDisk::new(1);
+    let disk = Arc::new(Disk::memory(&memory, memory_options()).unwrap());
+    disk.add_replica(replica(G)).unwrap();
+    disk.log
+        .append(G, entries(0..3), Box::new(|result| result.unwrap()));
+    settle(&disk).await.unwrap();
+    apply(&disk, G, 0..3);
+    disk.remove_replica(G).await.unwrap();
+    assert_eq!(records(&disk).unwrap().len(), 0);
+    assert!(disk.anchor.get().removed.is_empty());
+    assert_eq!(disk.log.load(G).unwrap(), LoadedLog::default());
+}

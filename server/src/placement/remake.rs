@@ -1,0 +1,121 @@
+//! Groups that are made anew, as another incarnation.
+//!
+//! A mirror whose records cannot be mended by what follows is filled from nothing:
+//! the control group gives it another incarnation, the region's catalog removes the
+//! group of the one before, and every node stops its replica and deletes its rows
+//! before it opens one of the new. A replica is removed because the catalog says
+//! so, never because the catalog does not name it; and an incarnation that was
+//! removed never comes again, so that a node which slept through it all neither
+//! goes on with the old rows nor mixes them with the new.
+//!
+//! Not done here: making bytes unreadable that were deleted (they leave the disk as
+//! it is compacted).
+
+use std::sync::Arc;
+
+use domicile_proto::internal::v1 as wire;
+use wire::catalog_change::Change;
+use wire::control_change::Change as ControlChange;
+
+use super::Placement;
+use crate::error::{Error, Reason, Result};
+use crate::residency::TagPlace;
+use crate::storage::GroupId;
+
+impl Placement {
+    /// Has a mirror filled from nothing. Runs at the control group's leader.
+    /// Answers its new incarnation.
+    pub async fn refill_mirror(self: &Arc<Self>, tag: &str, region: &str) -> Result<u64> {
+        let control = self.control_group()?;
+        control.read_barrier().await?;
+        let (place, seen) = self.mirror(tag, region)?;
+        let remade = wire::ControlMirrorRemade {
+            range: place.group.0,
+            region: region.to_owned(),
+            seen_incarnation: seen,
+        };
+        control
+            .propose_control(ControlChange::MirrorRemade(remade))
+            .await?;
+        let (_, now) = self.mirror(tag, region)?;
+        if now == seen + 1 {
+            return Ok(now);
+        }
+        Err(Error::new(
+            Reason::NoQuorum,
+            format!("{tag} in {region} is being refilled by another command; try again"),
+        ))
+    }
+
+    /// Where a tag is, and the incarnation of its mirror in a region.
+    fn mirror(&self, tag: &str, region: &str) -> Result<(TagPlace, u64)> {
+        self.adopt()?;
+        let atlas = self.gate.atlas();
+        let place = atlas.as_ref().and_then(|atlas| atlas.place(tag));
+        let place = place.ok_or_else(|| {
+            Error::new(
+                Reason::UnknownTag,
+                "the policy does not know the tag; see `domicile policy show`",
+            )
+        })?;
+        let mut mirrors = place.mirrors.iter();
+        let mirror = mirrors.find(|(mirror, _)| mirror.as_str() == region);
+        let (_, incarnation) = mirror.ok_or_else(|| {
+            Error::invalid(format!(
+                "{region} has no mirror of {tag}; see `domicile placement matrix`"
+            ))
+        })?;
+        Ok((place.clone(), *incarnation))
+    }
+
+    /// At the region group's leader: removes each group whose tag has a later
+    /// incarnation in the region by now. Only under the lease, as
+    /// [`Placement::place_groups`].
+    pub(super) async fn remove_groups(&self, catalog: &wire::Catalog) -> Result<()> {
+        let region = self.region_group()?;
+        let may_remove = region.leads() && self.gate.hold_lease().is_ok();
+        let Some(atlas) = self.gate.atlas().filter(|_| may_remove) else {
+            return Ok(());
+        };
+        for group in catalog.groups.iter().filter(|group| !group.tag.is_empty()) {
+            let place = atlas.place(&group.tag);
+            let place = place.filter(|place| place.group.0 == group.group);
+            let meant = place.and_then(|place| place.incarnation(self.speaker.region()));
+            if meant.is_some_and(|meant| meant > group.incarnation) {
+                let removed = wire::GroupRemoved {
+                    group: group.group,
+                    incarnation: group.incarnation,
+                };
+                region
+                    .propose_catalog(Change::GroupRemoved(removed))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops and deletes the replicas here that the catalog says are removed.
+    pub(super) async fn remove_replicas(&self, catalog: &wire::Catalog) -> Result<()> {
+        for removed in &catalog.removed {
+            let group = GroupId(removed.group);
+            let here = self.disk.anchor.replica(group);
+            let Some(here) = here.filter(|here| here.incarnation <= removed.incarnation) else {
+                continue;
+            };
+            let _opening = self.opening.lock().await;
+            if let Some(open) = self.groups.get(group) {
+                // First, so that nobody begins to ask it for anything.
+                self.groups.remove(group);
+                open.close().await?;
+            }
+            self.disk.remove_replica(group).await?;
+            tracing::info!(
+                %group,
+                tag = here.tag,
+                incarnation = here.incarnation,
+                "a replica was removed: its group is made anew"
+            );
+        }
+        Ok(())
+    }
+}

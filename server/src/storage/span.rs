@@ -1,0 +1,111 @@
+//! The keys of a tag that a group has.
+
+use bytes::Bytes;
+use domicile_proto::internal::v1::KeySpan;
+
+use super::engine::KeyRange;
+use super::keys;
+use crate::error::{Error, Result};
+
+/// A span of the keys of a tag. The default one is all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The first key.
+    start: Bytes,
+    /// The key behind the last; `None`: to the tag's last.
+    end: Option<Bytes>,
+}
+
+impl Span {
+    /// Reads a span; one that was not written is that of a group without a tag.
+    pub fn from_wire(span: Option<&KeySpan>) -> Result<Span> {
+        let Some(KeySpan { start, end }) = span else {
+            return Ok(Span::default());
+        };
+        if end.as_ref().is_some_and(|end| end <= start) {
+            return Err(Error::corruption("the span of a group has no keys"));
+        }
+        Ok(Span {
+            start: start.clone(),
+            end: end.clone(),
+        })
+    }
+
+    /// The span as it is stored.
+    pub fn to_wire(&self) -> KeySpan {
+        KeySpan {
+            start: self.start.clone(),
+            end: self.end.clone(),
+        }
+    }
+
+    /// Whether it is all keys of a tag.
+    pub fn is_whole(&self) -> bool {
+        *self == Span::default()
+    }
+
+    /// Whether a key is in it.
+    pub fn covers(&self, key: &[u8]) -> bool {
+        *key >= *self.start && self.end.as_ref().is_none_or(|end| *key < **end)
+    }
+
+    /// The newest versions of the records in it, from `from` on.
+    pub fn records(&self, tag: &str, from: &[u8]) -> KeyRange {
+        keys::records(tag, from.max(&self.start), self.end.as_deref())
+    }
+
+    /// The older versions of the records in it.
+    pub fn histories(&self, tag: &str) -> KeyRange {
+        keys::histories(tag, &self.start, self.end.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: &'static [u8], end: Option<&'static [u8]>) -> Span {
+        let span = KeySpan {
+            start: Bytes::from_static(start),
+            end: end.map(Bytes::from_static),
+        };
+        Span::from_wire(Some(&span)).expect("it has keys")
+    }
+
+    #[test]
+    fn a_span_has_its_first_key_and_not_its_end() {
+        let middle = span(b"b", Some(b"d"));
+        let covered: Vec<bool> = [b"a", b"b", b"c", b"d"]
+            .map(|key| middle.covers(key))
+            .into();
+        assert_eq!(covered, [false, true, true, false]);
+        assert!(span(b"b", None).covers(b"\xff\xff") && !span(b"b", None).covers(b"a"));
+        assert!(span(b"", None).is_whole() && !middle.is_whole());
+        assert_eq!(Span::from_wire(Some(&middle.to_wire())).unwrap(), middle);
+    }
+
+    #[test]
+    fn spans_side_by_side_share_no_row() {
+        let (left, right) = (span(b"", Some(b"m")), span(b"m", None));
+        for key in [&b""[..], b"a", b"l\xff\xff", b"m", b"m\0", b"\xff"] {
+            let row = keys::record("eu-only", key);
+            let old = keys::history("eu-only", key, 7);
+            let within = |span: &Span| {
+                let ranges = (span.records("eu-only", b""), span.histories("eu-only"));
+                (ranges.0.contains(&row), ranges.1.contains(&old))
+            };
+            let expected = left.covers(key);
+            assert_eq!(within(&left), (expected, expected), "{key:?}");
+            assert_eq!(within(&right), (!expected, !expected), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_span_without_keys_is_damage() {
+        let empty = KeySpan {
+            start: Bytes::from_static(b"b"),
+            end: Some(Bytes::from_static(b"b")),
+        };
+        assert!(Span::from_wire(Some(&empty)).is_err());
+    }
+}
