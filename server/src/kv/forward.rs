@@ -121,19 +121,14 @@ fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>)
     };
     let (gate, region) = (gate.clone(), target.peers.region().clone());
     env.spawn_brief(async move {
-        let mut answer = answer;
-        match tokio::time::timeout(FORWARD_WAIT, &mut answer).await {
+        // What still waits when that ends is not sent any more.
+        match tokio::time::timeout(FORWARD_WAIT, answer).await {
             Ok(Ok(answer)) => match gate.ingress(&region, &subject, answer) {
                 Ok(answer) => answered(replies, answer.response),
                 // It may tell of what was done. Dropped, they answer "unknown".
                 Err(_) => drop(replies),
             },
-            Ok(Err(_)) => drop(replies),
-            Err(_) => {
-                // Dropped, they answer "unknown"; the writes still wait.
-                drop(replies);
-                answer.await.ok();
-            }
+            Ok(Err(_)) | Err(_) => drop(replies),
         }
         budget.give_back(bytes);
     });

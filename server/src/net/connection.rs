@@ -1,8 +1,8 @@
-//! The connection to one other node.
+//! One of the connections to one other node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
@@ -11,19 +11,18 @@ use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
 use domicile_proto::limits::PEER_MESSAGE_BYTES_MAX;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
-use wire::peer_response::Response;
 
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
-use crate::net::dial::{Dial, channel};
+use crate::net::dial::{Dial, KeepAlive, channel_kept};
 use crate::net::peers::Speaker;
+use crate::net::queue::{Call, Queue, refuse};
 use crate::raft::NodeId;
-use crate::residency::{Cleared, Gate, Untrusted};
+use crate::residency::{Gate, Untrusted};
 
 /// The bytes of requests that are gathered into one frame.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -31,41 +30,68 @@ const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// The requests that are gathered into one frame.
 const FRAME_REQUESTS_MAX: usize = 512;
 
-/// The frames that may wait for the socket; behind them requests gather.
-const FRAMES_WAITING_MAX: usize = 4;
+/// The frames that may wait for the socket. What is in one can be taken back no
+/// more, so that behind them requests wait in the queue.
+const FRAMES_WAITING_MAX: usize = 2;
 
 /// How long the other node may take to answer the hello.
 const HELLO_WAIT: Duration = Duration::from_secs(2);
 
 /// A connection on which requests wait and nothing comes back for this long is
-/// given up: packets may vanish without an error.
+/// given up: packets may vanish without an error. Only of the quick one: what is
+/// large takes its time.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// How often silence is looked for.
+/// How often silence is looked for, and what nobody waits for is dropped.
 const SILENCE_CHECK: Duration = Duration::from_millis(500);
+
+/// The quick connection is asked every second whether it lives: with it ends the
+/// other one, which may wait for long.
+const QUICK: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(1),
+    wait: Duration::from_secs(4),
+};
+
+/// The bulk connection carries snapshots, which must outlive that the other node
+/// stands still for a minute, and its questions wait behind what is large.
+const BULK: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(10),
+    wait: Duration::from_secs(90),
+};
 
 /// The longest wait between two attempts to connect.
 const RECONNECT_WAIT: Duration = Duration::from_millis(500);
 
-/// A request and who waits for its answer.
-pub(super) type Call = (
-    Cleared<wire::PeerRequest>,
-    oneshot::Sender<Untrusted<wire::PeerResponse>>,
-);
-
 /// What others may see of a connection.
-#[derive(Default)]
 pub(super) struct Link {
-    connected: AtomicBool,
+    connected: watch::Sender<bool>,
     version: Mutex<String>,
     level: AtomicU64,
     channel: Mutex<Option<Channel>>,
 }
 
+impl Default for Link {
+    fn default() -> Self {
+        Link {
+            connected: watch::Sender::new(false),
+            version: Mutex::default(),
+            level: AtomicU64::default(),
+            channel: Mutex::default(),
+        }
+    }
+}
+
 impl Link {
     /// Whether the other node answers now.
     pub(super) fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        *self.connected.borrow()
+    }
+
+    /// Waits until the other node answers, or does not any more.
+    async fn is(&self, connected: bool) {
+        let mut changes = self.connected.subscribe();
+        // It ends with its sender, which `self` holds.
+        drop(changes.wait_for(|is| *is == connected).await);
     }
 
     /// The open connection; `None`: there is none.
@@ -91,7 +117,7 @@ struct Pending {
     heard: Instant,
 }
 
-/// Keeps the connection to one node up and carries requests over it.
+/// Keeps one connection to one node up and carries requests over it.
 pub(super) struct Connection {
     pub(super) env: Env,
     pub(super) dial: Arc<dyn Dial>,
@@ -100,39 +126,35 @@ pub(super) struct Connection {
     pub(super) region: RegionName,
     pub(super) node: NodeId,
     pub(super) address: watch::Receiver<String>,
+    pub(super) queue: Arc<Queue>,
     pub(super) link: Arc<Link>,
+    /// The bulk connection stands and falls with the quick one, which finds
+    /// out sooner that the other node does not answer; `None`: this is it.
+    pub(super) quick: Option<Arc<Link>>,
 }
 
 impl Connection {
-    /// Runs until the handle's queue is closed.
-    pub(super) async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
+    /// Runs until its task ends.
+    pub(super) async fn run(mut self) {
         let mut refused = None;
         loop {
+            if let Some(quick) = &self.quick {
+                quick.is(true).await;
+            }
             let address = self.address.borrow_and_update().clone();
-            let connected = {
-                let connecting = self.connect(&address);
-                tokio::pin!(connecting);
-                loop {
-                    tokio::select! {
-                        connected = &mut connecting => break connected,
-                        // Nobody waits for a node that is not there: dropping
-                        // the call fails it.
-                        call = calls.recv() => if call.is_none() { return },
-                    }
-                }
-            };
-            match connected {
+            match self.connect(&address).await {
                 Ok((frames, answers)) => {
-                    self.link.connected.store(true, Ordering::Relaxed);
-                    tracing::info!(region = %self.region, node = %self.node, "connected");
-                    let ended = self.exchange(&mut calls, frames, answers).await;
-                    self.link.connected.store(false, Ordering::Relaxed);
+                    self.queue.open();
+                    self.link.connected.send_replace(true);
+                    if self.quick.is_none() {
+                        tracing::info!(region = %self.region, node = %self.node, "connected");
+                    }
+                    let why = self.exchange(frames, answers).await;
+                    self.link.connected.send_replace(false);
+                    self.queue.shut();
                     *self.link.channel.lock() = None;
-                    match ended {
-                        Ended::Closed => return,
-                        Ended::Broken(why) => {
-                            tracing::info!(region = %self.region, node = %self.node, why, "disconnected");
-                        }
+                    if self.quick.is_none() {
+                        tracing::info!(region = %self.region, node = %self.node, why, "disconnected");
                     }
                 }
                 Err(error) if error.reason == Reason::Unreachable => {
@@ -145,14 +167,7 @@ impl Connection {
                 }
                 Err(_) => {}
             }
-            let pause = tokio::time::sleep(self.env.jitter(RECONNECT_WAIT));
-            tokio::pin!(pause);
-            loop {
-                tokio::select! {
-                    () = &mut pause => break,
-                    call = calls.recv() => if call.is_none() { return },
-                }
-            }
+            tokio::time::sleep(self.env.jitter(RECONNECT_WAIT)).await;
         }
     }
 
@@ -164,7 +179,8 @@ impl Connection {
         tonic::Streaming<wire::ExchangeResponse>,
     )> {
         let hello = self.speaker.hello(&self.region, self.node)?;
-        let channel = channel(self.dial.clone(), address).await?;
+        let keep_alive = if self.quick.is_none() { QUICK } else { BULK };
+        let channel = channel_kept(self.dial.clone(), address, keep_alive).await?;
         *self.link.channel.lock() = Some(channel.clone());
         let mut client = client(channel);
         let (frames, rx) = mpsc::channel(FRAMES_WAITING_MAX);
@@ -202,32 +218,28 @@ impl Connection {
             .map_err(|_| lost("no answer to the hello"))?
     }
 
+    /// Carries requests and answers until it cannot any more, and says why.
     async fn exchange(
         &self,
-        calls: &mut mpsc::UnboundedReceiver<Call>,
         frames: mpsc::Sender<wire::ExchangeRequest>,
         mut answers: tonic::Streaming<wire::ExchangeResponse>,
-    ) -> Ended {
+    ) -> &'static str {
         let pending = Mutex::new(Pending {
             calls: BTreeMap::new(),
             next: 1,
             heard: self.env.now(),
         });
         let write = async {
-            let mut gathered = Vec::new();
             loop {
-                if calls.recv_many(&mut gathered, FRAME_REQUESTS_MAX).await == 0 {
-                    return Ended::Closed;
-                }
-                let mut gathered = gathered.drain(..).peekable();
-                while gathered.peek().is_some() {
-                    let frame = self.frame(&pending, &mut gathered);
-                    if frame.requests.is_empty() {
-                        continue;
-                    }
-                    if frames.send(frame).await.is_err() {
-                        return Ended::Broken("the stream ended");
-                    }
+                // Taken only when there is room for them.
+                let Ok(room) = frames.reserve().await else {
+                    return "the stream ended";
+                };
+                self.queue.arrived().await;
+                let calls = self.queue.take(FRAME_REQUESTS_MAX, FRAME_BYTES_MAX);
+                let frame = self.frame(&pending, calls);
+                if !frame.requests.is_empty() {
+                    room.send(frame);
                 }
             }
         };
@@ -250,69 +262,63 @@ impl Connection {
                             }
                         }
                     }
-                    Ok(None) => return Ended::Broken("the stream ended"),
-                    Err(_) => return Ended::Broken("the connection broke"),
+                    Ok(None) => return "the stream ended",
+                    Err(_) => return "the connection broke",
                 }
             }
         };
         let listen = async {
             loop {
                 tokio::time::sleep(SILENCE_CHECK).await;
-                let pending = pending.lock();
-                if !pending.calls.is_empty()
+                self.queue.sweep();
+                let mut pending = pending.lock();
+                if self.quick.is_some() {
+                    pending.calls.retain(|_, call| !call.is_closed());
+                } else if !pending.calls.is_empty()
                     && self.env.now().duration_since(pending.heard) > SILENCE_MAX
                 {
-                    return Ended::Broken("nothing came back for a while");
+                    return "nothing came back for a while";
                 }
             }
         };
         let mut address = self.address.clone();
         let moved = async {
-            // An error means that the handle has gone; the queue closes then.
+            // An error means that the handle has gone; the task ends then.
             if address.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            Ended::Broken("the node has moved")
+            "the node has moved"
+        };
+        let silent = async {
+            match &self.quick {
+                Some(quick) => quick.is(false).await,
+                None => std::future::pending().await,
+            }
+            "the node does not answer"
         };
         tokio::select! {
-            ended = write => ended,
-            ended = read => ended,
-            ended = listen => ended,
-            ended = moved => ended,
+            why = write => why,
+            why = read => why,
+            why = listen => why,
+            why = moved => why,
+            why = silent => why,
         }
     }
 
-    /// Takes as many calls as fit into one frame. What may not leave any more is
-    /// refused here.
-    fn frame(
-        &self,
-        pending: &Mutex<Pending>,
-        gathered: &mut std::iter::Peekable<impl Iterator<Item = Call>>,
-    ) -> wire::ExchangeRequest {
+    /// A frame of calls. What may not leave any more is refused here.
+    fn frame(&self, pending: &Mutex<Pending>, calls: Vec<Call>) -> wire::ExchangeRequest {
         let mut pending = pending.lock();
         if pending.calls.is_empty() {
             // Silence counts from the first request that waits.
             pending.heard = self.env.now();
         }
-        let mut requests = Vec::new();
-        let mut bytes = 0;
-        while let Some((request, _)) = gathered.peek() {
-            bytes += request.message().encoded_len();
-            if !requests.is_empty() && bytes > FRAME_BYTES_MAX {
-                break;
-            }
-            let Some((cleared, call)) = gathered.next() else {
-                break;
-            };
+        let mut requests = Vec::with_capacity(calls.len());
+        for (cleared, call) in calls {
             let mut request = match self.gate.frame(cleared, &self.region) {
                 Ok(request) => request,
                 Err(refused) => {
                     tracing::warn!(to = %self.region, reason = %refused.reason, "dropped at the gate");
-                    // As the other node would have: certainly nothing was done.
-                    drop(call.send(Untrusted::received(wire::PeerResponse {
-                        sequence: 0,
-                        response: Some(Response::Refusal((&refused).into())),
-                    })));
+                    refuse(call, &refused);
                     continue;
                 }
             };
@@ -334,14 +340,6 @@ fn refusal(status: &tonic::Status) -> Error {
     let info = status.get_details_error_info();
     let reason = info.and_then(|info| info.reason.parse().ok());
     Error::new(reason.unwrap_or(Reason::Unreachable), status.message())
-}
-
-/// Why an exchange ended.
-enum Ended {
-    /// The handle was dropped.
-    Closed,
-    /// The connection is to be made again.
-    Broken(&'static str),
 }
 
 fn client(channel: Channel) -> PeerServiceClient<Channel> {
@@ -394,6 +392,7 @@ pub(super) async fn send_snapshot(
 mod tests {
     use domicile_proto::address::Tag;
     use wire::peer_request::Request;
+    use wire::peer_response::Response;
 
     use super::*;
     use crate::net::TcpDial;
@@ -434,7 +433,9 @@ mod tests {
             region: us.clone(),
             node: NodeId(1),
             address: watch::channel(String::new()).1,
+            queue: Arc::default(),
             link: Arc::default(),
+            quick: None,
         };
         let pending = Mutex::new(Pending {
             calls: BTreeMap::new(),
@@ -442,7 +443,7 @@ mod tests {
             heard: node.env.now(),
         });
         let framed = |calls: Vec<Call>| {
-            let frame = connection.frame(&pending, &mut calls.into_iter().peekable());
+            let frame = connection.frame(&pending, calls);
             frame.requests.len()
         };
         let (elsewhere, mut refused) = waiting(&node, ap);

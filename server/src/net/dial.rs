@@ -21,7 +21,22 @@ const CONNECT_WAIT: Duration = Duration::from_secs(1);
 
 /// How often a connection is asked whether it lives, and how long it may take
 /// to say so.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeepAlive {
+    /// Between two questions.
+    pub(super) interval: Duration,
+    /// Until it is given up.
+    pub(super) wait: Duration,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        KeepAlive {
+            interval: Duration::from_secs(5),
+            wait: Duration::from_secs(5),
+        }
+    }
+}
 
 /// The bytes that may be under way on one stream and on one connection: more
 /// than a snapshot chunk and a full append together, at WAN latency too.
@@ -153,6 +168,15 @@ impl Dial for TcpDial {
 
 /// Connects a gRPC channel to `host:port`.
 pub async fn channel(dial: Arc<dyn Dial>, address: &str) -> Result<Channel> {
+    channel_kept(dial, address, KeepAlive::default()).await
+}
+
+/// The same, asked as often as is said whether it lives.
+pub(super) async fn channel_kept(
+    dial: Arc<dyn Dial>,
+    address: &str,
+    keep_alive: KeepAlive,
+) -> Result<Channel> {
     let unreachable = |source: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(
             Reason::Unreachable,
@@ -163,8 +187,8 @@ pub async fn channel(dial: Arc<dyn Dial>, address: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| unreachable(e.into()))?
         .connect_timeout(CONNECT_WAIT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .http2_keep_alive_interval(keep_alive.interval)
+        .keep_alive_timeout(keep_alive.wait)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);

@@ -1,9 +1,10 @@
 //! Outbound connections to the other nodes of the cluster.
 //!
-//! One [`Peers`] holds one connection to each node of a region and one stream
-//! on it, which carries the traffic of all groups: requests are gathered into
-//! frames as they come, answers are matched by number ([`connection`]). Snapshots go
-//! on a stream of their own over the same connection. [`Regions`] holds the
+//! One [`Peers`] holds two connections to each node of a region and one stream
+//! on each, which carry the traffic of all groups: heartbeats, votes and small
+//! questions on one of them, and what may be large on the other ([`queue`]).
+//! Requests are gathered into frames as they come, answers are matched by number
+//! ([`connection`]). Snapshots go on a stream of their own over the second. [`Regions`] holds the
 //! `Peers` of every region. Nothing is sent that a gate has not cleared. How a
 //! socket is opened is a [`Dial`], so that simulation has its own network. Who
 //! called is a [`Peer`], which is made in one place.
@@ -16,6 +17,7 @@ mod connection;
 mod dial;
 mod peer;
 mod peers;
+mod queue;
 mod regions;
 mod seen;
 

@@ -10,16 +10,17 @@ use domicile_proto::internal::v1 as wire;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tonic::transport::Channel;
 use wire::send_snapshot_request::Part;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::net::connection::{Call, Connection, Link, send_snapshot};
+use crate::net::connection::{Connection, Link, send_snapshot};
 use crate::net::dial::Dial;
+use crate::net::queue::{Lane, Queue};
 use crate::net::seen::{Memory, Seen};
-use crate::raft::{Budget, NodeId, Parts, Transport};
+use crate::raft::{Budget, NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::seeded;
 use crate::storage::RollbackGuard;
@@ -163,15 +164,35 @@ pub struct Peers {
 }
 
 struct Handle {
-    calls: mpsc::UnboundedSender<Call>,
+    quick: Way,
+    bulk: Way,
     address: watch::Sender<String>,
+    /// How many bytes of appends may be on their way.
+    appends: Arc<Window>,
+}
+
+/// One of the connections to a node.
+struct Way {
+    queue: Arc<Queue>,
     link: Arc<Link>,
     _task: Task,
 }
 
+impl Handle {
+    /// Whether the node answers on both connections.
+    fn is_connected(&self) -> bool {
+        self.quick.link.is_connected() && self.bulk.link.is_connected()
+    }
+}
+
 /// The bytes of clients' writes that may be on their way to the nodes of a
-/// region: heartbeats wait behind them.
+/// region: the log of the groups goes the same way.
 const FORWARDING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// The bytes of appends that may be on their way to one node, of all groups
+/// together: what a node that stands still costs its leader in memory. More than
+/// a fast connection takes in a round trip round the world.
+const APPENDING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Peers {
     /// No connections yet to the nodes of a region.
@@ -220,24 +241,31 @@ impl Peers {
     }
 
     fn connect(&self, node: NodeId, address: String) -> Handle {
-        let (calls, rx) = mpsc::unbounded_channel();
         let (address, address_rx) = watch::channel(address);
-        let link = Arc::new(Link::default());
-        let connection = Connection {
-            env: self.env.clone(),
-            dial: self.dial.clone(),
-            speaker: self.speaker.clone(),
-            gate: self.gate.clone(),
-            region: self.region.clone(),
-            node,
-            address: address_rx,
-            link: link.clone(),
+        let way = |name, quick| {
+            let (queue, link) = (Arc::<Queue>::default(), Arc::<Link>::default());
+            let connection = Connection {
+                env: self.env.clone(),
+                dial: self.dial.clone(),
+                speaker: self.speaker.clone(),
+                gate: self.gate.clone(),
+                region: self.region.clone(),
+                node,
+                address: address_rx.clone(),
+                queue: queue.clone(),
+                link: link.clone(),
+                quick,
+            };
+            let _task = self.env.spawn(name, connection.run());
+            Way { queue, link, _task }
         };
+        let quick = way("peer-quick", None);
+        let bulk = way("peer-bulk", Some(quick.link.clone()));
         Handle {
-            calls,
+            quick,
+            bulk,
             address,
-            link,
-            _task: self.env.spawn("peer", connection.run(rx)),
+            appends: Arc::new(Window::new(APPENDING_BYTES_MAX)),
         }
     }
 
@@ -254,13 +282,13 @@ impl Peers {
         self.links
             .read()
             .get(&node)
-            .is_some_and(|h| h.link.is_connected())
+            .is_some_and(Handle::is_connected)
     }
 
     /// The nodes that answer now.
     pub fn connected(&self) -> Vec<NodeId> {
         let links = self.links.read();
-        let up = links.iter().filter(|(_, h)| h.link.is_connected());
+        let up = links.iter().filter(|(_, h)| h.is_connected());
         up.map(|(node, _)| *node).collect()
     }
 
@@ -278,7 +306,7 @@ impl Peers {
     /// `None`: it is not connected.
     pub fn level(&self, node: NodeId) -> Option<u64> {
         let links = self.links.read();
-        let link = &links.get(&node)?.link;
+        let link = &links.get(&node)?.quick.link;
         link.is_connected().then(|| link.level())
     }
 
@@ -287,7 +315,7 @@ impl Peers {
         self.links
             .read()
             .get(&node)
-            .map(|h| h.link.version())
+            .map(|h| h.quick.link.version())
             .unwrap_or_default()
     }
 
@@ -296,7 +324,7 @@ impl Peers {
         let links = self.links.read();
         let mut handles = links.values();
         let there = handles.find(|handle| *handle.address.borrow() == address);
-        there.and_then(|handle| handle.link.channel())
+        there.and_then(|handle| handle.quick.link.channel())
     }
 
     /// What is sent passes it.
@@ -334,10 +362,18 @@ impl Transport for Peers {
     ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         let (tx, rx) = oneshot::channel();
         if let Some(handle) = self.links.read().get(&node) {
-            // A closed queue drops the call, which fails it.
-            drop(handle.calls.send((request, tx)));
+            let way = match Lane::of(request.message()) {
+                Lane::Quick => &handle.quick,
+                Lane::Bulk => &handle.bulk,
+            };
+            way.queue.put((request, tx));
         }
         rx
+    }
+
+    fn appends(&self, node: NodeId) -> Option<Arc<Window>> {
+        let links = self.links.read();
+        links.get(&node).map(|handle| handle.appends.clone())
     }
 
     fn send_snapshot(
@@ -345,7 +381,7 @@ impl Transport for Peers {
         node: NodeId,
         parts: Parts,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
-        let link = self.links.read().get(&node).map(|h| h.link.clone());
+        let link = self.links.read().get(&node).map(|h| h.bulk.link.clone());
         let hello = self.speaker.hello(&self.region, node);
         let (env, gate, region) = (self.env.clone(), self.gate.clone(), self.region.clone());
         Box::pin(async move {

@@ -13,7 +13,7 @@ use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::net::dial::Dial;
 use crate::net::peers::{Peers, Speaker};
-use crate::raft::{NodeId, Parts, Transport};
+use crate::raft::{NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
 
 /// The connections to the nodes of every region.
@@ -139,6 +139,11 @@ impl Transport for Regions {
             // A dropped sender fails the call.
             None => oneshot::channel().1,
         }
+    }
+
+    fn appends(&self, node: NodeId) -> Option<Arc<Window>> {
+        let (peers, node) = self.across(node)?;
+        peers.appends(node)
     }
 
     fn send_snapshot(

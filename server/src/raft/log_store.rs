@@ -25,9 +25,10 @@ use crate::raft::types::{
 };
 use crate::storage::{Disk, Done, GroupId, Index, LogWriter};
 
-/// The most bytes of entries in one AppendEntries request, so that a request
-/// fits a message between nodes and no heartbeat waits long behind it.
-const APPEND_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The bytes of entries in one AppendEntries request, unless its first entry
+/// alone is larger: what is behind it waits for it, and a slow follower answers
+/// each within its deadline.
+const APPEND_BYTES_MAX: usize = 1024 * 1024;
 
 /// The most bytes read from disk for one range; a range that openraft asks
 /// for whole is read in this many bytes at a time.

@@ -34,6 +34,7 @@ mod state_machine;
 mod timing;
 mod transport;
 mod types;
+mod window;
 
 pub use answers::{Answered, Answers};
 pub use apply::{Identity, Outcome};
@@ -47,6 +48,7 @@ pub use state_machine::{Mirror, Progress};
 pub use timing::Timing;
 pub use transport::{Parts, SharedTransport, Transport};
 pub use types::{NodeId, Position, ReplicaId};
+pub use window::Window;
 
 #[cfg(test)]
 pub(crate) mod testing;

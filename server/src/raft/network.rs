@@ -1,9 +1,12 @@
 //! openraft's network over a `Transport`.
 //!
 //! Appends of one replication stream are pipelined: each goes out as openraft
-//! makes it, and answers come back in the same order. Every request has a
-//! deadline; a snapshot, which takes as long as its group is large, has one for
-//! each step.
+//! makes it, and answers come back in the same order. The bytes that are on
+//! their way are bounded, for the group and for the node that it goes to: a
+//! follower that stands still costs its leader no more. Every request has a
+//! deadline: a heartbeat and a vote a short one, an append one by what is on its
+//! way before it; a snapshot, which takes as long as its group is large, has one
+//! for each step.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, OptionalSend, RPCTypes, Snapshot};
+use prost::Message;
 use tokio::sync::watch;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
@@ -40,21 +44,33 @@ use crate::raft::types::{
     LeaderId, NodeId, RaftVote, ReplicaId, Seat, Types, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, stored_membership_to_wire, vote_from_wire, vote_to_wire,
 };
+use crate::raft::window::Window;
 use crate::residency::Gate;
 
 /// The appends of one stream that may be on their way at once. Enough to keep
 /// a follower's log writer busy over a round trip; more only queue there.
 const PIPELINE_DEPTH: usize = 32;
 
+/// The bytes of appends of one stream that may be on their way.
+const APPENDING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How long a follower may take to answer an append: a long pause of its disk.
+/// An answer that is lost ends the connection, and with it the wait.
+const APPEND_WAIT: Duration = Duration::from_secs(5);
+
+/// How fast, in bytes a second, a follower must take what is sent to it before:
+/// so much longer it may take.
+const APPEND_RATE_MIN: usize = 512 * 1024;
+
 /// The first and the longest wait before an unreachable follower is tried
 /// again.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_millis(500);
 
-/// How long the other node may take to take one chunk of a snapshot: a round
-/// trip round the world and a long pause of its disk. The whole of it has no
-/// deadline: with one, a group that outgrew it would begin anew for ever.
-const CHUNK_WAIT: Duration = Duration::from_secs(30);
+/// How long the other node may take to take one chunk of a snapshot: it may
+/// stand still for a minute. The whole of it has no deadline: with one, a group
+/// that outgrew it would begin anew for ever.
+const CHUNK_WAIT: Duration = Duration::from_secs(90);
 
 /// How long it may take to install what it has taken, which moves and flushes
 /// files as large as the group. A node that dies meanwhile ends its connection.
@@ -100,6 +116,7 @@ impl Network {
             pipelines: self.pipelines.clone(),
             acknowledged: self.acknowledged.clone(),
             heartbeats,
+            window: Window::new(APPENDING_BYTES_MAX),
         }
     }
 }
@@ -127,6 +144,7 @@ pub(super) struct Client {
     pipelines: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
     heartbeats: bool,
+    window: Window,
 }
 
 impl Client {
@@ -169,6 +187,34 @@ impl Client {
                 },
             }
         }
+    }
+
+    fn append_of(&self, rpc: &AppendEntriesRequest<Types>, pipeline: u64) -> wire::Append {
+        let acknowledged = self.acknowledged.of(self.target, &rpc.vote);
+        wire::Append {
+            vote: Some(vote_to_wire(&rpc.vote)),
+            prev: rpc.prev_log_id.as_ref().map(log_id_to_wire),
+            entries: rpc.entries.iter().map(entry_to_bytes).collect(),
+            commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
+            pipeline,
+            acknowledged: acknowledged.as_ref().map(log_id_to_wire),
+        }
+    }
+
+    /// Waits until there is room for an append on its way. Answers how long it
+    /// may take, and the room.
+    async fn room(&self, append: &wire::Append) -> (Duration, impl Send + use<>) {
+        let bytes = append.encoded_len();
+        let own = self.window.enter(bytes).await;
+        let (on_their_way, shared) = match self.transport.appends(self.node) {
+            Some(window) => {
+                let room = window.enter(bytes).await;
+                (window.bytes(), room)
+            }
+            None => (self.window.bytes(), None),
+        };
+        let more = (on_their_way / APPEND_RATE_MIN) as u64;
+        (APPEND_WAIT + Duration::from_secs(more), (own, shared))
     }
 
     /// The region of the replica's node.
@@ -262,6 +308,10 @@ fn append_result(response: Response) -> Result<StreamAppendResult<Types>, RPCErr
 }
 
 impl NetStreamAppend<Types> for Client {
+    #[allow(
+        clippy::async_yields_async,
+        reason = "an append is sent when there is room; its answer is waited for later"
+    )]
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -281,26 +331,26 @@ impl NetStreamAppend<Types> for Client {
         } else {
             self.pipelines.fetch_add(1, Ordering::Relaxed)
         };
-        let deadline = option.soft_ttl();
+        let heartbeat_wait = self.heartbeats.then(|| option.soft_ttl());
         let this: &'s Client = self;
         let answers = input
-            .map(move |rpc| {
-                let request = Request::Append(wire::Append {
-                    vote: Some(vote_to_wire(&rpc.vote)),
-                    prev: rpc.prev_log_id.as_ref().map(log_id_to_wire),
-                    entries: rpc.entries.iter().map(entry_to_bytes).collect(),
-                    commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
-                    pipeline,
-                    acknowledged: this
-                        .acknowledged
-                        .of(this.target, &rpc.vote)
-                        .as_ref()
-                        .map(log_id_to_wire),
-                });
+            .then(move |rpc| async move {
+                let append = this.append_of(&rpc, pipeline);
+                let (wait, room) = match heartbeat_wait {
+                    Some(wait) => (wait, None),
+                    None => {
+                        let (wait, room) = this.room(&append).await;
+                        (wait, Some(room))
+                    }
+                };
                 // Sent here, in the order openraft made them; only the answer
                 // is waited for later.
-                let answer = this.call(request, RPCTypes::AppendEntries, deadline);
-                async move { this.credited(&rpc.vote, append_result(answer.await?)?) }
+                let answer = this.call(Request::Append(append), RPCTypes::AppendEntries, wait);
+                async move {
+                    let answer = answer.await;
+                    drop(room);
+                    this.credited(&rpc.vote, append_result(answer?)?)
+                }
             })
             .buffered(PIPELINE_DEPTH);
         let answers: BoxStream<'s, _> = Box::pin(answers);

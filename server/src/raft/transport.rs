@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Result;
 use crate::raft::types::NodeId;
+use crate::raft::window::Window;
 use crate::residency::{Cleared, Untrusted};
 
 /// The parts of a snapshot on their way out: its head, its rows in chunks, its
@@ -34,13 +35,21 @@ pub trait Transport: Send + Sync + 'static {
     fn region_of(&self, node: NodeId) -> Option<RegionName>;
 
     /// Queues a request. Requests to one node arrive in the order they were
-    /// queued, or not at all. The receiver fails when the request or its
-    /// answer is lost; the caller sets its own deadline.
+    /// queued, or not at all, but that heartbeats, votes and questions overtake
+    /// what may be large. The receiver fails when the request or its answer is
+    /// lost; the caller sets its own deadline, and what still waits when it
+    /// drops the receiver is not sent.
     fn send(
         &self,
         node: NodeId,
         request: Cleared<wire::PeerRequest>,
     ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>>;
+
+    /// How many bytes of appends may be on their way to a node, of all groups
+    /// together; `None`: the node is not known, or nothing bounds them.
+    fn appends(&self, _node: NodeId) -> Option<Arc<Window>> {
+        None
+    }
 
     /// Sends a snapshot and answers the receiver's vote.
     fn send_snapshot(

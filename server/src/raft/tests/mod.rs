@@ -1,5 +1,6 @@
 //! The Raft library's own suite for storage, against ours.
 
+mod append;
 mod batching;
 mod control;
 mod group;

@@ -112,7 +112,7 @@ async fn a_snapshot_that_does_not_move_is_given_up() {
     let began = env.now();
     let error = send(stuck).await.unwrap_err();
     assert!(matches!(error, StreamingError::Timeout(_)), "{error}");
-    assert!(env.now() - began < Duration::from_secs(60));
+    assert!(env.now() - began < Duration::from_secs(120));
 
     let hung = Slow {
         chunk: Duration::ZERO,

@@ -1,0 +1,336 @@
+//! The requests that wait for a connection to another node.
+//!
+//! Two connections lead to a node, so that what keeps a group alive never
+//! stands behind what is large: heartbeats, votes and small questions have one
+//! of their own ([`Lane::Quick`]). On each, requests leave in the order they
+//! came. They wait here, and not in the socket, for as long as there is no room
+//! in it: what nobody waits for any more is then not sent.
+
+use std::collections::VecDeque;
+
+use domicile_proto::internal::v1 as wire;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{Notify, oneshot};
+use wire::peer_request::Request;
+use wire::peer_response::Response;
+
+use crate::error::{Error, Reason};
+use crate::residency::{Cleared, Untrusted};
+
+/// The requests that may wait on one lane: some for each of many groups.
+const CALLS_MAX: usize = 16 * 1024;
+
+/// The bytes of them. Whoever sends much bounds it before; this is above what
+/// all of them together may have on their way to one node.
+const BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request and who waits for its answer.
+pub(super) type Call = (
+    Cleared<wire::PeerRequest>,
+    oneshot::Sender<Untrusted<wire::PeerResponse>>,
+);
+
+/// Which of the connections to a node a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// What must arrive within a heartbeat, and is small.
+    Quick,
+    /// Everything else, in the order it was sent.
+    Bulk,
+}
+
+impl Lane {
+    /// The lane of a request.
+    pub(super) fn of(request: &wire::PeerRequest) -> Lane {
+        match &request.request {
+            // Of no pipeline and without entries: a heartbeat.
+            Some(Request::Append(append)) if append.pipeline == 0 && append.entries.is_empty() => {
+                Lane::Quick
+            }
+            Some(
+                Request::Vote(_)
+                | Request::PreVote(_)
+                | Request::ReadIndex(_)
+                | Request::Probe(_)
+                | Request::Digest(_),
+            ) => Lane::Quick,
+            // A hand-over asks for the entries that were sent before it.
+            Some(
+                Request::Append(_)
+                | Request::Transfer(_)
+                | Request::Forward(_)
+                | Request::Ship(_)
+                | Request::Read(_),
+            )
+            | None => Lane::Bulk,
+        }
+    }
+}
+
+/// The requests that wait on one lane.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Wakes the one who takes them.
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Whether there is a connection to wait for.
+    open: bool,
+    calls: VecDeque<(Call, usize)>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Drops what nobody waits for any more.
+    fn sweep(&mut self) {
+        let bytes = &mut self.bytes;
+        self.calls.retain(|((_, answer), own)| {
+            let is_wanted = !answer.is_closed();
+            if !is_wanted {
+                *bytes -= own;
+            }
+            is_wanted
+        });
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.calls.is_empty()
+            || self.calls.len() < CALLS_MAX && self.bytes.saturating_add(bytes) <= BYTES_MAX
+    }
+}
+
+impl Queue {
+    /// Puts a request behind the others. Without a connection it fails at
+    /// once; where too much waits it is refused.
+    pub(super) fn put(&self, call: Call) {
+        let bytes = call.0.message().encoded_len();
+        let mut waiting = self.waiting.lock();
+        if !waiting.open {
+            return;
+        }
+        if !waiting.has_room(bytes) {
+            waiting.sweep();
+        }
+        if !waiting.has_room(bytes) {
+            drop(waiting);
+            return refuse(call.1, &overloaded());
+        }
+        waiting.bytes += bytes;
+        waiting.calls.push_back((call, bytes));
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    /// From now on requests wait.
+    pub(super) fn open(&self) {
+        self.waiting.lock().open = true;
+    }
+
+    /// Fails what waits, and what comes.
+    pub(super) fn shut(&self) {
+        *self.waiting.lock() = Waiting::default();
+    }
+
+    /// Drops what nobody waits for any more.
+    pub(super) fn sweep(&self) {
+        self.waiting.lock().sweep();
+    }
+
+    /// Waits until something waits. For one waiter at a time.
+    pub(super) async fn arrived(&self) {
+        while self.waiting.lock().calls.is_empty() {
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Takes the first requests that somebody still waits for: as many as fit,
+    /// and the first however large it is.
+    pub(super) fn take(&self, calls_max: usize, bytes_max: usize) -> Vec<Call> {
+        let mut waiting = self.waiting.lock();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while taken.len() < calls_max
+            && let Some(((_, answer), own)) = waiting.calls.front()
+        {
+            let (is_wanted, own) = (!answer.is_closed(), *own);
+            if is_wanted && !taken.is_empty() && bytes + own > bytes_max {
+                break;
+            }
+            waiting.bytes -= own;
+            let call = waiting.calls.pop_front();
+            if is_wanted {
+                bytes += own;
+                taken.extend(call.map(|(call, _)| call));
+            }
+        }
+        taken
+    }
+}
+
+/// Answers what is not sent as the other node would: certainly nothing was
+/// done.
+pub(super) fn refuse(answer: oneshot::Sender<Untrusted<wire::PeerResponse>>, why: &Error) {
+    // The caller may have given up.
+    drop(answer.send(Untrusted::received(wire::PeerResponse {
+        sequence: 0,
+        response: Some(Response::Refusal(why.into())),
+    })));
+}
+
+fn overloaded() -> Error {
+    Error::new(
+        Reason::Overloaded,
+        "too much waits for the connection to the node; try again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::raft::Identity;
+    use crate::raft::testing::Alone;
+    use crate::residency::Subject;
+    use crate::storage::REGION_GROUP;
+
+    type Answer = oneshot::Receiver<Untrusted<wire::PeerResponse>>;
+
+    /// Calls of a node, which its gate has cleared.
+    struct Calls(Alone);
+
+    impl Calls {
+        fn new() -> Calls {
+            let node = Alone::new("eu");
+            node.adopt_demo();
+            Calls(node)
+        }
+
+        /// An append of a pipeline with one entry of some bytes.
+        fn append(&self, number: u64, bytes: usize) -> (Call, Answer) {
+            let append = wire::Append {
+                pipeline: 1,
+                entries: vec![Bytes::from(vec![7; bytes])],
+                ..wire::Append::default()
+            };
+            let request = wire::PeerRequest {
+                sequence: number,
+                group: REGION_GROUP.0,
+                request: Some(Request::Append(append)),
+                ..wire::PeerRequest::default()
+            };
+            let gate = &self.0.gate;
+            let group = Identity::new(REGION_GROUP, 1, "", gate.region()).expect("a group");
+            let cleared = gate.egress(gate.region(), &group.subject, request);
+            let (call, answer) = oneshot::channel();
+            ((cleared.expect("it may go"), call), answer)
+        }
+    }
+
+    fn numbers(taken: &[Call]) -> Vec<u64> {
+        taken
+            .iter()
+            .map(|(call, _)| call.message().sequence)
+            .collect()
+    }
+
+    #[test]
+    fn only_what_is_small_and_urgent_is_quick() {
+        let lane = |request| {
+            Lane::of(&wire::PeerRequest {
+                request: Some(request),
+                ..wire::PeerRequest::default()
+            })
+        };
+        let append = wire::Append::default;
+        assert_eq!(lane(Request::Append(append())), Lane::Quick);
+        let vote = wire::RequestVote::default;
+        assert_eq!(lane(Request::Vote(vote())), Lane::Quick);
+        assert_eq!(lane(Request::PreVote(vote())), Lane::Quick);
+        // It commits what stands before it in its pipeline.
+        let piped = wire::Append {
+            pipeline: 3,
+            ..append()
+        };
+        assert_eq!(lane(Request::Append(piped)), Lane::Bulk);
+        let with_entries = wire::Append {
+            entries: vec![Bytes::new()],
+            ..append()
+        };
+        assert_eq!(lane(Request::Append(with_entries)), Lane::Bulk);
+        let transfer = wire::TransferLeader::default();
+        assert_eq!(lane(Request::Transfer(transfer)), Lane::Bulk);
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_is_in_order_bounded_and_still_awaited() {
+        let calls = Calls::new();
+        let queue = Queue::default();
+        queue.open();
+        let mut answers = Vec::new();
+        for number in 1..=6 {
+            let (call, answer) = calls.append(number, 1000);
+            queue.put(call);
+            answers.push(answer);
+        }
+        queue.arrived().await;
+        // Two thousand bytes, and what is about them.
+        assert_eq!(numbers(&queue.take(9, 2200)), [1, 2]);
+        drop(answers.remove(2));
+        drop(answers.remove(3));
+        assert_eq!(numbers(&queue.take(1, 1)), [4]);
+        assert_eq!(numbers(&queue.take(9, 9000)), [6]);
+        assert!(queue.take(9, 9000).is_empty());
+        assert_eq!(queue.waiting.lock().bytes, 0);
+        let (large, _answer) = calls.append(7, 5000);
+        queue.put(large);
+        assert_eq!(numbers(&queue.take(9, 10)), [7], "the first always goes");
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_and_counts_only_what_is_awaited() {
+        let calls = Calls::new();
+        let queue = Queue::default();
+        queue.open();
+        let half = BYTES_MAX / 2;
+        let (first, awaited) = calls.append(1, half);
+        let (second, given_up) = calls.append(2, half - 1000);
+        queue.put(first);
+        queue.put(second);
+        let (third, mut refused) = calls.append(3, 1000);
+        queue.put(third);
+        let refused = refused.try_recv().expect("it is answered at once");
+        let gate = &calls.0.gate;
+        let refused = gate.ingress(gate.region(), &Subject::Control, refused);
+        match refused.expect("it bears nothing").response {
+            Some(Response::Refusal(refusal)) => {
+                assert_eq!(refusal.reason, Reason::Overloaded.name());
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(given_up);
+        let (fourth, _answer) = calls.append(4, 1000);
+        queue.put(fourth);
+        assert!(queue.waiting.lock().bytes < half + 2000);
+        assert_eq!(numbers(&queue.take(9, BYTES_MAX)), [1, 4]);
+        drop(awaited);
+    }
+
+    #[tokio::test]
+    async fn without_a_connection_nothing_waits() {
+        let calls = Calls::new();
+        let queue = Queue::default();
+        let (call, answer) = calls.append(1, 10);
+        queue.put(call);
+        assert!(answer.await.is_err(), "it has failed");
+        queue.open();
+        let (call, answer) = calls.append(2, 10);
+        queue.put(call);
+        queue.shut();
+        assert!(answer.await.is_err(), "what waited has failed");
+    }
+}
