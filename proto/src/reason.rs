@@ -66,6 +66,7 @@ reasons! {
     Unsupported = "UNSUPPORTED", "The server does not do this.", "Leave the option away.";
     Deadline = "DEADLINE", "The deadline passed; nothing was applied.", "Try again, with a longer deadline.";
     NotFormed = "NOT_FORMED", "The node belongs to no cluster yet.", "Run `domicile cluster init`.";
+    Forming = "FORMING", "Another command is forming a cluster of the node now; nothing of this one was kept.", "Wait for what comes of the other command, then run this one again: it is answered, refused, or goes on.";
     AlreadyFormed = "ALREADY_FORMED", "The node belongs to a cluster already.", "Use the cluster, or start the node with an empty data directory.";
     WrongCluster = "WRONG_CLUSTER", "The other node belongs to another cluster.", "Check the addresses and the data directory.";
     UnknownNode = "UNKNOWN_NODE", "There is no such node.", "See `domicile node list`.";

@@ -25,14 +25,15 @@ pub(super) fn code(reason: Reason) -> Code {
             Code::PermissionDenied
         }
         Reason::ConditionFailed => Code::Aborted,
-        Reason::WriteOutcomeUnknown | Reason::AckNotReached | Reason::Deadline => {
-            Code::DeadlineExceeded
-        }
+        Reason::WriteOutcomeUnknown
+        | Reason::AckNotReached
+        | Reason::Deadline => Code::DeadlineExceeded,
         Reason::StalenessNotMet
         | Reason::Backfilling
         | Reason::NoQuorum
         | Reason::DiskFull
         | Reason::ShuttingDown
+        | Reason::Forming
         | Reason::Unreachable => Code::Unavailable,
         Reason::Overloaded => Code::ResourceExhausted,
         Reason::Compacted => Code::OutOfRange,

@@ -101,6 +101,11 @@ impl Store {
         }
     }
 
+    /// The cluster that this node belongs to; `None`: none yet.
+    pub fn cluster(&self) -> Option<Bytes> {
+        self.speaker.cluster()
+    }
+
     /// Admits a caller's request for a tag, from the tag alone.
     pub fn admit(&self, tag: &str, caller: &RegionName) -> Result<Route> {
         self.directory.route(tag, caller)

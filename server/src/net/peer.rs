@@ -73,7 +73,7 @@ impl Speaker {
     pub fn introduced(&self, caller: &Caller, hello: Option<&wire::Hello>) -> Result<Introduced> {
         let (peer, hello) = identified(caller, hello)?;
         self.is_meant(hello)?;
-        let seen = match self.cluster() == Some(peer.cluster()) {
+        let seen = match self.cluster().as_ref() == Some(peer.cluster()) {
             true => self.hear(&peer, hello)?,
             false => None,
         };
@@ -114,7 +114,7 @@ impl Speaker {
 
     /// Refuses a node of another cluster than this one's.
     pub fn is_of_cluster(&self, peer: &Peer) -> Result<()> {
-        if self.cluster() == Some(peer.cluster()) {
+        if self.cluster().as_ref() == Some(peer.cluster()) {
             return Ok(());
         }
         Err(Error::new(

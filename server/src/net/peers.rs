@@ -1,8 +1,8 @@
 //! The connections to the nodes of one region.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
@@ -25,12 +25,12 @@ use crate::residency::{Cleared, Gate, Untrusted};
 use crate::seeded;
 use crate::storage::RollbackGuard;
 
-/// As whom this node speaks. Set once, when the node learns its cluster.
+/// As whom this node speaks, once it has learned its cluster.
 #[derive(Clone)]
 pub struct Speaker {
     region: RegionName,
     node: NodeId,
-    cluster: Arc<OnceLock<Bytes>>,
+    cluster: Arc<RwLock<Option<Bytes>>>,
     /// Knows whether this node's store is an older copy; `None`: nobody asks.
     guard: Option<RollbackGuard>,
     memory: Memory,
@@ -44,7 +44,7 @@ impl Speaker {
         Speaker {
             region,
             node,
-            cluster: Arc::new(OnceLock::new()),
+            cluster: Arc::default(),
             guard: None,
             memory: Memory::default(),
             level: Arc::default(),
@@ -80,15 +80,20 @@ impl Speaker {
         Ok(())
     }
 
-    /// Sets the cluster. A node never changes its cluster.
+    /// Sets the cluster. A node does not change its cluster.
     pub fn join(&self, cluster: Bytes) -> Result<()> {
-        if *self.cluster.get_or_init(|| cluster.clone()) == cluster {
+        if *self.cluster.write().get_or_insert_with(|| cluster.clone()) == cluster {
             return Ok(());
         }
         Err(Error::new(
             Reason::AlreadyFormed,
             "this node belongs to another cluster; start it with an empty data directory",
         ))
+    }
+
+    /// Leaves a cluster that was never formed.
+    pub fn leave(&self) {
+        *self.cluster.write() = None;
     }
 
     /// Hears the feature level of the cluster: nodes that do not know it are not let
@@ -103,8 +108,8 @@ impl Speaker {
     }
 
     /// The cluster; `None`: not known yet.
-    pub fn cluster(&self) -> Option<&Bytes> {
-        self.cluster.get()
+    pub fn cluster(&self) -> Option<Bytes> {
+        self.cluster.read().clone()
     }
 
     /// The region.
@@ -124,11 +129,10 @@ impl Speaker {
 
     /// What this node says of itself to another.
     pub fn hello(&self, to_region: &RegionName, to: NodeId) -> Result<wire::Hello> {
-        let cluster = self
-            .cluster
-            .get()
-            .ok_or_else(|| Error::new(Reason::NotFormed, "this node has no cluster yet"))?;
-        Ok(self.hello_as_of(cluster.clone(), to_region, to))
+        let cluster = self.cluster();
+        let cluster =
+            cluster.ok_or_else(|| Error::new(Reason::NotFormed, "this node has no cluster yet"))?;
+        Ok(self.hello_as_of(cluster, to_region, to))
     }
 
     /// The same as a node of a cluster that is being formed.
@@ -238,6 +242,11 @@ impl Peers {
                 }
             }
         }
+    }
+
+    /// Ends the connections and forgets where nodes are.
+    pub(super) fn forget(&self) {
+        self.links.write().clear();
     }
 
     fn connect(&self, node: NodeId, address: String) -> Handle {

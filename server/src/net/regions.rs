@@ -95,6 +95,14 @@ impl Regions {
         Ok(())
     }
 
+    /// Knows only this node's region again, and no node of it.
+    pub fn forget(&self) {
+        let mut known = self.known.write();
+        known.numbers.clear();
+        known.peers.retain(|name, _| name == self.own.region());
+        self.own.forget();
+    }
+
     /// No connections yet to the nodes of a region.
     fn peers(&self, region: RegionName) -> Peers {
         let (env, dial) = (self.env.clone(), self.dial.clone());

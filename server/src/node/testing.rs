@@ -1,8 +1,11 @@
 //! Whole nodes in one process, on disks and sockets in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future as _;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
@@ -12,6 +15,7 @@ use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 use super::{Limits, Node, Wiring};
 use crate::env::Env;
@@ -50,12 +54,66 @@ type Listener = mpsc::UnboundedSender<io::Result<BoxedIo>>;
 
 /// The sockets of every node that runs, by address.
 #[derive(Clone, Default)]
-struct Network(Arc<Mutex<BTreeMap<String, Listener>>>);
+struct Network(Arc<Mutex<BTreeMap<String, Listener>>>, Stopped);
+
+/// The addresses of the nodes that are stopped: their sockets take what fits into
+/// them and bring nothing.
+#[derive(Clone, Default)]
+struct Stopped(Arc<Mutex<BTreeSet<String>>>);
+
+/// How often a socket of a stopped node is looked at.
+const STOPPED_STEP: Duration = Duration::from_millis(20);
+
+/// A socket that brings nothing while the node at its other end is stopped.
+struct Stoppable {
+    inner: DuplexStream,
+    address: String,
+    stopped: Stopped,
+    again: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl AsyncRead for Stoppable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.stopped.0.lock().contains(&self.address) {
+            std::task::ready!(self.again.as_mut().poll(cx));
+            self.again = Box::pin(tokio::time::sleep(STOPPED_STEP));
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stoppable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
 
 impl Dial for Network {
     fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let (near, far) = tokio::io::duplex(SOCKET_BYTES);
+        let near = Stoppable {
+            inner: near,
+            address: address.clone(),
+            stopped: self.1.clone(),
+            again: Box::pin(tokio::time::sleep(STOPPED_STEP)),
+        };
         let listener = self.0.lock().get(&address).cloned();
         let dialed = listener.ok_or_else(refused).and_then(|listener| {
             let region = address.split('-').next().unwrap_or_default();
@@ -143,6 +201,16 @@ impl World {
             .expect("stopped");
     }
 
+    /// Stops a node as SIGSTOP does, for others: it takes connections and answers
+    /// nothing. What it asks others it goes on to ask.
+    pub(super) fn pause(&self, name: &str, paused: bool) {
+        let mut stopped = self.network.1.0.lock();
+        match paused {
+            true => stopped.insert(address(name)),
+            false => stopped.remove(&address(name)),
+        };
+    }
+
     /// Gives a node that does not run an empty disk.
     pub(super) fn wipe(&mut self, name: &str) {
         self.disks.remove(name);
@@ -166,6 +234,18 @@ impl World {
 
     /// Asks a node to form a cluster of others under the demo's policy.
     pub(super) async fn init(&self, at: &str, names: &[&str]) -> Result<()> {
+        let policy = domicile_proto::policy::DEMO;
+        self.init_as(at, names, "test", policy).await
+    }
+
+    /// The same with a name and a policy.
+    pub(super) async fn init_as(
+        &self,
+        at: &str,
+        names: &[&str],
+        name: &str,
+        policy: &str,
+    ) -> Result<()> {
         let nodes = names.iter().map(|name| {
             let (region, node) = name.split_once('/').expect("REGION/N");
             v1::NodeAddress {
@@ -176,9 +256,9 @@ impl World {
             }
         });
         let request = v1::InitClusterRequest {
-            name: "test".into(),
+            name: name.into(),
             nodes: nodes.collect(),
-            policy: domicile_proto::policy::DEMO.into(),
+            policy: policy.into(),
             ..v1::InitClusterRequest::default()
         };
         self.nodes[at].init(request).await

@@ -32,7 +32,7 @@ impl Placement {
             return Err(of_another());
         }
         let formed = self.form_here(request).await?;
-        self.cleared(peer, wire::FormResponse { formed })
+        self.cleared(peer, formed)
     }
 
     /// A peer has this node start a replica that joins an existing group, or
@@ -114,17 +114,16 @@ impl Placement {
         self.gate.egress(peer.region(), &ABOUT, answer)
     }
 
-    /// Takes a node at `host:port` into a new cluster. Answers whether it has
-    /// applied the first entries of its groups.
+    /// Takes a node at `host:port` into a new cluster, step by step.
     pub(super) async fn ask_to_form(
         &self,
         peers: &Peers,
         address: &str,
         request: wire::FormRequest,
-    ) -> Result<bool> {
+    ) -> Result<wire::FormResponse> {
         let cleared = self.gate.egress(peers.region(), &ABOUT, request)?;
         let formed = peers.form(address, cleared).await?;
-        Ok(self.gate.ingress(peers.region(), &ABOUT, formed)?.formed)
+        self.gate.ingress(peers.region(), &ABOUT, formed)
     }
 
     /// Has a node at `host:port` start a replica, or asks which one of the

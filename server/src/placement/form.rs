@@ -1,8 +1,8 @@
 //! Forming a cluster, once.
 //!
-//! Every node is asked first whether it can be part of the cluster, and keeps
-//! nothing of that, so that a command with a mistake can be corrected. Then
-//! every node anchors its replicas of the control and the region group before
+//! Every node is reserved first ([`super::reserve`]) and asked whether it can be
+//! part of the cluster, and keeps nothing of that, so that a command with a mistake
+//! can be corrected and two at once do not mix. Then every node anchors its replicas of the control and the region group before
 //! any group is initialised; then all are told to begin. Told again, a node
 //! goes on where it was, so a lost call is made again.
 
@@ -17,6 +17,7 @@ use wire::FormStep;
 
 use super::Placement;
 use super::plan::Plan;
+use super::reserve::Reserved;
 use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{catalog, check_level, control};
 use crate::raft::{Group, NodeId, ReplicaId};
@@ -46,39 +47,68 @@ pub struct Formed {
 
 impl Placement {
     /// Forms the cluster. Asked again with the same request it goes on where
-    /// it was interrupted, or answers as before.
+    /// it was interrupted, or answers as before. It goes on when who asked goes
+    /// away: half of it is of no use to anybody.
     pub async fn init(self: &Arc<Self>, request: v1::InitClusterRequest) -> Result<Formed> {
-        let mut plan = Plan::new(&self.env, &request)?;
+        let plan = Plan::new(&self.env, &request)?;
         self.check_names_this(&plan.control)?;
-        if let Some(known) = self.speaker.cluster() {
-            // Interrupted, or done: the cluster keeps the id it has.
-            plan = plan.for_cluster(known.clone());
-        }
-        if let Some(formed) = self.control()? {
-            return if plan.asks_for(&formed) {
-                Ok(Formed {
-                    cluster: formed.cluster,
-                    warnings: plan.warnings,
-                })
-            } else {
-                Err(Error::new(
-                    Reason::AlreadyFormed,
-                    format!("this node belongs to the cluster {:?} already", formed.name),
-                ))
-            };
-        }
-        self.tell_all(&plan, FormStep::Check).await?;
-        self.tell_all(&plan, FormStep::Anchor).await?;
+        let this = self.clone();
+        let forming = async move {
+            tokio::select! {
+                formed = Box::pin(this.form_all(plan)) => formed,
+                () = this.ended.cancelled() => Err(Error::new(
+                    Reason::ShuttingDown,
+                    "this node stops; run the command again at another one",
+                )),
+            }
+        };
+        let formed = self.env.to_its_end(Box::pin(forming)).await;
+        formed.unwrap_or_else(|| Err(Error::internal("forming the cluster did not end")))
+    }
+
+    /// Reserves every node and forms the cluster. While another command has one of
+    /// the nodes, it waits for what comes of that.
+    async fn form_all(self: &Arc<Self>, plan: Plan) -> Result<Formed> {
+        let token = Bytes::copy_from_slice(&self.env.random_bytes::<16>());
         let deadline = self.env.now() + FORM_WAIT;
         loop {
-            match self.tell_all(&plan, FormStep::Begin).await {
-                Ok(true) => {
-                    return Ok(Formed {
-                        cluster: plan.control.cluster,
-                        warnings: plan.warnings,
-                    });
-                }
+            if let Some(formed) = self.control()? {
+                return as_asked(&plan, &formed);
+            }
+            let mut reserved = Reserved::none(token.clone());
+            let formed = match self.reserve_all(&plan, &mut reserved).await {
+                Ok(()) => self.form_reserved(plan.clone(), &reserved).await,
+                Err(error) => Err(error),
+            };
+            self.release_all(&plan, &reserved).await;
+            match formed {
+                Err(error) if error.reason == Reason::Forming && self.env.now() < deadline => {}
+                formed => return formed,
+            }
+            tokio::time::sleep(self.env.jitter(FORM_STEP)).await;
+        }
+    }
+
+    /// Forms the cluster of nodes that are reserved.
+    async fn form_reserved(
+        self: &Arc<Self>,
+        mut plan: Plan,
+        reserved: &Reserved,
+    ) -> Result<Formed> {
+        let token = &reserved.token;
+        if let Some(begun) = reserved.begun(&plan)? {
+            // Interrupted, or done: the cluster keeps the id it has.
+            plan = plan.for_cluster(begun);
+        }
+        self.tell_all(&plan, token, FormStep::Check).await?;
+        self.give_up_left_out(&plan, reserved).await;
+        self.tell_all(&plan, token, FormStep::Anchor).await?;
+        let deadline = self.env.now() + FORM_WAIT;
+        loop {
+            match self.tell_all(&plan, token, FormStep::Begin).await {
+                Ok(true) => break,
                 Ok(false) => {}
+                Err(error) if error.reason == Reason::Forming => return Err(error),
                 Err(error) => tracing::debug!(%error, "not every node was told"),
             }
             if self.env.now() > deadline {
@@ -90,6 +120,10 @@ impl Placement {
             }
             tokio::time::sleep(FORM_STEP).await;
         }
+        // What is in force may be what an earlier command has proposed.
+        let formed = self.control()?;
+        let formed = formed.ok_or_else(|| Error::internal("a formed cluster has no state"))?;
+        as_asked(&plan, &formed)
     }
 
     /// The request must name this node as it names itself, or its peers would
@@ -113,45 +147,65 @@ impl Placement {
     }
 
     /// Tells every node. Answers whether all have formed.
-    async fn tell_all(self: &Arc<Self>, plan: &Plan, step: FormStep) -> Result<bool> {
-        let told = plan.control.regions.iter().flat_map(|region| {
-            region
-                .nodes
-                .iter()
-                .map(|node| self.tell(plan, &region.region, node, step))
-        });
-        let told = futures::future::try_join_all(told).await?;
-        Ok(told.into_iter().all(|formed| formed))
-    }
-
-    async fn tell(
+    async fn tell_all(
         self: &Arc<Self>,
         plan: &Plan,
-        region: &str,
-        node: &wire::Node,
+        token: &Bytes,
         step: FormStep,
     ) -> Result<bool> {
+        let told = plan.nodes().map(|(name, address)| async move {
+            let node = (&name, &address);
+            self.tell_node(plan, token, node, step).await
+        });
+        let told = futures::future::try_join_all(told).await?;
+        Ok(told.into_iter().all(|told| told.formed))
+    }
+
+    /// Tells a node, which is `(region, number)` at an address.
+    pub(super) async fn tell_node(
+        self: &Arc<Self>,
+        plan: &Plan,
+        token: &Bytes,
+        ((region, node), address): (&(String, u64), &String),
+        step: FormStep,
+    ) -> Result<wire::FormResponse> {
+        // One that the plan leaves out is told of no catalog.
+        let nobody = || wire::Catalog {
+            cluster: plan.control.cluster.clone(),
+            region: region.clone(),
+            ..wire::Catalog::default()
+        };
+        let catalog = plan.catalogs.get(region).cloned();
         let request = wire::FormRequest {
-            catalog: plan.catalogs.get(region).cloned(),
+            catalog: Some(catalog.unwrap_or_else(nobody)),
             control: Some(plan.control.clone()),
-            node: node.node,
+            node: *node,
             step: step.into(),
             hello: None,
+            token: token.clone(),
         };
-        if node.node == self.speaker.node().0 && region == self.speaker.region().as_str() {
-            return self.form_here(request).await;
+        if *node == self.speaker.node().0 && region == self.speaker.region().as_str() {
+            // A future in a future in a future: without the box the compiler gives up.
+            return Box::pin(self.form_here(request)).await;
         }
         let region = RegionName::new(region)
             .map_err(|e| Error::invalid(format!("the region of a node: {e}")))?;
         let peers = self.regions.of_or_new(&region);
-        self.ask_to_form(&peers, &node.address, request).await
+        self.ask_to_form(&peers, address, request).await
     }
 
-    /// Takes this node into a new cluster, step by step: says whether it can be
-    /// part of it, anchors its replicas of the control and the region group and
-    /// opens them, and once every node has done so, begins. Answers whether
-    /// this node has applied the first entries of both and serves its tags.
-    pub(super) async fn form_here(self: &Arc<Self>, request: wire::FormRequest) -> Result<bool> {
+    /// Takes this node into a new cluster, step by step: reserves it, says whether
+    /// it can be part of it, anchors its replicas of the control and the region
+    /// group and opens them, and once every node has done so, begins. Answers
+    /// whether this node has applied the first entries of both and serves its tags.
+    pub(super) async fn form_here(
+        self: &Arc<Self>,
+        request: wire::FormRequest,
+    ) -> Result<wire::FormResponse> {
+        let formed = |formed| wire::FormResponse {
+            formed,
+            earlier: None,
+        };
         let step = match FormStep::try_from(request.step) {
             Ok(FormStep::Unspecified) | Err(_) => {
                 return Err(Error::invalid("the step is not known here"));
@@ -172,33 +226,86 @@ impl Placement {
             ));
         }
         let Some(all) = request.control else {
-            return self.form_anew(&new, step).await;
+            return self.form_anew(&new, step).await.map(formed);
         };
         check_level(all.level)?;
-        if step == FormStep::Check {
-            return self.could_form(&new, &all).map(|()| false);
+        let token = request.token;
+        if token.is_empty() {
+            return Err(Error::new(
+                Reason::UpgradeNeeded,
+                "the command comes from an older build, which reserves no nodes; upgrade the node \
+                 that it was sent to",
+            ));
         }
+        match step {
+            FormStep::Unspecified => Err(Error::invalid("the step is not known here")),
+            FormStep::Reserve => Ok(wire::FormResponse {
+                formed: false,
+                earlier: Some(self.reserve_here(&token).await?),
+            }),
+            FormStep::Release => {
+                self.release_here(&token).await;
+                Ok(formed(false))
+            }
+            FormStep::GiveUp => {
+                let give_up = async |_: &mut bool| self.give_up(&new.cluster).await;
+                self.while_reserved(&token, give_up).await?;
+                Ok(formed(false))
+            }
+            FormStep::Check => self.could_form(&new, &all).map(|()| formed(false)),
+            FormStep::Anchor => {
+                let anchor = async |_: &mut bool| self.anchor_here(&new, &all).await;
+                self.while_reserved(&token, anchor).await?;
+                Ok(formed(false))
+            }
+            FormStep::Begin => self.begin_here(&token, new, all).await.map(formed),
+        }
+    }
+
+    /// Anchors this node's replicas of the control and the region group, and opens
+    /// them.
+    async fn anchor_here(
+        self: &Arc<Self>,
+        new: &wire::Catalog,
+        all: &wire::Control,
+    ) -> Result<(Arc<Group>, Arc<Group>)> {
+        self.give_up(&new.cluster).await?;
         self.speaker.join(new.cluster.clone())?;
         // A node that is formed knows better, and is told by its own groups.
         if self.groups.get(CONTROL_GROUP).is_none() {
             self.regions.learn(&all.regions)?;
         }
-        let control = self.form_control(&all).await?;
-        let region = self.form_region(&new).await?;
-        let done = (self.control()?.is_some(), self.catalog()?.is_some());
-        if step == FormStep::Begin {
-            self.until_connected(&control, &all).await;
+        let control = self.form_control(all).await?;
+        Ok((control, self.form_region(new).await?))
+    }
+
+    /// Begins the groups of which this node is the first founder, and proposes at
+    /// their leaders what they begin with.
+    async fn begin_here(
+        self: &Arc<Self>,
+        token: &Bytes,
+        new: wire::Catalog,
+        all: wire::Control,
+    ) -> Result<bool> {
+        if let Some(open) = self.groups.get(CONTROL_GROUP) {
+            self.until_connected(&open, &all).await;
+        }
+        let begin = async |begun: &mut bool| {
+            let (control, region) = self.anchor_here(&new, &all).await?;
+            *begun = true;
             self.begin(&control, &voters(&all)).await?;
             self.begin(&region, &founders(&new)).await?;
-            if control.leads() && !done.0 {
-                let formed = wire::control_change::Change::Formed(all);
-                control.propose_control(formed).await?;
-            }
-            if region.leads() && !done.1 {
-                let catalog = Some(new);
-                let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
-                region.propose_catalog(formed).await?;
-            }
+            Ok((control, region))
+        };
+        let (control, region) = self.while_reserved(token, begin).await?;
+        if control.leads() && self.control()?.is_none() {
+            let formed = wire::control_change::Change::Formed(all);
+            control.propose_control(formed).await?;
+        }
+        if region.leads() && self.catalog()?.is_none() {
+            let catalog = Some(new);
+            let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
+            region.propose_catalog(formed).await?;
         }
         if self.control()?.is_none() || self.catalog()?.is_none() {
             return Ok(false);
@@ -207,27 +314,20 @@ impl Placement {
         Ok(self.serves_its_tags())
     }
 
-    /// Whether this node can be part of a new cluster: it is empty, or an
-    /// earlier attempt at the same one was interrupted here.
+    /// Whether this node can be part of a new cluster: nothing has begun here, or
+    /// an earlier attempt at the same one was interrupted here.
     fn could_form(&self, new: &wire::Catalog, all: &wire::Control) -> Result<()> {
         let meant = [self.control_replica(all)?, self.region_replica(new)?];
         let is_same = |known: &wire::AnchoredReplica| {
             let mut meant = meant.iter().filter(|meant| meant.group == known.group);
             meant.all(|m| m.replica == known.replica && m.founders == known.founders)
         };
-        let cluster = self.speaker.cluster();
-        let anchored = self.disk.anchor.get().replicas;
-        if cluster.is_none_or(|known| *known == new.cluster) && anchored.iter().all(is_same) {
+        let anchor = self.disk.anchor.get();
+        let goes_on = anchor.cluster == new.cluster && anchor.replicas.iter().all(is_same);
+        if goes_on || self.is_unused(&anchor.replicas)? {
             return Ok(());
         }
-        Err(Error::new(
-            Reason::AlreadyFormed,
-            format!(
-                "node {} belongs to a cluster already; leave it out, or stop it, run `domiciled \
-                 set-aside` on its data directory and start it again",
-                self.speaker.name()
-            ),
-        ))
+        Err(self.belongs_already())
     }
 
     /// Whether every tag that the policy puts into the region has a group here
@@ -359,6 +459,27 @@ impl Placement {
         }
         Ok(state)
     }
+}
+
+/// A cluster that is formed, if it is what a plan asks for.
+fn as_asked(plan: &Plan, formed: &wire::Control) -> Result<Formed> {
+    if plan.asks_for(formed) {
+        return Ok(Formed {
+            cluster: formed.cluster.clone(),
+            warnings: plan.warnings.clone(),
+        });
+    }
+    let what = match formed.name == plan.control.name {
+        true => ", with another policy, other limits or other nodes; see `domicile policy show`",
+        false => "",
+    };
+    Err(Error::new(
+        Reason::AlreadyFormed,
+        format!(
+            "this node belongs to the cluster {:?} already{what}",
+            formed.name
+        ),
+    ))
 }
 
 /// The first members of the region group.

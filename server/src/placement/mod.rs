@@ -1,7 +1,7 @@
 //! Where replicas are, and bringing them there.
 //!
-//! A cluster is formed once ([`form`]): what it begins with ([`plan`]) goes to
-//! every node of every region and is anchored there before any group is
+//! A cluster is formed once ([`form`]): its nodes are reserved ([`reserve`]), what it
+//! begins with ([`plan`]) goes to every node of every region and is anchored there before any group is
 //! initialised; then the control group agrees on policy, regions and tags, and
 //! each region group on its own catalog. From then on each node follows both
 //! ([`reconcile`]): a region places a group for each tag that the policy puts
@@ -10,7 +10,8 @@
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
 //! that is formed is never initialised again. A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]); so is a
-//! single mirror that is to be filled from nothing ([`remake`]). A node whose disk is full hands over what it leads ([`relief`]). Once every node has a
+//! single mirror that is to be filled from nothing ([`remake`]). A node whose disk is
+//! full hands over what it leads ([`relief`]). Once every node has a
 //! newer build, the cluster may use what that knows ([`upgrade`]); commands carry
 //! that and the policy version in their fences ([`fences`]). Other nodes come in by
 //! the [`doors`].
@@ -26,9 +27,11 @@ mod reconcile;
 mod relief;
 mod remake;
 mod replace;
+mod reserve;
 mod upgrade;
 
 use fences::Fences;
+use reserve::Forming;
 
 pub use form::Formed;
 pub use rebuild::Rebuilt;
@@ -39,6 +42,7 @@ use std::sync::Arc;
 
 use domicile_proto::internal::v1 as wire;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -74,6 +78,10 @@ pub struct Placement {
     replacing: tokio::sync::Mutex<()>,
     /// The same in the control group, whose leader serves all regions.
     replacing_in_control: tokio::sync::Mutex<()>,
+    /// For whom this node is reserved; held while a step of forming is taken.
+    forming: tokio::sync::Mutex<Forming>,
+    /// Ends what this node does for a command.
+    ended: CancellationToken,
     /// Held while what is applied here is taken over, so that what was read
     /// last is what is kept.
     adopting: Mutex<()>,
@@ -122,19 +130,11 @@ impl Placement {
             placing: tokio::sync::Mutex::new(()),
             replacing: tokio::sync::Mutex::new(()),
             replacing_in_control: tokio::sync::Mutex::new(()),
+            forming: tokio::sync::Mutex::default(),
+            ended: CancellationToken::new(),
             adopting: Mutex::new(()),
             address: parts.address,
         })
-    }
-
-    /// Refuses a command for a node of another region; an empty name is this one.
-    pub fn has_nodes_of(&self, region: &str) -> Result<()> {
-        let own = self.speaker.region().as_str();
-        if region.is_empty() || region == own {
-            return Ok(());
-        }
-        let advice = format!("this is a node of {own}; ask one of {region}");
-        Err(Error::new(Reason::UnknownNode, advice))
     }
 
     /// Opens every replica that the anchor names, then follows the catalog.
@@ -179,7 +179,7 @@ impl Placement {
             (self.regions.own().clone(), self.timing.clone())
         };
         let region = self.speaker.region();
-        let cluster = self.speaker.cluster().cloned().unwrap_or_default();
+        let cluster = self.speaker.cluster().unwrap_or_default();
         let identity = Identity::new(id, replica.incarnation, &replica.tag, region)?
             .of_cluster(cluster)
             .of_span(Span::from_wire(replica.span.as_ref())?)
@@ -214,6 +214,7 @@ impl Placement {
 
     /// Every replica of this node, stopped.
     pub async fn shutdown(&self) {
+        self.ended.cancel();
         for group in self.groups.all() {
             group.shutdown().await;
         }

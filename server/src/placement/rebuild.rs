@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use wire::control_change::Change;
@@ -231,11 +232,12 @@ impl Placement {
                 control: None,
                 step: step.into(),
                 hello: None,
+                token: Bytes::new(),
             };
             self.ask_to_form(peers, &node.address, request)
         });
         let told = futures::future::try_join_all(told).await?;
-        Ok(told.into_iter().all(|formed| formed))
+        Ok(told.into_iter().all(|told| told.formed))
     }
 
     /// Has the nodes of a region begin, until all of them have.
@@ -276,6 +278,7 @@ impl Placement {
         if step == FormStep::Check {
             return Ok(false);
         }
+        self.is_free().await?;
         self.speaker.join(new.cluster.clone())?;
         if self.groups.get(REGION_GROUP).is_none() {
             self.regions.own().learn(&new.nodes);

@@ -158,6 +158,7 @@ impl Placement {
         if request.replica == 0 {
             return Ok(placed(here.as_deref()));
         }
+        self.is_free().await?;
         self.speaker.join(request.cluster.clone())?;
         self.regions.own().learn(&request.nodes);
         self.regions.learn(&request.regions)?;
@@ -511,7 +512,11 @@ fn not_renewed() -> Error {
 }
 
 /// Asks a node which replica of the control group it has.
-fn place_control(control: &wire::Control, region: &RegionName, node: NodeId) -> wire::PlaceRequest {
+fn place_control(
+    control: &wire::Control,
+    region: &RegionName,
+    node: NodeId,
+) -> wire::PlaceRequest {
     wire::PlaceRequest {
         cluster: control.cluster.clone(),
         region: region.to_string(),

@@ -168,8 +168,12 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             control: _,
             step: _,
             hello: _,
+            token: _,
         })
-        | Crossing::Formed(wire::FormResponse { formed: _ })
+        | Crossing::Formed(wire::FormResponse {
+            formed: _,
+            earlier: _,
+        })
         | Crossing::Place(wire::PlaceRequest {
             cluster: _,
             region: _,

@@ -85,11 +85,31 @@ impl Disk {
             .await
     }
 
+    /// Whether the replica of a group has neither a vote nor an entry yet.
+    pub fn is_unused(&self, group: GroupId) -> Result<bool> {
+        Ok(load(self.log_engine(), group)? == LoadedLog::default())
+    }
+
+    /// Takes every replica and the cluster out of the anchor, if none, all of which
+    /// are closed, has a vote or an entry yet. Answers whether it did.
+    pub fn forget_unused_replicas(&self) -> Result<bool> {
+        for replica in self.anchor.get().replicas {
+            if !self.is_unused(GroupId(replica.group))? {
+                return Ok(false);
+            }
+        }
+        self.anchor.update(|anchor| {
+            anchor.cluster.clear();
+            anchor.replicas.clear();
+        })?;
+        Ok(true)
+    }
+
     /// Gives a group another replica, if the one that it has, which is closed,
     /// has neither a vote nor an entry yet. Answers whether it did.
     pub fn renumber_replica(&self, replica: AnchoredReplica) -> Result<bool> {
         let group = GroupId(replica.group);
-        if load(self.log_engine(), group)? != LoadedLog::default() {
+        if !self.is_unused(group)? {
             return Ok(false);
         }
         self.anchor.update(|anchor| {

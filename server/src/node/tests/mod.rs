@@ -1,6 +1,7 @@
 //! Whole nodes in this process, over real sockets.
 
 mod admission;
+mod attempts;
 mod damage;
 mod doors;
 mod formats;
