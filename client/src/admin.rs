@@ -1,20 +1,37 @@
 //! The admin service: forming, watching and repairing a cluster.
 //!
 //! Thin: it answers with the messages of `domicile.v1`. What only asks goes
-//! to the next endpoint when one does not answer; what changes something does
-//! so only if it was not sent.
+//! to the next endpoint when one does not answer. What changes something is sent
+//! to a node that answers, and again only if it was refused or not sent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domicile_proto::v1;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::client::Client;
+use crate::connection::Endpoint;
 use crate::env;
-use crate::error::{Error, Fault};
+use crate::error::{Cause, Error, Fault};
 use crate::retry::{Attempts, Safety};
+
+/// How long a node may take to say that it lives before a change goes to it:
+/// several round trips round the world. One that is stopped still takes
+/// connections.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// How much longer than the first the others may take.
+const OTHERS_WAIT: Duration = Duration::from_millis(300);
+
+/// How long a change that is refused for now, or that no node takes, is tried: the
+/// election of a leader takes two seconds, and an operator who waits longer should
+/// hear why.
+const CHANGE_TRIED_FOR: Duration = Duration::from_secs(15);
 
 /// The admin service of the nodes that the client knows.
 #[derive(Clone, Debug)]
@@ -44,8 +61,7 @@ impl Admin {
         &self,
         request: v1::InitClusterRequest,
     ) -> Result<v1::InitClusterResponse, Error> {
-        // Forming twice is the same as once, but only at one node.
-        self.call(Safety::Once, request, async |mut admin, request| {
+        self.change(request, async |mut admin, request| {
             admin.init_cluster(request).await
         })
         .await
@@ -54,7 +70,7 @@ impl Admin {
     /// Says how the cluster is, as one node sees it.
     pub async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Error> {
         let request = v1::GetClusterStatusRequest {};
-        self.call(Safety::Read, request, async |mut admin, request| {
+        self.ask(request, async |mut admin, request| {
             admin.get_cluster_status(request).await
         })
         .await
@@ -63,7 +79,7 @@ impl Admin {
     /// Lists the nodes.
     pub async fn nodes(&self) -> Result<Vec<v1::NodeStatus>, Error> {
         let request = v1::ListNodesRequest {};
-        let list = self.call(Safety::Read, request, async |mut admin, request| {
+        let list = self.ask(request, async |mut admin, request| {
             admin.list_nodes(request).await
         });
         Ok(list.await?.nodes)
@@ -84,7 +100,7 @@ impl Admin {
             node,
             address: address.unwrap_or_default(),
         };
-        self.call(Safety::Once, request, async |mut admin, request| {
+        self.change(request, async |mut admin, request| {
             admin.replace_node(request).await
         })
         .await
@@ -99,7 +115,7 @@ impl Admin {
         let request = v1::RebuildRegionRequest {
             region: region.into(),
         };
-        self.call(Safety::Once, request, async |mut admin, request| {
+        self.change(request, async |mut admin, request| {
             admin.rebuild_region(request).await
         })
         .await
@@ -116,7 +132,7 @@ impl Admin {
             tag: tag.into(),
             region: region.into(),
         };
-        self.call(Safety::Once, request, async |mut admin, request| {
+        self.change(request, async |mut admin, request| {
             admin.refill_mirror(request).await
         })
         .await
@@ -127,16 +143,27 @@ impl Admin {
     /// can go back to an older build.
     pub async fn finalize_upgrade(&self) -> Result<v1::FinalizeUpgradeResponse, Error> {
         let request = v1::FinalizeUpgradeRequest {};
-        self.call(Safety::Once, request, async |mut admin, request| {
+        self.change(request, async |mut admin, request| {
             admin.finalize_upgrade(request).await
         })
         .await
     }
 
-    /// Hands the leadership of a group to another node.
-    pub async fn transfer_leader(&self, group: u64, node: u64) -> Result<(), Error> {
-        let request = v1::TransferLeaderRequest { group, node };
-        self.call(Safety::Once, request, async |mut admin, request| {
+    /// Hands the leadership of a group to another node, which leads when this
+    /// returns. An empty region is that of the node that is asked.
+    pub async fn transfer_leader(
+        &self,
+        group: u64,
+        region: impl Into<String>,
+        node: u64,
+    ) -> Result<(), Error> {
+        let region = region.into();
+        let request = v1::TransferLeaderRequest {
+            group,
+            node,
+            region,
+        };
+        self.change(request, async |mut admin, request| {
             admin.transfer_leader(request).await
         })
         .await
@@ -146,7 +173,7 @@ impl Admin {
     /// Shows the residency policy in force.
     pub async fn policy(&self) -> Result<v1::GetPolicyResponse, Error> {
         let request = v1::GetPolicyRequest {};
-        self.call(Safety::Read, request, async |mut admin, request| {
+        self.ask(request, async |mut admin, request| {
             admin.get_policy(request).await
         })
         .await
@@ -155,7 +182,7 @@ impl Admin {
     /// Which region holds, serves and may call for each tag.
     pub async fn placement(&self) -> Result<v1::GetPlacementResponse, Error> {
         let request = v1::GetPlacementRequest {};
-        self.call(Safety::Read, request, async |mut admin, request| {
+        self.ask(request, async |mut admin, request| {
             admin.get_placement(request).await
         })
         .await
@@ -164,7 +191,7 @@ impl Admin {
     /// How far the mirrors are that a node ships to or holds.
     pub async fn replication(&self) -> Result<v1::GetReplicationResponse, Error> {
         let request = v1::GetReplicationRequest {};
-        self.call(Safety::Read, request, async |mut admin, request| {
+        self.ask(request, async |mut admin, request| {
             admin.get_replication(request).await
         })
         .await
@@ -175,7 +202,7 @@ impl Admin {
     pub async fn audit_node(&self) -> Result<v1::NodeReport, Error> {
         let request = v1::AuditNodeRequest {};
         let answer = self
-            .call(Safety::Read, request, async |mut admin, request| {
+            .ask(request, async |mut admin, request| {
                 admin.audit_node(request).await
             })
             .await?;
@@ -186,31 +213,27 @@ impl Admin {
     pub async fn regions(&self) -> Result<Vec<v1::RegionStatus>, Error> {
         let request = v1::ListRegionsRequest {};
         let listed = self
-            .call(Safety::Read, request, async |mut admin, request| {
+            .ask(request, async |mut admin, request| {
                 admin.list_regions(request).await
             })
             .await?;
         Ok(listed.regions)
     }
 
-    async fn call<T: Clone, R>(
+    /// Asks one node after the other. One that does not answer must leave time for
+    /// the others.
+    async fn ask<T: Clone, R>(
         &self,
-        safety: Safety,
         message: T,
         send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
     ) -> Result<R, Error> {
         let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()));
-        let mut attempts = Attempts::new(safety, deadline);
+        let mut attempts = Attempts::new(Safety::Read, deadline);
         let endpoints = self.client.routes().endpoints();
         loop {
             for (index, endpoint) in endpoints.iter().enumerate() {
                 let left = deadline.saturating_duration_since(env::now());
-                // One that does not answer must leave time for the others;
-                // what changes something is not given up for that.
-                let share = match safety {
-                    Safety::Read => left / (endpoints.len() - index) as u32,
-                    Safety::Deduplicated | Safety::Once => left,
-                };
+                let share = left / (endpoints.len() - index) as u32;
                 let mut request = Request::new(message.clone());
                 request.set_timeout(share);
                 let answer = send(endpoint.admin(), request);
@@ -220,8 +243,112 @@ impl Admin {
                     Err(_) => Fault::late(true),
                 };
                 let others = index + 1 < endpoints.len();
-                tokio::time::sleep(attempts.failed(fault, others)?).await;
+                let pause = attempts.failed(fault.at(endpoint.name()), others)?;
+                tokio::time::sleep(pause).await;
             }
         }
+    }
+
+    /// Has a node change something. It goes only to a node that answered just now:
+    /// what becomes of a change that was sent to one that is stopped is unknown, and
+    /// what was not sent may go to another.
+    async fn change<T: Clone, R>(
+        &self,
+        message: T,
+        send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<R, Error> {
+        let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()));
+        let tried_until = deadline.min(env::after(CHANGE_TRIED_FOR));
+        let mut attempts = Attempts::new(Safety::Once, tried_until);
+        loop {
+            let asked = self.who_answers(deadline).await?;
+            if asked.up.is_empty() {
+                let fault = Fault::lost(false, Cause::new(&asked.silent.join("; ")));
+                tokio::time::sleep(attempts.failed(fault, false)?).await;
+            }
+            for (index, endpoint) in asked.up.iter().enumerate() {
+                let left = deadline.saturating_duration_since(env::now());
+                let mut request = Request::new(message.clone());
+                request.set_timeout(left);
+                let answer = send(endpoint.admin(), request);
+                let fault = match tokio::time::timeout(left, answer).await {
+                    Ok(Ok(response)) => return Ok(response.into_inner()),
+                    Ok(Err(status)) => Fault::from(status),
+                    Err(_) => Fault::late(true),
+                };
+                let others = index + 1 < asked.up.len();
+                let pause = attempts.failed(fault.at(endpoint.name()), others)?;
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    /// Checks that all endpoints are of one cluster, as far as they answer within a
+    /// tenth of the time.
+    pub async fn agree(&self) -> Result<(), Error> {
+        let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()) / 10);
+        self.who_answers(deadline).await.map(drop)
+    }
+
+    /// Asks every endpoint at once which cluster it is of, and waits no longer for
+    /// one than a node that lives may take, nor much longer than for the first.
+    async fn who_answers(&self, deadline: env::Instant) -> Result<Asked<'_>, Error> {
+        let endpoints = self.client.routes().endpoints();
+        let wait = deadline.min(env::after(ANSWER_WAIT));
+        let mut asking: FuturesUnordered<_> = endpoints
+            .iter()
+            .map(async |endpoint| (endpoint, is_of(endpoint, wait).await))
+            .collect();
+        let mut said = Vec::new();
+        let mut until = wait;
+        while let Ok(Some((endpoint, of))) = tokio::time::timeout_at(until, asking.next()).await {
+            if of.is_ok() {
+                until = until.min(env::after(OTHERS_WAIT));
+            }
+            said.push((endpoint.name(), of));
+        }
+        let mut up = Vec::new();
+        let mut silent = Vec::new();
+        let mut clusters: BTreeMap<&str, &str> = BTreeMap::new();
+        for endpoint in endpoints {
+            match said.iter().find(|(name, _)| *name == endpoint.name()) {
+                Some((name, Ok(cluster))) => {
+                    up.push(endpoint);
+                    if !cluster.is_empty() {
+                        clusters.entry(cluster).or_insert(name);
+                    }
+                }
+                Some((name, Err(cause))) => silent.push(format!("{name}: {cause}")),
+                None => silent.push(format!("{}: no answer came in time", endpoint.name())),
+            }
+        }
+        match clusters.len() {
+            0 | 1 => Ok(Asked { up, silent }),
+            _ => Err(Error::of_clusters(&clusters)),
+        }
+    }
+}
+
+/// What came of asking every endpoint.
+struct Asked<'a> {
+    /// The endpoints that answered, in the order of the caller.
+    up: Vec<&'a Endpoint>,
+    /// Those that did not, and why.
+    silent: Vec<String>,
+}
+
+/// The cluster that the node at an endpoint belongs to; empty: none.
+async fn is_of(endpoint: &Endpoint, until: env::Instant) -> Result<String, Cause> {
+    let mut request = Request::new(v1::GetClusterStatusRequest {});
+    request.set_timeout(until.saturating_duration_since(env::now()));
+    let mut admin = endpoint.admin();
+    let answer = admin.get_cluster_status(request);
+    match tokio::time::timeout_at(until, answer).await {
+        Ok(Ok(status)) => Ok(status.into_inner().cluster_id),
+        Ok(Err(status)) => match Fault::from(status) {
+            Fault::Refused(_) => Ok(String::new()),
+            lost @ Fault::Lost { .. } => Err(lost.cause()),
+        },
+        Err(_) => Err(Fault::late(false).cause()),
     }
 }

@@ -745,7 +745,7 @@ async fn a_node_that_is_not_reached_in_time_has_got_nothing() {
         for _ in 0..4 {
             eu.put("k", "v").at_most_once().await.expect("put");
         }
-        let cluster = db.admin().transfer_leader(16, 2).await;
+        let cluster = db.admin().transfer_leader(16, "", 2).await;
         let told = cluster.map(drop);
         assert!(
             !matches!(told, Err(Error::OutcomeUnknown { .. })),

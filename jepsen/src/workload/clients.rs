@@ -379,7 +379,7 @@ impl Clients {
         let node = group.leader.unwrap_or(0) % self.shape.nodes() + 1;
         if client
             .admin()
-            .transfer_leader(group.group, node)
+            .transfer_leader(group.group, "", node)
             .await
             .is_ok()
         {

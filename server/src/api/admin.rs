@@ -8,6 +8,7 @@ use domicile_proto::v1::admin_service_client::AdminServiceClient;
 use domicile_proto::v1::admin_service_server::AdminService;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
@@ -19,15 +20,21 @@ use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
 use crate::net::{Regions, Speaker, channel};
 use crate::placement::Placement;
-use crate::raft::{Group, Groups, NodeId, ReplicaId};
+use crate::raft::{Group, Groups, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::{Atlas, Gate, Subject};
 use crate::seeded;
 use crate::storage::{CONTROL_GROUP, Contents, Disk, GroupId, REGION_GROUP};
 
-/// Marks a request that another node has passed on, so that it is not passed
-/// on again.
+/// Marks a request that another node has passed on, and as what: to a node of the
+/// region that is meant, and from there to the leader, each at most once.
 const PASSED_ON: &str = "domicile-passed-on";
+
+/// To a node of the region that is meant.
+const TO_REGION: &str = "region";
+
+/// To the leader.
+const TO_LEADER: &str = "leader";
 
 /// Serves operators.
 #[derive(Clone)]
@@ -64,7 +71,7 @@ impl AdminApi {
         &self,
         group: GroupId,
         request: &Request<T>,
-    ) -> Result<Option<AdminServiceClient<tonic::transport::Channel>>> {
+    ) -> Result<Option<AdminServiceClient<Channel>>> {
         self.atlas()?;
         let open = self.groups.get(group).ok_or_else(|| {
             if group == REGION_GROUP {
@@ -90,14 +97,59 @@ impl AdminApi {
             .retry_after(std::time::Duration::from_millis(200))
         };
         let leader = open.leader().ok_or_else(no_leader)?;
-        if request.metadata().contains_key(PASSED_ON) {
+        let passed_on = request.metadata().get(PASSED_ON);
+        if passed_on.is_some_and(|to| to != TO_REGION) {
             return Err(no_leader());
         }
         let (region, node) = self.name(&open, leader.node).ok_or_else(no_leader)?;
-        let peers = self.regions.of(&region).ok_or_else(no_leader)?;
-        let address = peers.address(node).ok_or_else(no_leader)?;
+        let answers = self.placement.answers(&open, &region, node);
+        self.env.scoped(answers).await?;
+        self.client(&region, node).await.map(Some)
+    }
+
+    /// The same for a group of a region; empty: this one's. A node of another
+    /// region passes what it is asked on to one of that region.
+    async fn leader_in<T>(
+        &self,
+        region: &str,
+        group: GroupId,
+        request: &Request<T>,
+    ) -> Result<Option<(AdminServiceClient<Channel>, &'static str)>> {
+        let own = self.speaker.region().as_str();
+        if region.is_empty() || region == own {
+            let leader = self.leader_of(group, request).await?;
+            return Ok(leader.map(|leader| (leader, TO_LEADER)));
+        }
+        let elsewhere = |what: &str| {
+            let advice = format!("this is a node of {own}, and {what}; ask a node of {region}");
+            Error::new(Reason::UnknownNode, advice)
+        };
+        let name = RegionName::new(region);
+        let name = name.map_err(|error| Error::invalid(error.to_string()))?;
+        let peers = self.regions.of(&name);
+        let peers = peers.ok_or_else(|| elsewhere("the cluster has no such region"))?;
+        if request.metadata().contains_key(PASSED_ON) {
+            return Err(elsewhere("the request was passed on to it"));
+        }
+        let node = peers.connected().first().copied();
+        let node = node.ok_or_else(|| elsewhere("none of that one answers it"))?;
+        let client = self.client(&name, node).await?;
+        Ok(Some((client, TO_REGION)))
+    }
+
+    async fn client(
+        &self,
+        region: &RegionName,
+        node: NodeId,
+    ) -> Result<AdminServiceClient<Channel>> {
+        let unknown = || {
+            let message = format!("the address of {region}/{node} is not known here");
+            Error::new(Reason::UnknownNode, message)
+        };
+        let peers = self.regions.of(region).ok_or_else(unknown)?;
+        let address = peers.address(node).ok_or_else(unknown)?;
         let channel = channel(peers.dial(), &address).await?;
-        Ok(Some(AdminServiceClient::new(channel)))
+        Ok(AdminServiceClient::new(channel))
     }
 
     /// What is known of policy, regions and tags.
@@ -231,11 +283,11 @@ fn health(has_leader: bool, voters: usize, live: usize) -> v1::Health {
     }
 }
 
-fn passed_on<T>(request: T) -> Request<T> {
+fn passed_on<T>(request: T, to: &'static str) -> Request<T> {
     let mut request = Request::new(request);
     request
         .metadata_mut()
-        .insert(PASSED_ON, tonic::metadata::MetadataValue::from_static("1"));
+        .insert(PASSED_ON, tonic::metadata::MetadataValue::from_static(to));
     request
 }
 
@@ -285,16 +337,11 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ReplaceNodeRequest>,
     ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
-        self.placement
-            .has_nodes_of(&request.get_ref().region)
-            .map_err(status)?;
-        let leader = self
-            .leader_of(REGION_GROUP, &request)
-            .await
-            .map_err(status)?;
-        if let Some(mut leader) = leader {
-            let passed = leader.replace_node(passed_on(request.into_inner())).await;
-            return passed.map_err(of_former_leader);
+        let region = &request.get_ref().region;
+        let leader = self.leader_in(region, REGION_GROUP, &request).await;
+        if let Some((mut leader, to)) = leader.map_err(status)? {
+            let passed = leader.replace_node(passed_on(request.into_inner(), to));
+            return passed.await.map_err(of_former_leader);
         }
         let placement = self.placement.clone();
         let replace = async move { placement.replace_node(request.into_inner()).await };
@@ -308,7 +355,7 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::RebuildRegionResponse>, Status> {
         let leader = self.leader_of(CONTROL_GROUP, &request).await;
         if let Some(mut leader) = leader.map_err(status)? {
-            let passed = leader.rebuild_region(passed_on(request.into_inner()));
+            let passed = leader.rebuild_region(passed_on(request.into_inner(), TO_LEADER));
             return passed.await.map_err(of_former_leader);
         }
         let placement = self.placement.clone();
@@ -327,7 +374,7 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::RefillMirrorResponse>, Status> {
         let leader = self.leader_of(CONTROL_GROUP, &request).await;
         if let Some(mut leader) = leader.map_err(status)? {
-            let passed = leader.refill_mirror(passed_on(request.into_inner()));
+            let passed = leader.refill_mirror(passed_on(request.into_inner(), TO_LEADER));
             return passed.await.map_err(of_former_leader);
         }
         let v1::RefillMirrorRequest { tag, region } = request.into_inner();
@@ -343,7 +390,7 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::FinalizeUpgradeResponse>, Status> {
         let leader = self.leader_of(CONTROL_GROUP, &request).await;
         if let Some(mut leader) = leader.map_err(status)? {
-            let passed = leader.finalize_upgrade(passed_on(request.into_inner()));
+            let passed = leader.finalize_upgrade(passed_on(request.into_inner(), TO_LEADER));
             return passed.await.map_err(of_former_leader);
         }
         let placement = self.placement.clone();
@@ -354,22 +401,39 @@ impl AdminService for AdminApi {
 
     async fn transfer_leader(
         &self,
-        request: Request<v1::TransferLeaderRequest>,
+        mut request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
-        let group = GroupId(request.get_ref().group);
-        let leader = self.leader_of(group, &request).await.map_err(status)?;
-        if let Some(mut leader) = leader {
-            let passed = leader.transfer_leader(passed_on(request.into_inner()));
+        let asked = request.get_mut();
+        if asked.region.is_empty() {
+            // The leader of the control group may be in another region.
+            asked.region = self.speaker.region().to_string();
+        }
+        let (group, region) = (GroupId(asked.group), asked.region.clone());
+        let leader = match group {
+            CONTROL_GROUP => {
+                let leader = self.leader_of(group, &request).await;
+                leader.map(|leader| leader.map(|leader| (leader, TO_LEADER)))
+            }
+            _ => self.leader_in(&region, group, &request).await,
+        };
+        if let Some((mut leader, to)) = leader.map_err(status)? {
+            let passed = leader.transfer_leader(passed_on(request.into_inner(), to));
             return passed.await.map_err(of_former_leader);
         }
+        let (placement, groups) = (self.placement.clone(), self.groups.clone());
         let to = NodeId(request.get_ref().node);
-        let transferred = self.groups.get(group).map(|group| async move {
-            let target = replica_on(&group.status(), to)?;
-            group.transfer_leader(target).await
-        });
-        if let Some(transferred) = transferred {
-            transferred.await.map_err(status)?;
-        }
+        let transfer = async move {
+            let region = RegionName::new(&region);
+            let region = region.map_err(|error| Error::invalid(error.to_string()))?;
+            match groups.get(group) {
+                Some(group) => placement.transfer_leader(&group, &region, to).await,
+                None => Err(Error::new(
+                    Reason::UnknownGroup,
+                    format!("no replica of group {group} is on this node"),
+                )),
+            }
+        };
+        self.env.scoped(transfer).await.map_err(status)?;
         Ok(Response::new(v1::TransferLeaderResponse {}))
     }
 
@@ -452,18 +516,4 @@ fn of_former_leader(refused: Status) -> Status {
         )
         .retry_after(std::time::Duration::from_millis(500)),
     )
-}
-
-fn replica_on(status: &crate::raft::Status, node: NodeId) -> Result<ReplicaId> {
-    status
-        .members
-        .iter()
-        .find(|m| m.node == node && m.voter)
-        .map(|m| m.replica)
-        .ok_or_else(|| {
-            Error::new(
-                Reason::UnknownNode,
-                format!("node {node} has no voter of the group; see `domicile cluster status`"),
-            )
-        })
 }

@@ -20,6 +20,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::SessionLost
         | Reason::NotFormed
         | Reason::AlreadyFormed
+        | Reason::CannotLead
         | Reason::WrongCluster => Code::FailedPrecondition,
         Reason::ResidencyViolation | Reason::AccessRegionDenied | Reason::GrantDenied => {
             Code::PermissionDenied
@@ -27,6 +28,7 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::ConditionFailed => Code::Aborted,
         Reason::WriteOutcomeUnknown
         | Reason::AckNotReached
+        | Reason::LeaderNotMoved
         | Reason::Deadline => Code::DeadlineExceeded,
         Reason::StalenessNotMet
         | Reason::Backfilling

@@ -11,7 +11,8 @@
 //! that is formed is never initialised again. A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]); so is a
 //! single mirror that is to be filled from nothing ([`remake`]). A node whose disk is
-//! full hands over what it leads ([`relief`]). Once every node has a
+//! full hands over what it leads ([`relief`]), and one hands over what an operator says
+//! ([`transfer`]). Once every node has a
 //! newer build, the cluster may use what that knows ([`upgrade`]); commands carry
 //! that and the policy version in their fences ([`fences`]). Other nodes come in by
 //! the [`doors`].
@@ -28,6 +29,7 @@ mod relief;
 mod remake;
 mod replace;
 mod reserve;
+mod transfer;
 mod upgrade;
 
 use fences::Fences;
@@ -78,6 +80,8 @@ pub struct Placement {
     replacing: tokio::sync::Mutex<()>,
     /// The same in the control group, whose leader serves all regions.
     replacing_in_control: tokio::sync::Mutex<()>,
+    /// One hand-over after the other: the second finds who leads since.
+    transferring: tokio::sync::Mutex<()>,
     /// For whom this node is reserved; held while a step of forming is taken.
     forming: tokio::sync::Mutex<Forming>,
     /// Ends what this node does for a command.
@@ -130,6 +134,7 @@ impl Placement {
             placing: tokio::sync::Mutex::new(()),
             replacing: tokio::sync::Mutex::new(()),
             replacing_in_control: tokio::sync::Mutex::new(()),
+            transferring: tokio::sync::Mutex::new(()),
             forming: tokio::sync::Mutex::default(),
             ended: CancellationToken::new(),
             adopting: Mutex::new(()),

@@ -512,7 +512,7 @@ fn not_renewed() -> Error {
 }
 
 /// Asks a node which replica of the control group it has.
-fn place_control(
+pub(super) fn place_control(
     control: &wire::Control,
     region: &RegionName,
     node: NodeId,

@@ -74,15 +74,21 @@ pub(crate) struct Status {
 }
 
 /// Hands the leadership of a group to another node.
+///
+/// Ends once that node leads. Refused where it could not: it does not answer, has
+/// no vote, or is far behind. Example: domicile cluster transfer-leader --group 16
+/// --to eu/3
 #[derive(Debug, clap::Args)]
 pub(crate) struct TransferLeader {
     /// The group, as `cluster status` shows it.
     #[arg(long, value_name = "GROUP")]
     group: u64,
 
-    /// The number of the node that shall lead.
-    #[arg(long, value_name = "N")]
-    to: u64,
+    /// The node that shall lead, as in `eu/3`. A number alone counts in the region
+    /// of the node that is asked. Each region has its own group of a tag: the
+    /// region says which one is meant.
+    #[arg(long, value_name = "REGION/N", value_parser = node::node_name)]
+    to: (String, u64),
 }
 
 /// Reads `REGION/N=HOST:PORT`.
@@ -207,11 +213,16 @@ async fn status(context: &Context, arguments: &Status) -> Result<(), Failure> {
 }
 
 async fn transfer_leader(context: &Context, arguments: &TransferLeader) -> Result<(), Failure> {
-    let (group, to) = (arguments.group, arguments.to);
+    let (group, (region, to)) = (arguments.group, arguments.to.clone());
     let client = context.connect_for_change().await?;
-    client.admin().transfer_leader(group, to).await?;
+    let admin = client.admin();
+    admin.transfer_leader(group, region.as_str(), to).await?;
     let json = json!({ "group": group, "leader": to });
-    let text = || table(["GROUP", "LEADER"], [[group.to_string(), to.to_string()]]);
+    let leader = match region.as_str() {
+        "" => to.to_string(),
+        region => format!("{region}/{to}"),
+    };
+    let text = || table(["GROUP", "LEADER"], [[group.to_string(), leader.clone()]]);
     context.output.document(&json, text, b"")
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Replace {
 }
 
 /// Reads `eu/2`, or `2`, which names no region.
-fn node_name(text: &str) -> Result<(String, u64), String> {
+pub(crate) fn node_name(text: &str) -> Result<(String, u64), String> {
     let (region, number) = text.rsplit_once('/').unwrap_or(("", text));
     let number = number
         .parse()

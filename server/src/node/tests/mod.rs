@@ -11,6 +11,7 @@ mod large;
 mod metrics;
 mod requests;
 mod rolled_back;
+mod transfer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
