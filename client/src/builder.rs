@@ -107,6 +107,7 @@ impl Builder {
             connect_timeout: CONNECT_TIMEOUT_MAX.min(attempt_timeout / 2),
             in_flight_max: self.in_flight_max,
             dial: self.dial,
+            clusters: Arc::default(),
         };
         let endpoints = self.endpoints.iter();
         let endpoints = endpoints.map(|name| Endpoint::new(name, &options));

@@ -215,6 +215,13 @@ impl Client {
                 Ok(()) => tag.narrow(endpoint, operation.clone(), attempt_end).await,
                 Err(fault) => Err(fault),
             };
+            if let Err(error) = inner.options.clusters.check() {
+                let maybe_applied = attempts.as_ref().is_some_and(Attempts::maybe_applied);
+                return Err(Failed {
+                    error,
+                    maybe_applied,
+                });
+            }
             let answer = match narrowed {
                 Ok(operation) => endpoint.call(tag, operation, attempt_end).await,
                 Err(fault) => Err(fault),

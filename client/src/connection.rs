@@ -12,8 +12,10 @@ use domicile_proto::v1::admin_service_client::AdminServiceClient;
 use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::v1::session_operation::Operation;
 use hyper_util::rt::TokioIo;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Uri};
 
+use crate::cluster::Clusters;
 use crate::dial::{Dial, Socket};
 use crate::env::{self, Instant};
 use crate::error::{Error, Fault};
@@ -59,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) in_flight_max: usize,
     /// What opens the sockets; `None`: TCP.
     pub(crate) dial: Option<Arc<dyn Dial>>,
+    /// Which cluster each endpoint is of.
+    pub(crate) clusters: Arc<Clusters>,
 }
 
 /// What a server answered to an operation.
@@ -81,6 +85,7 @@ pub(crate) struct Endpoint {
     kv: KvServiceClient<Channel>,
     admin: AdminServiceClient<Channel>,
     session: Option<Session>,
+    clusters: Arc<Clusters>,
     /// Without a session: whether the last call was answered.
     answers: AtomicBool,
 }
@@ -113,14 +118,18 @@ impl Endpoint {
         let admin = AdminServiceClient::new(channel)
             .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
-        let session = (options.transport == Transport::Session)
-            .then(|| Session::start(kv.clone(), options.in_flight_max));
+        let session = (options.transport == Transport::Session).then(|| {
+            let (name, clusters) = (name.to_owned(), options.clusters.clone());
+            let opened = move |metadata: &MetadataMap| clusters.hear(&name, metadata);
+            Session::start(kv.clone(), options.in_flight_max, opened)
+        });
         Ok(Endpoint {
             name: name.to_owned(),
             authority,
             kv,
             admin,
             session,
+            clusters: options.clusters.clone(),
             answers: AtomicBool::new(true),
         })
     }
@@ -167,7 +176,10 @@ impl Endpoint {
         let mut kv = self.kv.clone();
         let asked = kv.locate(request(tag, v1::LocateRequest {}, deadline));
         match tokio::time::timeout_at(deadline, asked).await {
-            Ok(Ok(located)) => Ok(located.into_inner()),
+            Ok(Ok(located)) => {
+                self.clusters.hear(&self.name, located.metadata());
+                Ok(located.into_inner())
+            }
             // Of the operation that waits for it nothing was sent.
             Ok(Err(status)) => Err(Fault::from(status).before_sending()),
             Err(_) => Err(Fault::late(false)),

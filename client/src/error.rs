@@ -144,6 +144,17 @@ impl Error {
         Error::Invalid(Refusal::of(reason, Code::InvalidArgument, message.into()))
     }
 
+    /// The endpoints are of more than one cluster: an endpoint of each.
+    pub(crate) fn of_clusters(clusters: &BTreeMap<&str, &str>) -> Self {
+        let each = clusters.iter().map(|(id, name)| format!("{name} of {id}"));
+        let each = each.collect::<Vec<_>>().join(", ");
+        Error::Refused(Refusal::of(
+            Reason::WrongCluster,
+            Code::FailedPrecondition,
+            format!("the endpoints are of different clusters: {each}; nothing was sent"),
+        ))
+    }
+
     /// A server answered a read with something that cannot be.
     pub(crate) fn wrong_answer(message: impl Into<String>) -> Self {
         Error::Server(Refusal::of(
@@ -168,6 +179,7 @@ impl From<Refusal> for Error {
                 | Reason::DiskFull
                 | Reason::Backfilling
                 | Reason::StalenessNotMet
+                | Reason::Forming
                 | Reason::ShuttingDown,
             ) => Error::Unavailable(refusal),
             Some(Reason::AckNotReached) => Error::AckNotReached {
@@ -375,6 +387,14 @@ impl Fault {
     pub(crate) fn before_sending(mut self) -> Self {
         if let Fault::Lost { sent, .. } = &mut self {
             *sent = false;
+        }
+        self
+    }
+
+    /// The same, naming the endpoint that gave no answer.
+    pub(crate) fn at(mut self, endpoint: &str) -> Self {
+        if let Fault::Lost { cause, .. } = &mut self {
+            *cause = Cause::new(&format!("{endpoint}: {cause}"));
         }
         self
     }

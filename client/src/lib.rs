@@ -38,6 +38,7 @@ mod batch;
 mod builder;
 mod bytes;
 mod client;
+mod cluster;
 mod connection;
 mod delete;
 mod dial;

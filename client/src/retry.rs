@@ -76,7 +76,8 @@ fn advice(refusal: &Refusal) -> Advice {
             | Reason::StalenessNotMet
             | Reason::NotHeldHere
             | Reason::WrongHome
-            | Reason::NotFormed,
+            | Reason::NotFormed
+            | Reason::UnknownGroup,
         ) => Advice::Elsewhere,
         Some(Reason::WriteOutcomeUnknown) => Advice::AskAgain,
         Some(Reason::AckNotReached) => Advice::WaitOn,

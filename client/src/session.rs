@@ -31,6 +31,7 @@ use domicile_proto::v1::session_result::Result as Outcome;
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 use crate::connection::Reply;
@@ -68,10 +69,15 @@ pub(crate) struct Session {
 
 impl Session {
     /// Starts to connect.
-    pub(crate) fn start(kv: KvServiceClient<Channel>, in_flight_max: usize) -> Self {
+    /// `opened` hears what a node says when it accepts the stream.
+    pub(crate) fn start(
+        kv: KvServiceClient<Channel>,
+        in_flight_max: usize,
+        opened: impl Fn(&MetadataMap) + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared::new(in_flight_max));
         Session {
-            _reader: env::spawn(keep_open(shared.clone(), kv)),
+            _reader: env::spawn(keep_open(shared.clone(), kv, opened)),
             _expiry: env::spawn(expire(shared.clone())),
             shared,
         }
@@ -462,7 +468,11 @@ impl Stream for Outbound {
 }
 
 /// Opens the stream, reads it to its end, and so on.
-async fn keep_open(shared: Arc<Shared>, kv: KvServiceClient<Channel>) {
+async fn keep_open(
+    shared: Arc<Shared>,
+    kv: KvServiceClient<Channel>,
+    heard: impl Fn(&MetadataMap) + Send,
+) {
     let mut backoff = Backoff::new();
     loop {
         let outbound = Outbound {
@@ -474,6 +484,7 @@ async fn keep_open(shared: Arc<Shared>, kv: KvServiceClient<Channel>) {
         let opened = tokio::time::timeout(OPEN_TIMEOUT, kv.session(outbound)).await;
         let fault = match opened {
             Ok(Ok(response)) => {
+                heard(response.metadata());
                 shared.set_open();
                 read(&shared, response.into_inner(), &mut backoff).await
             }

@@ -35,5 +35,8 @@ pub mod internal {
 /// The request metadata that names the residency tag of a unary call.
 pub const TAG_METADATA: &str = "domicile-tag";
 
+/// The metadata of an answer that names the cluster of the node, in hex.
+pub const CLUSTER_METADATA: &str = "domicile-cluster";
+
 /// The domain of every `google.rpc.ErrorInfo` that Domicile answers.
 pub const ERROR_DOMAIN: &str = "domicile";

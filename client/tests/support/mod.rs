@@ -69,7 +69,12 @@ pub(crate) struct Fake {
     name: &'static str,
     /// What is answered to everything of a tag that is not served here.
     away: Arc<Mutex<Option<v1::Failure>>>,
+    /// Its cluster, in hex.
+    cluster: &'static str,
 }
+
+/// The cluster of a [`Fake`] that says no other.
+const CLUSTER: &str = "6f3c1d0a000040008000000000000001";
 
 /// A running [`Fake`].
 pub(crate) struct Running {
@@ -142,6 +147,7 @@ impl Fake {
             count: Arc::default(),
             name: "eu/1",
             away: Arc::default(),
+            cluster: CLUSTER,
         }
     }
 
@@ -196,6 +202,21 @@ impl Fake {
             lag_ms: Some(7),
             token: Bytes::from_static(b"token"),
         }
+    }
+
+    /// Is of another cluster.
+    pub(crate) fn of_cluster(mut self, cluster: &'static str) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// The same answer with the name of the cluster.
+    fn named<T>(&self, answer: T) -> Response<T> {
+        let mut answer = Response::new(answer);
+        let cluster = self.cluster.parse().expect("hex");
+        let metadata = answer.metadata_mut();
+        metadata.insert(domicile_proto::CLUSTER_METADATA, cluster);
+        answer
     }
 
     /// Serves nothing, and names the nodes that do.
@@ -473,7 +494,7 @@ impl KvService for Fake {
         self.seen.lock().located += 1;
         match self.away.lock().clone() {
             Some(failure) => Err(status(failure)),
-            None => Ok(Response::new(v1::LocateResponse::default())),
+            None => Ok(self.named(v1::LocateResponse::default())),
         }
     }
 
@@ -513,7 +534,7 @@ impl KvService for Fake {
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+        Ok(self.named(ReceiverStream::new(receiver).boxed()))
     }
 }
 
@@ -527,7 +548,7 @@ pub(crate) fn cluster_status() -> v1::GetClusterStatusResponse {
         region: "eu".into(),
     };
     v1::GetClusterStatusResponse {
-        cluster_id: "6f3c1d0a000040008000000000000001".into(),
+        cluster_id: CLUSTER.into(),
         name: "dev".into(),
         health: v1::Health::Degraded as i32,
         groups: vec![v1::GroupStatus {
@@ -591,7 +612,10 @@ impl AdminService for Fake {
         &self,
         _: Request<v1::GetClusterStatusRequest>,
     ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
-        Ok(Response::new(cluster_status()))
+        Ok(Response::new(v1::GetClusterStatusResponse {
+            cluster_id: self.cluster.into(),
+            ..cluster_status()
+        }))
     }
 
     async fn list_nodes(

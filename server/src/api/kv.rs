@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use domicile_proto::CLUSTER_METADATA;
 use domicile_proto::address::RegionName;
 use domicile_proto::v1;
 use domicile_proto::v1::kv_service_server::KvService;
@@ -75,6 +76,16 @@ impl KvApi {
         self.metrics
             .observe_rpc(method, code_name(code), self.env.now() - began);
         answer.map(Response::new).map_err(status)
+    }
+
+    /// The same answer with the name of the cluster: a client must not take nodes
+    /// of two for one.
+    fn named<T>(&self, mut answer: Response<T>) -> Response<T> {
+        let cluster = self.store.cluster().map(hex::encode);
+        if let Some(cluster) = cluster.and_then(|cluster| cluster.parse().ok()) {
+            answer.metadata_mut().insert(CLUSTER_METADATA, cluster);
+        }
+        answer
     }
 
     #[instrument(level = "debug", skip_all)]
@@ -261,7 +272,8 @@ impl KvService for KvApi {
             let (route, _) = Self::admitted(&request)?;
             Ok(self.store.located(&route))
         };
-        self.observe("Locate", Operation::Locate, locate).await
+        let located = self.observe("Locate", Operation::Locate, locate).await;
+        located.map(|located| self.named(located))
     }
 
     type SessionStream = Replies;
@@ -270,14 +282,15 @@ impl KvService for KvApi {
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Replies>, Status> {
-        Ok(Response::new(session::serve(
+        let replies = session::serve(
             &self.env,
             self.store.clone(),
             self.metrics.clone(),
             caller_of(request.extensions()).map_err(status)?,
             request.into_inner(),
             self.closing.clone(),
-        )))
+        );
+        Ok(self.named(Response::new(replies)))
     }
 }
 

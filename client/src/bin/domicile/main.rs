@@ -189,7 +189,11 @@ impl Context {
             .transport(Transport::Unary)
             .timeout(self.global.timeout.unwrap_or(timeout))
             .connect();
-        Ok(client.await?)
+        let client = client.await?;
+        if endpoints.len() > 1 {
+            client.admin().agree().await?;
+        }
+        Ok(client)
     }
 }
 

@@ -1,0 +1,116 @@
+//! Endpoints that are silent, gone, or of another cluster.
+
+mod support;
+
+use std::time::Duration;
+
+use domicile_client::{Client, Error, Reason, Transport};
+use support::{Fake, Running};
+use tokio::net::TcpListener;
+
+/// Takes connections and says nothing, as a process that is stopped.
+struct Stopped {
+    endpoint: String,
+    _task: tokio::task::JoinHandle<()>,
+}
+
+impl Stopped {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let task = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                held.push(socket);
+            }
+        });
+        Stopped {
+            endpoint: format!("http://{address}"),
+            _task: task,
+        }
+    }
+}
+
+async fn connect(endpoints: &[String], transport: Transport) -> Client {
+    let builder = Client::builder()
+        .endpoints(endpoints)
+        .transport(transport)
+        .timeout(Duration::from_secs(20));
+    builder.connect().await.expect("connects")
+}
+
+#[tokio::test]
+async fn a_change_goes_past_an_endpoint_that_is_silent() {
+    let (silent, node) = (Stopped::start().await, Fake::new().start().await);
+    let endpoints = [silent.endpoint.clone(), node.endpoint()];
+    let db = connect(&endpoints, Transport::Unary).await;
+    let admin = db.admin();
+    let done = async {
+        admin.transfer_leader(16, "eu", 2).await.expect("done");
+        admin.replace_node("eu", 3, None).await.expect("done");
+    };
+    let done = tokio::time::timeout(Duration::from_secs(8), done).await;
+    done.expect("soon");
+}
+
+#[tokio::test]
+async fn who_is_silent_is_named_and_nothing_was_sent() {
+    let (silent, gone) = (Stopped::start().await, "http://no-such.invalid:7400");
+    let endpoints = [silent.endpoint.clone(), gone.to_owned()];
+    let db = connect(&endpoints, Transport::Unary).await;
+    let admin = db.admin().timeout(Duration::from_secs(3));
+    let error = admin
+        .transfer_leader(16, "eu", 2)
+        .await
+        .expect_err("nobody");
+    assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+    let said = error.to_string();
+    assert!(
+        said.contains(&silent.endpoint) && said.contains(gone),
+        "{said}"
+    );
+}
+
+async fn two_clusters() -> [Running; 2] {
+    let other = Fake::new().of_cluster("00000000000000000000000000000002");
+    [Fake::new().start().await, other.start().await]
+}
+
+fn is_refused<T: std::fmt::Debug>(said: Result<T, Error>, nodes: &[Running]) {
+    let error = said.expect_err("two clusters");
+    assert_eq!(error.reason(), Some(Reason::WrongCluster), "{error}");
+    for node in nodes {
+        assert!(error.to_string().contains(&node.endpoint()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn endpoints_of_two_clusters_are_refused() {
+    for transport in [Transport::Session, Transport::Unary] {
+        let nodes = two_clusters().await;
+        let endpoints: Vec<_> = nodes.iter().map(Running::endpoint).collect();
+        let db = connect(&endpoints, transport).await;
+        is_refused(db.admin().agree().await, &nodes);
+        is_refused(db.admin().transfer_leader(16, "eu", 2).await, &nodes);
+    }
+}
+
+/// Sessions are opened to all endpoints, and name their cluster.
+#[tokio::test]
+async fn records_are_not_written_into_two_clusters() {
+    let nodes = two_clusters().await;
+    let endpoints: Vec<_> = nodes.iter().map(Running::endpoint).collect();
+    let db = connect(&endpoints, Transport::Session).await;
+    let eu = db.tag("eu-only").expect("a tag");
+    let refused = async {
+        loop {
+            // The first may pass while the other session is being opened.
+            match eu.put("k", "v").await {
+                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                refused => return refused,
+            }
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(10), refused).await;
+    is_refused(refused.expect("noticed"), &nodes);
+}
