@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::anchor::{self, AnchorFile, FileSlots, MemorySlots};
+use super::data_directory::{self, Found};
 use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
 use super::lock::lock;
@@ -44,13 +45,10 @@ pub const FORMAT: u32 = 1;
 /// The state instance's block cache unless configured.
 pub const STATE_CACHE_BYTES: usize = 256 * 1024 * 1024;
 
-/// Stores set aside before an operator must look: each is a whole disk's worth.
-const ASIDE_MAX: u32 = 100;
-
 pub(super) const ANCHOR: &str = "anchor";
-const ANCHOR_DRAFT: &str = "anchor.draft";
+pub(super) const ANCHOR_DRAFT: &str = "anchor.draft";
 pub(super) const LOCK: &str = "LOCK";
-const BALLAST: &str = "ballast";
+pub(super) const BALLAST: &str = "ballast";
 const SNAPSHOTS: &str = "snapshots";
 pub(super) const ASIDE: &str = "aside-";
 
@@ -92,6 +90,10 @@ pub struct DiskOptions {
     pub state_cache_bytes: usize,
     /// The bytes that the state instance gathers before they become a file.
     pub state_memtable_bytes: usize,
+    /// How many tables the log instance keeps open; `None`: all.
+    pub log_tables_max: Option<u64>,
+    /// How many tables the state instance keeps open; `None`: all.
+    pub state_tables_max: Option<u64>,
 }
 
 impl DiskOptions {
@@ -109,6 +111,8 @@ impl DiskOptions {
             ballast_bytes: space::BALLAST_BYTES,
             state_cache_bytes: STATE_CACHE_BYTES,
             state_memtable_bytes: STATE_MEMTABLE_BYTES,
+            log_tables_max: None,
+            state_tables_max: None,
         }
     }
 }
@@ -138,23 +142,34 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Opens a data directory, or creates it in an empty one.
+    /// Opens a data directory, or creates it in an empty one. In one that holds
+    /// something else, nothing is changed.
     pub fn open(directory: &Path, options: DiskOptions) -> Result<Disk> {
-        fs::create_dir_all(directory)
+        let made = data_directory::make(directory)
             .map_err(|e| Error::storage("the data directory could not be created", e))?;
+        let found = data_directory::look(directory)?;
+        data_directory::refuse_foreign(&found)?;
         let lock = lock(directory)?;
+        // Who had it open until now may have changed it.
+        let found = data_directory::look(directory)?;
+        data_directory::refuse_foreign(&found)?;
+        let fresh = found == Found::Nothing;
+        data_directory::close_to_others(directory, fresh)?;
+        let anchor = open_anchor(directory, &found, &options)?;
+        check_identity(&anchor.get(), &options)?;
+        if fresh {
+            announce(directory, made);
+        }
         let space = space::Directory::prepare(
             directory,
             options.reserve_bytes,
             options.ballast_bytes,
             options.clock.clone(),
         )?;
-        let anchor = open_anchor(directory, &options)?;
-        check_identity(&anchor.get(), &options)?;
         let (log, state) = open_instances(directory, &anchor.get(), &options)
             .map_err(|error| advise(error, &options))?;
         let snapshots = directory.join(SNAPSHOTS);
-        fs::create_dir_all(&snapshots)
+        data_directory::make(&snapshots)
             .map_err(|e| Error::storage("the snapshots could not be created", e))?;
         sync_directory(directory)?;
         let instances = Instances {
@@ -337,31 +352,6 @@ impl Disk {
             tracing::error!("the log writer's thread panicked");
         }
     }
-
-    /// Renames everything in a directory that is not open into `aside-<n>` in
-    /// it, and returns that. Nothing is deleted.
-    pub fn set_aside(directory: &Path) -> Result<PathBuf> {
-        let _lock = lock(directory)?;
-        let failed = |e| Error::storage("the store could not be set aside", e);
-        let aside = (1..=ASIDE_MAX)
-            .map(|number| directory.join(format!("{ASIDE}{number}")))
-            .find(|aside| !aside.exists())
-            .ok_or_else(|| {
-                Error::new(
-                    Reason::Storage,
-                    "too many stores were set aside; remove old ones",
-                )
-            })?;
-        fs::create_dir(&aside).map_err(failed)?;
-        for name in names(directory)? {
-            if name != LOCK && name != BALLAST && !name.starts_with(ASIDE) {
-                fs::rename(directory.join(&name), aside.join(&name)).map_err(failed)?;
-            }
-        }
-        sync_directory(&aside)?;
-        sync_directory(directory)?;
-        Ok(aside)
-    }
 }
 
 impl Drop for Disk {
@@ -471,21 +461,17 @@ fn first_anchor(options: &DiskOptions) -> Anchor {
     }
 }
 
-fn open_anchor(directory: &Path, options: &DiskOptions) -> Result<AnchorFile> {
+fn open_anchor(directory: &Path, found: &Found, options: &DiskOptions) -> Result<AnchorFile> {
     let path = directory.join(ANCHOR);
-    if path.exists() {
-        return AnchorFile::load(Box::new(FileSlots::open(&path)?));
-    }
-    let empty = |name: &String| {
-        [LOCK, BALLAST, ANCHOR_DRAFT, "lost+found"].contains(&&**name) || name.starts_with(ASIDE)
-    };
-    if let Some(name) = names(directory)?.iter().find(|name| !empty(name)) {
-        return Err(Error::corruption(format!(
-            "the data directory has no anchor, but is not empty; use an empty directory, or \
-             bring the node back with `domicile node replace {}/{}`",
-            options.region, options.node
-        ))
-        .fact("found", name));
+    match found {
+        Found::Store => return AnchorFile::load(Box::new(FileSlots::open(&path)?)),
+        Found::WithoutAnchor => {
+            return Err(data_directory::without_anchor(
+                &options.region,
+                options.node,
+            ));
+        }
+        Found::Nothing | Found::Foreign(_) => {}
     }
     // The instances are created after the anchor. Until the anchor knows a
     // write-ahead log file, a missing instance is one not created yet.
@@ -496,6 +482,18 @@ fn open_anchor(directory: &Path, options: &DiskOptions) -> Result<AnchorFile> {
         .map_err(|e| Error::storage("the anchor could not be put in its place", e))?;
     sync_directory(directory)?;
     Ok(anchor)
+}
+
+/// Says that a store was made, and where: whoever starts a node with a wrong
+/// path would else take it for one that lost everything.
+fn announce(directory: &Path, made: bool) {
+    let path = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    tracing::warn!(
+        path = %path.display(),
+        directory_made = made,
+        "a NEW, EMPTY store was made. If this node had a store before, it is elsewhere: stop it \
+         and check `data_dir`"
+    );
 }
 
 fn check_identity(anchor: &Anchor, options: &DiskOptions) -> Result<()> {
@@ -547,7 +545,7 @@ fn open_instances(
     let (log, state) = (directory.join("log"), directory.join("state"));
     if create {
         for path in [&log, &state] {
-            fs::create_dir_all(path)
+            data_directory::make(path)
                 .map_err(|e| Error::storage("an instance could not be created", e))?;
         }
         sync_directory(directory)?;
@@ -561,12 +559,18 @@ fn open_instances(
     if torn {
         tracing::info!("the last batch of the log was torn by a crash; it was never acknowledged");
     }
-    let log = Arc::new(Rocks::open(&log, Instance::Log { torn }, create)?);
+    let instance = Instance::Log { torn };
+    let log = Arc::new(Rocks::open_within(
+        &log,
+        instance,
+        create,
+        options.log_tables_max,
+    )?);
     let instance = Instance::State {
         cache_bytes: options.state_cache_bytes,
         memtable_bytes: options.state_memtable_bytes,
     };
-    let state = Rocks::open(&state, instance, create)?;
+    let state = Rocks::open_within(&state, instance, create, options.state_tables_max)?;
     Ok((log, Arc::new(state)))
 }
 

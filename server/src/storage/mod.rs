@@ -22,6 +22,7 @@
 
 pub mod anchor;
 mod blocking;
+mod data_directory;
 mod disk;
 mod engine;
 mod ids;

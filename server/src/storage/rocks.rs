@@ -97,7 +97,19 @@ pub(crate) struct Rocks {
 
 impl Rocks {
     /// Opens an instance. `create`: it may not exist yet.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path, instance: Instance, create: bool) -> Result<Self> {
+        Rocks::open_within(path, instance, create, None)
+    }
+
+    /// Opens an instance that keeps so many tables open; `None`: all. `create`: it
+    /// may not exist yet.
+    pub(crate) fn open_within(
+        path: &Path,
+        instance: Instance,
+        create: bool,
+        tables_max: Option<u64>,
+    ) -> Result<Self> {
         let mut options = match instance {
             Instance::Log { torn } => log_options(torn),
             Instance::State {
@@ -106,6 +118,9 @@ impl Rocks {
             } => state_options(cache_bytes, memtable_bytes),
         };
         options.create_if_missing(create);
+        if let Some(max) = tables_max {
+            options.set_max_open_files(i32::try_from(max).unwrap_or(i32::MAX));
+        }
         let db = DB::open(&options, path).map_err(|e| {
             let mut error = failed(instance.name(), "could not be opened", &e);
             if !create && !has_manifest(path) {

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod damage;
+mod directory;
 mod engines;
 mod opening;
 mod power;

@@ -1,0 +1,136 @@
+//! What becomes of a directory that is not the node's, and who may read one
+//! that is.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use super::*;
+use crate::error::Reason;
+
+/// Every file below a directory with its bytes, and every folder.
+fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.display().to_string();
+        if path.is_dir() {
+            found.extend(contents(&path));
+            found.insert(name, Vec::new());
+        } else {
+            found.insert(name, fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn ballasted() -> DiskOptions {
+    let mut options = options();
+    options.ballast_bytes = 64 * 1024;
+    options
+}
+
+/// Whatever it is that lies there, even under the names of a store's own files.
+#[test]
+fn a_directory_that_holds_something_else_is_refused_and_left_as_it_is() {
+    let cases: [&[(&str, &[u8])]; 6] = [
+        &[("thesis", b"mine"), ("ballast", b"mine")],
+        &[("ballast", b"mine")],
+        &[("LOCK", b"mine")],
+        &[("anchor", b"of a ship"), ("thesis", b"mine")],
+        &[("log", b"of a ship")],
+        &[("snapshots", b"of a ship")],
+    ];
+    for files in cases {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(directory.path().join(name), bytes).unwrap();
+        }
+        let before = contents(directory.path());
+        let error = Disk::open(directory.path(), ballasted())
+            .err()
+            .expect("refused");
+        assert_eq!(error.reason, Reason::InvalidArgument, "{files:?}: {error}");
+        assert!(!error.message.contains("set-aside"), "{error}");
+        let error = Disk::set_aside(directory.path()).expect_err("refused");
+        assert_eq!(error.reason, Reason::InvalidArgument, "{files:?}: {error}");
+        assert_eq!(contents(directory.path()), before, "{files:?}");
+    }
+}
+
+#[test]
+fn only_a_store_is_set_aside_and_only_by_its_own_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("empty")).unwrap();
+    fs::write(path("file"), b"mine").unwrap();
+    drop(Disk::open(&path("store"), options()).unwrap());
+    symlink(path("store"), path("link")).unwrap();
+    let before = contents(directory.path());
+    for wrong in ["missing", "empty", "file", "link", ""] {
+        let error = Disk::set_aside(&path(wrong)).expect_err(wrong);
+        assert_eq!(error.reason, Reason::InvalidArgument, "{wrong}: {error}");
+    }
+    assert_eq!(contents(directory.path()), before);
+
+    let aside = Disk::set_aside(&path("store")).unwrap();
+    assert_eq!(aside, path("store/aside-1"));
+    let again = Disk::set_aside(&path("store")).expect_err("nothing is left");
+    assert_eq!(again.reason, Reason::InvalidArgument, "{again}");
+    drop(Disk::open(&path("store"), options()).unwrap());
+    Disk::set_aside(&path("store")).unwrap();
+
+    // A store that has lost its anchor is one.
+    drop(Disk::open(&path("store"), options()).unwrap());
+    fs::remove_file(path("store/anchor")).unwrap();
+    let error = Disk::open(&path("store"), options())
+        .err()
+        .expect("refused");
+    assert_eq!(error.reason, Reason::Corruption);
+    assert_eq!(
+        Disk::set_aside(&path("store")).unwrap(),
+        path("store/aside-3")
+    );
+}
+
+/// The ballast that stays where a store was set aside is the node's.
+#[test]
+fn a_store_is_made_beside_one_that_was_set_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Disk::open(directory.path(), ballasted()).unwrap());
+    Disk::set_aside(directory.path()).unwrap();
+    drop(Disk::open(directory.path(), ballasted()).unwrap());
+    assert!(directory.path().join("ballast").is_file());
+}
+
+/// Directories are closed whatever they were made with; the files in them are
+/// then nobody else's.
+#[test]
+fn nobody_else_reaches_what_is_in_a_data_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let new = directory.path().join("new/deep");
+    drop(Disk::open(&new, options()).unwrap());
+    let prepared = directory.path().join("prepared");
+    fs::create_dir(&prepared).unwrap();
+    fs::set_permissions(&prepared, Permissions::from_mode(0o777)).unwrap();
+    drop(Disk::open(&prepared, options()).unwrap());
+    for store in [&new, &prepared] {
+        for part in ["", "log", "state", "snapshots"] {
+            assert_eq!(mode(&store.join(part)), 0o700, "{part}");
+        }
+    }
+    // One of an older build, opened up: what is in it is closed.
+    for part in ["", "log", "state", "snapshots"] {
+        fs::set_permissions(new.join(part), Permissions::from_mode(0o755)).unwrap();
+    }
+    drop(Disk::open(&new, options()).unwrap());
+    for part in ["log", "state", "snapshots"] {
+        assert_eq!(mode(&new.join(part)), 0o700, "{part}");
+    }
+    let aside = Disk::set_aside(&new).unwrap();
+    assert_eq!(mode(&aside), 0o700);
+}
