@@ -25,6 +25,7 @@ use crate::error::Reason;
 
 mod histogram;
 mod http;
+mod lines;
 mod logging;
 pub mod names;
 #[cfg(test)]
@@ -55,6 +56,9 @@ struct All {
     /// Without labels; a family, so that nothing is exported before it is set.
     disk_free: Family<[(&'static str, &'static str); 0], Count>,
     clock_ahead: Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>,
+    connections: Family<Connected, Count>,
+    connections_refused: Family<Connected, Counter>,
+    log_lines_dropped: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -78,6 +82,44 @@ struct GroupLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Peer {
     node: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Connected {
+    class: &'static str,
+}
+
+/// What a connection to the node's port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// It has asked for nothing yet.
+    Unknown,
+    /// Another node.
+    Peer,
+    /// Operators and probes.
+    Operator,
+    /// Records.
+    Client,
+}
+
+impl Connection {
+    /// Every class.
+    pub const ALL: [Connection; 4] = [
+        Connection::Unknown,
+        Connection::Peer,
+        Connection::Operator,
+        Connection::Client,
+    ];
+
+    /// The name of the class.
+    pub fn name(self) -> &'static str {
+        match self {
+            Connection::Unknown => "unknown",
+            Connection::Peer => "peer",
+            Connection::Operator => "operator",
+            Connection::Client => "client",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -224,6 +266,9 @@ impl Metrics {
             peer_connected: Family::default(),
             disk_free: Family::default(),
             clock_ahead: Family::default(),
+            connections: Family::default(),
+            connections_refused: Family::default(),
+            log_lines_dropped: Counter::default(),
             registry: Registry::default(),
         };
         let to = &mut registry;
@@ -244,6 +289,11 @@ impl Metrics {
         register(to, &names::PEER_CONNECTED, all.peer_connected.clone());
         register(to, &names::DISK_FREE, all.disk_free.clone());
         register(to, &names::CLOCK_AHEAD, all.clock_ahead.clone());
+        register(to, &names::CONNECTIONS, all.connections.clone());
+        let refused = all.connections_refused.clone();
+        register(to, &names::CONNECTIONS_REFUSED, refused);
+        let dropped = all.log_lines_dropped.clone();
+        register(to, &names::LOG_LINES_DROPPED, dropped);
         Metrics(Arc::new(All { registry, ..all }))
     }
 
@@ -282,6 +332,26 @@ impl Metrics {
     /// Forgets a node that left the cluster.
     pub fn forget_peer(&self, node: u64) {
         self.0.peer_connected.remove(&Peer { node });
+    }
+
+    /// Sets how many connections of a class are open.
+    pub fn set_connections(&self, class: Connection, open: u64) {
+        let class = class.name();
+        let gauge = self.0.connections.get_or_create_owned(&Connected { class });
+        gauge.set(open);
+    }
+
+    /// A connection was closed, or its call refused, because its class is full.
+    pub fn observe_connection_refused(&self, class: Connection) {
+        let class = class.name();
+        let refused = &self.0.connections_refused;
+        refused.get_or_create(&Connected { class }).inc();
+    }
+
+    /// So many lines of the log were dropped in all: nobody read them.
+    pub fn set_log_lines_dropped(&self, dropped: u64) {
+        let counter = &self.0.log_lines_dropped;
+        counter.inc_by(dropped.saturating_sub(counter.get()));
     }
 
     /// Sets how far the wall clock is ahead of all nodes' median.

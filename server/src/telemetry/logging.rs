@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -11,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::lines::Lines;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::error::{Error, Result};
 
@@ -21,6 +23,8 @@ const OWN_CRATES: &str = "domicile";
 #[derive(Clone)]
 pub struct Logging {
     levels: reload::Handle<Targets, Registry>,
+    /// What writes the lines; `None`: a test does.
+    lines: Option<Lines>,
 }
 
 impl fmt::Debug for Logging {
@@ -34,11 +38,26 @@ impl Logging {
     pub fn start(log: &Log) -> Result<Self> {
         let colored = std::io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-        let (subscriber, logging) = build(log, colored, std::io::stderr);
+        let lines = Lines::start(std::io::stderr())?;
+        let (subscriber, mut logging) = build(log, colored, lines.clone());
+        logging.lines = Some(lines);
         subscriber.try_init().map_err(|e| {
             Error::internal("the log of this process was started twice").caused_by(e)
         })?;
         Ok(logging)
+    }
+
+    /// How many lines were dropped, because nobody read them or they could not
+    /// be written.
+    pub fn dropped(&self) -> u64 {
+        self.lines.as_ref().map_or(0, Lines::dropped)
+    }
+
+    /// Waits until what was logged so far is written, but no longer than this.
+    pub fn flush(&self, most: Duration) {
+        if let Some(lines) = &self.lines {
+            lines.flush(most);
+        }
     }
 
     /// Changes the level while the node runs.
@@ -59,22 +78,23 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let (filter, levels) = reload::Layer::new(levels(log.level));
-    let lines = tracing_subscriber::fmt::layer()
+    let formed = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         // A line that cannot be written is lost; saying so on the same stderr
         // would end the task that logged.
         .log_internal_errors(false);
-    let lines = match log.format {
-        LogFormat::Text => lines.with_ansi(colored).boxed(),
-        LogFormat::Json => lines
+    let formed = match log.format {
+        LogFormat::Text => formed.with_ansi(colored).boxed(),
+        LogFormat::Json => formed
             .with_ansi(false)
             .json()
             .flatten_event(true)
             .with_span_list(false)
             .boxed(),
     };
-    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
-    (subscriber, Logging { levels })
+    let subscriber = tracing_subscriber::registry().with(formed.with_filter(filter));
+    let lines = None;
+    (subscriber, Logging { levels, lines })
 }
 
 /// Our own crates at the level that is asked for, all others at `warn` at

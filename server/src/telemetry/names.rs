@@ -116,6 +116,29 @@ pub const CLOCK_AHEAD: Description = describe(
     "How far this node's wall clock is ahead of the median of all nodes' clocks.",
 );
 
+/// Open connections to the node's port.
+pub const CONNECTIONS: Description = describe(
+    "domicile_connections",
+    None,
+    "Open connections to the node's port, by class: peer for other nodes, operator for operators \
+     and probes, client for records, unknown for those that have asked for nothing yet.",
+);
+
+/// Connections without a place.
+pub const CONNECTIONS_REFUSED: Description = describe(
+    "domicile_connections_refused_total",
+    None,
+    "Connections that found all places of their class taken: calls were refused, or, where nothing \
+     had been asked for, the oldest connection was closed.",
+);
+
+/// Lines of the log that are lost.
+pub const LOG_LINES_DROPPED: Description = describe(
+    "domicile_log_lines_dropped_total",
+    None,
+    "Lines of the node's log that were dropped, because nobody reads it or it cannot be written.",
+);
+
 /// Every metric.
 pub const ALL: &[Description] = &[
     BUILD_INFO,
@@ -131,6 +154,9 @@ pub const ALL: &[Description] = &[
     PEER_CONNECTED,
     DISK_FREE,
     CLOCK_AHEAD,
+    CONNECTIONS,
+    CONNECTIONS_REFUSED,
+    LOG_LINES_DROPPED,
 ];
 
 /// Upper bounds for RPCs, in microseconds: from a local read to a deadline.

@@ -26,6 +26,9 @@ fn observed() -> (Metrics, Group) {
     metrics.set_peer_connected(2, true);
     metrics.set_clock_ahead(-250);
     metrics.set_disk_free(u64::MAX);
+    metrics.set_connections(Connection::Client, 3);
+    metrics.observe_connection_refused(Connection::Unknown);
+    metrics.set_log_lines_dropped(5);
     let group = metrics.group(7, "eu-only");
     (metrics, group)
 }
@@ -70,6 +73,7 @@ fn the_samples_are_what_was_observed() {
     let (metrics, group) = observed();
     metrics.observe_operation(Operation::Get, None);
     metrics.observe_operation(Operation::Put, Some(Reason::DiskFull));
+    metrics.set_log_lines_dropped(7);
     group.set_has_leader(true);
     group.observe_leader_change();
     group.set_indexes(41, 42);
@@ -91,6 +95,9 @@ fn the_samples_are_what_was_observed() {
         "domicile_peer_connected{node=\"2\"} 1",
         "domicile_peer_connected{node=\"3\"} 0",
         "domicile_disk_free_bytes{} 18446744073709551615",
+        "domicile_connections{class=\"client\"} 3",
+        "domicile_connections_refused_total{class=\"unknown\"} 1",
+        "domicile_log_lines_dropped_total 7",
         "domicile_log_fsync_duration_seconds_sum 0.0007",
         "domicile_log_fsync_duration_seconds_bucket{le=\"0.0005\"} 0",
         "domicile_log_fsync_duration_seconds_bucket{le=\"0.001\"} 1",
