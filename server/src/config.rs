@@ -136,7 +136,7 @@ pub struct Storage {
 /// The section `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many connections are open at once, 1 to 1,000,000. Default 10,000.
+    /// How many connections of clients are open at once, 1 to 1,000,000. Default 10,000.
     pub connections_max: u64,
     /// How many calls and sessions one connection carries at once, 1 to
     /// 100,000. Default 1000.
@@ -200,7 +200,12 @@ impl Loaded {
     pub fn read(flags: &Flags) -> Result<Self> {
         let variables = layers::domicile_variables(std::env::vars_os())?;
         let file = layers::read_file(flags, &variables)?;
-        Self::from_layers(file, &variables, flags)
+        let mut loaded = Self::from_layers(file, &variables, flags)?;
+        // Whoever reads of it later may stand in another directory.
+        let data_dir = &mut loaded.config.data_dir;
+        *data_dir = std::path::absolute(&*data_dir)
+            .map_err(|e| Error::invalid("the current directory is gone").caused_by(e))?;
+        Ok(loaded)
     }
 
     /// The same from a file's path and text and from variables; reads nothing
@@ -224,7 +229,7 @@ impl Loaded {
 impl fmt::Display for Loaded {
     /// The effective configuration as a file, each line with its source.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        sample::write_effective(f, &self.settings)
+        sample::write_effective(f, &self.settings, &self.config.data_dir)
     }
 }
 

@@ -2,6 +2,7 @@
 //! configuration as a file to look at.
 
 use std::fmt;
+use std::path::Path;
 
 use super::Effective;
 use super::settings::{Fallback, SETTINGS, Setting, Value};
@@ -91,7 +92,12 @@ fn push_comment(out: &mut String, text: &str) {
 }
 
 /// Writes settings as a file, each line with its source behind it.
-pub(super) fn write_effective(f: &mut fmt::Formatter<'_>, settings: &[Effective]) -> fmt::Result {
+/// The data directory is shown in full, too.
+pub(super) fn write_effective(
+    f: &mut fmt::Formatter<'_>,
+    settings: &[Effective],
+    data_dir: &Path,
+) -> fmt::Result {
     let mut section = "";
     for setting in settings {
         let (its_section, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
@@ -100,7 +106,11 @@ pub(super) fn write_effective(f: &mut fmt::Formatter<'_>, settings: &[Effective]
             write!(f, "\n[{section}]\n")?;
         }
         let line = format!("{name} = {}", setting.value);
-        writeln!(f, "{line:<40} # {}", setting.source)?;
+        write!(f, "{line:<40} # {}", setting.source)?;
+        if setting.key == "data_dir" {
+            write!(f, ": {}", data_dir.display())?;
+        }
+        writeln!(f)?;
     }
     Ok(())
 }

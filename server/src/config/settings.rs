@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use domicile_proto::address::RegionName;
 use toml::de::DeValue;
 
-/// How many connections are open at once by default: each costs some tens of
+/// How many connections of clients are open at once by default: each costs some tens of
 /// KiB, so that they fit a small machine.
 pub const CONNECTIONS_MAX: u64 = 10_000;
 
@@ -155,7 +155,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "data_dir",
         Kind::Path,
         Fallback::Required(Literal::Text("/var/lib/domicile")),
-        "The directory of everything the node stores. Only this node may use it.",
+        "The directory of everything the node stores. Only this node may use it; it is taken as \
+         written, without `~` and variables.",
     ),
     setting(
         "insecure_dev",
@@ -244,7 +245,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         "limits.connections_max",
         number("connections", 1, 1_000_000),
         count(CONNECTIONS_MAX),
-        "How many connections are open at once; further ones are closed as they come.",
+        "How many connections of clients are open at once; calls on further ones are refused with \
+         OVERLOADED. Nodes, operators and probes have places of their own. A node takes fewer where \
+         the limit of open files leaves fewer, and says so at its start.",
     ),
     setting(
         "limits.streams_per_connection_max",
@@ -314,7 +317,7 @@ impl Kind {
                 .is_ok_and(|socket: SocketAddr| socket.port() != 0),
             (Kind::Callers, Value::Text(text)) => read_callers(text).is_some(),
             (Kind::Address, Value::Text(text)) => is_address(text),
-            (Kind::Path, Value::Text(text)) => !text.is_empty() && !text.contains('\0'),
+            (Kind::Path, Value::Text(text)) => return check_path(text).map(|()| value),
             (Kind::Choice(words), Value::Text(text)) => words.contains(&text.as_str()),
             _ => false,
         };
@@ -333,6 +336,25 @@ impl Kind {
         }
         Err(message)
     }
+}
+
+/// Holds a path against what looks like one and is another: only a shell knows
+/// homes and variables.
+fn check_path(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("`{text}` is not {}", Kind::Path));
+    }
+    if text.trim() != text {
+        return Err(format!(
+            "`{text}` begins or ends with a blank; leave it away"
+        ));
+    }
+    if text.starts_with('~') || text.contains('$') {
+        return Err(format!(
+            "`{text}` is taken as it is written, `~` and `$` too; write the path in full"
+        ));
+    }
+    Ok(())
 }
 
 /// Reads `REGION=SOCKET,...`.
