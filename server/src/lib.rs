@@ -3,7 +3,7 @@
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
 //! `error` `env` `config` `telemetry` · `storage` · `seal` · `audit` · `residency` · `raft` · `net` ·
-//! `replicate` · `kv` · `placement` · `api` · `node` · `demo`.
+//! `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
 //!
 //! In by [`api`], agreed by [`raft`], on disk by [`storage`], allowed by
 //! [`residency`], out by [`net`], to other regions by [`replicate`].
@@ -11,6 +11,7 @@
 pub mod api;
 pub mod audit;
 pub mod config;
+pub mod console;
 pub mod demo;
 pub mod env;
 pub mod error;

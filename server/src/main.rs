@@ -8,16 +8,19 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use domicile_server::audit;
 use domicile_server::config::{self, Config, Flags, Loaded};
+use domicile_server::console::{LAST_WORDS, READER_GONE, Unprinted, last_words, print};
 use domicile_server::demo;
-use domicile_server::env::{Env, Task};
+use domicile_server::env::Env;
 use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
-use domicile_server::node::{Limits, Node, Watchdog, Wiring, end_now, end_on_panic, tcp_incoming};
+use domicile_server::node::{
+    Files, Limits, Node, Stop, Watchdog, Wiring, end_now, end_on_panic, serve_metrics, tcp_incoming,
+};
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Contents, Disk, DiskOptions};
-use domicile_server::telemetry::{self, Logging, Metrics};
+use domicile_server::telemetry::{Logging, Metrics};
 use futures::StreamExt;
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::fs::Mode;
 
 /// Threads of the runtime and of RocksDB free what others allocated; this
 /// allocator is made for that.
@@ -26,6 +29,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How long after the deadline of a shutdown the disk may take to be closed.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// How often it is looked at how many lines of the log were dropped.
+const LINES_STEP: Duration = Duration::from_secs(2);
+
+/// How long the demo may take to end once it is told to.
+const DEMO_END_WAIT: Duration = Duration::from_secs(20);
 
 /// A node of Domicile, a replicated key-value store in which every record
 /// stays where its residency tag allows.
@@ -38,7 +47,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a node until it is told to stop (SIGTERM or SIGINT).
+    /// Run a node until it is told to stop (SIGTERM, SIGINT or SIGHUP); told
+    /// twice, it ends at once.
     Run(Flags),
     Demo(demo::Arguments),
     /// Print a configuration file with every setting explained.
@@ -62,12 +72,18 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // What RocksDB and this program make is for its user alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     match run(Arguments::parse()) {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("domiciled: {}", in_words(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref() {
+            // There is nobody to tell.
+            Some(Unprinted::ReaderGone) => ExitCode::from(READER_GONE),
+            _ => {
+                last_words(&format!("domiciled: {}", in_words(&error)));
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
@@ -90,19 +106,18 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Run(flags) => {
             let loaded = Loaded::read(&flags)?;
-            Logging::start(&loaded.config.log)?;
+            let logging = Logging::start(&loaded.config.log)?;
             end_on_panic();
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
                 .context("the runtime did not start")?;
-            let (code, watchdog) = runtime.block_on(serve(loaded.config))?;
-            // It watches to the very end.
-            std::mem::forget(watchdog);
+            let ended = runtime.block_on(serve(loaded.config, &logging));
             // The tasks let the disk go before the process's statics end:
             // RocksDB closes with the help of its own.
             drop(runtime);
-            Ok(code)
+            logging.flush(LAST_WORDS);
+            ended
         }
         Command::Demo(arguments) => {
             // No log: the screen belongs to the prompt.
@@ -111,16 +126,22 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("the runtime did not start")?;
-            let code = runtime.block_on(demo::run(arguments))?;
-            // Whatever still runs has had its time.
-            std::process::exit(i32::from(code));
+            let stop = Stop::listen(|| forget_watchdog(DEMO_END_WAIT, end_now))?;
+            match runtime.block_on(demo::run(arguments, stop)) {
+                // Whatever still runs has had its time.
+                Ok(code) => std::process::exit(i32::from(code)),
+                Err(error) => {
+                    runtime.shutdown_background();
+                    Err(error)
+                }
+            }
         }
         Command::SampleConfig => {
-            print!("{}", config::sample());
+            print(&config::sample())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::CheckConfig(flags) => {
-            print!("{}", Loaded::read(&flags)?);
+            print(&Loaded::read(&flags)?.to_string())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Inspect { data_dir } => {
@@ -128,39 +149,75 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 .with_context(|| format!("{} cannot be inspected", data_dir.display()))?;
             let report = audit::scan(&contents)?;
             let control = audit::control(&contents)?;
-            println!("{:#}", audit::to_json(&report, control.as_ref()));
+            let json = audit::to_json(&report, control.as_ref());
+            print(&format!("{json:#}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::SetAside { data_dir } => {
-            let aside = Disk::set_aside(&data_dir)?;
-            println!("the store is now in {}", aside.display());
+            let aside = Disk::set_aside(&data_dir)
+                .map_err(|error| anyhow::anyhow!("{}: {error}", data_dir.display()))?;
+            print(&format!("the store is now in {}\n", aside.display()))?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-/// Runs a node until it is told to stop. Answers how it stopped, and what ends
-/// the process if the rest of it takes too long.
-async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
+/// Ends the process if it has not ended by itself by then. It watches to the
+/// very end.
+fn forget_watchdog(after: Duration, act: impl FnOnce() + Send + 'static) {
+    match Watchdog::start(after, act) {
+        Ok(watchdog) => std::mem::forget(watchdog),
+        Err(error) => tracing::error!(%error, "nothing ends a stop that takes too long"),
+    }
+}
+
+/// Runs a node until it is told to stop, and answers how it stopped.
+async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
     let env = Env::real();
-    let limits = Limits {
+    let files = Files::claim(Limits {
         connections_max: config.limits.connections_max as usize,
         streams_per_connection_max: u32::try_from(config.limits.streams_per_connection_max)
             .unwrap_or(u32::MAX),
-    };
+        ..Limits::default()
+    })?;
+    if let Some(warning) = &files.warning {
+        tracing::warn!("{warning}");
+    }
+    let deadline = Duration::from_millis(config.shutdown_deadline_ms);
+    let stop = Stop::listen(move || {
+        forget_watchdog(deadline + SHUTDOWN_GRACE, || {
+            last_words("domiciled: stopped at the deadline; the disk did not answer in time");
+            end_now();
+        });
+    })?;
     // The port first: a second process for the same node ends here, before it
     // touches the disk.
     // Until there are certificates, a port says whose it is.
-    let own = tcp_incoming(config.listen, &limits, config.region.clone()).await?;
+    let own = tcp_incoming(config.listen, &env, config.region.clone()).await?;
     let mut listeners = vec![own.boxed()];
     for (region, socket) in &config.callers {
-        let callers = tcp_incoming(*socket, &limits, region.clone()).await?;
+        let callers = tcp_incoming(*socket, &env, region.clone()).await?;
         listeners.push(callers.boxed());
     }
     let incoming = futures::stream::select_all(listeners);
     let metrics = Metrics::new();
-    let _metrics_port = serve_metrics(&env, &config, &metrics).await?;
-    let disk = Arc::new(open(&env, &config, &metrics)?);
+    let _metrics_port = match config.metrics_listen {
+        Some(address) => {
+            let scrapes_max = files.scrapes_max;
+            Some(serve_metrics(&env, address, scrapes_max, metrics.clone()).await?)
+        }
+        None => None,
+    };
+    let _log_lines = env.spawn("log-lines", {
+        let (metrics, logging) = (metrics.clone(), logging.clone());
+        async move {
+            loop {
+                metrics.set_log_lines_dropped(logging.dropped());
+                tokio::time::sleep(LINES_STEP).await;
+            }
+        }
+    });
+    let disk = Arc::new(open(&env, &config, &files, &metrics)?);
     let node = Node::start(
         Wiring {
             env,
@@ -170,7 +227,7 @@ async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
             disk,
             dial: Arc::new(TcpDial),
             timing: timing(&config),
-            limits,
+            limits: files.limits,
             metrics,
         },
         incoming,
@@ -182,30 +239,23 @@ async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
         listen = %config.listen,
         "serving"
     );
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = stop.told() => {}
         why = node.halted() => {
             // Fail-stop: what is in memory must not be trusted to reach the
             // disk, and a failed fsync must not be tried again.
+            forget_watchdog(SHUTDOWN_GRACE, end_now);
             let advice = match node.is_outdated() {
                 true => advice(&config),
                 false => String::new(),
             };
-            eprintln!("domiciled: stopped for an error: {why}{advice}");
-            let _watchdog = Watchdog::start(SHUTDOWN_GRACE, end_now)?;
+            logging.flush(LAST_WORDS);
+            last_words(&format!("domiciled: stopped for an error: {why}{advice}"));
             std::process::exit(1);
         }
     }
     tracing::info!("stopping");
-    let deadline = Duration::from_millis(config.shutdown_deadline_ms);
-    let watchdog = Watchdog::start(deadline + SHUTDOWN_GRACE, || {
-        eprintln!("domiciled: stopped at the deadline; the disk did not answer in time");
-        end_now();
-    })?;
-    let code = match node.shutdown(deadline).await {
+    Ok(match node.shutdown(deadline).await {
         Ok(()) => {
             tracing::info!("stopped");
             ExitCode::SUCCESS
@@ -214,29 +264,10 @@ async fn serve(config: Config) -> Result<(ExitCode, Watchdog)> {
             tracing::error!(%error, "not stopped in order");
             ExitCode::FAILURE
         }
-    };
-    Ok((code, watchdog))
+    })
 }
 
-/// Serves `/metrics` and `/healthz` where the configuration says.
-async fn serve_metrics(env: &Env, config: &Config, metrics: &Metrics) -> Result<Option<Task>> {
-    let Some(address) = config.metrics_listen else {
-        return Ok(None);
-    };
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .with_context(|| {
-            format!("metrics cannot be served on {address}; set `metrics_listen` to a free port")
-        })?;
-    let router = telemetry::router(metrics.clone());
-    Ok(Some(env.spawn("metrics", async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::warn!(%error, "metrics are not served any more");
-        }
-    })))
-}
-
-fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
+fn open(env: &Env, config: &Config, files: &Files, metrics: &Metrics) -> Result<Disk> {
     let start = env.now();
     let clock_env = env.clone();
     let clock = Arc::new(move || clock_env.now().duration_since(start));
@@ -249,6 +280,8 @@ fn open(env: &Env, config: &Config, metrics: &Metrics) -> Result<Disk> {
     }));
     options.reserve_bytes = config.storage.reserve_mib << 20;
     options.state_cache_bytes = (config.storage.block_cache_mib as usize) << 20;
+    options.log_tables_max = Some(files.log_tables_max);
+    options.state_tables_max = Some(files.state_tables_max);
     options.state_memtable_bytes = (config.storage.write_buffer_mib as usize) << 20;
     Disk::open(&config.data_dir, options).map_err(|error| {
         let advice = match error.reason {

@@ -4,7 +4,7 @@
 //! operations ([`replies`]: what it answers); [`admin`] serves operators
 //! ([`regions`]: what they ask of more than one region); [`peer`] serves the
 //! other nodes. [`admission`] stands before [`kv`] and refuses before a body is
-//! read.
+//! read; [`health`] ends what watches the node's health with a reason.
 //! Each only translates: requests into calls of the rooms below, errors into
 //! statuses ([`status`], the one place that assigns gRPC codes).
 //!
@@ -12,6 +12,7 @@
 
 mod admin;
 mod admission;
+mod health;
 mod kv;
 mod peer;
 mod regions;
@@ -21,5 +22,7 @@ mod status;
 
 pub use admin::AdminApi;
 pub use admission::Admission;
+pub use health::ClosingHealth;
 pub use kv::KvApi;
 pub use peer::PeerApi;
+pub use status::refusal;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domicile_proto::{ERROR_DOMAIN, v1};
 use prost::Message as _;
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::pb;
 
@@ -72,6 +73,11 @@ pub(super) fn code_name(code: Code) -> &'static str {
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
+}
+
+/// An error as the whole answer of a call.
+pub fn refusal(error: Error) -> http::Response<Body> {
+    status(error).into_http()
 }
 
 /// An error as a status with `google.rpc.ErrorInfo` and `RetryInfo`.

@@ -102,13 +102,21 @@ struct Slot {
     port: u16,
     /// The ports for callers of other regions.
     callers: BTreeMap<RegionName, u16>,
-    running: Option<Running>,
+    /// `None`: it does not run.
+    node: Option<Node>,
+    /// What it runs in, also while it starts: whoever is interrupted there must
+    /// not drop it, but end it.
+    runtime: Option<Runtime>,
 }
 
-/// A node that runs.
-struct Running {
-    node: Node,
-    runtime: Runtime,
+impl Slot {
+    /// Ends what runs at once.
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        self.node = None;
+    }
 }
 
 /// What a node is started with.
@@ -127,7 +135,7 @@ impl Start {
     async fn node(mut self) -> Result<(Node, u16, BTreeMap<RegionName, u16>)> {
         let region = self.name.region.clone();
         let (listener, address) = listen::bind(self.port).await.context("there is no port")?;
-        let mut sockets = vec![listen::near(listener, region.clone())];
+        let mut sockets = vec![listen::near(self.env.clone(), listener, region.clone())];
         self.places
             .write()
             .insert(address.to_string(), region.clone());
@@ -179,6 +187,8 @@ pub(super) struct Cluster {
     links: Arc<Links>,
     places: Places,
     slots: BTreeMap<Name, Slot>,
+    /// The file of the ports.
+    ports: PathBuf,
 }
 
 impl Cluster {
@@ -187,9 +197,8 @@ impl Cluster {
         &self.env
     }
 
-    /// Starts every node and forms the cluster, or starts the one that is in
-    /// the directory.
-    pub(super) async fn start(env: Env, shape: Shape, data: PathBuf) -> Result<Cluster> {
+    /// A cluster in a directory, nothing of it started.
+    pub(super) fn new(env: Env, shape: Shape, data: PathBuf) -> Result<Cluster> {
         let region = |name: &str| RegionName::new(name).map_err(|e| anyhow!("{name}: {e}"));
         let mut distances = Vec::new();
         let mut regions = std::collections::BTreeSet::new();
@@ -202,6 +211,7 @@ impl Cluster {
             links: Arc::new(Links::new(&distances)),
             places: Places::default(),
             slots: BTreeMap::new(),
+            ports: data.join("ports"),
         };
         for region in &regions {
             for node in 1..=shape.nodes_per_region {
@@ -214,27 +224,40 @@ impl Cluster {
                     data: data.join(format!("{region}-{node}")),
                     port: 0,
                     callers: others.map(|other| (other.clone(), 0)).collect(),
-                    running: None,
+                    node: None,
+                    runtime: None,
                 };
                 cluster.slots.insert(name, slot);
             }
         }
-        let ports = data.join("ports");
-        cluster.recall_ports(&ports);
-        let names: Vec<Name> = cluster.slots.keys().cloned().collect();
-        for name in &names {
-            cluster.open(name).await?;
-        }
-        cluster.note_ports(&ports)?;
-        cluster.form().await?;
+        cluster.recall_ports()?;
         Ok(cluster)
     }
 
+    /// Starts every node and forms the cluster, or starts the one that is in
+    /// the directory.
+    pub(super) async fn start(&mut self) -> Result<()> {
+        let names: Vec<Name> = self.slots.keys().cloned().collect();
+        for name in &names {
+            self.open(name).await?;
+        }
+        self.note_ports()?;
+        self.form().await
+    }
+
     /// The ports of an earlier run: nodes are known by them.
-    fn recall_ports(&mut self, file: &std::path::Path) {
-        let Ok(text) = std::fs::read_to_string(file) else {
-            return;
+    fn recall_ports(&mut self) -> Result<()> {
+        let Ok(text) = std::fs::read_to_string(&self.ports) else {
+            return Ok(());
         };
+        let own = self.slots.values().map(|slot| 1 + slot.callers.len());
+        if text.lines().count() != own.sum::<usize>() {
+            bail!(
+                "{} is that of a demo with another number of nodes: start it with or without \
+                 `--small`, as it was, or name another directory",
+                self.ports.with_file_name("").display()
+            );
+        }
         let mut ports = text.lines().filter_map(|line| line.parse().ok());
         for slot in self.slots.values_mut() {
             slot.port = ports.next().unwrap_or(0);
@@ -242,16 +265,17 @@ impl Cluster {
                 *port = ports.next().unwrap_or(0);
             }
         }
+        Ok(())
     }
 
-    fn note_ports(&self, file: &std::path::Path) -> Result<()> {
+    fn note_ports(&self) -> Result<()> {
         let mut text = String::new();
         for slot in self.slots.values() {
             for port in std::iter::once(&slot.port).chain(slot.callers.values()) {
                 text.push_str(&format!("{port}\n"));
             }
         }
-        std::fs::write(file, text).context("the ports were not noted")
+        std::fs::write(&self.ports, text).context("the ports were not noted")
     }
 
     /// Opens a node's ports and disk and starts it, in a runtime of its own: to
@@ -276,17 +300,13 @@ impl Cluster {
             links: self.links.clone(),
             places: self.places.clone(),
         };
-        let started = runtime.spawn(start.node()).await;
-        let started = started.context("a node's start panicked")?;
-        let (node, port, callers) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                runtime.shutdown_background();
-                return Err(error.context(format!("{name} did not start")));
-            }
-        };
+        let starting = runtime.spawn(start.node());
+        slot.end();
+        slot.runtime = Some(runtime);
+        let started = starting.await.context("a node's start panicked")?;
+        let (node, port, callers) = started.with_context(|| format!("{name} did not start"))?;
         (slot.port, slot.callers) = (port, callers);
-        slot.running = Some(Running { node, runtime });
+        slot.node = Some(node);
         Ok(())
     }
 
@@ -330,7 +350,7 @@ impl Cluster {
 
     fn running(&self) -> impl Iterator<Item = (&Name, &Node)> {
         let slots = self.slots.iter();
-        slots.filter_map(|(name, slot)| Some((name, &slot.running.as_ref()?.node)))
+        slots.filter_map(|(name, slot)| Some((name, slot.node.as_ref()?)))
     }
 
     /// Stops a node at once, as a crash does: nothing is handed over or
@@ -340,19 +360,16 @@ impl Cluster {
             .slots
             .get_mut(name)
             .ok_or_else(|| anyhow!("there is no node {name}"))?;
-        match slot.running.take() {
-            Some(running) => {
-                running.runtime.shutdown_background();
-                drop(running.node);
-                Ok(())
-            }
-            None => bail!("{name} does not run; `restart {name}` starts it"),
+        if slot.node.is_none() {
+            bail!("{name} does not run; `restart {name}` starts it");
         }
+        slot.end();
+        Ok(())
     }
 
     /// Starts a node that was killed.
     pub(super) async fn restart(&mut self, name: &Name) -> Result<()> {
-        if self.slots.get(name).is_some_and(|s| s.running.is_some()) {
+        if self.slots.get(name).is_some_and(|s| s.node.is_some()) {
             bail!("{name} runs; `kill {name}` stops it");
         }
         self.open(name).await
@@ -371,7 +388,7 @@ impl Cluster {
     /// Every node, and whether it runs.
     pub(super) fn nodes(&self) -> impl Iterator<Item = (&Name, bool)> {
         let slots = self.slots.iter();
-        slots.map(|(name, slot)| (name, slot.running.is_some()))
+        slots.map(|(name, slot)| (name, slot.node.is_some()))
     }
 
     /// The regions.
@@ -388,7 +405,7 @@ impl Cluster {
             .iter()
             .filter(|(name, _)| name.region == *region)
             .collect();
-        slots.sort_by_key(|(_, slot)| slot.running.is_none());
+        slots.sort_by_key(|(_, slot)| slot.node.is_none());
         slots.iter().map(|(_, slot)| local(slot.port)).collect()
     }
 
@@ -399,13 +416,11 @@ impl Cluster {
 
     /// Stops every node in order.
     pub(super) async fn shutdown(mut self) {
-        let running: Vec<_> = self
-            .slots
-            .values_mut()
-            .filter_map(|slot| slot.running.take())
-            .collect();
-        let (nodes, runtimes): (Vec<_>, Vec<_>) =
-            running.into_iter().map(|r| (r.node, r.runtime)).unzip();
+        let (mut nodes, mut runtimes) = (Vec::new(), Vec::new());
+        for slot in self.slots.values_mut() {
+            nodes.extend(slot.node.take());
+            runtimes.extend(slot.runtime.take());
+        }
         let stopping = nodes
             .into_iter()
             .map(|node| node.shutdown(SHUTDOWN_DEADLINE));

@@ -3,40 +3,49 @@
 use std::time::Duration;
 
 use super::cluster::Cluster;
+use crate::console::{Unprinted, print as put};
 
 /// Prints what runs and what to try.
-pub(super) fn print(cluster: &Cluster, took: Duration) {
+pub(super) fn print(cluster: &Cluster, took: Duration) -> Result<(), Unprinted> {
     let nodes = cluster.nodes().count();
-    println!(
-        "Domicile demo: {nodes} nodes in 3 regions, ready in {:.1} s.\n",
-        took.as_secs_f64()
-    );
-    println!("{}", distances(cluster));
-    println!(
-        "  TAG        HOME  STORED IN    CALLED FROM\n  \
-           eu-only    eu    eu           eu\n  \
-           us-only    us    us           us\n  \
-           global     eu    eu us ap     everywhere\n  \
-           eu-shared  eu    eu           eu us\n"
-    );
-    println!(
-        "Try:\n  \
-           put global/greeting hello               a write, at the home in eu\n  \
-           get global/greeting --from us           strong: one round trip to eu\n  \
-           get global/greeting --from us --level local   here and now, with its age\n  \
-           put eu-only/user/42 alice               stays in eu\n  \
-           get eu-only/user/42 --from us           refused: us may not hold it\n  \
-           put eu-only/x 1 --ack regions=us        refused: it would place bytes in us\n  \
-           kill leader global                      writes go on after an election\n  \
-           isolate us                              the mirror's age grows; `heal` ends it\n  \
-           audit run                               where every byte is\n\
-         `help` lists all commands, `exit` leaves.\n"
+    let mut text = format!(
+        "Domicile demo: {nodes} nodes in 3 regions, ready in {:.1} s.\n\n{}\n{TAGS}\n{TRY}\n",
+        took.as_secs_f64(),
+        distances(cluster)
     );
     for region in cluster.regions() {
-        println!("  {region}: {}", cluster.endpoints(&region).join("  "));
+        text.push_str(&format!(
+            "  {region}: {}\n",
+            cluster.endpoints(&region).join("  ")
+        ));
     }
-    println!();
+    text.push('\n');
+    put(&text)
 }
+
+/// The tags of the demo's policy.
+const TAGS: &str = "  \
+    TAG        HOME  STORED IN    CALLED FROM
+  eu-only    eu    eu           eu
+  us-only    us    us           us
+  global     eu    eu us ap     everywhere
+  eu-shared  eu    eu           eu us
+";
+
+/// What to type first.
+const TRY: &str = "\
+Try:
+  put global/greeting hello               a write, at the home in eu
+  get global/greeting --from us           strong: one round trip to eu
+  get global/greeting --from us --level local   here and now, with its age
+  put eu-only/user/42 alice               stays in eu
+  get eu-only/user/42 --from us           refused: us may not hold it
+  put eu-only/x 1 --ack regions=us        refused: it would place bytes in us
+  kill leader global                      writes go on after an election
+  isolate us                              the mirror's age grows; `heal` ends it
+  audit run                               where every byte is
+`help` lists all commands, `exit` leaves.
+";
 
 /// The round trips between the regions, and what is cut.
 pub(super) fn distances(cluster: &Cluster) -> String {

@@ -6,15 +6,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 
 use super::link::{Links, through};
 use crate::env::Env;
 use crate::net::{BoxedIo, Dial, TcpDial};
+use crate::node::accepted;
 
 /// Which region a port belongs to.
 pub(super) type Places = Arc<RwLock<BTreeMap<String, RegionName>>>;
@@ -61,12 +62,14 @@ pub(super) async fn bind(port: u16) -> io::Result<(TcpListener, SocketAddr)> {
 
 /// The sockets of a port that callers of the node's own region use.
 pub(super) fn near(
+    env: Env,
     listener: TcpListener,
     region: RegionName,
 ) -> BoxStream<'static, io::Result<BoxedIo>> {
-    accepted(listener)
+    accepted(listener, env)
         .map(move |io| {
-            let io = BoxedIo::new(io?).on_loopback(true);
+            io.set_nodelay(true)?;
+            let io = BoxedIo::new(io).on_loopback(true);
             Ok(io.called_from(region.clone()))
         })
         .boxed()
@@ -85,9 +88,9 @@ pub(super) fn far(
         .between(region, &callers)
         .cloned()
         .zip(links.between(&callers, region).cloned());
-    accepted(listener)
+    accepted(listener, env.clone())
         .map(move |io| {
-            let io = io?;
+            io.set_nodelay(true)?;
             let io = match &ways {
                 // Seen from the node, what it writes goes out.
                 Some((out, back)) => through(&env, io, out, back),
@@ -96,16 +99,4 @@ pub(super) fn far(
             Ok(io.on_loopback(true).called_from(callers.clone()))
         })
         .boxed()
-}
-
-fn accepted(
-    listener: TcpListener,
-) -> impl futures::Stream<Item = io::Result<tokio::net::TcpStream>> + Send + 'static {
-    stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.and_then(|(io, _)| {
-            io.set_nodelay(true)?;
-            Ok(io)
-        });
-        Some((accepted, listener))
-    })
 }

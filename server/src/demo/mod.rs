@@ -20,7 +20,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::env::Env;
+use crate::node::Stop;
 use cluster::{Cluster, Shape};
+
+/// What is added to the number of a signal to make an exit code of it.
+const SIGNALLED: u8 = 128;
 
 /// Starts three regions of three nodes on this machine, with simulated
 /// distances between them, and a prompt to try them.
@@ -46,8 +50,10 @@ pub struct Arguments {
     exec: Option<PathBuf>,
 }
 
-/// Runs the demo until its user leaves. Answers the exit code.
-pub async fn run(arguments: Arguments) -> Result<u8> {
+/// Runs the demo until its user leaves or `stop` is told. Answers the exit code.
+///
+/// However it ends, the nodes end first, and then the temporary directory goes.
+pub async fn run(arguments: Arguments, stop: Stop) -> Result<u8> {
     let env = Env::real();
     let temporary = match &arguments.data {
         Some(_) => None,
@@ -63,20 +69,34 @@ pub async fn run(arguments: Arguments) -> Result<u8> {
     } else {
         Shape::full()
     };
-    let began = env.now();
-    let cluster = Cluster::start(env.clone(), shape, data).await?;
-    let took = env.now().duration_since(began);
-    let code = match arguments.exec {
-        Some(script) => {
-            let text = std::fs::read_to_string(&script)
-                .with_context(|| format!("{} cannot be read", script.display()))?;
-            prompt::execute(cluster, &text).await?
-        }
-        None => {
-            guide::print(&cluster, took);
-            prompt::interact(cluster).await?
-        }
+    let mut cluster = Cluster::new(env, shape, data)?;
+    let ended = tokio::select! {
+        ended = lead(&mut cluster, &arguments) => ended,
+        signal = stop.told() => Ok(SIGNALLED + signal),
     };
+    cluster.shutdown().await;
     drop(temporary);
-    Ok(code)
+    ended
+}
+
+/// Starts the cluster and does what is asked of it.
+async fn lead(cluster: &mut Cluster, arguments: &Arguments) -> Result<u8> {
+    let script = match &arguments.exec {
+        Some(script) => {
+            let text = std::fs::read_to_string(script)
+                .with_context(|| format!("{} cannot be read", script.display()))?;
+            Some(text)
+        }
+        None => None,
+    };
+    let began = cluster.env().now();
+    cluster.start().await?;
+    let took = cluster.env().now().duration_since(began);
+    match script {
+        Some(script) => prompt::execute(cluster, &script).await,
+        None => {
+            guide::print(cluster, took)?;
+            prompt::interact(cluster).await
+        }
+    }
 }

@@ -13,6 +13,7 @@ use tokio::process::Command as Process;
 use super::cluster::Cluster;
 use super::command::{Command, Expected, HELP};
 use super::guide;
+use crate::console::print;
 
 /// The program that serves what is not the demo's own.
 const PROGRAM: &str = "domicile";
@@ -38,9 +39,10 @@ impl Done {
 }
 
 /// Reads and does commands until the user leaves.
-pub(super) async fn interact(mut cluster: Cluster) -> Result<u8> {
-    let home = home(&cluster)?;
-    let words = words(&cluster);
+pub(super) async fn interact(cluster: &mut Cluster) -> Result<u8> {
+    let home = home(cluster)?;
+    let words = words(cluster);
+    let _restored = Terminal::save();
     let mut editor: Editor<Words, _> = Editor::new().context("there is no terminal")?;
     editor.set_helper(Some(Words { words }));
     loop {
@@ -60,34 +62,63 @@ pub(super) async fn interact(mut cluster: Cluster) -> Result<u8> {
         if !line.trim().is_empty() {
             editor.add_history_entry(line.as_str())?;
         }
-        match perform(&mut cluster, &home, &line).await {
+        match perform(cluster, &home, &line).await {
             Ok(done) => {
-                print!("{}", done.text);
+                print(&done.text)?;
                 if done.leaves {
                     break;
                 }
             }
-            Err(error) => println!("{error:#}"),
+            Err(error) => print(&format!("{error:#}\n"))?,
         }
     }
-    println!("stopping");
-    cluster.shutdown().await;
+    print("stopping\n")?;
     Ok(0)
+}
+
+/// The settings of the terminal, which go back when this is dropped: a prompt
+/// that is left by a signal has changed them.
+struct Terminal {
+    settings: Option<String>,
+}
+
+impl Terminal {
+    fn save() -> Terminal {
+        let told = stty().arg("-g").output().ok();
+        let told = told.filter(|told| told.status.success());
+        let settings = told.and_then(|told| String::from_utf8(told.stdout).ok());
+        Terminal { settings }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(settings) = &self.settings {
+            // Where there is no terminal any more there is nothing to mend.
+            stty().arg(settings.trim()).status().ok();
+        }
+    }
+}
+
+fn stty() -> std::process::Command {
+    let mut stty = std::process::Command::new("stty");
+    stty.stderr(Stdio::null());
+    stty
 }
 
 /// Does the lines of a script. Answers 0, or 1 at the first line that did not
 /// come to what it should.
-pub(super) async fn execute(mut cluster: Cluster, script: &str) -> Result<u8> {
-    let home = home(&cluster)?;
+pub(super) async fn execute(cluster: &mut Cluster, script: &str) -> Result<u8> {
+    let home = home(cluster)?;
     let mut failed = false;
     for (number, line) in (1..).zip(script.lines()) {
         if line.trim().is_empty() {
             continue;
         }
-        println!("demo> {line}");
+        print(&format!("demo> {line}\n"))?;
         let (expected, command) = Expected::read(line)?;
         let began = cluster.env().now();
-        let done = match perform(&mut cluster, &home, command).await {
+        let done = match perform(cluster, &home, command).await {
             Ok(done) => done,
             Err(error) => Done {
                 code: 1,
@@ -95,20 +126,19 @@ pub(super) async fn execute(mut cluster: Cluster, script: &str) -> Result<u8> {
                 leaves: false,
             },
         };
-        print!("{}", done.text);
+        print(&done.text)?;
         let took = cluster.env().now().duration_since(began);
         if !expected.is_met(done.code, &done.text, took) {
-            println!(
-                "line {number}: exit {} after {took:?}, {expected}",
+            print(&format!(
+                "line {number}: exit {} after {took:?}, {expected}\n",
                 done.code
-            );
+            ))?;
             failed = true;
         }
         if done.leaves || failed {
             break;
         }
     }
-    cluster.shutdown().await;
     Ok(u8::from(failed))
 }
 

@@ -7,9 +7,15 @@
 //!
 //! Not done here: anything a room does itself.
 
+mod accept;
+mod connections;
+mod cut;
 mod end;
+mod files;
 mod observe;
+mod scrapes;
 mod serve;
+mod stop;
 #[cfg(test)]
 mod testing;
 mod watchdog;
@@ -23,8 +29,10 @@ use domicile_proto::v1::kv_service_server::KvServiceServer;
 use futures::Stream;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
-use crate::api::{AdminApi, KvApi, PeerApi};
+use crate::api::{AdminApi, ClosingHealth, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
 use crate::kv::{self, Directory, Freshness, Store};
@@ -36,8 +44,13 @@ use crate::residency::{Gate, Subject};
 use crate::storage::{Disk, REGION_GROUP};
 use crate::telemetry::Metrics;
 
+pub use accept::accepted;
+use connections::Connections;
 pub use end::{end_now, end_on_panic};
+pub use files::Files;
+pub use scrapes::serve_metrics;
 pub use serve::{Limits, tcp_incoming};
+pub use stop::Stop;
 pub use watchdog::Watchdog;
 
 /// How often readiness is looked at.
@@ -45,6 +58,13 @@ const READINESS_STEP: Duration = Duration::from_millis(250);
 
 /// How long another replica may take to take a leadership over.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(1);
+
+/// How long connections may take to end on which nothing is being worked on: the
+/// other end is told, and a moment is left to it.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// How often it is looked at whether they have ended.
+const END_STEP: Duration = Duration::from_millis(50);
 
 /// What a node is made of.
 pub struct Wiring {
@@ -77,9 +97,10 @@ pub struct Node {
     regions: Arc<Regions>,
     placement: Arc<Placement>,
     closing: CancellationToken,
+    connections: Arc<Connections>,
     halted: watch::Receiver<Option<String>>,
     server: Option<Task>,
-    health: tonic_health::server::HealthReporter,
+    health: HealthReporter,
     _tasks: Vec<Task>,
 }
 
@@ -170,7 +191,11 @@ impl Node {
             speaker: speaker.clone(),
             disk: disk.clone(),
         }));
-        let (health, health_service) = tonic_health::server::health_reporter();
+        let connections = Connections::new(env.clone(), limits.clone(), metrics.clone());
+        let health = HealthReporter::new();
+        let health_service = HealthService::from_health_reporter(health.clone());
+        let health_service = ClosingHealth::new(health_service, closing.clone());
+        let health_service = HealthServer::new(health_service);
         health.set_not_serving::<KvServiceServer<KvApi>>().await;
         let readiness = env.spawn(
             "readiness",
@@ -216,7 +241,15 @@ impl Node {
                 closing: closing.clone(),
             },
         };
-        let server = serve::start(&env, services, health_service, incoming, limits, &closing);
+        let server = serve::start(
+            &env,
+            services,
+            health_service,
+            incoming,
+            &connections,
+            limits.streams_per_connection_max,
+            &closing,
+        );
         Ok(Node {
             env,
             disk,
@@ -225,6 +258,7 @@ impl Node {
             regions,
             placement,
             closing,
+            connections,
             halted,
             server: Some(server),
             health,
@@ -298,9 +332,9 @@ impl Node {
                 self.hand_over(&group).await;
             }
             self.closing.cancel();
+            self.connections.close();
             if let Some(server) = server {
-                // A stream of which the other end does not let go is cut.
-                tokio::time::timeout(deadline / 2, server.join()).await.ok();
+                self.end_connections(server, deadline / 2).await;
             }
             self.placement.shutdown().await;
         };
@@ -309,6 +343,23 @@ impl Node {
         // A disk that hangs must not hang whoever waits for this.
         self.disk.blocking(Disk::close).await?;
         done.map_err(|_| Error::internal("the shutdown took too long and was cut short"))
+    }
+
+    /// Waits until the connections have ended: those that are only held open for
+    /// a moment, those with calls that are being worked on for longer. What is
+    /// left then is cut.
+    async fn end_connections(&self, server: Task, most: Duration) {
+        let mut ended = std::pin::pin!(server.join());
+        let began = self.env.now();
+        loop {
+            if tokio::time::timeout(END_STEP, &mut ended).await.is_ok() {
+                return;
+            }
+            let waited = self.env.now() - began;
+            if waited >= most || (waited >= END_WAIT && !self.connections.is_working()) {
+                return;
+            }
+        }
     }
 
     fn is_connected(&self, group: &Group, node: NodeId) -> bool {
@@ -345,11 +396,7 @@ impl Node {
 
 /// Reports the data API as serving while the cluster is formed and the region
 /// group has a leader.
-async fn follow_readiness(
-    health: tonic_health::server::HealthReporter,
-    groups: Arc<Groups>,
-    directory: Arc<Directory>,
-) {
+async fn follow_readiness(health: HealthReporter, groups: Arc<Groups>, directory: Arc<Directory>) {
     let mut serving = false;
     loop {
         let formed = directory.atlas().is_some();

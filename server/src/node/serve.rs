@@ -12,11 +12,12 @@ use domicile_proto::v1::admin_service_server::AdminServiceServer;
 use domicile_proto::v1::kv_service_server::KvServiceServer;
 use futures::{Stream, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use super::accept::accepted;
+use super::connections::{Connections, Usher};
 use crate::api::{AdminApi, Admission, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
@@ -45,8 +46,14 @@ const SIMULATED_DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
 /// The limits of the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most connections at once.
+    /// The most connections of clients at once.
     pub connections_max: usize,
+    /// The most connections of other nodes.
+    pub peers_max: usize,
+    /// The most connections of operators and probes.
+    pub operators_max: usize,
+    /// The most connections that have asked for nothing yet.
+    pub unknown_max: usize,
     /// The most streams of one connection at once.
     pub streams_per_connection_max: u32,
 }
@@ -55,6 +62,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections_max: 10_000,
+            peers_max: 256,
+            operators_max: 64,
+            unknown_max: 256,
             streams_per_connection_max: 1000,
         }
     }
@@ -78,7 +88,8 @@ pub(super) fn start<I, H>(
     services: Services,
     health: HealthServer<H>,
     incoming: I,
-    limits: Limits,
+    connections: &Arc<Connections>,
+    streams_per_connection_max: u32,
     closing: &CancellationToken,
 ) -> Task
 where
@@ -102,14 +113,22 @@ where
         .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
     let (store, metrics) = services.admission;
+    let seated = connections.clone();
+    let incoming = incoming.filter_map(move |socket| {
+        let socket = socket.map(|socket| seated.admit(socket)).transpose();
+        std::future::ready(socket)
+    });
+    let ushering = connections.clone();
+    let usher = tower::layer::layer_fn(move |inner| Usher::new(inner, ushering.clone()));
     let server = Server::builder()
         .layer(tower::util::MapResponseLayer::new(dated))
+        .layer(usher)
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_concurrent_streams(streams_per_connection_max)
         .http2_max_local_error_reset_streams(Some(RESET_STREAMS_MAX))
         .add_service(health)
         .add_service(Admission::new(kv, env.clone(), store, metrics))
@@ -126,11 +145,10 @@ where
     })
 }
 
-/// Listens on a TCP address, for callers of one region. Above the limit,
-/// connections are closed at once.
+/// Listens on a TCP address, for callers of one region.
 pub async fn tcp_incoming(
     address: SocketAddr,
-    limits: &Limits,
+    env: &Env,
     callers: RegionName,
 ) -> Result<impl Stream<Item = io::Result<BoxedIo>> + Send + 'static> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
@@ -140,26 +158,16 @@ pub async fn tcp_incoming(
         ))
         .caused_by(e)
     })?;
-    let slots = Arc::new(tokio::sync::Semaphore::new(limits.connections_max));
-    let sockets = TcpListenerStream::new(listener).filter_map(move |socket| {
-        let (slots, callers) = (slots.clone(), callers.clone());
-        async move {
-            let socket = admit(socket, &slots)?;
-            Some(socket.map(|socket| socket.called_from(callers)))
-        }
+    let sockets = accepted(listener, env.clone()).filter_map(move |socket| {
+        let socket = prepared(socket).map(|socket| Ok(socket.called_from(callers.clone())));
+        std::future::ready(socket)
     });
     Ok(sockets)
 }
 
-/// Gives a connection its slot; `None`: there is none, or the socket is gone.
-fn admit(
-    socket: io::Result<TcpStream>,
-    slots: &Arc<tokio::sync::Semaphore>,
-) -> Option<io::Result<BoxedIo>> {
-    // Failing to accept one socket must not end the port.
-    let socket = socket.ok()?;
-    let slot = slots.clone().try_acquire_owned().ok()?;
+/// A socket to be served; `None`: it is gone.
+fn prepared(socket: TcpStream) -> Option<BoxedIo> {
     socket.set_nodelay(true).ok()?;
     let on_loopback = socket.peer_addr().ok()?.ip().is_loopback();
-    Some(Ok(BoxedIo::holding(socket, slot).on_loopback(on_loopback)))
+    Some(BoxedIo::new(socket).on_loopback(on_loopback))
 }

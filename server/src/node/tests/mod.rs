@@ -2,6 +2,7 @@
 
 mod admission;
 mod attempts;
+mod connections;
 mod damage;
 mod doors;
 mod formats;
@@ -11,6 +12,7 @@ mod large;
 mod metrics;
 mod requests;
 mod rolled_back;
+mod stopping;
 mod transfer;
 
 use std::net::SocketAddr;
@@ -138,6 +140,11 @@ async fn start(region: &str) -> Running {
 /// Starts a node at whose port callers of a region call; `None`: it does not
 /// say of which.
 async fn start_for(region: &str, callers: Option<&str>) -> Running {
+    start_within(region, callers, Limits::default()).await
+}
+
+/// The same, with the limits of its port.
+async fn start_within(region: &str, callers: Option<&str>, limits: Limits) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let disk = MemoryDisk::new(1);
@@ -151,7 +158,7 @@ async fn start_for(region: &str, callers: Option<&str>) -> Running {
         disk: Arc::new(Disk::memory(&disk, options).unwrap()),
         dial: Arc::new(TcpDial),
         timing: Timing::default(),
-        limits: Limits::default(),
+        limits,
         metrics: metrics.clone(),
     };
     let callers = callers.map(|region| RegionName::new(region).unwrap());

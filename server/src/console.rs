@@ -1,0 +1,65 @@
+//! What the program says outside its log: results on stdout, and last words on
+//! stderr.
+//!
+//! Nothing here may keep the program: who read may be gone, the disk behind a
+//! redirection may be full, a pipe may be full and nobody read it.
+//!
+//! Not done here: the log (`telemetry`).
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long last words may take.
+pub const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// The exit code of a program whose reader has gone, as a shell names the
+/// signal that ends other programs then.
+pub const READER_GONE: u8 = 141;
+
+/// Why something was not printed.
+#[derive(Debug)]
+pub enum Unprinted {
+    /// Nobody reads any more; there is nobody to tell.
+    ReaderGone,
+    /// It could not be written.
+    Failed(io::Error),
+}
+
+impl fmt::Display for Unprinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unprinted::ReaderGone => f.write_str("nobody reads what is printed any more"),
+            Unprinted::Failed(error) => write!(f, "cannot write to stdout: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Unprinted {}
+
+/// Prints a text.
+pub fn print(text: &str) -> Result<(), Unprinted> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes());
+    let printed = printed.and_then(|()| stdout.flush());
+    printed.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Unprinted::ReaderGone,
+        _ => Unprinted::Failed(error),
+    })
+}
+
+/// Says a line on stderr before the process ends. A stderr that takes nothing
+/// does not hold it up.
+pub fn last_words(line: &str) {
+    let words = format!("{line}\n");
+    let (done, waiting) = mpsc::channel();
+    let said = std::thread::Builder::new().spawn(move || {
+        // Whether it can be said or not, the process ends.
+        io::stderr().write_all(words.as_bytes()).ok();
+        done.send(()).ok();
+    });
+    if said.is_ok() {
+        waiting.recv_timeout(LAST_WORDS).ok();
+    }
+}
