@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domicile_client::Client;
 use domicile_proto::v1::{
     GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress, NodeStatus,
     RegionCallers,
@@ -17,6 +18,10 @@ use crate::upgrade;
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long `--watch` waits for an answer before it says that there is none, when
+/// `--timeout` is not given.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Forms, watches and changes the cluster.
 #[derive(Debug, clap::Subcommand)]
@@ -197,16 +202,47 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
 }
 
 async fn status(context: &Context, arguments: &Status) -> Result<(), Failure> {
+    if arguments.watch {
+        let client = context.connect_for(WATCH_TIMEOUT).await?;
+        return tokio::select! {
+            ended = watch(context, &client) => ended,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        };
+    }
     let client = context.connect().await?;
+    show(context, &client.admin().cluster_status().await?)
+}
+
+fn show(context: &Context, status: &GetClusterStatusResponse) -> Result<(), Failure> {
+    let text = || status_text(&context.output, status);
+    let word = health_word(status.health());
+    let raw = format!("{word}\n");
+    context
+        .output
+        .document(&status_json(status), text, raw.as_bytes())
+}
+
+/// Shows the status again and again. A node that is away is waited for.
+async fn watch(context: &Context, client: &Client) -> Result<(), Failure> {
+    let mut away = false;
     loop {
-        let status = client.admin().cluster_status().await?;
-        let text = || status_text(&context.output, &status);
-        let word = health_word(status.health());
-        context
-            .output
-            .document(&status_json(&status), text, format!("{word}\n").as_bytes())?;
-        if !arguments.watch {
-            return Ok(());
+        match client.admin().cluster_status().await {
+            Ok(status) => {
+                if std::mem::take(&mut away) {
+                    context.output.message("a node answers again");
+                }
+                show(context, &status)?;
+            }
+            Err(error) if error.is_retryable() => {
+                let endpoints = context.global.endpoints.join(", ");
+                if !std::mem::replace(&mut away, true) {
+                    context.output.message(&format!(
+                        "no answer from {endpoints}, still looking: {}",
+                        Failure::from(error).message()
+                    ));
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
@@ -248,7 +284,7 @@ fn painted(output: &Output, health: Health) -> String {
 fn status_text(output: &Output, status: &GetClusterStatusResponse) -> String {
     if status.cluster_id.is_empty() {
         return format!(
-            "NOT FORMED  as seen by {}\n→ domicile cluster init\n",
+            "NOT FORMED  as seen by {}\n→ {NOT_FORMED}\n",
             status.served_by
         );
     }
@@ -306,8 +342,17 @@ fn dash(text: &str) -> String {
     }
 }
 
+/// What to do where there is no cluster. Forming one anew beside a store that is
+/// elsewhere, or lost, would hide that.
+const NOT_FORMED: &str = "This node's store is empty. If it had data before, stop it and check its \
+    data_dir; if its disk is lost: domicile node replace REGION/N at another node. Only for a new \
+    cluster: domicile cluster init";
+
 /// What to do next.
 fn hints(status: &GetClusterStatusResponse) -> Vec<String> {
+    if status.cluster_id.is_empty() {
+        return vec![NOT_FORMED.to_owned()];
+    }
     let gone = |node: &&NodeStatus| !node.reachable;
     let mut hints: Vec<_> = status
         .nodes

@@ -5,6 +5,13 @@ use std::process::ExitCode;
 
 use domicile_client::{Error, Reason, RequestId};
 
+/// The exit code where nobody reads the output any more, as a shell names the
+/// signal that ends other programs then.
+const READER_GONE: u8 = 141;
+
+/// The same where it was interrupted.
+const INTERRUPTED: u8 = 130;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -18,6 +25,10 @@ pub(crate) enum Failure {
     Local(String),
     /// An audit did not pass; its exit code.
     Audit(u8),
+    /// The user has had enough.
+    Interrupted,
+    /// Who read the output has gone. There is nobody to tell.
+    ReaderGone,
 }
 
 impl From<Error> for Failure {
@@ -49,6 +60,7 @@ impl Failure {
             Failure::NotFound => "NOT_FOUND",
             Failure::Usage(_) => Reason::InvalidArgument.name(),
             Failure::Local(_) => "LOCAL",
+            Failure::ReaderGone | Failure::Interrupted => "",
             Failure::Audit(10) => "AUDIT_FAIL",
             Failure::Audit(_) => "AUDIT_INCOMPLETE",
         }
@@ -67,6 +79,8 @@ impl Failure {
             },
             Failure::NotFound => "there is no such record".to_owned(),
             Failure::Usage(message) | Failure::Local(message) => message.clone(),
+            Failure::Interrupted => "interrupted".to_owned(),
+            Failure::ReaderGone => "nobody reads the output any more".to_owned(),
             Failure::Audit(10) => "something is where the policy does not allow it".to_owned(),
             Failure::Audit(_) => {
                 "nothing was found where it may not be, but not everything was read".to_owned()
@@ -84,7 +98,7 @@ impl Failure {
             Failure::Client(error) => error.reason().map_or("", Reason::next),
             Failure::NotFound => "Check the address; a tag is case-sensitive, and so is a key.",
             Failure::Usage(_) => "See `domicile help`.",
-            Failure::Local(_) => "",
+            Failure::Local(_) | Failure::ReaderGone | Failure::Interrupted => "",
             Failure::Audit(10) => {
                 "Keep the disks of the nodes named as they are, and find out how it got there."
             }
@@ -125,6 +139,8 @@ impl Failure {
             Failure::NotFound => 5,
             Failure::Usage(_) => 2,
             Failure::Local(_) => 1,
+            Failure::Interrupted => INTERRUPTED,
+            Failure::ReaderGone => READER_GONE,
             Failure::Audit(code) => *code,
         })
     }

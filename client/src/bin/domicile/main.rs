@@ -2,7 +2,8 @@
 //!
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 failure;
 //! 2 wrong usage; 3 unreachable, or the outcome is unknown; 4 denied; 5 not
-//! found, or the condition did not hold; 10 audit FAIL; 11 audit INCOMPLETE.
+//! found, or the condition did not hold; 10 audit FAIL; 11 audit INCOMPLETE; 130
+//! interrupted; 141 nobody reads the output any more.
 
 mod acknowledge;
 mod audit;

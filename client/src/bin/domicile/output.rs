@@ -86,7 +86,10 @@ impl Output {
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-        written.map_err(|error| Failure::local(format!("cannot write to stdout: {error}")))
+        written.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ReaderGone,
+            _ => Failure::local(format!("cannot write to stdout: {error}")),
+        })
     }
 
     /// Says something to the user.
@@ -97,6 +100,9 @@ impl Output {
 
     /// Says why the command failed.
     pub(crate) fn failure(&self, failure: &Failure) {
+        if matches!(failure, Failure::ReaderGone | Failure::Interrupted) {
+            return;
+        }
         let (reason, message, next) = (failure.reason(), failure.message(), failure.next());
         if matches!(self.format, Format::Json | Format::Jsonl) {
             let facts = failure.facts();
