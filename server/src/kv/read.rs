@@ -39,14 +39,61 @@ pub(super) fn get(
         true => Some(newest),
         false => at_version(engine, tag, key, version)?,
     };
-    Ok(stored.and_then(|stored| {
-        let value = stored.value?;
-        Some(v1::Record {
-            key: key.clone(),
-            value: value.bytes,
-            version: stored.version,
-        })
-    }))
+    Ok(stored.and_then(|stored| shown(key, stored)))
+}
+
+/// The same if it is in memory; `None`: it must be asked of the disk.
+pub(super) fn get_at_once(
+    engine: &dyn Engine,
+    tag: &str,
+    key: &Bytes,
+    version: u64,
+) -> Result<Option<Option<v1::Record>>> {
+    let row_key = keys::record(tag, key);
+    let row = match engine.get_at_once(&row_key)? {
+        None => return Ok(None),
+        Some(None) => return Ok(Some(None)),
+        Some(Some(row)) => row,
+    };
+    let newest: wire::StoredRecord = record::open(&row_key, &row)?;
+    if newest.version <= version {
+        return Ok(Some(shown(key, newest)));
+    }
+    let Some(row) = engine.first_at_once(&keys::versions(tag, key, version))? else {
+        return Ok(None);
+    };
+    let stored: Option<wire::StoredRecord> = row.as_ref().map(Row::open).transpose()?;
+    Ok(Some(stored.and_then(|stored| shown(key, stored))))
+}
+
+/// The first keys as of a version, as many as one answer takes: at least one.
+pub(super) fn get_first(
+    engine: &dyn Engine,
+    tag: &str,
+    keys: &[Bytes],
+    version: u64,
+) -> Result<Vec<Option<v1::Record>>> {
+    let mut records = Vec::with_capacity(keys.len());
+    let mut bytes = 0;
+    for key in keys {
+        let record = get(engine, tag, key, version)?;
+        bytes += size(record.as_ref());
+        records.push(record);
+        if bytes >= GET_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+/// A record as it is shown; `None`: it is deleted.
+fn shown(key: &Bytes, stored: wire::StoredRecord) -> Option<v1::Record> {
+    let value = stored.value?;
+    Some(v1::Record {
+        key: key.clone(),
+        value: value.bytes,
+        version: stored.version,
+    })
 }
 
 /// The bytes of a record that was read.

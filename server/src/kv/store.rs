@@ -36,6 +36,10 @@ pub(super) const WAIT_STEP: Duration = Duration::from_millis(20);
 /// How often rows are read that are replaced meanwhile, which is rare.
 const READS_MAX: usize = 3;
 
+/// The gets that ask the disk at once: enough to keep a disk busy, fewer than the
+/// threads that other work on the disk needs.
+const DISK_READS_MAX: usize = 32;
+
 /// The pages of scans that a node reads at once: more would take the processor
 /// from who writes and agrees.
 const SCANS_MAX: usize = 2;
@@ -78,6 +82,7 @@ pub struct Store {
     disk: Arc<Disk>,
     /// One for each page of a scan that may be read at once.
     scans: Semaphore,
+    disk_reads: Semaphore,
     /// Spreads what is passed on over the nodes of a region.
     turn: AtomicU64,
 }
@@ -97,6 +102,7 @@ impl Store {
             speaker: parts.speaker,
             disk: parts.disk,
             scans: Semaphore::new(SCANS_MAX),
+            disk_reads: Semaphore::new(DISK_READS_MAX),
             turn: AtomicU64::new(0),
         }
     }
@@ -273,6 +279,7 @@ impl Store {
                 }
             };
             let records = self.records(route, keys, reached.progress.changed_version);
+            let records = records.await;
             if is_whole(route, &reached) {
                 return Ok((records?, self.meta(route, &reached)));
             }
@@ -280,8 +287,9 @@ impl Store {
         Err(replaced(route))
     }
 
-    /// Reads the first keys, as many as one answer takes.
-    fn records(
+    /// Reads the first keys, as many as one answer takes. What is not in memory is
+    /// read away from the threads that agree on writes.
+    async fn records(
         &self,
         route: &Route,
         keys: &[Bytes],
@@ -290,14 +298,27 @@ impl Store {
         let mut records = Vec::with_capacity(keys.len());
         let mut bytes = 0;
         for key in keys {
-            let record = self.read(route, key, version)?;
+            let Some(record) = self.read_at_once(route, key, version)? else {
+                break;
+            };
             bytes += read::size(record.as_ref());
             records.push(record);
             if bytes >= GET_BYTES_MAX {
                 break;
             }
         }
-        Ok(records)
+        if !records.is_empty() || keys.is_empty() {
+            return Ok(records);
+        }
+        let (tag, keys) = (route.tag.clone(), keys.to_vec());
+        let turn = self.disk_reads.acquire().await;
+        let records = self.disk.blocking(move |disk| {
+            let records = read::get_first(disk.state.as_ref(), tag.as_str(), &keys, version);
+            disk.heard(records)
+        });
+        let records = records.await;
+        drop(turn);
+        records
     }
 
     /// Reads the first keys as this node has them, at once, as many as one
@@ -314,7 +335,10 @@ impl Store {
         let version = reached.progress.changed_version;
         let mut bytes = 0;
         for key in keys {
-            let record = check_key(&key).and_then(|()| self.read(route, &key, version));
+            let record = match check_key(&key) {
+                Ok(()) => self.read_at_once(route, &key, version).transpose()?,
+                Err(refused) => Err(refused),
+            };
             bytes += read::size(record.as_ref().ok().and_then(Option::as_ref));
             answer(record);
             if bytes >= GET_BYTES_MAX {
@@ -324,8 +348,15 @@ impl Store {
         is_whole(route, &reached).then(|| self.meta(route, &reached))
     }
 
-    fn read(&self, route: &Route, key: &Bytes, version: u64) -> Result<Option<v1::Record>> {
-        let record = read::get(self.disk.state.as_ref(), route.tag.as_str(), key, version);
+    /// Reads a key if it is in memory; `None`: it must be asked of the disk.
+    fn read_at_once(
+        &self,
+        route: &Route,
+        key: &Bytes,
+        version: u64,
+    ) -> Result<Option<Option<v1::Record>>> {
+        let state = self.disk.state.as_ref();
+        let record = read::get_at_once(state, route.tag.as_str(), key, version);
         self.disk.heard(record)
     }
 

@@ -24,7 +24,7 @@ use crate::raft::types::{
     LeaderId, Position, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types,
 };
 use crate::seal::TagKeys;
-use crate::storage::{Disk, GroupId, Index, View};
+use crate::storage::{Disk, Durability, GroupId, Index, View};
 
 /// The bytes of rows that are collected into one write batch.
 const APPLY_BYTES_MAX: usize = 1024 * 1024;
@@ -133,7 +133,7 @@ impl StateMachine {
         skip_all,
         fields(group = %self.identity.group, entries = entries.len())
     )]
-    fn apply_batch(
+    async fn apply_batch(
         &mut self,
         entries: &[crate::raft::types::RaftEntryOf],
     ) -> Result<(Vec<Applied>, bool)> {
@@ -153,7 +153,15 @@ impl StateMachine {
             self.rows.begin();
         }
         let known = self.state.tag_key;
-        self.state = applier.finish()?;
+        let (batch, state) = applier.finish();
+        // Where the store is behind with its own work a write waits for it, which
+        // heartbeats and other groups must not.
+        if !self.disk.state.write_at_once(&batch)? {
+            let write = move |disk: &Disk| disk.state.write(batch, Durability::Buffered);
+            self.disk.blocking(write).await?;
+        }
+        self.state = state;
+        self.lately.settle();
         if self.state.tag_key != known {
             self.learn_tag_keys()?;
         }
@@ -162,12 +170,13 @@ impl StateMachine {
 
     /// Applies what was collected, then answers: a reader that saw the answer
     /// must see the rows.
-    fn flush(&mut self, collected: &mut Collected) -> Result<(), io::Error> {
+    async fn flush(&mut self, collected: &mut Collected) -> Result<(), io::Error> {
         if collected.entries.is_empty() {
             return Ok(());
         }
         let (answers, emptied) = self
             .apply_batch(&collected.entries)
+            .await
             .map_err(io::Error::other)?;
         self.progress
             .send_replace(progress_of(&self.state, self.replica));
@@ -268,10 +277,10 @@ impl RaftStateMachine<Types> for StateMachine {
             collected.entries.push(entry);
             collected.responders.push(responder);
             if collected.bytes >= APPLY_BYTES_MAX {
-                self.flush(&mut collected)?;
+                self.flush(&mut collected).await?;
             }
         }
-        self.flush(&mut collected)
+        self.flush(&mut collected).await
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {

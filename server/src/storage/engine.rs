@@ -198,6 +198,21 @@ pub trait Engine: Send + Sync + 'static {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
 
+    /// The value of a key, if it is in memory; `None`: the disk must be asked.
+    fn get_at_once(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        self.get(key).map(Some)
+    }
+
+    /// The first row of a range, if it is in memory; `None`: the disk must be asked.
+    fn first_at_once(&self, range: &KeyRange) -> Result<Option<Option<Row>>> {
+        let limit = Limit {
+            rows_max: 1,
+            bytes_max: usize::MAX,
+        };
+        self.scan(range, limit)
+            .map(|rows| Some(rows.into_iter().next()))
+    }
+
     /// The first rows of a range, ascending.
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>>;
 
@@ -206,6 +221,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Applies a batch: all of it or, after a crash, none.
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()>;
+
+    /// Applies a batch, buffered, unless that would wait for the disk. Answers
+    /// whether it did; otherwise nothing of it was applied.
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool> {
+        self.write(batch.clone(), Durability::Buffered)?;
+        Ok(true)
+    }
 
     /// Makes everything written so far durable.
     fn flush(&self) -> Result<()>;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind,
-    FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, WriteOptions,
+    FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteOptions,
 };
 
 use super::engine::{
@@ -237,6 +237,34 @@ impl Engine for Rocks {
             .map_err(|e| self.failed("could not be read", &e))
     }
 
+    fn get_at_once(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        match self.db.get_opt(key, &options) {
+            Ok(value) => Ok(Some(value.map(Bytes::from))),
+            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(e) => Err(self.failed("could not be read", &e)),
+        }
+    }
+
+    fn first_at_once(&self, range: &KeyRange) -> Result<Option<Option<Row>>> {
+        if range.is_empty() {
+            return Ok(Some(None));
+        }
+        let mut options = read_options(range);
+        options.set_read_tier(ReadTier::BlockCache);
+        let from = IteratorMode::From(&range.start, Direction::Forward);
+        match self.db.iterator_opt(from, options).next() {
+            None => Ok(Some(None)),
+            Some(Ok((key, value))) => Ok(Some(Some(Row {
+                key: key.into(),
+                value: value.into(),
+            }))),
+            Some(Err(e)) if e.kind() == ErrorKind::Incomplete => Ok(None),
+            Some(Err(e)) => Err(self.failed("could not be read", &e)),
+        }
+    }
+
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
         let rows = self.db.iterator_opt(
             IteratorMode::From(&range.start, Direction::Forward),
@@ -262,29 +290,26 @@ impl Engine for Rocks {
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
         let _step = steps::begin(&self.path);
-        let mut writes = rocksdb::WriteBatch::with_capacity_bytes(batch.bytes());
-        for write in &batch.writes {
-            match write {
-                Write::Put(key, value) => writes.put(key, value),
-                Write::Delete(key) => writes.delete(key),
-                Write::DeleteRange(KeyRange {
-                    start,
-                    end: Some(end),
-                }) => {
-                    writes.delete_range(start, end);
-                }
-                Write::DeleteRange(KeyRange { end: None, .. }) => {
-                    return Err(Error::internal("a range delete needs an end"));
-                }
-            }
-        }
         self.db
-            .write_opt(writes, &self.write_options(durability))
+            .write_opt(writes(&batch)?, &self.write_options(durability))
             .map_err(|e| self.failed("could not be written", &e))?;
         if durability == Durability::Synced && !self.instance.has_wal() {
             self.flush()?;
         }
         Ok(())
+    }
+
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool> {
+        let _step = steps::begin(&self.path);
+        let mut options = self.write_options(Durability::Buffered);
+        // Where flushes or compactions are behind, a write waits for them, for
+        // seconds at worst.
+        options.set_no_slowdown(true);
+        match self.db.write_opt(writes(batch)?, &options) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(e) => Err(self.failed("could not be written", &e)),
+        }
     }
 
     fn flush(&self) -> Result<()> {
@@ -344,6 +369,25 @@ impl Engine for Rocks {
     fn discard(&self, name: &str) -> Result<()> {
         self.staging.discard(name)
     }
+}
+
+/// A batch as RocksDB takes it.
+fn writes(batch: &WriteBatch) -> Result<rocksdb::WriteBatch> {
+    let mut writes = rocksdb::WriteBatch::with_capacity_bytes(batch.bytes());
+    for write in &batch.writes {
+        match write {
+            Write::Put(key, value) => writes.put(key, value),
+            Write::Delete(key) => writes.delete(key),
+            Write::DeleteRange(KeyRange {
+                start,
+                end: Some(end),
+            }) => writes.delete_range(start, end),
+            Write::DeleteRange(KeyRange { end: None, .. }) => {
+                return Err(Error::internal("a range delete needs an end"));
+            }
+        }
+    }
+    Ok(writes)
 }
 
 /// What begins the extension of a copy of staged rows.

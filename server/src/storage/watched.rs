@@ -98,6 +98,23 @@ impl Engine for Watched {
         self.alarm.value(key, self.engine.get(key))
     }
 
+    fn get_at_once(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        match self.engine.get_at_once(key) {
+            Ok(None) => Ok(None),
+            Ok(Some(value)) => self.alarm.value(key, Ok(value)).map(Some),
+            Err(error) => self.heard(Err(error)),
+        }
+    }
+
+    fn first_at_once(&self, range: &KeyRange) -> Result<Option<Option<Row>>> {
+        self.heard(self.engine.first_at_once(range).and_then(|first| {
+            if let Some(Some(row)) = &first {
+                record::check(&row.key, &row.value)?;
+            }
+            Ok(first)
+        }))
+    }
+
     fn scan(&self, range: &KeyRange, limit: Limit) -> Result<Vec<Row>> {
         self.alarm.rows(self.engine.scan(range, limit))
     }
@@ -112,6 +129,10 @@ impl Engine for Watched {
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
         self.heard(self.engine.write(batch, durability))
+    }
+
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool> {
+        self.heard(self.engine.write_at_once(batch))
     }
 
     fn flush(&self) -> Result<()> {

@@ -272,18 +272,15 @@ impl<'a> Applier<'a> {
         self.emptied
     }
 
-    /// Writes everything in one batch and answers the state after it.
-    pub fn finish(mut self) -> Result<GroupState> {
+    /// The one batch to write, and the state after it. It need not be synced: the
+    /// log replays it after a crash, and since it is atomic, a crash leaves rows
+    /// and applied index in step.
+    pub fn finish(mut self) -> (WriteBatch, GroupState) {
         self.batch.put_message(
             keys::group_state(self.identity.group),
             &self.state.to_wire(),
         );
-        // Not synced: the log replays it after a crash. The batch is atomic,
-        // so a crash leaves rows and applied index in step.
-        self.engine
-            .write(self.batch, crate::storage::Durability::Buffered)?;
-        self.newest.settle();
-        Ok(self.state)
+        (self.batch, self.state)
     }
 
     fn command(&mut self, index: Index, bytes: &Bytes) -> Result<Applied> {

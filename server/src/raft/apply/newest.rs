@@ -66,7 +66,7 @@ impl Lately {
 
     /// Notes that everything inserted is in the engine now, and forgets what
     /// is too much.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::raft) fn settle(&mut self) {
         if self.young_bytes > GENERATION_BYTES_MAX {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;

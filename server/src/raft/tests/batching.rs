@@ -10,7 +10,7 @@ use wire::command::Command;
 
 use crate::raft::apply::{Applier, GroupState, Identity, Lately, Outcomes};
 use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire};
-use crate::storage::{Engine, GroupId, KeyRange, Limit, Memory};
+use crate::storage::{Durability, Engine, GroupId, KeyRange, Limit, Memory};
 
 const GROUP: GroupId = GroupId(18);
 const INCARNATION: u64 = 4;
@@ -49,7 +49,9 @@ fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
         for entry in entries {
             applier.apply(entry).expect("applied");
         }
-        state = applier.finish().expect("written");
+        let (batch, next) = applier.finish();
+        engine.write(batch, Durability::Buffered).expect("written");
+        state = next;
     }
     let everything = KeyRange {
         start: Bytes::new(),

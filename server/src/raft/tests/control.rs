@@ -10,7 +10,7 @@ use wire::control_change::Change;
 use crate::raft::apply::{Applier, GroupState, Identity, Lately, Outcomes, control};
 use crate::raft::testing::demo;
 use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire};
-use crate::storage::{CONTROL_GROUP, Memory};
+use crate::storage::{CONTROL_GROUP, Durability, Engine as _, Memory};
 
 /// The state after changes.
 fn after(changes: Vec<Change>) -> wire::Control {
@@ -38,7 +38,8 @@ fn after(changes: Vec<Change>) -> wire::Control {
         };
         applier.apply(&entry).expect("applied");
     }
-    applier.finish().expect("written");
+    let (batch, _) = applier.finish();
+    engine.write(batch, Durability::Buffered).expect("written");
     control::load(&engine).expect("read").expect("formed")
 }
 

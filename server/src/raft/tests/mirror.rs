@@ -10,7 +10,7 @@ use wire::command::Command;
 
 use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcome, Outcomes};
 use crate::raft::types::{Position, Proposal, RaftEntryOf, log_id_from_wire};
-use crate::storage::{Engine, GroupId, Index, Limit, Memory, keys, record};
+use crate::storage::{Durability, Engine, GroupId, Index, Limit, Memory, keys, record};
 
 const GROUP: GroupId = GroupId(18);
 const INCARNATION: u64 = 4;
@@ -69,7 +69,11 @@ impl Mirror {
             &mut self.lately,
         );
         let applied = applier.apply(&entry).expect("applied");
-        self.state = applier.finish().expect("written");
+        let (batch, state) = applier.finish();
+        self.engine
+            .write(batch, Durability::Buffered)
+            .expect("written");
+        self.state = state;
         applied
     }
 

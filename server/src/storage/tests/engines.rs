@@ -266,3 +266,45 @@ fn an_ingest_that_began_is_finished() {
     assert_eq!(engine.get(b"m").unwrap().unwrap(), "done");
     assert!(engine.staged().unwrap().is_empty());
 }
+
+/// What is in memory is answered at once, and what is not asks for the disk; the
+/// same for writes while flushes are behind.
+#[test]
+fn what_would_wait_for_the_disk_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let instance = Instance::State {
+        cache_bytes: 1024 * 1024,
+        memtable_bytes: 64 * 1024,
+    };
+    let open = |create| Rocks::open(directory.path(), instance, create).unwrap();
+    let key = |at: u32| Bytes::from(at.to_be_bytes().to_vec());
+    let big = Bytes::from(vec![7; 32 * 1024]);
+    let rocks = open(true);
+    let (mut written, mut waits) = (0, 0);
+    // Faster than any disk flushes it.
+    for at in 0..2_000 {
+        let mut batch = WriteBatch::new();
+        batch.put(key(at), big.clone());
+        match rocks.write_at_once(&batch).unwrap() {
+            true => written += 1,
+            false => {
+                waits += 1;
+                rocks.write(batch, Durability::Buffered).unwrap();
+            }
+        }
+    }
+    assert!(written > 0 && waits > 0, "{written} at once, {waits} not");
+    assert_eq!(
+        rocks.get_at_once(&key(1_999)).unwrap(),
+        Some(Some(big.clone()))
+    );
+    rocks.flush().unwrap();
+    drop(rocks);
+    let rocks = open(false);
+    assert_eq!(rocks.get_at_once(&key(0)).unwrap(), None);
+    let range = KeyRange::one(key(0));
+    assert!(rocks.first_at_once(&range).unwrap().is_none());
+    assert_eq!(rocks.get(&key(0)).unwrap(), Some(big.clone()));
+    assert_eq!(rocks.get_at_once(&key(0)).unwrap(), Some(Some(big)));
+    assert!(rocks.first_at_once(&range).unwrap().flatten().is_some());
+}
