@@ -205,6 +205,31 @@ fn a_planted_staged_row_is_found() {
     });
 }
 
+/// A crash in the middle of a snapshot leaves rows in a file that is none yet.
+#[test]
+fn a_draft_of_a_stage_is_not_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    let mut stage = disk.state.stage("snapshot-1").expect("staged");
+    let key = keys::record("eu-only", KEY);
+    stage
+        .append(&key, &record::seal(&key, &row("eu-only")))
+        .expect("appended");
+    stage.finish().expect("finished");
+    let unread = || {
+        let report = scan(&Contents::of(&disk).expect("contents")).expect("scanned");
+        report
+            .unread
+            .iter()
+            .map(|unread| unread.place.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(unread(), Vec::<String>::new());
+    let stage = folder.path().join("state.staged/snapshot-1");
+    std::fs::write(stage.join("0000000001.sst.draft"), VALUE).expect("written");
+    assert_eq!(unread(), ["staged"]);
+}
+
 #[test]
 fn a_planted_log_entry_is_found() {
     planted("log", |disk| {

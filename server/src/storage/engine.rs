@@ -244,6 +244,13 @@ pub trait Engine: Send + Sync + 'static {
     /// The rows staged under `name`, as far as they have reached the store.
     fn staged_view(&self, name: &str) -> Result<Arc<dyn View>>;
 
+    /// Why something of what is staged under `name` cannot be read; `None`: all of
+    /// it can.
+    fn unreadable(&self, name: &str) -> Result<Option<String>> {
+        let _ = name;
+        Ok(None)
+    }
+
     /// Puts the finished rows staged under `name` in place of `replaced`, then
     /// applies `then`. All of it is durable afterwards and the staged rows are
     /// gone. Once begun it is redone by opening the store, so a crash leaves

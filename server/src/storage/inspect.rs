@@ -13,7 +13,7 @@ use super::engine::{Engine, KeyRange, Limit, Row, View, WalEnd};
 use super::lock::lock_to_read;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES};
 use super::{verify, wal};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 
 /// The block cache of an inspected instance: it is read once, front to back.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
@@ -96,9 +96,16 @@ impl Contents {
 fn staged(engine: &dyn Engine) -> Result<Vec<Staged>> {
     let names = engine.staged()?.into_iter();
     Ok(names
-        .map(|name| {
+        .flat_map(|name| {
             let view = engine.staged_view(&name);
-            (name, view)
+            let lost = match engine.unreadable(&name) {
+                Ok(None) => None,
+                Ok(Some(why)) => Some(Error::new(Reason::Storage, why)),
+                // Of a running node it may be installed or discarded meanwhile.
+                Err(error) => view.is_ok().then_some(error),
+            };
+            let lost = lost.map(|error| (name.clone(), Err(error)));
+            std::iter::once((name, view)).chain(lost)
         })
         .collect())
 }

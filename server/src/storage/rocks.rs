@@ -4,6 +4,8 @@
 //! write-ahead log; the state instance has none, so that after a crash it
 //! holds a prefix of its writes, and the Raft log replays the rest.
 
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -345,6 +347,11 @@ impl Engine for Rocks {
         let mut scratch = self.scratch.clone().into_os_string();
         scratch.push(name);
         let scratch = PathBuf::from(scratch);
+        // A copy of records is for nobody else on this machine to read.
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&scratch)
+            .map_err(|e| Error::storage("a copy of staged rows could not begin", e))?;
         let files_of_it = Remove(scratch.clone());
         let mut options = Options::default();
         options.create_if_missing(true);
@@ -358,6 +365,17 @@ impl Engine for Rocks {
         Ok(Arc::new(Scratch {
             view,
             _files: files_of_it,
+        }))
+    }
+
+    fn unreadable(&self, name: &str) -> Result<Option<String>> {
+        let files = self.staging.unreadable(name)?;
+        Ok((!files.is_empty()).then(|| {
+            format!(
+                "{} of its files were never finished, or are none of this node's; a start of \
+                 the node removes what was not installed",
+                files.len()
+            )
         }))
     }
 
@@ -401,10 +419,10 @@ pub(super) fn remove_scratch(path: &Path) -> Result<()> {
         return Ok(());
     };
     let begins = format!("{}.{SCRATCH}", stem.to_string_lossy());
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
+    for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_name().to_string_lossy().starts_with(&begins) {
-            std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+            fs::remove_dir_all(entry.path()).map_err(failed)?;
         }
     }
     Ok(())
@@ -421,7 +439,7 @@ struct Remove(PathBuf);
 
 impl Drop for Remove {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
             tracing::warn!(%error, "a copy of staged rows was not removed");
         }
     }
@@ -520,14 +538,14 @@ pub(crate) fn failed(name: &str, what: &str, error: &rocksdb::Error) -> Error {
 
 /// Whether an instance has the file that lists all its others.
 fn has_manifest(path: &Path) -> bool {
-    let current = std::fs::read_to_string(path.join("CURRENT")).unwrap_or_default();
+    let current = fs::read_to_string(path.join("CURRENT")).unwrap_or_default();
     !current.trim().is_empty() && path.join(current.trim()).exists()
 }
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     let _step = steps::sync(path);
-    std::fs::File::open(path)
+    fs::File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|e| Error::storage("a directory could not be synced", e))
 }

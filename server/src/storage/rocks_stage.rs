@@ -5,11 +5,14 @@
 //! an ingest that has begun has an order, which says what to do, so that
 //! opening the instance can finish it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
+use parking_lot::Mutex;
 use rocksdb::{DBCompressionType, Options, SstFileWriter};
 
 use super::engine::{KeyRange, Row, Stage, Write, WriteBatch};
@@ -39,12 +42,30 @@ pub(crate) struct Order {
 /// The stages of an instance.
 pub(crate) struct Staging {
     directory: PathBuf,
+    drafts: Drafts,
+}
+
+/// The files that are being written now.
+#[derive(Clone, Default)]
+struct Drafts(Arc<Mutex<BTreeSet<PathBuf>>>);
+
+impl Drafts {
+    /// Writes a file, which is named so while it is not whole.
+    fn write(&self, draft: &Path, write: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.0.lock().insert(draft.to_owned());
+        let written = write();
+        self.0.lock().remove(draft);
+        written
+    }
 }
 
 impl Staging {
     /// Stages live in `directory`, which need not exist.
     pub(crate) fn new(directory: PathBuf) -> Self {
-        Staging { directory }
+        Staging {
+            directory,
+            drafts: Drafts::default(),
+        }
     }
 
     fn path(&self, name: &str) -> Result<PathBuf> {
@@ -67,6 +88,7 @@ impl Staging {
         fs::create_dir_all(&path).map_err(|e| Error::storage("a stage could not begin", e))?;
         Ok(Box::new(RocksStage {
             path,
+            drafts: self.drafts.clone(),
             rows: Vec::new(),
             bytes: 0,
             files: 0,
@@ -108,11 +130,8 @@ impl Staging {
         if !path.join(FINISHED).exists() {
             return Err(Error::internal("only a finished stage can be ingested"));
         }
-        write_file(
-            &path,
-            ORDER,
-            &record::seal_bytes(ORDER.as_bytes(), &encode(replaced, then)?),
-        )
+        let order = record::seal_bytes(ORDER.as_bytes(), &encode(replaced, then)?);
+        write_file(&self.drafts, &path, ORDER, &order)
     }
 
     /// What a begun ingest does.
@@ -141,6 +160,24 @@ impl Staging {
         Ok(files)
     }
 
+    /// Files of a stage that cannot be read as rows: a crash left them unfinished, or
+    /// they are none of ours. What is being written now is not one.
+    pub(crate) fn unreadable(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let listed = |e| Error::storage("a stage could not be listed", e);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.path(name)?).map_err(listed)? {
+            let path = entry.map_err(listed)?.path();
+            let name = path.file_name().unwrap_or_default();
+            let is_ours =
+                path.extension().is_some_and(|e| e == "sst") || name == FINISHED || name == ORDER;
+            if !is_ours && !self.drafts.0.lock().contains(&path) && path.exists() {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// Removes a stage, its order first: half a stage is never ingested.
     pub(crate) fn discard(&self, name: &str) -> Result<()> {
         let path = self.path(name)?;
@@ -162,6 +199,7 @@ impl Staging {
 
 struct RocksStage {
     path: PathBuf,
+    drafts: Drafts,
     rows: Vec<Row>,
     bytes: usize,
     files: u32,
@@ -182,16 +220,18 @@ impl RocksStage {
         self.files += 1;
         let mut options = Options::default();
         options.set_compression_type(DBCompressionType::Lz4);
-        let mut writer = SstFileWriter::create(&options);
-        let written = writer.open(&draft).and_then(|()| {
-            for row in &rows {
-                writer.put(&row.key, &row.value)?;
-            }
-            // Finishing syncs the file.
-            writer.finish()
-        });
-        written.map_err(|e| failed("state", "could not stage rows", &e))?;
-        fs::rename(&draft, &path).map_err(|e| Error::storage("rows were not staged", e))
+        self.drafts.write(&draft, || {
+            let mut writer = SstFileWriter::create(&options);
+            let written = writer.open(&draft).and_then(|()| {
+                for row in &rows {
+                    writer.put(&row.key, &row.value)?;
+                }
+                // Finishing syncs the file.
+                writer.finish()
+            });
+            written.map_err(|e| failed("state", "could not stage rows", &e))?;
+            fs::rename(&draft, &path).map_err(|e| Error::storage("rows were not staged", e))
+        })
     }
 }
 
@@ -216,7 +256,7 @@ impl Stage for RocksStage {
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.write_rows()?;
         sync_directory(&self.path)?;
-        write_file(&self.path, FINISHED, &[])?;
+        write_file(&self.drafts, &self.path, FINISHED, &[])?;
         // The name of the stage, and that of all stages, which the first one
         // made: an ingest must not empty anything before both are durable.
         self.path
@@ -228,18 +268,20 @@ impl Stage for RocksStage {
 }
 
 /// Writes a small file so that it is there whole or not at all.
-fn write_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+fn write_file(drafts: &Drafts, directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let draft = directory.join(format!("{name}.draft"));
-    let drafted = {
-        let _step = steps::begin(&draft);
-        fs::File::create(&draft).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-    };
-    drafted
-        .and_then(|()| fs::rename(&draft, directory.join(name)))
-        .map_err(|e| Error::storage("a stage could not be written", e))?;
+    drafts.write(&draft, || {
+        let drafted = {
+            let _step = steps::begin(&draft);
+            fs::File::create(&draft).and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.sync_all()
+            })
+        };
+        drafted
+            .and_then(|()| fs::rename(&draft, directory.join(name)))
+            .map_err(|e| Error::storage("a stage could not be written", e))
+    })?;
     sync_directory(directory)
 }
 

