@@ -112,6 +112,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("the runtime did not start")?;
+            runtime.spawn(logging.clone().tell_left_out());
             let ended = runtime.block_on(serve(loaded.config, &logging));
             // The tasks let the disk go before the process's statics end:
             // RocksDB closes with the help of its own.

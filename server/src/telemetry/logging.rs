@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -13,11 +15,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use super::lines::Lines;
+use super::quiet::{Clock, Quiet, WINDOW};
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::env::Env;
 use crate::error::{Error, Result};
 
 /// What begins the names of our own crates.
-const OWN_CRATES: &str = "domicile";
+pub(super) const OWN_CRATES: &str = "domicile";
+
+/// The modules that the line on what was left out names at most.
+const TARGETS_NAMED_MAX: usize = 5;
 
 /// The running log.
 #[derive(Clone)]
@@ -25,6 +32,7 @@ pub struct Logging {
     levels: reload::Handle<Targets, Registry>,
     /// What writes the lines; `None`: a test does.
     lines: Option<Lines>,
+    quiet: Quiet,
 }
 
 impl fmt::Debug for Logging {
@@ -39,7 +47,10 @@ impl Logging {
         let colored = std::io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
         let lines = Lines::start(std::io::stderr())?;
-        let (subscriber, mut logging) = build(log, colored, lines.clone());
+        let env = Env::real();
+        let began = env.now();
+        let clock = Arc::new(move || env.now().duration_since(began));
+        let (subscriber, mut logging) = build(log, colored, lines.clone(), clock);
         logging.lines = Some(lines);
         subscriber.try_init().map_err(|e| {
             Error::internal("the log of this process was started twice").caused_by(e)
@@ -60,6 +71,27 @@ impl Logging {
         }
     }
 
+    /// Says once a minute which lines were left out because they repeat others.
+    /// Runs for ever.
+    pub async fn tell_left_out(self) {
+        loop {
+            tokio::time::sleep(WINDOW).await;
+            self.tell_left_out_once();
+        }
+    }
+
+    pub(super) fn tell_left_out_once(&self) {
+        let left_out = self.quiet.left_out();
+        let lines: u64 = left_out.iter().map(|of| of.lines).sum();
+        if lines == 0 {
+            return;
+        }
+        let named = left_out.iter().take(TARGETS_NAMED_MAX);
+        let named = named.map(|of| format!("{} {}", of.target, of.lines));
+        let of = named.collect::<Vec<_>>().join(", ");
+        tracing::info!(lines, of, "lines that repeat others were left out");
+    }
+
     /// Changes the level while the node runs.
     pub fn set_level(&self, level: LogLevel) -> Result<()> {
         self.levels
@@ -73,11 +105,13 @@ pub(super) fn build<W>(
     log: &Log,
     colored: bool,
     writer: W,
+    clock: Clock,
 ) -> (impl Subscriber + Send + Sync, Logging)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let (filter, levels) = reload::Layer::new(levels(log.level));
+    let quiet = Quiet::new(clock);
     let formed = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         // A line that cannot be written is lost; saying so on the same stderr
@@ -92,9 +126,15 @@ where
             .with_span_list(false)
             .boxed(),
     };
-    let subscriber = tracing_subscriber::registry().with(formed.with_filter(filter));
+    let admitted = filter.and(quiet.clone());
+    let subscriber = tracing_subscriber::registry().with(formed.with_filter(admitted));
     let lines = None;
-    (subscriber, Logging { levels, lines })
+    let logging = Logging {
+        levels,
+        lines,
+        quiet,
+    };
+    (subscriber, logging)
 }
 
 /// Our own crates at the level that is asked for, all others at `warn` at
