@@ -28,6 +28,7 @@ mod http;
 mod lines;
 mod logging;
 pub mod names;
+mod quiet;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +56,9 @@ struct All {
     peer_connected: Family<Peer, Gauge>,
     /// Without labels; a family, so that nothing is exported before it is set.
     disk_free: Family<[(&'static str, &'static str); 0], Count>,
+    disk_full: Family<[(&'static str, &'static str); 0], Gauge>,
+    disk_silent: Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>,
+    serving: Family<Served, Gauge>,
     clock_ahead: Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>,
     connections: Family<Connected, Count>,
     connections_refused: Family<Connected, Counter>,
@@ -81,7 +85,13 @@ struct GroupLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Peer {
+    region: String,
     node: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Served {
+    what: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -220,7 +230,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Sets whether the replica knows a leader.
+    /// Sets whether the group has a leader that a quorum confirmed lately.
     pub fn set_has_leader(&self, has_leader: bool) {
         self.has_leader.set(has_leader.into());
     }
@@ -265,6 +275,9 @@ impl Metrics {
             log_batch_entries: Histogram::counts(names::BATCH_BUCKETS),
             peer_connected: Family::default(),
             disk_free: Family::default(),
+            disk_full: Family::default(),
+            disk_silent: Family::default(),
+            serving: Family::default(),
             clock_ahead: Family::default(),
             connections: Family::default(),
             connections_refused: Family::default(),
@@ -288,6 +301,9 @@ impl Metrics {
         register(to, &names::LOG_BATCH_ENTRIES, batch);
         register(to, &names::PEER_CONNECTED, all.peer_connected.clone());
         register(to, &names::DISK_FREE, all.disk_free.clone());
+        register(to, &names::DISK_FULL, all.disk_full.clone());
+        register(to, &names::DISK_SILENT, all.disk_silent.clone());
+        register(to, &names::SERVING, all.serving.clone());
         register(to, &names::CLOCK_AHEAD, all.clock_ahead.clone());
         register(to, &names::CONNECTIONS, all.connections.clone());
         let refused = all.connections_refused.clone();
@@ -323,15 +339,26 @@ impl Metrics {
         self.0.log_batch_entries.observe_count(entries as u64);
     }
 
-    /// Sets whether another node is connected.
-    pub fn set_peer_connected(&self, node: u64, connected: bool) {
-        let gauge = self.0.peer_connected.get_or_create_owned(&Peer { node });
+    /// Sets whether another node is reached.
+    pub fn set_peer_connected(&self, region: &str, node: u64, connected: bool) {
+        let region = region.to_owned();
+        let peer = Peer { region, node };
+        let gauge = self.0.peer_connected.get_or_create_owned(&peer);
         gauge.set(connected.into());
     }
 
     /// Forgets a node that left the cluster.
-    pub fn forget_peer(&self, node: u64) {
-        self.0.peer_connected.remove(&Peer { node });
+    pub fn forget_peer(&self, region: &str, node: u64) {
+        let region = region.to_owned();
+        self.0.peer_connected.remove(&Peer { region, node });
+    }
+
+    /// Sets whether clients are served here, and whether what they write is.
+    pub fn set_serving(&self, reads: bool, writes: bool) {
+        for (what, serves) in [("reads", reads), ("writes", writes)] {
+            let gauge = self.0.serving.get_or_create_owned(&Served { what });
+            gauge.set(serves.into());
+        }
     }
 
     /// Sets how many connections of a class are open.
@@ -363,6 +390,16 @@ impl Metrics {
     /// Sets the free space of the disk of the data directory.
     pub fn set_disk_free(&self, bytes: u64) {
         self.0.disk_free.get_or_create(&[]).set(bytes);
+    }
+
+    /// Sets whether the disk is too full for writes, and how long it has not
+    /// ended one that it began.
+    pub fn set_disk_state(&self, full: bool, silent: Duration) {
+        self.0.disk_full.get_or_create(&[]).set(full.into());
+        self.0
+            .disk_silent
+            .get_or_create(&[])
+            .set(silent.as_secs_f64());
     }
 
     /// The metrics of a replica of a group; `tag` is empty for a group that

@@ -579,6 +579,15 @@ fn nodes() -> Vec<v1::NodeStatus> {
             leads: u32::from(node == 1),
             version: "0.1.0".into(),
             level: if node == 3 { 0 } else { 2 },
+            unreached_ms: if node == 3 { 125_000 } else { 0 },
+            disk: match node {
+                1 => v1::DiskState::Ok.into(),
+                2 => v1::DiskState::Full.into(),
+                _ => v1::DiskState::Unspecified.into(),
+            },
+            clock_ahead_ms: (node == 2).then_some(-700),
+            clock_off: node == 2,
+            ..v1::NodeStatus::default()
         })
         .collect()
 }

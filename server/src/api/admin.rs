@@ -12,8 +12,8 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
-use crate::api::regions;
 use crate::api::status::status;
+use crate::api::{nodes, regions};
 use crate::audit;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
@@ -23,7 +23,6 @@ use crate::placement::Placement;
 use crate::raft::{Group, Groups, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::{Atlas, Gate, Subject};
-use crate::seeded;
 use crate::storage::{CONTROL_GROUP, Contents, Disk, GroupId, REGION_GROUP};
 
 /// Marks a request that another node has passed on, and as what: to a node of the
@@ -163,123 +162,11 @@ impl AdminApi {
     }
 
     /// The region and number of a group's node.
-    fn name(&self, group: &Group, node: NodeId) -> Option<(RegionName, NodeId)> {
+    pub(super) fn name(&self, group: &Group, node: NodeId) -> Option<(RegionName, NodeId)> {
         match group.identity().subject {
             Subject::Control => self.regions.resolve(node),
             _ => Some((self.speaker.region().clone(), node)),
         }
-    }
-
-    fn group_status(&self) -> Vec<v1::GroupStatus> {
-        let groups = self.groups.all();
-        groups.iter().map(|group| self.status_of(group)).collect()
-    }
-
-    fn status_of(&self, group: &Group) -> v1::GroupStatus {
-        let status = group.status();
-        let identity = group.identity();
-        let is_reachable = |node| {
-            let named = self.name(group, node);
-            named.is_some_and(|(region, node)| self.regions.is_connected(&region, node))
-        };
-        let voters = status.members.iter().filter(|m| m.voter).count();
-        let live = status
-            .members
-            .iter()
-            .filter(|m| m.voter && is_reachable(m.node))
-            .count();
-        let kind = match identity.subject {
-            Subject::Control => "control",
-            Subject::Region => "region",
-            Subject::Tag(_) => "data",
-        };
-        let role = match (&identity.subject, self.gate.atlas()) {
-            (Subject::Tag(tag), Some(atlas)) => match atlas.place(tag.as_str()) {
-                Some(place) if place.home.region == identity.region => "home",
-                Some(_) => "mirror",
-                None => "",
-            },
-            _ => "",
-        };
-        let number = |node: NodeId| self.name(group, node).map_or(0, |(_, node)| node.0);
-        v1::GroupStatus {
-            group: identity.group.0,
-            kind: kind.into(),
-            tag: identity.tag.to_string(),
-            role: role.into(),
-            leader: status.leader.map(|l| number(l.node)),
-            term: status.term,
-            last_index: status.last.0,
-            applied_index: status.applied.0,
-            replicas: status
-                .members
-                .iter()
-                .map(|m| v1::ReplicaStatus {
-                    replica: m.replica.0,
-                    node: number(m.node),
-                    region: self
-                        .name(group, m.node)
-                        .map_or_else(String::new, |(region, _)| region.to_string()),
-                    voter: m.voter,
-                    matched: m.matched.map(|i| i.0),
-                })
-                .collect(),
-            health: health(status.leader.is_some(), voters, live).into(),
-        }
-    }
-
-    /// Every node of every region, in order of region and number.
-    fn nodes(&self) -> Vec<v1::NodeStatus> {
-        let Some(atlas) = self.gate.atlas() else {
-            return Vec::new();
-        };
-        let groups = self.groups.all();
-        let leaders: Vec<(RegionName, NodeId)> = groups
-            .iter()
-            .filter_map(|group| self.name(group, group.leader()?.node))
-            .collect();
-        let mut nodes = Vec::new();
-        for region in &atlas.control.regions {
-            let Ok(name) = RegionName::new(&region.region) else {
-                continue;
-            };
-            let peers = self.regions.of(&name);
-            for node in &region.nodes {
-                let id = NodeId(node.node);
-                let is_this = name == *self.speaker.region() && id == self.speaker.node();
-                let leads = leaders.iter().filter(|(r, n)| *r == name && *n == id);
-                nodes.push(v1::NodeStatus {
-                    node: node.node,
-                    region: region.region.clone(),
-                    address: node.address.clone(),
-                    reachable: self.regions.is_connected(&name, id),
-                    leads: leads.count() as u32,
-                    version: match &peers {
-                        _ if is_this => env!("CARGO_PKG_VERSION").into(),
-                        Some(peers) => peers.version(id),
-                        None => String::new(),
-                    },
-                    level: match &peers {
-                        _ if is_this => seeded::level(),
-                        Some(peers) => peers.level(id).unwrap_or(0),
-                        None => 0,
-                    },
-                });
-            }
-        }
-        nodes
-    }
-}
-
-/// How a group is: down without a leader, degraded when the next failure would
-/// stop it or a voter is missing.
-fn health(has_leader: bool, voters: usize, live: usize) -> v1::Health {
-    if !has_leader || live <= voters / 2 {
-        v1::Health::Down
-    } else if live < voters || voters < 3 {
-        v1::Health::Degraded
-    } else {
-        v1::Health::Ok
     }
 }
 
@@ -312,13 +199,13 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
         let catalog = self.directory.catalog();
         let groups = self.group_status();
-        let worst = groups.iter().map(|g| g.health).max();
+        let nodes = self.nodes();
         Ok(Response::new(v1::GetClusterStatusResponse {
             cluster_id: hex::encode(&catalog.cluster),
             name: catalog.name.clone(),
-            health: worst.unwrap_or(v1::Health::Unspecified.into()),
+            health: nodes::worst(&groups, &nodes).into(),
             groups,
-            nodes: self.nodes(),
+            nodes,
             served_by: self.speaker.name(),
             level: self.gate.atlas().map_or(0, |atlas| atlas.control.level),
         }))

@@ -2,7 +2,8 @@
 //!
 //! [`kv`] serves unary calls and [`session`] the stream that carries many
 //! operations ([`replies`]: what it answers); [`admin`] serves operators
-//! ([`regions`]: what they ask of more than one region); [`peer`] serves the
+//! ([`nodes`]: how nodes and groups are; [`regions`]: what they ask of more than one
+//! region); [`peer`] serves the
 //! other nodes. [`admission`] stands before [`kv`] and refuses before a body is
 //! read; [`health`] ends what watches the node's health with a reason.
 //! Each only translates: requests into calls of the rooms below, errors into
@@ -14,6 +15,7 @@ mod admin;
 mod admission;
 mod health;
 mod kv;
+mod nodes;
 mod peer;
 mod regions;
 mod replies;

@@ -13,11 +13,12 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::nodes;
 use crate::api::status::status;
-use crate::env::Env;
+use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::Store;
-use crate::net::{Caller, Speaker};
+use crate::net::{Caller, Calling, Regions, STATE_STEP, Speaker};
 use crate::placement::Placement;
 use crate::raft::{
     Answered, Answers, Budget, Groups, Inbound, Received, ReplicaId, SnapshotReceiver, start_of,
@@ -25,6 +26,7 @@ use crate::raft::{
 use crate::replicate::{Probes, Receiver};
 use crate::residency::{Carries, Cleared, Gate, Of, Subject, Untrusted, carried};
 use crate::seeded;
+use crate::storage::Disk;
 
 /// The answers that are gathered into one frame.
 const FRAME_ANSWERS_MAX: usize = 512;
@@ -56,6 +58,10 @@ pub struct PeerApi {
     pub probes: Arc<Probes>,
     /// Forms and places groups.
     pub placement: Arc<Placement>,
+    /// The nodes of every region.
+    pub regions: Arc<Regions>,
+    /// How full and how fast it is, others are told.
+    pub disk: Arc<Disk>,
     /// Ends the streams.
     pub closing: CancellationToken,
 }
@@ -79,6 +85,11 @@ impl PeerService for PeerApi {
         let introduced = self.speaker.check(&caller, first.hello.as_ref());
         let introduced = introduced.map_err(status)?;
         let from = introduced.peer.region().clone();
+        let says = first.hello.as_ref().map_or("", |hello| &hello.address);
+        let calling = self
+            .regions
+            .of(&from)
+            .map(|peers| peers.called_by(introduced.peer.node(), says));
         let (answers, answered) = Answers::new(self.gate.clone(), from.clone());
         let reads = Arc::new(Budget::new(READ_BYTES_MAX));
         let mut taken = Taken {
@@ -114,26 +125,20 @@ impl PeerService for PeerApi {
             store: self.speaker.stamp(),
             seen: introduced.seen,
             wall_ms: self.env.wall_ms(),
+            state: Some(nodes::own_state(&self.env, &self.disk)),
         };
         // The reading task lives in the stream's state, and ends with it.
-        let state = (answered, reading, VecDeque::new(), reads);
-        let (speaker, env) = (self.speaker.clone(), self.env.clone());
-        let frames = futures::stream::unfold(state, move |state| {
-            let (speaker, env) = (speaker.clone(), env.clone());
-            async move {
-                let (mut answered, reading, mut gathered, reads) = state;
-                if gathered.is_empty() {
-                    gathered = answered.some(FRAME_ANSWERS_MAX).await.into();
-                    if gathered.is_empty() {
-                        return None;
-                    }
-                }
-                let mut frame = frame(&mut gathered, &reads, &answered);
-                // What is answered is durable by now, and the stamp no older.
-                frame.store = speaker.stamp();
-                frame.wall_ms = env.wall_ms();
-                Some((Ok(frame), (answered, reading, gathered, reads)))
-            }
+        let answering = Answering {
+            api: self.clone(),
+            answered,
+            gathered: VecDeque::new(),
+            reads,
+            state_due: self.env.now() + STATE_STEP,
+            _held: (reading, calling),
+        };
+        let frames = futures::stream::unfold(answering, async move |mut answering| {
+            let frame = answering.next().await?;
+            Some((Ok(frame), answering))
         });
         let all = futures::stream::once(std::future::ready(Ok(hello))).chain(frames);
         Ok(Response::new(Box::pin(all)))
@@ -225,6 +230,50 @@ impl PeerApi {
     ) -> Result<Response<T>, Status> {
         let framed = cleared.and_then(|cleared| self.gate.frame(cleared, to));
         framed.map(Response::new).map_err(status)
+    }
+}
+
+/// What one connection is answered.
+struct Answering {
+    api: PeerApi,
+    answered: Answered,
+    gathered: VecDeque<Cleared<wire::PeerResponse>>,
+    reads: Arc<Budget>,
+    /// When the other node must hear again how this one is.
+    state_due: Instant,
+    /// What ends with the connection.
+    _held: (Task, Option<Calling>),
+}
+
+impl Answering {
+    /// Waits for the next frame: of answers, or of how this node is. `None`:
+    /// there will be none.
+    async fn next(&mut self) -> Option<wire::ExchangeResponse> {
+        let mut next = wire::ExchangeResponse::default();
+        if self.gathered.is_empty() {
+            let due = tokio::time::sleep_until(self.state_due);
+            tokio::select! {
+                some = self.answered.some(FRAME_ANSWERS_MAX) => {
+                    self.gathered = some.into();
+                    if self.gathered.is_empty() {
+                        return None;
+                    }
+                }
+                () = due => {}
+            }
+        }
+        if !self.gathered.is_empty() {
+            next = frame(&mut self.gathered, &self.reads, &self.answered);
+        }
+        let api = &self.api;
+        if api.env.now() >= self.state_due {
+            next.state = Some(nodes::own_state(&api.env, &api.disk));
+            self.state_due = api.env.now() + STATE_STEP;
+        }
+        // What is answered is durable by now, and the stamp no older.
+        next.store = api.speaker.stamp();
+        next.wall_ms = api.env.wall_ms();
+        Some(next)
     }
 }
 

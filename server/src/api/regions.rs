@@ -122,7 +122,7 @@ pub(super) fn list(atlas: &Atlas, regions: &Regions) -> Vec<v1::RegionStatus> {
         let nodes = atlas.nodes(name.as_str());
         let reachable = nodes
             .iter()
-            .filter(|node| regions.is_connected(name, NodeId(node.node)))
+            .filter(|node| regions.is_reached(name, NodeId(node.node)))
             .count();
         let tags_where = |is: &dyn Fn(&crate::residency::TagPlace) -> bool| {
             let tags = atlas.places().filter(|place| is(place));

@@ -18,6 +18,7 @@ use tonic_types::StatusExt;
 
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
+use crate::net::contact::Contact;
 use crate::net::dial::{Dial, KeepAlive, channel_kept};
 use crate::net::peers::Speaker;
 use crate::net::queue::{Call, Queue, refuse};
@@ -68,20 +69,22 @@ pub(super) struct Link {
     version: Mutex<String>,
     level: AtomicU64,
     channel: Mutex<Option<Channel>>,
+    /// What is heard over it.
+    pub(super) contact: Contact,
 }
 
-impl Default for Link {
-    fn default() -> Self {
+impl Link {
+    /// A connection that is not open yet.
+    pub(super) fn new(now: Instant) -> Self {
         Link {
             connected: watch::Sender::new(false),
             version: Mutex::default(),
             level: AtomicU64::default(),
             channel: Mutex::default(),
+            contact: Contact::new(now),
         }
     }
-}
 
-impl Link {
     /// Whether the other node answers now.
     pub(super) fn is_connected(&self) -> bool {
         *self.connected.borrow()
@@ -146,11 +149,13 @@ impl Connection {
                 Ok((frames, answers)) => {
                     self.queue.open();
                     self.link.connected.send_replace(true);
+                    self.link.contact.connected(self.env.now());
                     if self.quick.is_none() {
                         tracing::info!(region = %self.region, node = %self.node, "connected");
                     }
                     let why = self.exchange(frames, answers).await;
                     self.link.connected.send_replace(false);
+                    self.link.contact.lost();
                     self.queue.shut();
                     *self.link.channel.lock() = None;
                     if self.quick.is_none() {
@@ -158,14 +163,17 @@ impl Connection {
                     }
                 }
                 Err(error) if error.reason == Reason::Unreachable => {
+                    self.link.contact.refused(None);
                     tracing::debug!(region = %self.region, node = %self.node, %error, "not connected");
                 }
                 // It answers and refuses: someone has to correct something.
-                Err(error) if refused != Some(error.reason) => {
-                    tracing::warn!(region = %self.region, node = %self.node, %error, "refused");
-                    refused = Some(error.reason);
+                Err(error) => {
+                    self.link.contact.refused(Some(&error.message));
+                    if refused != Some(error.reason) {
+                        tracing::warn!(region = %self.region, node = %self.node, %error, "refused");
+                        refused = Some(error.reason);
+                    }
                 }
-                Err(_) => {}
             }
             tokio::time::sleep(self.env.jitter(RECONNECT_WAIT)).await;
         }
@@ -253,6 +261,7 @@ impl Connection {
                         let (theirs, own) = (frame.wall_ms, self.env.wall_ms());
                         let clocks = self.env.peer_clocks();
                         clocks.hear(&other, theirs, own, self.env.now());
+                        self.link.contact.hear(self.env.now(), frame.state);
                         let mut pending = pending.lock();
                         pending.heard = self.env.now();
                         for answer in frame.responses {
@@ -434,7 +443,7 @@ mod tests {
             node: NodeId(1),
             address: watch::channel(String::new()).1,
             queue: Arc::default(),
-            link: Arc::default(),
+            link: Arc::new(Link::new(node.env.now())),
             quick: None,
         };
         let pending = Mutex::new(Pending {

@@ -4,7 +4,7 @@
 //! on each, which carry the traffic of all groups: heartbeats, votes and small
 //! questions on one of them, and what may be large on the other ([`queue`]).
 //! Requests are gathered into frames as they come, answers are matched by number
-//! ([`connection`]). Snapshots go on a stream of their own over the second. [`Regions`] holds the
+//! ([`connection`]); what is heard tells whether a node is reached ([`contact`]). Snapshots go on a stream of their own over the second. [`Regions`] holds the
 //! `Peers` of every region. Nothing is sent that a gate has not cleared. How a
 //! socket is opened is a [`Dial`], so that simulation has its own network. Who
 //! called is a [`Peer`], which is made in one place.
@@ -14,6 +14,7 @@
 
 mod calls;
 mod connection;
+mod contact;
 mod dial;
 mod peer;
 mod peers;
@@ -21,7 +22,8 @@ mod queue;
 mod regions;
 mod seen;
 
+pub use contact::{Reach, STATE_STEP};
 pub use dial::{BoxedIo, Caller, Dial, Io, TcpDial, channel};
 pub use peer::{Introduced, Peer};
-pub use peers::{Peers, Speaker};
+pub use peers::{Calling, Peers, Speaker};
 pub use regions::Regions;

@@ -9,7 +9,7 @@ use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 use tonic::transport::Channel;
 use wire::send_snapshot_request::Part;
@@ -17,6 +17,7 @@ use wire::send_snapshot_request::Part;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::net::connection::{Connection, Link, send_snapshot};
+use crate::net::contact::Reach;
 use crate::net::dial::Dial;
 use crate::net::queue::{Lane, Queue};
 use crate::net::seen::{Memory, Seen};
@@ -36,6 +37,8 @@ pub struct Speaker {
     memory: Memory,
     /// The feature level of the cluster; 0: not known yet.
     level: Arc<AtomicU64>,
+    /// Where others reach this node; empty: it does not say.
+    address: Arc<str>,
 }
 
 impl Speaker {
@@ -48,7 +51,20 @@ impl Speaker {
             guard: None,
             memory: Memory::default(),
             level: Arc::default(),
+            address: "".into(),
         }
+    }
+
+    /// The same node, which says where others reach it.
+    #[must_use]
+    pub fn at(mut self, address: &str) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Where others reach this node; empty: it does not say.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The same node with a store that others tell whether it is an older copy.
@@ -152,6 +168,7 @@ impl Speaker {
             level: seeded::level(),
             store: self.stamp(),
             seen: self.seen(to_region, to).all(),
+            address: self.address.to_string(),
         }
     }
 }
@@ -165,6 +182,33 @@ pub struct Peers {
     gate: Arc<Gate>,
     links: RwLock<BTreeMap<NodeId, Handle>>,
     forwarding: Arc<Budget>,
+    callers: Mutex<BTreeMap<NodeId, Calls>>,
+}
+
+/// The open connections that a node has made to this one.
+#[derive(Default)]
+struct Calls {
+    open: usize,
+    /// Where it says that it is; empty: its build does not say.
+    address: String,
+}
+
+/// A node's connection to this one, while it is open.
+pub struct Calling {
+    peers: Arc<Peers>,
+    node: NodeId,
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        let mut callers = self.peers.callers.lock();
+        if let Some(calls) = callers.get_mut(&self.node) {
+            calls.open -= 1;
+            if calls.open == 0 {
+                callers.remove(&self.node);
+            }
+        }
+    }
 }
 
 struct Handle {
@@ -215,6 +259,7 @@ impl Peers {
             gate,
             links: RwLock::default(),
             forwarding: Arc::new(Budget::new(FORWARDING_BYTES_MAX)),
+            callers: Mutex::default(),
         }
     }
 
@@ -252,7 +297,7 @@ impl Peers {
     fn connect(&self, node: NodeId, address: String) -> Handle {
         let (address, address_rx) = watch::channel(address);
         let way = |name, quick| {
-            let (queue, link) = (Arc::<Queue>::default(), Arc::<Link>::default());
+            let (queue, link) = (Arc::<Queue>::default(), Arc::new(Link::new(self.env.now())));
             let connection = Connection {
                 env: self.env.clone(),
                 dial: self.dial.clone(),
@@ -292,6 +337,33 @@ impl Peers {
             .read()
             .get(&node)
             .is_some_and(Handle::is_connected)
+    }
+
+    /// Whether a node is reached, and how it is; `None`: it is not known.
+    pub fn reach(&self, node: NodeId) -> Option<Reach> {
+        let links = self.links.read();
+        Some(links.get(&node)?.quick.link.contact.reach(self.env.now()))
+    }
+
+    /// Remembers where a node that calls says that it is, for as long as what is
+    /// returned is kept.
+    pub fn called_by(self: &Arc<Self>, node: NodeId, address: &str) -> Calling {
+        let mut callers = self.callers.lock();
+        let calls = callers.entry(node).or_default();
+        calls.open += 1;
+        address.clone_into(&mut calls.address);
+        Calling {
+            peers: self.clone(),
+            node,
+        }
+    }
+
+    /// Where a node that calls says that it is, if that is another address than
+    /// the one that is known.
+    pub fn calls_from(&self, node: NodeId) -> Option<String> {
+        let says = self.callers.lock().get(&node)?.address.clone();
+        let known = self.address(node)?;
+        (!says.is_empty() && says != known).then_some(says)
     }
 
     /// The nodes that answer now.

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
+use crate::net::contact::Reach;
 use crate::net::dial::Dial;
 use crate::net::peers::{Peers, Speaker};
 use crate::raft::{NodeId, Parts, Transport, Window};
@@ -123,6 +124,21 @@ impl Regions {
         }
         self.of(region)
             .is_some_and(|peers| peers.is_connected(node))
+    }
+
+    /// Whether a node of any region is reached, and how it is; `None`: it is not
+    /// known. This one is reached, and does not tell itself how it is.
+    pub fn reach(&self, region: &RegionName, node: NodeId) -> Option<Reach> {
+        if region == self.speaker.region() && node == self.speaker.node() {
+            return Some(Reach::default());
+        }
+        self.of(region)?.reach(node)
+    }
+
+    /// Whether a node of any region is reached now.
+    pub fn is_reached(&self, region: &RegionName, node: NodeId) -> bool {
+        let reach = self.reach(region, node);
+        reach.is_some_and(|reach| reach.unreached.is_none())
     }
 
     fn across(&self, node: NodeId) -> Option<(Arc<Peers>, NodeId)> {

@@ -13,6 +13,7 @@ mod cut;
 mod end;
 mod files;
 mod observe;
+mod readiness;
 mod scrapes;
 mod serve;
 mod stop;
@@ -25,7 +26,6 @@ use std::time::Duration;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::v1::InitClusterRequest;
-use domicile_proto::v1::kv_service_server::KvServiceServer;
 use futures::Stream;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,20 +41,21 @@ use crate::placement::{Parts, Placement};
 use crate::raft::{Group, Groups, NodeId, Timing};
 use crate::replicate::{Probes, Receiver, Replicator, Shipped, keep_lease};
 use crate::residency::{Gate, Subject};
-use crate::storage::{Disk, REGION_GROUP};
+use crate::storage::Disk;
 use crate::telemetry::Metrics;
+
+use observe::Observer;
+use readiness::{Readiness, Serves};
 
 pub use accept::accepted;
 use connections::Connections;
 pub use end::{end_now, end_on_panic};
 pub use files::Files;
+pub use readiness::WRITES_SERVICE;
 pub use scrapes::serve_metrics;
 pub use serve::{Limits, tcp_incoming};
 pub use stop::Stop;
 pub use watchdog::Watchdog;
-
-/// How often readiness is looked at.
-const READINESS_STEP: Duration = Duration::from_millis(250);
 
 /// How long another replica may take to take a leadership over.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(1);
@@ -101,6 +102,7 @@ pub struct Node {
     halted: watch::Receiver<Option<String>>,
     server: Option<Task>,
     health: HealthReporter,
+    readiness: Option<Task>,
     _tasks: Vec<Task>,
 }
 
@@ -122,7 +124,9 @@ impl Node {
             metrics,
         } = wiring;
         let guard = disk.rollback_guard().clone();
-        let speaker = Speaker::new(region.clone(), node).guarded(guard);
+        let speaker = Speaker::new(region.clone(), node)
+            .guarded(guard)
+            .at(&address);
         let groups = Arc::new(Groups::default());
         let gate = Gate::new(env.clone(), region);
         let regions = Arc::new(Regions::new(
@@ -196,21 +200,30 @@ impl Node {
         let health_service = HealthService::from_health_reporter(health.clone());
         let health_service = ClosingHealth::new(health_service, closing.clone());
         let health_service = HealthServer::new(health_service);
-        health.set_not_serving::<KvServiceServer<KvApi>>().await;
+        readiness::tell(&health, Serves::default()).await;
         let readiness = env.spawn(
             "readiness",
-            follow_readiness(health.clone(), groups.clone(), directory.clone()),
+            Readiness {
+                groups: groups.clone(),
+                gate: gate.clone(),
+                regions: regions.clone(),
+                disk: disk.clone(),
+                metrics: metrics.clone(),
+            }
+            .follow(health.clone()),
         );
         let observing = env.spawn(
             "observe",
-            observe::follow(
-                env.clone(),
-                metrics.clone(),
-                disk.clone(),
-                groups.clone(),
-                regions.own().clone(),
-                directory.clone(),
-            ),
+            Observer {
+                env: env.clone(),
+                metrics: metrics.clone(),
+                disk: disk.clone(),
+                groups: groups.clone(),
+                regions: regions.clone(),
+                gate: gate.clone(),
+                speaker: speaker.clone(),
+            }
+            .follow(),
         );
         let services = serve::Services {
             admission: (store.clone(), metrics.clone()),
@@ -238,6 +251,8 @@ impl Node {
                 receiver: Arc::new(receiver),
                 probes,
                 placement: placement.clone(),
+                regions: regions.clone(),
+                disk: disk.clone(),
                 closing: closing.clone(),
             },
         };
@@ -262,13 +277,13 @@ impl Node {
             halted,
             server: Some(server),
             health,
+            readiness: Some(readiness),
             _tasks: vec![
                 following,
                 probing,
                 leasing,
                 probing_homes,
                 replicating,
-                readiness,
                 observing,
                 watch_disk,
             ],
@@ -309,7 +324,8 @@ impl Node {
             && here.all(|place| match self.groups.get(place.group) {
                 Some(group) => {
                     let mirror = group.progress().mirror.unwrap_or_default();
-                    group.leader().is_some() && (place.home.region == *region || mirror.open)
+                    group.confirmed_leader().is_some()
+                        && (place.home.region == *region || mirror.open)
                 }
                 None => false,
             })
@@ -323,9 +339,9 @@ impl Node {
     /// Stops the node. What is not done by the deadline is left; only closing
     /// the disk takes as long as the disk does.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<()> {
-        self.health
-            .set_not_serving::<KvServiceServer<KvApi>>()
-            .await;
+        // Who follows it would say that it serves again, once others lead.
+        drop(self.readiness.take());
+        readiness::tell(&self.health, Serves::default()).await;
         let server = self.server.take();
         let orderly = async {
             for group in self.groups.all() {
@@ -391,27 +407,6 @@ impl Node {
         while group.leads() && self.env.now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
-}
-
-/// Reports the data API as serving while the cluster is formed and the region
-/// group has a leader.
-async fn follow_readiness(health: HealthReporter, groups: Arc<Groups>, directory: Arc<Directory>) {
-    let mut serving = false;
-    loop {
-        let formed = directory.atlas().is_some();
-        let led = groups
-            .get(REGION_GROUP)
-            .is_some_and(|group| group.leader().is_some());
-        if serving != (formed && led) {
-            serving = formed && led;
-            if serving {
-                health.set_serving::<KvServiceServer<KvApi>>().await;
-            } else {
-                health.set_not_serving::<KvServiceServer<KvApi>>().await;
-            }
-        }
-        tokio::time::sleep(READINESS_STEP).await;
     }
 }
 

@@ -16,11 +16,12 @@ use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tonic::transport::Channel;
 
 use super::{Limits, Node, Wiring};
 use crate::env::Env;
 use crate::error::Result;
-use crate::net::{BoxedIo, Caller, Dial, Speaker};
+use crate::net::{BoxedIo, Caller, Dial, Speaker, channel};
 use crate::placement::Rebuilt;
 use crate::raft::testing::put;
 use crate::raft::{Group, NodeId, Timing};
@@ -54,22 +55,44 @@ type Listener = mpsc::UnboundedSender<io::Result<BoxedIo>>;
 
 /// The sockets of every node that runs, by address.
 #[derive(Clone, Default)]
-struct Network(Arc<Mutex<BTreeMap<String, Listener>>>, Stopped);
+struct Network(Arc<Mutex<BTreeMap<String, Listener>>>, Stopped, Cut);
 
 /// The addresses of the nodes that are stopped: their sockets take what fits into
 /// them and bring nothing.
 #[derive(Clone, Default)]
 struct Stopped(Arc<Mutex<BTreeSet<String>>>);
 
+/// The addresses of the nodes whose packets vanish, those from them and those to
+/// them.
+#[derive(Clone, Default)]
+struct Cut(Arc<Mutex<BTreeSet<String>>>);
+
+/// The network as one node sees it.
+struct Sockets {
+    network: Network,
+    /// The address of the node; empty: an operator's.
+    of: String,
+}
+
 /// How often a socket of a stopped node is looked at.
 const STOPPED_STEP: Duration = Duration::from_millis(20);
 
-/// A socket that brings nothing while the node at its other end is stopped.
+/// A socket that brings nothing while the node at its other end is stopped, or one
+/// of its ends is cut off.
 struct Stoppable {
     inner: DuplexStream,
+    of: String,
     address: String,
     stopped: Stopped,
+    cut: Cut,
     again: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Stoppable {
+    fn is_cut(&self) -> bool {
+        let cut = self.cut.0.lock();
+        !self.of.is_empty() && (cut.contains(&self.of) || cut.contains(&self.address))
+    }
 }
 
 impl AsyncRead for Stoppable {
@@ -78,7 +101,7 @@ impl AsyncRead for Stoppable {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.stopped.0.lock().contains(&self.address) {
+        while self.is_cut() || self.stopped.0.lock().contains(&self.address) {
             std::task::ready!(self.again.as_mut().poll(cx));
             self.again = Box::pin(tokio::time::sleep(STOPPED_STEP));
         }
@@ -92,6 +115,9 @@ impl AsyncWrite for Stoppable {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_cut() {
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -104,17 +130,22 @@ impl AsyncWrite for Stoppable {
     }
 }
 
-impl Dial for Network {
+impl Dial for Sockets {
     fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let (near, far) = tokio::io::duplex(SOCKET_BYTES);
         let near = Stoppable {
             inner: near,
+            of: self.of.clone(),
             address: address.clone(),
-            stopped: self.1.clone(),
+            stopped: self.network.1.clone(),
+            cut: self.network.2.clone(),
             again: Box::pin(tokio::time::sleep(STOPPED_STEP)),
         };
-        let listener = self.0.lock().get(&address).cloned();
+        if near.is_cut() {
+            return Box::pin(std::future::pending());
+        }
+        let listener = self.network.0.lock().get(&address).cloned();
         let dialed = listener.ok_or_else(refused).and_then(|listener| {
             let region = address.split('-').next().unwrap_or_default();
             let region = RegionName::new(region).expect("a name");
@@ -147,6 +178,8 @@ pub(super) async fn place(node: &Node, request: wire::PlaceRequest) -> Result<wi
 pub(super) struct World {
     network: Network,
     disks: BTreeMap<String, MemoryDisk>,
+    /// What each node counts.
+    pub(super) metrics: BTreeMap<String, Metrics>,
     /// The nodes that run, by name, such as `eu/1`.
     pub(super) nodes: BTreeMap<String, Node>,
 }
@@ -163,6 +196,11 @@ impl World {
 
     /// Starts a node that does not run, on the disk that it has.
     pub(super) async fn restart(&mut self, name: &str) {
+        self.restart_at(name, &address(name)).await;
+    }
+
+    /// The same at another address than its own.
+    pub(super) async fn restart_at(&mut self, name: &str, address: &str) {
         let env = Env::real();
         let (region, number) = name.split_once('/').expect("REGION/N");
         let number: u64 = number.parse().expect("a number");
@@ -174,17 +212,22 @@ impl World {
         options.run = Run::Task;
         options.opening = env.random();
         let (tx, incoming) = mpsc::unbounded();
-        self.network.0.lock().insert(address(name), tx);
+        self.network.0.lock().insert(address.to_owned(), tx);
+        let metrics = Metrics::new();
+        self.metrics.insert(name.to_owned(), metrics.clone());
         let wiring = Wiring {
             env,
             region: RegionName::new(region).expect("a name"),
             node: NodeId(number),
-            address: address(name),
+            address: address.to_owned(),
             disk: Arc::new(Disk::memory(&disk, options).expect("a disk")),
-            dial: Arc::new(self.network.clone()),
+            dial: Arc::new(Sockets {
+                network: self.network.clone(),
+                of: address.to_owned(),
+            }),
             timing: Timing::default(),
             limits: Limits::default(),
-            metrics: Metrics::new(),
+            metrics,
         };
         let node = Node::start(wiring, incoming.boxed())
             .await
@@ -209,6 +252,26 @@ impl World {
             true => stopped.insert(address(name)),
             false => stopped.remove(&address(name)),
         };
+    }
+
+    /// Has the packets between a node and the others vanish, or pass again; an
+    /// operator reaches it all the same.
+    pub(super) fn cut(&self, name: &str, is_cut: bool) {
+        let mut cut = self.network.2.0.lock();
+        match is_cut {
+            true => drop(cut.insert(address(name))),
+            false => drop(cut.remove(&address(name))),
+        }
+    }
+
+    /// A way for an operator to a node.
+    pub(super) async fn channel(&self, name: &str) -> Channel {
+        let sockets = Sockets {
+            network: self.network.clone(),
+            of: String::new(),
+        };
+        let channel = channel(Arc::new(sockets), &address(name)).await;
+        channel.expect("it listens")
     }
 
     /// Gives a node that does not run an empty disk.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use domicile_proto::internal::v1 as wire;
-use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::ClientWriteResult;
 use openraft::{Raft, impls::ProgressResponder};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 use tracing::instrument;
@@ -18,6 +18,7 @@ use tracing::instrument;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{Applied, Identity, is_below, tag_keys};
+use crate::raft::leadership::Heard;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::proposer::{self, Proposer, Write};
@@ -82,7 +83,7 @@ pub struct MemberStatus {
 pub struct Status {
     /// The term.
     pub term: u64,
-    /// The leader.
+    /// The leader, if a quorum confirmed it lately.
     pub leader: Option<Leader>,
     /// The last entry in the log.
     pub last: Index,
@@ -96,18 +97,21 @@ pub struct Status {
 pub struct Group {
     pub(super) env: Env,
     identity: Identity,
-    replica: ReplicaId,
+    pub(super) replica: ReplicaId,
     disk: Arc<Disk>,
-    raft: Raft<Types, StateMachine>,
+    pub(super) raft: Raft<Types, StateMachine>,
     log: LogStore,
     /// The term in which this replica was opened.
-    opened_in: u64,
+    pub(super) opened_in: u64,
     progress: watch::Receiver<Progress>,
     rows: Arc<Rows>,
     tag_keys: Arc<ArcSwap<TagKeys>>,
     proposer: Proposer,
     reads: Reads,
     fence: watch::Receiver<wire::Fence>,
+    pub(super) heard: Mutex<Option<Heard>>,
+    /// For how long a quorum's confirmation of the leader counts.
+    pub(super) confirmed_for: Duration,
     _watch: Task,
 }
 
@@ -135,9 +139,12 @@ impl Group {
         let tag_keys = machine.tag_keys();
         let config = Arc::new(timing.config(identity.group.to_string())?);
         let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());
+        let metrics_of_network = network.metrics();
         let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|e| Error::storage("the replica did not open", e))?;
+        let set = metrics_of_network.set(raft.metrics());
+        assert!(set.is_ok(), "a replica has its network alone");
         let mut metrics = raft.metrics();
         let watch = env.spawn("halt-watch", async move {
             loop {
@@ -187,6 +194,8 @@ impl Group {
             rows,
             tag_keys,
             fence,
+            heard: Mutex::default(),
+            confirmed_for: timing.confirmed_for(),
             _watch: watch,
         }))
     }
@@ -415,7 +424,8 @@ impl Group {
         reads::wait_applied(&mut self.progress.clone(), index, wait).await
     }
 
-    /// Who leads the group, as far as this replica knows.
+    /// Who led the group last, as far as this replica knows: where a request is
+    /// best sent. It may have died since, or lost its quorum.
     pub fn leader(&self) -> Option<Leader> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -424,44 +434,25 @@ impl Group {
         Some(Leader { replica, node })
     }
 
+    /// The last applied entry, and the last one in the log.
+    pub fn indexes(&self) -> (Index, Index) {
+        let last = self.raft.metrics().borrow_watched().last_log_index;
+        (self.progress().index, Index(last.unwrap_or(0)))
+    }
+
+    /// The term.
+    pub(in crate::raft) fn term(&self) -> u64 {
+        self.raft.metrics().borrow_watched().current_term
+    }
+
     /// Whether this replica leads the group, as far as it knows.
     pub fn leads(&self) -> bool {
         self.raft.as_leader().is_ok()
     }
 
-    /// How long ago a quorum last confirmed that this replica leads, if it does
-    /// and has applied everything from before its term: what it serves is not
-    /// older.
-    pub fn quorum_age(&self) -> Option<Duration> {
-        let leader = self.raft.as_leader().ok()?;
-        let term = leader.leader_id().term;
-        // Until it is elected again, one that led when it was stopped believes
-        // that it still does, and may not have applied all of its log.
-        if self.progress().term != term || term <= self.opened_in {
-            return None;
-        }
-        // Every local read comes here, so nothing is gathered for it.
-        let is_alone = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let mut voters = metrics
-                .membership_config
-                .get_joint_config()
-                .iter()
-                .flatten();
-            voters.all(|voter| *voter == self.replica)
-        };
-        if is_alone {
-            // It is the quorum, and no other can come to be without it.
-            return Some(Duration::ZERO);
-        }
-        // Both instants are tokio's, so what has passed since is the same.
-        let passed = leader.last_quorum_acked()?.elapsed();
-        self.env.age(self.env.now().checked_sub(passed)?)
-    }
-
     /// The group, as this replica sees it.
     pub fn status(&self) -> Status {
+        let leader = self.confirmed_leader();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let voters: BTreeSet<_> = metrics.membership_config.voter_ids().collect();
@@ -482,10 +473,7 @@ impl Group {
             .collect();
         Status {
             term: metrics.current_term,
-            leader: metrics.current_leader.and_then(|replica| {
-                let node = metrics.membership_config.get_node(&replica)?.node;
-                Some(Leader { replica, node })
-            }),
+            leader,
             last: Index(metrics.last_log_index.unwrap_or(0)),
             applied: self.progress().index,
             members,

@@ -149,9 +149,12 @@ impl Inbound {
 
     fn append(&mut self, sequence: u64, target: Arc<Group>, append: wire::Append) {
         let pipeline = append.pipeline;
-        let is_of_leader = append.vote.is_some_and(|vote| {
-            vote.committed && vote.term > 0 && vote.term >= target.status().term
-        });
+        let is_of_leader = append
+            .vote
+            .is_some_and(|vote| vote.committed && vote.term > 0 && vote.term >= target.term());
+        if let Some(vote) = append.vote.filter(|_| is_of_leader) {
+            target.hear_leader(vote.term, append.quorum_ms);
+        }
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_wire);
         let rpc = match append_from_wire(append) {
             Ok(rpc) => rpc,

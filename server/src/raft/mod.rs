@@ -6,7 +6,8 @@
 //! applied ([`state_machine`], [`apply`]). A strong read waits at
 //! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
 //! a snapshot ([`snapshot`]); whoever reads meanwhile is told ([`rows`]). Replicas
-//! come and go by [`members`].
+//! come and go by [`members`]. Whether a quorum confirms who leads is known by
+//! [`leadership`].
 //!
 //! Everything of openraft stays behind this room: what leaves it is our own
 //! types ([`types`]), what reaches a disk or a wire our own messages.
@@ -22,6 +23,7 @@ mod budget;
 mod group;
 mod groups;
 mod inbound;
+mod leadership;
 mod log_store;
 mod members;
 mod network;

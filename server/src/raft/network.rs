@@ -9,8 +9,8 @@
 //! for each step.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
@@ -18,6 +18,7 @@ use domicile_proto::internal::v1 as wire;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
@@ -29,7 +30,8 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{AnyError, OptionalSend, RPCTypes, Snapshot};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{AnyError, Instant as _, OptionalSend, RPCTypes, RaftMetrics, Snapshot};
 use prost::Message;
 use tokio::sync::watch;
 use wire::peer_request::Request;
@@ -76,6 +78,9 @@ const CHUNK_WAIT: Duration = Duration::from_secs(90);
 /// files as large as the group. A node that dies meanwhile ends its connection.
 const INSTALL_WAIT: Duration = Duration::from_secs(15 * 60);
 
+/// The metrics of a replica that its network is part of.
+pub(super) type SharedMetrics = Arc<OnceLock<WatchReceiverOf<Types, RaftMetrics<Types>>>>;
+
 /// Makes clients for the replicas of one group.
 pub(super) struct Network {
     identity: Identity,
@@ -84,6 +89,7 @@ pub(super) struct Network {
     gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
+    metrics: SharedMetrics,
 }
 
 impl Network {
@@ -102,7 +108,13 @@ impl Network {
             // 0 marks single appends.
             pipelines: Arc::new(AtomicU64::new(1)),
             acknowledged: Arc::default(),
+            metrics: Arc::default(),
         }
+    }
+
+    /// Where the replica's metrics go once it runs: it is made with its network.
+    pub(super) fn metrics(&self) -> SharedMetrics {
+        self.metrics.clone()
     }
 
     fn client(&self, target: ReplicaId, seat: &Seat, heartbeats: bool) -> Client {
@@ -115,6 +127,7 @@ impl Network {
             gate: self.gate.clone(),
             pipelines: self.pipelines.clone(),
             acknowledged: self.acknowledged.clone(),
+            metrics: self.metrics.clone(),
             heartbeats,
             window: Window::new(APPENDING_BYTES_MAX),
         }
@@ -143,6 +156,7 @@ pub(super) struct Client {
     gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
+    metrics: SharedMetrics,
     heartbeats: bool,
     window: Window,
 }
@@ -198,6 +212,7 @@ impl Client {
             commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
             pipeline,
             acknowledged: acknowledged.as_ref().map(log_id_to_wire),
+            quorum_ms: self.quorum_ms(),
         }
     }
 
@@ -215,6 +230,14 @@ impl Client {
         };
         let more = (on_their_way / APPEND_RATE_MIN) as u64;
         (APPEND_WAIT + Duration::from_secs(more), (own, shared))
+    }
+
+    /// How long ago a quorum confirmed that this replica leads, in milliseconds.
+    fn quorum_ms(&self) -> Option<u64> {
+        let metrics = self.metrics.get()?.borrow_watched();
+        let acked = metrics.last_quorum_acked;
+        let age = acked.map(|acked| acked.into_inner().elapsed().as_millis() as u64);
+        Some(age.unwrap_or(u64::MAX))
     }
 
     /// The region of the replica's node.

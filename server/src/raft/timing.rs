@@ -6,6 +6,9 @@ use openraft::SnapshotPolicy;
 
 use crate::error::{Error, Result};
 
+/// How long a quorum's confirmation of a leader counts at least.
+const CONFIRMED_FOR_MIN: Duration = Duration::from_secs(3);
+
 /// The timing of a group and the size of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -46,6 +49,12 @@ impl Timing {
             election_max: self.election_max.max(Duration::from_millis(2500)),
             ..self.clone()
         }
+    }
+
+    /// For how long a quorum's confirmation of a leader counts: through a few
+    /// lost heartbeats, and not through an election.
+    pub(super) fn confirmed_for(&self) -> Duration {
+        (self.election_max * 2).max(CONFIRMED_FOR_MIN)
     }
 
     pub(super) fn config(&self, name: String) -> Result<openraft::Config> {

@@ -251,6 +251,7 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
             commit: _,
             pipeline: _,
             acknowledged: _,
+            quorum_ms: _,
         })) => match entries.is_empty() {
             true => Cargo::Nothing.of(group),
             false => Cargo::Kept(&[Kind::LogEntry]).of(group),

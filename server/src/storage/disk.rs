@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::internal::v1::Anchor;
@@ -330,6 +331,12 @@ impl Disk {
     /// Whether the disk is too full for writes.
     pub fn disk_full(&self) -> Result<bool> {
         self.space.full()
+    }
+
+    /// How long the disk has not ended a write to the log that it began; zero:
+    /// none is under way.
+    pub fn silent_for(&self) -> Duration {
+        self.log.silent_for()
     }
 
     /// `DISK_FULL` when the disk is too full for writes.

@@ -76,7 +76,9 @@ impl Worker {
 
     /// Writes what was drained and completes it.
     fn write(&mut self, drained: Vec<Command>) {
+        self.note_writing(true);
         let result = self.write_batch(&drained);
+        self.note_writing(false);
         self.latch(result);
         for command in drained {
             let done = match command {
@@ -91,6 +93,13 @@ impl Worker {
         if self.failed.is_none() && self.rolled_at >= ROLL_BYTES {
             let rolled = self.roll();
             self.latch(rolled);
+        }
+    }
+
+    /// Notes whether a batch is being written, for who asks how the disk is.
+    fn note_writing(&self, is: bool) {
+        if let Some(shared) = self.shared.upgrade() {
+            *shared.writing.lock() = is.then(|| (self.parts.clock)());
         }
     }
 

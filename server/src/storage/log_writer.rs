@@ -109,6 +109,9 @@ pub(super) struct Shared {
     pub(super) tails: Mutex<BTreeMap<GroupId, Tail>>,
     pub(super) failed: watch::Sender<Option<Arc<Error>>>,
     pub(super) stats: WriterStats,
+    /// Since when a batch is being written, by the clock; `None`: none is.
+    pub(super) writing: Mutex<Option<Duration>>,
+    pub(super) clock: Clock,
 }
 
 pub(super) enum Change {
@@ -169,6 +172,8 @@ impl LogWriter {
             queue,
             failed: watch::Sender::new(None),
             stats: WriterStats::default(),
+            writing: Mutex::default(),
+            clock: parts.clock.clone(),
             tails: Mutex::new(tails),
         });
         let durable = shared
@@ -202,6 +207,14 @@ impl LogWriter {
             }
         };
         Ok((LogWriter { shared }, running))
+    }
+
+    /// How long the batch takes that is being written; zero: none is.
+    pub fn silent_for(&self) -> Duration {
+        let since = *self.shared.writing.lock();
+        since.map_or(Duration::ZERO, |since| {
+            (self.shared.clock)().saturating_sub(since)
+        })
     }
 
     /// Appends entries, which must follow the last one. They can be read when

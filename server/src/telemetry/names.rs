@@ -53,11 +53,12 @@ pub const READ_STALENESS: Description = describe(
     "How far behind its home the copy may have been that answered a read; never understated.",
 );
 
-/// Whether replicas know a leader.
+/// Whether groups have leaders.
 pub const RAFT_HAS_LEADER: Description = describe(
     "domicile_raft_has_leader",
     None,
-    "1 where this node's replica of the group knows a leader, else 0.",
+    "1 where the group has a leader that a quorum confirmed within the last seconds, as this \
+     node's replica knows, else 0.",
 );
 
 /// Changes of leaders.
@@ -99,7 +100,28 @@ pub const LOG_BATCH_ENTRIES: Description = describe(
 pub const PEER_CONNECTED: Description = describe(
     "domicile_peer_connected",
     None,
-    "1 where this node is connected to the other node, else 0.",
+    "1 where this node hears from the other node, else 0.",
+);
+
+/// Whether the disk takes writes.
+pub const DISK_FULL: Description = describe(
+    "domicile_disk_full",
+    None,
+    "1 where the disk is below its reserve and the node takes no writes, else 0.",
+);
+
+/// Whether the disk answers.
+pub const DISK_SILENT: Description = describe(
+    "domicile_disk_silent_seconds",
+    Some("seconds"),
+    "How long the disk has not ended a write of the log that it began; 0: none is under way.",
+);
+
+/// Whether clients are served.
+pub const SERVING: Description = describe(
+    "domicile_serving",
+    None,
+    "1 where the node serves clients, as its gRPC health says, else 0; for reads, and for writes.",
 );
 
 /// Free disk space.
@@ -153,6 +175,9 @@ pub const ALL: &[Description] = &[
     LOG_BATCH_ENTRIES,
     PEER_CONNECTED,
     DISK_FREE,
+    DISK_FULL,
+    DISK_SILENT,
+    SERVING,
     CLOCK_AHEAD,
     CONNECTIONS,
     CONNECTIONS_REFUSED,

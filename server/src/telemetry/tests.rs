@@ -1,4 +1,5 @@
 use std::io;
+use std::sync::atomic::Ordering;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
@@ -23,12 +24,14 @@ fn observed() -> (Metrics, Group) {
     metrics.observe_staleness(Duration::from_secs(2));
     metrics.observe_log_fsync(Duration::from_micros(700));
     metrics.observe_log_batch(3);
-    metrics.set_peer_connected(2, true);
+    metrics.set_peer_connected("eu", 2, true);
     metrics.set_clock_ahead(-250);
     metrics.set_disk_free(u64::MAX);
     metrics.set_connections(Connection::Client, 3);
     metrics.observe_connection_refused(Connection::Unknown);
     metrics.set_log_lines_dropped(5);
+    metrics.set_disk_state(true, Duration::from_millis(2500));
+    metrics.set_serving(true, false);
     let group = metrics.group(7, "eu-only");
     (metrics, group)
 }
@@ -77,8 +80,8 @@ fn the_samples_are_what_was_observed() {
     group.set_has_leader(true);
     group.observe_leader_change();
     group.set_indexes(41, 42);
-    metrics.set_peer_connected(3, true);
-    metrics.set_peer_connected(3, false);
+    metrics.set_peer_connected("eu", 3, true);
+    metrics.set_peer_connected("eu", 3, false);
     let text = metrics.encode();
     for line in [
         concat!(
@@ -92,12 +95,16 @@ fn the_samples_are_what_was_observed() {
         "domicile_raft_leader_changes_total{group=\"7\",tag=\"eu-only\"} 1",
         "domicile_raft_applied_index{group=\"7\",tag=\"eu-only\"} 41",
         "domicile_raft_last_index{group=\"7\",tag=\"eu-only\"} 42",
-        "domicile_peer_connected{node=\"2\"} 1",
-        "domicile_peer_connected{node=\"3\"} 0",
+        "domicile_peer_connected{region=\"eu\",node=\"2\"} 1",
+        "domicile_peer_connected{region=\"eu\",node=\"3\"} 0",
         "domicile_disk_free_bytes{} 18446744073709551615",
         "domicile_connections{class=\"client\"} 3",
         "domicile_connections_refused_total{class=\"unknown\"} 1",
         "domicile_log_lines_dropped_total 7",
+        "domicile_disk_full{} 1",
+        "domicile_disk_silent_seconds{} 2.5",
+        "domicile_serving{what=\"reads\"} 1",
+        "domicile_serving{what=\"writes\"} 0",
         "domicile_log_fsync_duration_seconds_sum 0.0007",
         "domicile_log_fsync_duration_seconds_bucket{le=\"0.0005\"} 0",
         "domicile_log_fsync_duration_seconds_bucket{le=\"0.001\"} 1",
@@ -143,7 +150,7 @@ fn every_reason_has_a_counter_of_its_own() {
 fn what_is_gone_is_no_longer_exported() {
     let (metrics, group) = observed();
     drop(group);
-    metrics.forget_peer(2);
+    metrics.forget_peer("eu", 2);
     let text = metrics.encode();
     assert!(lines(&text, "domicile_raft_").is_empty(), "{text}");
     assert!(lines(&text, "domicile_peer_").is_empty(), "{text}");
@@ -252,6 +259,70 @@ impl Written {
     }
 }
 
+/// A clock that stands still.
+fn still() -> quiet::Clock {
+    Arc::new(|| Duration::ZERO)
+}
+
+/// A clock by which no line is too many.
+fn a_minute_a_line() -> quiet::Clock {
+    let minutes = AtomicU64::new(0);
+    Arc::new(move || Duration::from_secs(60 * minutes.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// What goes wrong with one node goes wrong for each of its groups, many times a
+/// minute.
+#[test]
+fn a_line_that_repeats_does_not_flood_the_log() {
+    let written = Written::default();
+    let seconds = Arc::new(AtomicU64::new(0));
+    let clock: quiet::Clock = {
+        let seconds = seconds.clone();
+        Arc::new(move || Duration::from_secs(seconds.load(Ordering::Relaxed)))
+    };
+    let log = Log {
+        level: LogLevel::Debug,
+        format: LogFormat::Text,
+    };
+    let (subscriber, logging) = logging::build(&log, false, written.clone(), clock);
+    let flood = || {
+        for group in 0..1000 {
+            tracing::warn!(target: "openraft::core", group, "not sent");
+            tracing::warn!(target: "domicile_server::net", group, "not taken");
+            tracing::debug!(target: "domicile_server::net", group, "details");
+        }
+    };
+    let count = |text: &str, what: &str| text.lines().filter(|l| l.contains(what)).count();
+    tracing::subscriber::with_default(subscriber, || {
+        for second in 0..59 {
+            seconds.store(second, Ordering::Relaxed);
+            flood();
+        }
+        let text = written.take();
+        assert_eq!(count(&text, "not sent"), 1);
+        assert_eq!(count(&text, "not taken"), 20);
+        // Who asks for details gets all of them.
+        assert_eq!(count(&text, "details"), 59_000);
+        logging.tell_left_out_once();
+        let text = written.take();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for part in [
+            "117979",
+            "openraft::core 58999",
+            "domicile_server::net 58980",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        // Nothing more was left out, and the next minute begins anew.
+        logging.tell_left_out_once();
+        seconds.store(60, Ordering::Relaxed);
+        flood();
+        let text = written.take();
+        assert_eq!(count(&text, "left out"), 0, "{text}");
+        assert_eq!(count(&text, "not sent"), 1);
+    });
+}
+
 /// Logs at every level, as our own crate and as a library.
 fn log_everything() {
     macro_rules! at {
@@ -279,7 +350,7 @@ fn libraries_never_log_below_warn() {
         level: LogLevel::Info,
         format: LogFormat::Text,
     };
-    let (subscriber, logging) = logging::build(&log, false, written.clone());
+    let (subscriber, logging) = logging::build(&log, false, written.clone(), a_minute_a_line());
     tracing::subscriber::with_default(subscriber, || {
         for (nth, level) in levels.into_iter().enumerate() {
             logging.set_level(level).expect("the log runs");
@@ -305,7 +376,7 @@ fn text_is_colored_on_request_only_and_json_is_one_object_a_line() {
     let mut log = Log::default();
     let mut line = |format, colored| {
         log.format = format;
-        let (subscriber, _) = logging::build(&log, colored, written.clone());
+        let (subscriber, _) = logging::build(&log, colored, written.clone(), still());
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "domiciled", group = 7, evil = "\x1b[31m\n", "ready");
         });

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use domicile_client::Client;
 use domicile_proto::v1::{
-    GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress, NodeStatus,
-    RegionCallers,
+    GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress, RegionCallers,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +21,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long `--watch` waits for an answer before it says that there is none, when
 /// `--timeout` is not given.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The groups that one hint names at most.
+const GROUPS_NAMED_MAX: usize = 8;
 
 /// Forms, watches and changes the cluster.
 #[derive(Debug, clap::Subcommand)]
@@ -353,25 +355,25 @@ fn hints(status: &GetClusterStatusResponse) -> Vec<String> {
     if status.cluster_id.is_empty() {
         return vec![NOT_FORMED.to_owned()];
     }
-    let gone = |node: &&NodeStatus| !node.reachable;
-    let mut hints: Vec<_> = status
-        .nodes
-        .iter()
-        .filter(gone)
-        .map(|node| {
-            format!(
-                "node {0}/{1} is not reachable: start it; if its disk is lost, start it empty and run domicile node replace {0}/{1}",
-                node.region, node.node
-            )
-        })
-        .collect();
+    let mut hints: Vec<_> = status.nodes.iter().flat_map(node::hints).collect();
     let leaderless = status.groups.iter().filter(|group| group.leader.is_none());
-    hints.extend(leaderless.map(|group| {
-        format!(
-            "group {} has no leader: domicile explain NO_QUORUM",
-            group.group
-        )
-    }));
+    let leaderless: Vec<_> = leaderless.map(|group| group.group.to_string()).collect();
+    match &leaderless[..] {
+        [] => {}
+        [group] => hints.push(format!(
+            "group {group} has no leader: domicile explain NO_QUORUM"
+        )),
+        groups => hints.push(format!(
+            "{} groups have no leader ({}{}): domicile explain NO_QUORUM",
+            groups.len(),
+            groups[..groups.len().min(GROUPS_NAMED_MAX)].join(", "),
+            if groups.len() > GROUPS_NAMED_MAX {
+                ", …"
+            } else {
+                ""
+            },
+        )),
+    }
     hints
 }
 

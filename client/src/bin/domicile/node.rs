@@ -1,6 +1,6 @@
 //! `domicile node`.
 
-use domicile_proto::v1::NodeStatus;
+use domicile_proto::v1::{DiskState, NodeStatus};
 use serde_json::{Value, json};
 
 use crate::Context;
@@ -86,7 +86,7 @@ pub(crate) fn nodes_table(nodes: &[NodeStatus]) -> String {
         [
             format!("{}/{}", node.region, node.node),
             node.address.clone(),
-            if node.reachable { "up" } else { "DOWN" }.to_owned(),
+            state(node),
             node.leads.to_string(),
             match node.version.as_str() {
                 "" => "unknown".to_owned(),
@@ -95,6 +95,91 @@ pub(crate) fn nodes_table(nodes: &[NodeStatus]) -> String {
         ]
     });
     table(["NODE", "ADDRESS", "STATE", "LEADS", "VERSION"], rows)
+}
+
+/// How a node is, in a few words.
+fn state(node: &NodeStatus) -> String {
+    let mut words = Vec::new();
+    if !node.reachable {
+        words.push(format!("DOWN {}", for_long(node.unreached_ms)));
+    }
+    match node.disk() {
+        DiskState::Full => words.push("DISK FULL".to_owned()),
+        DiskState::Silent => words.push("DISK SILENT".to_owned()),
+        DiskState::Ok | DiskState::Unspecified => {}
+    }
+    if node.clock_off {
+        words.push("CLOCK OFF".to_owned());
+    }
+    if !node.says_address.is_empty() {
+        words.push("MOVED".to_owned());
+    }
+    match words.is_empty() {
+        true => "up".to_owned(),
+        false => words.join(", "),
+    }
+}
+
+/// A time in its largest unit.
+pub(crate) fn for_long(ms: u64) -> String {
+    match ms / 1000 {
+        seconds @ ..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// The word for how a disk is.
+fn disk_word(node: &NodeStatus) -> &'static str {
+    match node.disk() {
+        DiskState::Unspecified => "unknown",
+        DiskState::Ok => "ok",
+        DiskState::Full => "full",
+        DiskState::Silent => "silent",
+    }
+}
+
+/// What is to be done about a node, if anything is.
+pub(crate) fn hints(node: &NodeStatus) -> Vec<String> {
+    let name = format!("{}/{}", node.region, node.node);
+    let mut hints = Vec::new();
+    if !node.says_address.is_empty() {
+        let (says, known) = (&node.says_address, &node.address);
+        hints.push(format!(
+            "node {name} runs at {says}, and the cluster knows it at {known}: start it there, or run domicile node replace {name} --address {says}"
+        ));
+    } else if !node.unreached_why.is_empty() {
+        hints.push(format!(
+            "node {name} is not reached at {}: {}",
+            node.address, node.unreached_why
+        ));
+    } else if !node.reachable {
+        hints.push(format!(
+            "node {name} has not been reached for {}: start it; if its disk is lost, start it empty and run domicile node replace {name}",
+            for_long(node.unreached_ms)
+        ));
+    }
+    match node.disk() {
+        DiskState::Full => hints.push(format!(
+            "the disk of node {name} is below its reserve, so it takes no writes: domicile explain DISK_FULL"
+        )),
+        DiskState::Silent => hints.push(format!(
+            "the disk of node {name} has not ended a write for {}; look at the disk, or stop the node so that others lead",
+            for_long(node.disk_silent_ms)
+        )),
+        DiskState::Ok | DiskState::Unspecified => {}
+    }
+    if let (true, Some(ahead_ms)) = (node.clock_off, node.clock_ahead_ms) {
+        let (by, which) = (
+            ahead_ms.unsigned_abs(),
+            if ahead_ms < 0 { "behind" } else { "ahead of" },
+        );
+        hints.push(format!(
+            "the clock of node {name} is {by} ms {which} the other nodes' and is not used: set it right"
+        ));
+    }
+    hints
 }
 
 /// A node for programs.
@@ -107,5 +192,12 @@ pub(crate) fn node_json(node: &NodeStatus) -> Value {
         "leads": node.leads,
         "version": node.version,
         "level": node.level,
+        "unreached_ms": node.unreached_ms,
+        "unreached_why": node.unreached_why,
+        "says_address": node.says_address,
+        "disk": disk_word(node),
+        "disk_silent_ms": node.disk_silent_ms,
+        "clock_ahead_ms": node.clock_ahead_ms,
+        "clock_off": node.clock_off,
     })
 }

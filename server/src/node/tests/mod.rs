@@ -14,6 +14,7 @@ mod requests;
 mod rolled_back;
 mod stopping;
 mod transfer;
+mod truth;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,0 +1,297 @@
+//! How nodes and groups are, as it is told.
+
+use std::time::Duration;
+
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::v1;
+
+use super::admin::AdminApi;
+use crate::env::{Env, WALL_OFF_MAX_MS};
+use crate::net::Reach;
+use crate::raft::{Group, MemberStatus, NodeId};
+use crate::residency::Subject;
+use crate::seeded;
+use crate::storage::Disk;
+
+/// A disk that has not ended a write for this long is told of: longer than a busy
+/// one takes for the largest.
+const SILENT_MIN: Duration = Duration::from_secs(2);
+
+/// How this node is.
+pub(super) fn own_state(env: &Env, disk: &Disk) -> wire::NodeState {
+    wire::NodeState {
+        // An error ends the node anyway.
+        disk_full: disk.disk_full().unwrap_or(true),
+        disk_silent_ms: disk.silent_for().as_millis() as u64,
+        clock_ahead_ms: env.wall_ahead_ms(),
+    }
+}
+
+/// What a node's state says of its disk.
+fn disk_of(state: &wire::NodeState) -> v1::DiskState {
+    if u128::from(state.disk_silent_ms) >= SILENT_MIN.as_millis() {
+        v1::DiskState::Silent
+    } else if state.disk_full {
+        v1::DiskState::Full
+    } else {
+        v1::DiskState::Ok
+    }
+}
+
+/// A voter of a group, as far as this node knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Voter {
+    /// It is reached, and its disk ends writes.
+    is_live: bool,
+    /// Its disk is not below the reserve.
+    has_room: bool,
+}
+
+/// How a group is: down without a leader, or where no node takes what is written;
+/// degraded when the next failure would stop it or a voter is missing.
+fn health(has_leader: bool, is_written: bool, voters: &[Voter]) -> v1::Health {
+    let live = voters.iter().filter(|voter| voter.is_live).count();
+    let with_room = voters
+        .iter()
+        .filter(|voter| voter.is_live && voter.has_room)
+        .count();
+    if !has_leader || live <= voters.len() / 2 || (is_written && with_room == 0) {
+        v1::Health::Down
+    } else if live < voters.len() || voters.len() < 3 || with_room < live {
+        v1::Health::Degraded
+    } else {
+        v1::Health::Ok
+    }
+}
+
+impl AdminApi {
+    /// Whether a node is reached, and how it is.
+    fn reach(&self, region: &RegionName, node: NodeId) -> Reach {
+        let is_this = region == self.speaker.region() && node == self.speaker.node();
+        let reach = self.regions.reach(region, node).unwrap_or(Reach {
+            unreached: Some(Duration::ZERO),
+            ..Reach::default()
+        });
+        match is_this {
+            true => Reach {
+                state: Some(own_state(&self.env, &self.disk)),
+                ..reach
+            },
+            false => reach,
+        }
+    }
+
+    /// Every group that this node has a replica of.
+    pub(super) fn group_status(&self) -> Vec<v1::GroupStatus> {
+        let groups = self.groups.all();
+        groups.iter().map(|group| self.status_of(group)).collect()
+    }
+
+    fn status_of(&self, group: &Group) -> v1::GroupStatus {
+        let status = group.status();
+        let identity = group.identity();
+        let voter = |member: &MemberStatus| {
+            let named = self.name(group, member.node);
+            let reach = named.map(|(region, node)| self.reach(&region, node));
+            let Some(reach) = reach.filter(|reach| reach.unreached.is_none()) else {
+                return Voter::default();
+            };
+            let disk = reach.state.as_ref().map(disk_of);
+            Voter {
+                is_live: disk != Some(v1::DiskState::Silent),
+                has_room: disk != Some(v1::DiskState::Full),
+            }
+        };
+        let voters = status.members.iter().filter(|member| member.voter);
+        let voters: Vec<Voter> = voters.map(voter).collect();
+        let kind = match identity.subject {
+            Subject::Control => "control",
+            Subject::Region => "region",
+            Subject::Tag(_) => "data",
+        };
+        let role = match (&identity.subject, self.gate.atlas()) {
+            (Subject::Tag(tag), Some(atlas)) => match atlas.place(tag.as_str()) {
+                Some(place) if place.home.region == identity.region => "home",
+                Some(_) => "mirror",
+                None => "",
+            },
+            _ => "",
+        };
+        let number = |node: NodeId| self.name(group, node).map_or(0, |(_, node)| node.0);
+        let health = health(status.leader.is_some(), kind == "data", &voters);
+        v1::GroupStatus {
+            group: identity.group.0,
+            kind: kind.into(),
+            tag: identity.tag.to_string(),
+            role: role.into(),
+            leader: status.leader.map(|l| number(l.node)),
+            term: status.term,
+            last_index: status.last.0,
+            applied_index: status.applied.0,
+            replicas: status
+                .members
+                .iter()
+                .map(|m| v1::ReplicaStatus {
+                    replica: m.replica.0,
+                    node: number(m.node),
+                    region: self
+                        .name(group, m.node)
+                        .map_or_else(String::new, |(region, _)| region.to_string()),
+                    voter: m.voter,
+                    matched: m.matched.map(|i| i.0),
+                })
+                .collect(),
+            health: health.into(),
+        }
+    }
+
+    /// Every node of every region, in order of region and number.
+    pub(super) fn nodes(&self) -> Vec<v1::NodeStatus> {
+        let Some(atlas) = self.gate.atlas() else {
+            return Vec::new();
+        };
+        let groups = self.groups.all();
+        let leaders: Vec<(RegionName, NodeId)> = groups
+            .iter()
+            .filter_map(|group| self.name(group, group.confirmed_leader()?.node))
+            .collect();
+        let mut nodes = Vec::new();
+        for region in &atlas.control.regions {
+            let Ok(name) = RegionName::new(&region.region) else {
+                continue;
+            };
+            for node in &region.nodes {
+                let leads = leaders
+                    .iter()
+                    .filter(|(region, id)| *region == name && id.0 == node.node);
+                nodes.push(v1::NodeStatus {
+                    leads: leads.count() as u32,
+                    ..self.node_status(&name, node)
+                });
+            }
+        }
+        nodes
+    }
+
+    /// A node, as far as this one knows it; not how many groups it leads.
+    fn node_status(&self, region: &RegionName, node: &wire::Node) -> v1::NodeStatus {
+        let id = NodeId(node.node);
+        let is_this = *region == *self.speaker.region() && id == self.speaker.node();
+        let peers = self.regions.of(region);
+        let reach = self.reach(region, id);
+        let state = reach.state.unwrap_or_default();
+        let disk = reach.state.as_ref().map(disk_of);
+        let says_address = match is_this {
+            true => Some(self.speaker.address().to_owned()),
+            false => peers.as_ref().and_then(|peers| peers.calls_from(id)),
+        };
+        let ahead_ms = state.clock_ahead_ms;
+        v1::NodeStatus {
+            node: node.node,
+            region: region.to_string(),
+            address: node.address.clone(),
+            reachable: reach.unreached.is_none(),
+            leads: 0,
+            version: match &peers {
+                _ if is_this => env!("CARGO_PKG_VERSION").into(),
+                Some(peers) => peers.version(id),
+                None => String::new(),
+            },
+            level: match &peers {
+                _ if is_this => seeded::level(),
+                Some(peers) => peers.level(id).unwrap_or(0),
+                None => 0,
+            },
+            unreached_ms: reach.unreached.map_or(0, |of| of.as_millis().max(1) as u64),
+            unreached_why: reach.why.unwrap_or_default(),
+            says_address: says_address
+                .filter(|says| *says != node.address)
+                .unwrap_or_default(),
+            disk: disk.unwrap_or(v1::DiskState::Unspecified).into(),
+            disk_silent_ms: match disk {
+                Some(v1::DiskState::Silent) => state.disk_silent_ms,
+                _ => 0,
+            },
+            clock_ahead_ms: ahead_ms,
+            clock_off: ahead_ms.is_some_and(|ahead| ahead.unsigned_abs() > WALL_OFF_MAX_MS),
+        }
+    }
+}
+
+/// How all of it is: as the worst of the groups; degraded, if a node is not as it
+/// should be.
+pub(super) fn worst(groups: &[v1::GroupStatus], nodes: &[v1::NodeStatus]) -> v1::Health {
+    let is_well = |node: &v1::NodeStatus| {
+        let disk_is_well = matches!(node.disk(), v1::DiskState::Unspecified | v1::DiskState::Ok);
+        node.reachable && disk_is_well && !node.clock_off && node.says_address.is_empty()
+    };
+    let of_groups = groups.iter().map(v1::GroupStatus::health).max();
+    let of_groups = of_groups.unwrap_or(v1::Health::Unspecified);
+    match nodes.iter().all(is_well) {
+        true => of_groups,
+        false => of_groups.max(v1::Health::Degraded),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WELL: Voter = Voter {
+        is_live: true,
+        has_room: true,
+    };
+    const FULL: Voter = Voter {
+        is_live: true,
+        has_room: false,
+    };
+    const GONE: Voter = Voter {
+        is_live: false,
+        has_room: true,
+    };
+
+    #[test]
+    fn a_group_is_as_well_as_its_leader_its_quorum_and_its_disks() {
+        use v1::Health::{Degraded, Down, Ok};
+        let written = |voters: &[Voter]| health(true, true, voters);
+        assert_eq!(written(&[WELL, WELL, WELL]), Ok);
+        assert_eq!(health(false, true, &[WELL, WELL, WELL]), Down);
+        assert_eq!(written(&[WELL, WELL, GONE]), Degraded);
+        assert_eq!(written(&[WELL, GONE, GONE]), Down);
+        assert_eq!(written(&[WELL]), Degraded);
+        // Writes go where there is room; nowhere, if there is none.
+        assert_eq!(written(&[WELL, FULL, FULL]), Degraded);
+        assert_eq!(written(&[FULL, FULL, FULL]), Down);
+        assert_eq!(written(&[GONE, FULL, FULL]), Down);
+        // The group that places others is still agreed on.
+        assert_eq!(health(true, false, &[FULL, FULL, FULL]), Degraded);
+    }
+
+    #[test]
+    fn a_cluster_with_a_node_that_is_not_well_is_not_healthy() {
+        let group = |health: v1::Health| v1::GroupStatus {
+            health: health.into(),
+            ..v1::GroupStatus::default()
+        };
+        let well = v1::NodeStatus {
+            reachable: true,
+            disk: v1::DiskState::Ok.into(),
+            ..v1::NodeStatus::default()
+        };
+        let groups = [group(v1::Health::Ok)];
+        assert_eq!(worst(&groups, std::slice::from_ref(&well)), v1::Health::Ok);
+        let mut ill = vec![well; 5];
+        ill[0].reachable = false;
+        ill[1].disk = v1::DiskState::Full.into();
+        ill[2].disk = v1::DiskState::Silent.into();
+        ill[3].clock_off = true;
+        ill[4].says_address = "127.0.0.1:9".into();
+        for node in ill {
+            let node = [node];
+            assert_eq!(worst(&groups, &node), v1::Health::Degraded, "{node:?}");
+            let down = [group(v1::Health::Down)];
+            assert_eq!(worst(&down, &node), v1::Health::Down);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Whether this node serves, as its gRPC health tells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::v1::kv_service_server::KvServiceServer;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::api::KvApi;
+use crate::net::Regions;
+use crate::raft::{Groups, NodeId};
+use crate::residency::{Gate, TagPlace};
+use crate::storage::{Disk, REGION_GROUP};
+use crate::telemetry::Metrics;
+
+/// The health service that tells whether writes are taken, besides that of the
+/// data API, which tells whether it is served at all.
+pub const WRITES_SERVICE: &str = "domicile.v1.KvService/writes";
+
+/// How often it is looked at.
+const STEP: Duration = Duration::from_millis(250);
+
+/// What it is decided by.
+pub(super) struct Readiness {
+    pub(super) groups: Arc<Groups>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) regions: Arc<Regions>,
+    pub(super) disk: Arc<Disk>,
+    pub(super) metrics: Metrics,
+}
+
+/// What a node serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Serves {
+    /// The data API: the cluster is formed, and a quorum of the region's nodes
+    /// is there.
+    pub(super) reads: bool,
+    /// Writes: each tag that is homed here has a leader, and a node with room.
+    pub(super) writes: bool,
+}
+
+impl Readiness {
+    /// What this node serves now.
+    pub(super) fn serves(&self) -> Serves {
+        let Some(atlas) = self.gate.atlas() else {
+            return Serves::default();
+        };
+        let is_led = |group| {
+            let group = self.groups.get(group);
+            group.is_some_and(|group| group.confirmed_leader().is_some())
+        };
+        let own = self.gate.region();
+        let is_homed_here = |place: &&TagPlace| place.home.region == *own;
+        let mut homed = atlas.places().filter(is_homed_here).peekable();
+        let reads = is_led(REGION_GROUP);
+        let has_room = homed.peek().is_none() || self.has_room(atlas.nodes(own.as_str()));
+        Serves {
+            reads,
+            writes: reads && has_room && homed.all(|place| is_led(place.group)),
+        }
+    }
+
+    /// Whether a node of this region that is reached has room on its disk.
+    fn has_room(&self, nodes: &[domicile_proto::internal::v1::Node]) -> bool {
+        let own = self.regions.own();
+        let mut others = nodes.iter().filter_map(|node| own.reach(NodeId(node.node)));
+        // An error ends the node anyway.
+        !self.disk.disk_full().unwrap_or(true)
+            || others.any(|other| {
+                let full = other.state.is_some_and(|state| state.disk_full);
+                other.unreached.is_none() && !full
+            })
+    }
+
+    /// Tells it for as long as the node runs.
+    pub(super) async fn follow(self, health: HealthReporter) {
+        let mut told = None;
+        loop {
+            let serves = self.serves();
+            if told != Some(serves) {
+                tell(&health, serves).await;
+                self.metrics.set_serving(serves.reads, serves.writes);
+                told = Some(serves);
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+}
+
+/// Tells what is served.
+pub(super) async fn tell(health: &HealthReporter, serves: Serves) {
+    let status = |serves| match serves {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    };
+    match serves.reads {
+        true => health.set_serving::<KvServiceServer<KvApi>>().await,
+        false => health.set_not_serving::<KvServiceServer<KvApi>>().await,
+    }
+    let writes = status(serves.writes);
+    health.set_service_status(WRITES_SERVICE, writes).await;
+}

@@ -1,0 +1,194 @@
+//! What is said of the cluster is so, a few seconds later at most.
+
+use std::time::Duration;
+
+use domicile_proto::v1;
+use domicile_proto::v1::admin_service_client::AdminServiceClient;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::node::WRITES_SERVICE;
+use crate::node::testing::{Which, World, address};
+
+/// The nodes of a cluster under the demo's policy.
+const ALL: [&str; 5] = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
+
+/// The time after which what is said must be so.
+const SAID_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a node says of itself and others.
+struct Said {
+    status: v1::GetClusterStatusResponse,
+    serving: bool,
+    writing: bool,
+    /// The groups by metrics: all, and those with a leader.
+    groups: (usize, usize),
+}
+
+impl Said {
+    async fn by(world: &World, name: &str) -> Said {
+        let channel = world.channel(name).await;
+        let mut admin = AdminServiceClient::new(channel.clone());
+        let status = admin
+            .get_cluster_status(v1::GetClusterStatusRequest {})
+            .await;
+        let is_serving = async |service: &str| {
+            let request = HealthCheckRequest {
+                service: service.into(),
+            };
+            let told = HealthClient::new(channel.clone()).check(request).await;
+            told.expect("told").into_inner().status == 1
+        };
+        let text = world.metrics[name].encode();
+        let mut of_groups = text.lines();
+        let of_groups = of_groups.by_ref();
+        let gauges: Vec<bool> = of_groups
+            .filter_map(|line| line.strip_prefix("domicile_raft_has_leader{"))
+            .map(|line| line.ends_with(" 1"))
+            .collect();
+        Said {
+            status: status.expect("told").into_inner(),
+            serving: is_serving("domicile.v1.KvService").await,
+            writing: is_serving(WRITES_SERVICE).await,
+            groups: (gauges.len(), gauges.iter().filter(|led| **led).count()),
+        }
+    }
+
+    fn node(&self, name: &str) -> &v1::NodeStatus {
+        let mut nodes = self.status.nodes.iter();
+        let node = nodes.find(|node| format!("{}/{}", node.region, node.node) == name);
+        node.expect("it is named")
+    }
+
+    /// All is well.
+    fn is_well(&self) -> bool {
+        self.status.health() == v1::Health::Degraded && self.serving && self.writing
+            || self.status.health() == v1::Health::Ok
+    }
+
+    /// The groups of the region, and the tags homed in it, are down.
+    fn is_down(&self) -> bool {
+        let local = self.status.groups.iter().filter(|g| g.kind != "control");
+        self.status.health() == v1::Health::Down
+            && local.clone().count() > 0
+            && local
+                .clone()
+                .all(|g| g.leader.is_none() && g.health() == v1::Health::Down)
+            && !self.serving
+            && !self.writing
+            && self.groups.1 == 0
+            && self.status.nodes.iter().all(|node| node.leads == 0)
+    }
+}
+
+async fn ready() -> World {
+    let world = World::start(&ALL).await;
+    world.init("eu/1", &ALL).await.expect("formed");
+    world.until_ready().await;
+    tokio::time::sleep(SAID_WITHIN).await;
+    let said = Said::by(&world, "eu/1").await;
+    assert!(said.is_well(), "{:#?}", said.status);
+    assert_eq!(said.groups.0, said.groups.1, "{:#?}", said.status);
+    assert!(
+        said.status.nodes.iter().all(|node| node.reachable
+            && node.unreached_ms == 0
+            && node.disk() == v1::DiskState::Ok)
+    );
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_leads_without_a_quorum_and_everything_says_so() {
+    let world = ready().await;
+    // All that is left of them believe of somebody that he leads.
+    for name in ALL {
+        world.cut(name, true);
+    }
+    tokio::time::sleep(SAID_WITHIN).await;
+    for name in ["eu/1", "eu/2", "eu/3"] {
+        let said = Said::by(&world, name).await;
+        assert!(said.is_down(), "{name}: {:#?}", said.status);
+        let gone = said.status.nodes.iter().filter(|node| !node.reachable);
+        let gone: Vec<u64> = gone.map(|node| node.unreached_ms).collect();
+        assert_eq!(gone.len(), ALL.len() - 1);
+        assert!(gone.iter().all(|ms| (3000..=6000).contains(ms)), "{gone:?}");
+    }
+    for name in ALL {
+        world.cut(name, false);
+    }
+    tokio::time::sleep(SAID_WITHIN * 3).await;
+    let said = Said::by(&world, "eu/1").await;
+    assert!(
+        said.is_well() && said.groups.0 == said.groups.1,
+        "{:#?}",
+        said.status
+    );
+}
+
+/// Where the leader is the one that is left, and where it is not.
+#[tokio::test(start_paused = true)]
+async fn one_of_three_that_is_left_says_that_nobody_leads() {
+    let region: Which = |node| node.groups().get(crate::storage::REGION_GROUP);
+    for left in [true, false] {
+        let world = ready().await;
+        let leader = world.leader("eu", region).expect("one leads");
+        let survivor = ["eu/1", "eu/2", "eu/3"]
+            .into_iter()
+            .find(|name| (leader == *name) == left)
+            .expect("there is one");
+        for name in ["eu/1", "eu/2", "eu/3"] {
+            world.cut(name, name != survivor);
+        }
+        tokio::time::sleep(SAID_WITHIN).await;
+        let said = Said::by(&world, survivor).await;
+        let region = said.status.groups.iter().find(|g| g.kind == "region");
+        let region = region.expect("it is told of");
+        assert_eq!(region.leader, None, "{:#?}", said.status);
+        assert_eq!(region.health(), v1::Health::Down);
+        assert_eq!(said.status.health(), v1::Health::Down);
+        assert!(!said.serving && !said.writing);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn disks_without_room_are_told_of() {
+    let world = ready().await;
+    world.fill("eu/2", true);
+    tokio::time::sleep(SAID_WITHIN).await;
+    for name in ["eu/1", "eu/2"] {
+        let said = Said::by(&world, name).await;
+        assert_eq!(said.node("eu/2").disk(), v1::DiskState::Full);
+        assert_eq!(said.node("eu/1").disk(), v1::DiskState::Ok);
+        assert_eq!(said.status.health(), v1::Health::Degraded);
+        assert!(said.serving && said.writing);
+    }
+    world.fill("eu/1", true);
+    world.fill("eu/3", true);
+    tokio::time::sleep(SAID_WITHIN).await;
+    let said = Said::by(&world, "eu/1").await;
+    // Reads go on.
+    assert!(said.serving && !said.writing);
+    let tags = said.status.groups.iter().filter(|g| g.role == "home");
+    assert!(tags.clone().count() > 0);
+    for group in tags {
+        assert_eq!(group.health(), v1::Health::Down, "{group:#?}");
+        assert!(group.leader.is_some());
+    }
+}
+
+/// A node whose store came up elsewhere is reached by nobody, though it reaches
+/// everybody itself.
+#[tokio::test(start_paused = true)]
+async fn a_node_at_another_address_is_told_of_by_all() {
+    let mut world = ready().await;
+    world.stop("eu/2").await;
+    world.restart_at("eu/2", "eu-9:7400").await;
+    tokio::time::sleep(SAID_WITHIN * 2).await;
+    for name in ["eu/1", "eu/3"] {
+        let said = Said::by(&world, name).await;
+        let node = said.node("eu/2");
+        assert!(!node.reachable, "{node:#?}");
+        assert_eq!(node.address, address("eu/2"));
+        assert_eq!(node.says_address, "eu-9:7400");
+    }
+}
