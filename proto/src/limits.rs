@@ -47,6 +47,10 @@ pub const REMEMBERED_CLIENTS_MAX: u64 = 10_000_000;
 /// The most outcomes that a cluster may be formed to remember for each group.
 pub const REMEMBERED_OUTCOMES_MAX: u64 = 40_000_000;
 
+/// The most tags that one region may hold, as their home or as a mirror: each is a
+/// group of its own on each node of the region.
+pub const TAGS_PER_REGION_MAX: usize = 256;
+
 /// The largest message that a client may send or receive, in bytes.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 

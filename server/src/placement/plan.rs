@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::limits::{REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX};
+use domicile_proto::limits::{
+    REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX, TAGS_PER_REGION_MAX,
+};
+use domicile_proto::policy::TagRules;
 use domicile_proto::v1;
 
 use super::REPLICAS;
@@ -61,6 +64,23 @@ impl Plan {
                     Reason::PolicyInvalid,
                     format!(
                         "the policy does not know region {}; add it or leave its nodes out",
+                        region.region
+                    ),
+                ));
+            }
+        }
+        for region in &regions {
+            let holds = |rules: &&TagRules| {
+                let mut holders = std::iter::once(&rules.home).chain(&rules.replicate_to);
+                holders.any(|holder| holder.as_str() == region.region)
+            };
+            let tags = policy.tags().values().filter(holds).count();
+            if tags > TAGS_PER_REGION_MAX {
+                return Err(Error::new(
+                    Reason::Unsupported,
+                    format!(
+                        "{} would hold {tags} tags; a region holds at most {TAGS_PER_REGION_MAX} \
+                         in this release",
                         region.region
                     ),
                 ));
@@ -364,6 +384,37 @@ mod tests {
         let unknown = [("eu", 1), ("us", 1), ("ap", 1), ("mars", 1)];
         assert_eq!(refused(&unknown), Some(Reason::PolicyInvalid));
         assert_eq!(refused(&[("eu", 1)]), Some(Reason::InvalidArgument));
+    }
+
+    #[test]
+    fn more_tags_than_a_region_can_hold_are_refused_with_the_limit() {
+        let form = |tags: usize| {
+            let head = "schema = \"domicile.policy/v1\"\nversion = 1\n\
+                        [regions.eu]\njurisdiction = \"DE\"\n\
+                        [regions.us]\njurisdiction = \"US\"\n";
+            let tag = |at| format!("[tags.t{at}]\nhome = \"eu\"\nstore = [\"eu\"]\n");
+            let nodes = ["eu", "us"].map(|region| v1::NodeAddress {
+                node: 1,
+                region: region.into(),
+                address: format!("{region}-1:7400"),
+                callers: Vec::new(),
+            });
+            let request = v1::InitClusterRequest {
+                name: "test".into(),
+                nodes: nodes.into(),
+                policy: head.to_owned() + &(0..tags).map(tag).collect::<String>(),
+                ..v1::InitClusterRequest::default()
+            };
+            Plan::new(&Env::real(), &request)
+        };
+        assert!(form(TAGS_PER_REGION_MAX).is_ok());
+        let refused = form(TAGS_PER_REGION_MAX + 1).expect_err("too many");
+        assert_eq!(refused.reason, Reason::Unsupported);
+        assert!(
+            refused.message.contains("at most 256"),
+            "{}",
+            refused.message
+        );
     }
 
     fn voters(regions: &[wire::ControlRegion]) -> BTreeMap<String, usize> {
