@@ -178,11 +178,11 @@ impl Placement {
             )));
         }
         let halt = self.halt.clone();
-        let (transport, timing): (Arc<dyn Transport>, _) = if id == CONTROL_GROUP {
-            (self.regions.clone(), self.timing.across_regions())
-        } else {
-            (self.regions.own().clone(), self.timing.clone())
+        let transport: Arc<dyn Transport> = match id {
+            CONTROL_GROUP => self.regions.clone(),
+            _ => self.regions.own().clone(),
         };
+        let timing = self.timing_of(replica);
         let region = self.speaker.region();
         let cluster = self.speaker.cluster().unwrap_or_default();
         let identity = Identity::new(id, replica.incarnation, &replica.tag, region)?
@@ -206,6 +206,26 @@ impl Placement {
         self.groups.add(group.clone());
         tracing::info!(group = %id, replica = replica.replica, tag = replica.tag, "replica open");
         Ok(group)
+    }
+
+    /// The timing of a replica here.
+    fn timing_of(&self, replica: &wire::AnchoredReplica) -> Timing {
+        if GroupId(replica.group) == CONTROL_GROUP {
+            return self.timing.across_regions();
+        }
+        if replica.tag.is_empty() {
+            return self.timing.clone();
+        }
+        let region = self.speaker.region();
+        let groups = self.gate.atlas().map_or(0, |atlas| {
+            let here = atlas.places().filter(|p| p.incarnation(region).is_some());
+            here.count()
+        });
+        let own = self.speaker.node().0;
+        let at = replica.peers.iter().position(|node| node.node == own);
+        // Groups begin at different nodes, so that leaders spread.
+        let rank = (at.unwrap_or(0) + replica.group as usize) % REPLICAS;
+        self.timing.among(groups, rank)
     }
 
     /// Anchors a replica before it opens: from then on this store must not be

@@ -6,6 +6,18 @@ use openraft::SnapshotPolicy;
 
 use crate::error::{Error, Result};
 
+/// The groups of tags on a node up to which each has the timing that is asked
+/// for.
+const GROUPS_FEW: usize = 32;
+
+/// Where there are more: how often a leader says that it lives, how long the
+/// first replica trusts a silent one, how much longer each other, and how far
+/// that is spread.
+const MANY_HEARTBEAT: Duration = Duration::from_millis(500);
+const MANY_ELECTION: Duration = Duration::from_millis(850);
+const MANY_RANK_STEP: Duration = Duration::from_millis(150);
+const MANY_ELECTION_SPREAD: Duration = Duration::from_millis(50);
+
 /// How long a quorum's confirmation of a leader counts at least.
 const CONFIRMED_FOR_MIN: Duration = Duration::from_secs(3);
 
@@ -51,6 +63,26 @@ impl Timing {
         }
     }
 
+    /// The timing of a group of a tag where a node has so many of them: seldom
+    /// enough that all together cost little and a busy machine keeps up, often
+    /// enough that a failed leader is replaced within 3 s. The replicas of a
+    /// group wait for different times, by their `rank`: when a node fails, many
+    /// groups elect at once, and two candidates would delay each other.
+    #[must_use]
+    pub fn among(&self, groups: usize, rank: usize) -> Timing {
+        if groups <= GROUPS_FEW {
+            return self.clone();
+        }
+        let later = MANY_RANK_STEP * u32::try_from(rank).unwrap_or(0);
+        let election_min = self.election_min.max(MANY_ELECTION) + later;
+        Timing {
+            heartbeat: self.heartbeat.max(MANY_HEARTBEAT),
+            election_min,
+            election_max: self.election_max.max(election_min + MANY_ELECTION_SPREAD),
+            ..self.clone()
+        }
+    }
+
     /// For how long a quorum's confirmation of a leader counts: through a few
     /// lost heartbeats, and not through an election.
     pub(super) fn confirmed_for(&self) -> Duration {
@@ -82,5 +114,43 @@ impl Timing {
         }
         .validate()
         .map_err(|e| Error::invalid("the timing of Raft does not fit together").caused_by(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_groups_beat_seldom_and_each_has_a_leader_again_within_three_seconds() {
+        let asked = Timing::default();
+        assert_eq!(asked.among(GROUPS_FEW, 2), asked);
+        let ranks = [0, 1, 2].map(|rank| asked.among(GROUPS_FEW + 1, rank));
+        for timing in &ranks {
+            assert!(timing.heartbeat >= asked.heartbeat * 2);
+            timing.config("group".into()).expect("it fits together");
+        }
+        // From the last heartbeat until a replica asks for votes, at least and at
+        // most: openraft waits for the lease, then for a time it draws, and looks
+        // 13/64 of a heartbeat later at most.
+        let begins = |timing: &Timing| {
+            let look = timing.heartbeat * 13 / 64;
+            let lease = timing.election_max;
+            (
+                lease + timing.election_min,
+                lease + timing.election_max + look,
+            )
+        };
+        for (nth, first) in ranks.iter().enumerate() {
+            let (_, latest) = begins(first);
+            assert!(latest < Duration::from_millis(2600), "{nth}: {latest:?}");
+            for other in ranks.iter().skip(nth + 1) {
+                // Time for a vote in between.
+                let (earliest, _) = begins(other);
+                assert!(earliest > latest + Duration::from_millis(50), "{nth}");
+                // Who votes does not trust the leader for longer.
+                assert!(other.election_max < begins(first).0, "{nth}");
+            }
+        }
     }
 }
