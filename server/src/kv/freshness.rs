@@ -6,9 +6,8 @@
 //! it serves is not older than m0. So the lag may be overstated, never
 //! understated; before the first answer it is unknown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,8 +21,10 @@ use crate::storage::GroupId;
 /// How often the leader is asked while local reads are served.
 const PROBE_BUSY: Duration = Duration::from_millis(200);
 
-/// How often it is asked while none are, so that the first has an answer.
+/// How often it is asked while none are, so that the first has an answer: of a
+/// node with many groups less often, for each question costs the leader a round.
 const PROBE_IDLE: Duration = Duration::from_secs(2);
+const PROBE_IDLE_EACH: Duration = Duration::from_millis(40);
 
 /// How long an answer and its apply may take.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -32,7 +33,8 @@ const PROBE_WAIT: Duration = Duration::from_secs(2);
 pub struct Freshness {
     env: Env,
     fresh_at: Mutex<BTreeMap<GroupId, Instant>>,
-    asked: AtomicBool,
+    /// The groups whose age was asked for since the last look.
+    asked: Mutex<BTreeSet<GroupId>>,
 }
 
 impl Freshness {
@@ -41,7 +43,7 @@ impl Freshness {
         Arc::new(Freshness {
             env,
             fresh_at: Mutex::default(),
-            asked: AtomicBool::new(false),
+            asked: Mutex::default(),
         })
     }
 
@@ -49,25 +51,36 @@ impl Freshness {
     pub fn start(self: &Arc<Self>, groups: Arc<Groups>) -> Task {
         let this = self.clone();
         self.env.spawn("freshness", async move {
+            let mut waited = Duration::MAX;
             loop {
-                for group in groups.all() {
+                let asked = std::mem::take(&mut *this.asked.lock());
+                let of_home = groups.all().into_iter().filter(|group| {
                     let identity = group.identity();
-                    let is_home = identity.subject != Subject::Control && !identity.is_mirror;
-                    if is_home && !group.leads() {
-                        let (this, group) = (this.clone(), group.clone());
+                    identity.subject != Subject::Control && !identity.is_mirror && !group.leads()
+                });
+                let followed: Vec<_> = of_home.collect();
+                let idle = PROBE_IDLE.max(PROBE_IDLE_EACH * followed.len() as u32);
+                let all = waited >= idle;
+                for group in followed {
+                    if all || asked.contains(&group.identity().group) {
+                        let this = this.clone();
                         this.env.clone().spawn_brief(async move {
                             this.probe(&group).await;
                         });
                     }
                 }
-                this.pause().await;
+                waited = match all {
+                    true => PROBE_BUSY,
+                    false => waited.saturating_add(PROBE_BUSY),
+                };
+                tokio::time::sleep(PROBE_BUSY).await;
             }
         })
     }
 
     /// An upper bound of how far behind a replica is; `None`: unknown.
     pub fn lag(&self, group: &Group) -> Option<Duration> {
-        self.asked.store(true, Ordering::Relaxed);
+        self.asked.lock().insert(group.identity().group);
         if seeded::is_on(Bug::LagZero) {
             return Some(Duration::ZERO);
         }
@@ -91,18 +104,6 @@ impl Freshness {
             let mut fresh_at = self.fresh_at.lock();
             let at = fresh_at.entry(group.identity().group).or_insert(asked_at);
             *at = (*at).max(asked_at);
-        }
-    }
-
-    /// Waits for the next probe; a local read cuts an idle wait short.
-    async fn pause(&self) {
-        let mut waited = Duration::ZERO;
-        while waited < PROBE_IDLE {
-            tokio::time::sleep(PROBE_BUSY).await;
-            waited += PROBE_BUSY;
-            if self.asked.swap(false, Ordering::Relaxed) {
-                return;
-            }
         }
     }
 }

@@ -140,7 +140,9 @@ impl Placement {
     /// Tells the groups that this node leads, and that nobody writes to, what
     /// commands are made under now.
     async fn raise_fences(&self) {
-        let raising = self.groups.all().into_iter().map(|group| async move {
+        let groups = self.groups.all().into_iter();
+        let led = groups.filter(|group| group.leads());
+        let raising = led.map(|group| async move {
             // A leader that lost its quorum would wait for it for ever, and the
             // rest of the node with it.
             let raised = tokio::time::timeout(DUTY_WAIT, group.raise_fence()).await;
@@ -160,6 +162,9 @@ impl Placement {
         };
         let renewing = atlas.places().filter_map(|place| {
             let group = self.groups.get(place.group)?;
+            if !group.leads() {
+                return None;
+            }
             Some(async move {
                 let holders = place.holders();
                 let renewed = group.renew_tag_key(&holders);
