@@ -35,6 +35,9 @@ mod tests;
 pub use http::router;
 pub use logging::Logging;
 
+#[cfg(test)]
+pub(crate) use logging::build as log_to;
+
 use histogram::Histogram;
 use names::Description;
 

@@ -71,6 +71,8 @@ pub(super) struct Link {
     channel: Mutex<Option<Channel>>,
     /// What is heard over it.
     pub(super) contact: Contact,
+    /// The frames that were sent.
+    frames: AtomicU64,
 }
 
 impl Link {
@@ -82,6 +84,7 @@ impl Link {
             level: AtomicU64::default(),
             channel: Mutex::default(),
             contact: Contact::new(now),
+            frames: AtomicU64::default(),
         }
     }
 
@@ -105,6 +108,12 @@ impl Link {
     /// The highest feature level that the other node's program knows.
     pub(super) fn level(&self) -> u64 {
         self.level.load(Ordering::Relaxed)
+    }
+
+    /// The frames that were sent.
+    #[cfg(test)]
+    pub(super) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
     }
 
     /// The version of the other node's program; empty: not known.
@@ -247,6 +256,7 @@ impl Connection {
                 let calls = self.queue.take(FRAME_REQUESTS_MAX, FRAME_BYTES_MAX);
                 let frame = self.frame(&pending, calls);
                 if !frame.requests.is_empty() {
+                    self.link.frames.fetch_add(1, Ordering::Relaxed);
                     room.send(frame);
                 }
             }

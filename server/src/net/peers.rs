@@ -378,6 +378,13 @@ impl Peers {
         &self.forwarding
     }
 
+    /// How many frames of heartbeats and small questions went to a node.
+    #[cfg(test)]
+    pub(crate) fn frames(&self, node: NodeId) -> u64 {
+        let links = self.links.read();
+        links.get(&node).map_or(0, |h| h.quick.link.frames())
+    }
+
     /// Which region the nodes are in.
     pub fn region(&self) -> &RegionName {
         &self.region
@@ -450,6 +457,24 @@ impl Transport for Peers {
             way.queue.put((request, tx));
         }
         rx
+    }
+
+    fn gather(
+        &self,
+        node: NodeId,
+        request: Cleared<wire::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        let (tx, rx) = oneshot::channel();
+        if let Some(handle) = self.links.read().get(&node) {
+            handle.quick.queue.gather((request, tx));
+        }
+        rx
+    }
+
+    fn hurry(&self) {
+        for handle in self.links.read().values() {
+            handle.quick.queue.hurry();
+        }
     }
 
     fn appends(&self, node: NodeId) -> Option<Arc<Window>> {

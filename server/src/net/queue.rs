@@ -4,9 +4,12 @@
 //! stands behind what is large: heartbeats, votes and small questions have one
 //! of their own ([`Lane::Quick`]). On each, requests leave in the order they
 //! came. They wait here, and not in the socket, for as long as there is no room
-//! in it: what nobody waits for any more is then not sent.
+//! in it: what nobody waits for any more is then not sent. Heartbeats wait a moment
+//! for those of other groups, so that a node with many groups sends not many
+//! frames, unless something else goes or a read asks for them.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
 use parking_lot::Mutex;
@@ -24,6 +27,10 @@ const CALLS_MAX: usize = 16 * 1024;
 /// The bytes of them. Whoever sends much bounds it before; this is above what
 /// all of them together may have on their way to one node.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long heartbeats wait for those of other groups: one frame carries them all.
+/// Less than what a follower waits longer than between two of them.
+const GATHER_WAIT: Duration = Duration::from_millis(50);
 
 /// A request and who waits for its answer.
 pub(super) type Call = (
@@ -80,6 +87,8 @@ pub(super) struct Queue {
 struct Waiting {
     /// Whether there is a connection to wait for.
     open: bool,
+    /// Whether something among them must not wait for others.
+    due: bool,
     calls: VecDeque<(Call, usize)>,
     bytes: usize,
 }
@@ -107,6 +116,15 @@ impl Queue {
     /// Puts a request behind the others. Without a connection it fails at
     /// once; where too much waits it is refused.
     pub(super) fn put(&self, call: Call) {
+        self.add(call, true);
+    }
+
+    /// The same with one that may wait a moment for others.
+    pub(super) fn gather(&self, call: Call) {
+        self.add(call, false);
+    }
+
+    fn add(&self, call: Call, due: bool) {
         let bytes = call.0.message().encoded_len();
         let mut waiting = self.waiting.lock();
         if !waiting.open {
@@ -119,8 +137,23 @@ impl Queue {
             drop(waiting);
             return refuse(call.1, &overloaded());
         }
+        let is_first = waiting.calls.is_empty();
         waiting.bytes += bytes;
+        waiting.due |= due;
         waiting.calls.push_back((call, bytes));
+        drop(waiting);
+        if is_first || due {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// What waits for others waits no longer.
+    pub(super) fn hurry(&self) {
+        let mut waiting = self.waiting.lock();
+        if waiting.calls.is_empty() || waiting.due {
+            return;
+        }
+        waiting.due = true;
         drop(waiting);
         self.arrived.notify_one();
     }
@@ -140,10 +173,22 @@ impl Queue {
         self.waiting.lock().sweep();
     }
 
-    /// Waits until something waits. For one waiter at a time.
+    /// Waits until something is to be sent. For one waiter at a time.
     pub(super) async fn arrived(&self) {
-        while self.waiting.lock().calls.is_empty() {
-            self.arrived.notified().await;
+        loop {
+            let waits = {
+                let waiting = self.waiting.lock();
+                if waiting.due {
+                    return;
+                }
+                !waiting.calls.is_empty()
+            };
+            let woken = self.arrived.notified();
+            match waits {
+                false => woken.await,
+                true if tokio::time::timeout(GATHER_WAIT, woken).await.is_err() => return,
+                true => {}
+            }
         }
     }
 
@@ -167,6 +212,8 @@ impl Queue {
                 taken.extend(call.map(|(call, _)| call));
             }
         }
+        // What there was no room for has waited.
+        waiting.due = !waiting.calls.is_empty();
         taken
     }
 }
@@ -190,7 +237,10 @@ fn overloaded() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::raft::Identity;
@@ -289,6 +339,55 @@ mod tests {
         let (large, _answer) = calls.append(7, 5000);
         queue.put(large);
         assert_eq!(numbers(&queue.take(9, 10)), [7], "the first always goes");
+    }
+
+    /// The heartbeats of many groups are one frame; what is urgent takes along
+    /// those that wait, and so does a read that asks for them.
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_wait_for_those_of_other_groups_and_for_nothing_else() {
+        let calls = Calls::new();
+        let queue = Arc::new(Queue::default());
+        queue.open();
+        let (tx, mut frames) = mpsc::unbounded_channel();
+        let taken = queue.clone();
+        let _sending = calls.0.env.spawn("sending", async move {
+            loop {
+                taken.arrived().await;
+                drop(tx.send(numbers(&taken.take(9999, BYTES_MAX))));
+            }
+        });
+        let mut answers = Vec::new();
+        let mut heartbeat = |number| {
+            let (call, answer) = calls.append(number, 1);
+            answers.push(answer);
+            queue.gather(call);
+        };
+        for number in 1..=400 {
+            heartbeat(number);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(GATHER_WAIT * 2).await;
+        let (mut count, mut sent) = (0, Vec::new());
+        while let Ok(frame) = frames.try_recv() {
+            count += 1;
+            sent.extend(frame);
+        }
+        assert_eq!(sent, (1..=400).collect::<Vec<_>>());
+        assert!((4..=10).contains(&count), "{count} frames in 400 ms");
+
+        let soon = Duration::from_millis(5);
+        let mut frame = async || tokio::time::timeout(soon, frames.recv()).await.ok();
+        heartbeat(1001);
+        assert_eq!(frame().await, None);
+        let (vote, _answer) = calls.append(1002, 1);
+        queue.put(vote);
+        assert_eq!(frame().await, Some(Some(vec![1001, 1002])));
+        heartbeat(1003);
+        assert_eq!(frame().await, None);
+        queue.hurry();
+        assert_eq!(frame().await, Some(Some(vec![1003])));
+        queue.hurry();
+        assert_eq!(frame().await, None);
     }
 
     #[tokio::test]

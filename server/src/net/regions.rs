@@ -165,6 +165,23 @@ impl Transport for Regions {
         }
     }
 
+    fn gather(
+        &self,
+        node: NodeId,
+        request: Cleared<wire::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        match self.across(node) {
+            Some((peers, node)) => peers.gather(node, request),
+            None => oneshot::channel().1,
+        }
+    }
+
+    fn hurry(&self) {
+        for peers in self.known.read().peers.values() {
+            peers.hurry();
+        }
+    }
+
     fn appends(&self, node: NodeId) -> Option<Arc<Window>> {
         let (peers, node) = self.across(node)?;
         peers.appends(node)

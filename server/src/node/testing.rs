@@ -264,6 +264,14 @@ impl World {
         }
     }
 
+    /// The frames of heartbeats and small questions that nodes of `eu` have sent each
+    /// other.
+    pub(super) fn frames(&self) -> u64 {
+        let nodes = self.nodes.values();
+        let sent = nodes.flat_map(|node| (1..=3).map(|to| node.regions.own().frames(NodeId(to))));
+        sent.sum()
+    }
+
     /// A way for an operator to a node.
     pub(super) async fn channel(&self, name: &str) -> Channel {
         let sockets = Sockets {

@@ -20,7 +20,7 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{Applied, Identity, is_below, tag_keys};
 use crate::raft::leadership::Heard;
 use crate::raft::log_store::LogStore;
-use crate::raft::network::Network;
+use crate::raft::network::{Network, Running};
 use crate::raft::proposer::{self, Proposer, Write};
 use crate::raft::reads::{self, Reads};
 use crate::raft::rows::{Generation, Rows};
@@ -108,8 +108,12 @@ pub struct Group {
     tag_keys: Arc<ArcSwap<TagKeys>>,
     proposer: Proposer,
     reads: Reads,
+    transport: SharedTransport,
+    running: Arc<Running>,
     fence: watch::Receiver<wire::Fence>,
     pub(super) heard: Mutex<Option<Heard>>,
+    /// The key of the tag, by id, that was found right for these holders.
+    right_key: Mutex<Option<(u64, Vec<String>)>>,
     /// For how long a quorum's confirmation of the leader counts.
     pub(super) confirmed_for: Duration,
     _watch: Task,
@@ -139,28 +143,21 @@ impl Group {
         let tag_keys = machine.tag_keys();
         let config = Arc::new(timing.config(identity.group.to_string())?);
         let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());
-        let metrics_of_network = network.metrics();
+        let running = network.running();
         let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|e| Error::storage("the replica did not open", e))?;
-        let set = metrics_of_network.set(raft.metrics());
-        assert!(set.is_ok(), "a replica has its network alone");
-        let mut metrics = raft.metrics();
+        running.begin(raft.metrics());
+        let (mut changes, metrics) = (raft.server_metrics(), raft.metrics());
         let watch = env.spawn("halt-watch", async move {
-            loop {
-                match &metrics.borrow_watched().running_state {
-                    Ok(()) => {}
-                    Err(openraft::errors::Fatal::Stopped) => return,
-                    Err(fatal) => return halted(fatal.to_string()),
-                }
-                if metrics.changed().await.is_err() {
-                    // Ended without a word: a panic. An orderly end says
-                    // `Stopped` first.
-                    if metrics.borrow_watched().running_state.is_ok() {
-                        halted("its task panicked; the log of the process says where".into());
-                    }
-                    return;
-                }
+            // They change seldom, and are closed when the replica has ended.
+            while changes.changed().await.is_ok() {}
+            match &metrics.borrow_watched().running_state {
+                Err(openraft::errors::Fatal::Stopped) => {}
+                Err(fatal) => halted(fatal.to_string()),
+                // Ended without a word: a panic. An orderly end says `Stopped`
+                // first.
+                Ok(()) => halted("its task panicked; the log of the process says where".into()),
             }
         });
         Ok(Arc::new(Group {
@@ -180,9 +177,12 @@ impl Group {
                 identity.clone(),
                 raft.clone(),
                 progress.clone(),
-                transport,
+                transport.clone(),
                 gate,
+                running.clone(),
             ),
+            transport,
+            running,
             env,
             identity,
             replica,
@@ -195,6 +195,7 @@ impl Group {
             tag_keys,
             fence,
             heard: Mutex::default(),
+            right_key: Mutex::default(),
             confirmed_for: timing.confirmed_for(),
             _watch: watch,
         }))
@@ -304,8 +305,18 @@ impl Group {
         if !self.leads() || self.identity.is_mirror || self.identity.tag.is_empty() {
             return Ok(());
         }
+        // Asked again and again: the disk need not be read for what has not
+        // changed.
+        let right = (
+            self.tag_keys().newest().map_or(0, |key| key.id),
+            holders.to_vec(),
+        );
+        if right.0 != 0 && self.right_key.lock().as_ref() == Some(&right) {
+            return Ok(());
+        }
         let random = || self.env.random_bytes();
         let Some(key) = seal::next(&self.stored_tag_keys()?, holders, random) else {
+            *self.right_key.lock() = Some(right);
             return Ok(());
         };
         let new = wire::NewTagKey { key: Some(key) };
@@ -400,6 +411,7 @@ impl Group {
     /// Asks a quorum whether this replica leads, and answers the index a read
     /// must have applied.
     pub(in crate::raft) async fn confirmed_index(&self) -> Result<RaftLogId> {
+        let _asking = self.running.ask(&self.transport);
         reads::confirm(&self.raft).await
     }
 

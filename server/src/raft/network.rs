@@ -9,7 +9,7 @@
 //! for each step.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -78,8 +78,38 @@ const CHUNK_WAIT: Duration = Duration::from_secs(90);
 /// files as large as the group. A node that dies meanwhile ends its connection.
 const INSTALL_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// The metrics of a replica that its network is part of.
-pub(super) type SharedMetrics = Arc<OnceLock<WatchReceiverOf<Types, RaftMetrics<Types>>>>;
+/// What a replica and its network know of each other.
+#[derive(Default)]
+pub(super) struct Running {
+    /// The replica's metrics, once it runs: it is made with its network.
+    metrics: OnceLock<WatchReceiverOf<Types, RaftMetrics<Types>>>,
+    /// The reads that wait for heartbeats of this replica.
+    asking: AtomicUsize,
+}
+
+/// A read that waits for heartbeats.
+pub(super) struct Asking<'r>(&'r Running);
+
+impl Running {
+    /// The replica runs.
+    pub(super) fn begin(&self, metrics: WatchReceiverOf<Types, RaftMetrics<Types>>) {
+        let set = self.metrics.set(metrics);
+        assert!(set.is_ok(), "a replica has its network alone");
+    }
+
+    /// While what is returned is kept, heartbeats wait for no others.
+    pub(super) fn ask(&self, transport: &SharedTransport) -> Asking<'_> {
+        self.asking.fetch_add(1, Ordering::SeqCst);
+        transport.hurry();
+        Asking(self)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// Makes clients for the replicas of one group.
 pub(super) struct Network {
@@ -89,7 +119,7 @@ pub(super) struct Network {
     gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
-    metrics: SharedMetrics,
+    running: Arc<Running>,
 }
 
 impl Network {
@@ -108,13 +138,13 @@ impl Network {
             // 0 marks single appends.
             pipelines: Arc::new(AtomicU64::new(1)),
             acknowledged: Arc::default(),
-            metrics: Arc::default(),
+            running: Arc::default(),
         }
     }
 
-    /// Where the replica's metrics go once it runs: it is made with its network.
-    pub(super) fn metrics(&self) -> SharedMetrics {
-        self.metrics.clone()
+    /// What the replica and its network know of each other.
+    pub(super) fn running(&self) -> Arc<Running> {
+        self.running.clone()
     }
 
     fn client(&self, target: ReplicaId, seat: &Seat, heartbeats: bool) -> Client {
@@ -127,7 +157,7 @@ impl Network {
             gate: self.gate.clone(),
             pipelines: self.pipelines.clone(),
             acknowledged: self.acknowledged.clone(),
-            metrics: self.metrics.clone(),
+            running: self.running.clone(),
             heartbeats,
             window: Window::new(APPENDING_BYTES_MAX),
         }
@@ -156,7 +186,7 @@ pub(super) struct Client {
     gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
-    metrics: SharedMetrics,
+    running: Arc<Running>,
     heartbeats: bool,
     window: Window,
 }
@@ -176,9 +206,15 @@ impl Client {
             request: Some(request),
         };
         let (gate, subject) = (self.gate.clone(), self.identity.subject.clone());
+        let is_heartbeat = self.heartbeats && matches!(request.request, Some(Request::Append(_)));
+        let may_wait = is_heartbeat && self.running.asking.load(Ordering::SeqCst) == 0;
         let sent = self.region().and_then(|region| {
             let cleared = gate.egress(&region, &subject, request)?;
-            Ok((self.transport.send(self.node, cleared), region))
+            let answer = match may_wait {
+                true => self.transport.gather(self.node, cleared),
+                false => self.transport.send(self.node, cleared),
+            };
+            Ok((answer, region))
         });
         let (id, target) = (self.replica, self.target);
         async move {
@@ -234,7 +270,7 @@ impl Client {
 
     /// How long ago a quorum confirmed that this replica leads, in milliseconds.
     fn quorum_ms(&self) -> Option<u64> {
-        let metrics = self.metrics.get()?.borrow_watched();
+        let metrics = self.running.metrics.get()?.borrow_watched();
         let acked = metrics.last_quorum_acked;
         let age = acked.map(|acked| acked.into_inner().elapsed().as_millis() as u64);
         Some(age.unwrap_or(u64::MAX))

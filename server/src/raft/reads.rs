@@ -20,6 +20,7 @@ use wire::peer_response::Response;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::apply::Identity;
+use crate::raft::network::Running;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{RaftLogId, Types};
@@ -54,6 +55,7 @@ impl Reads {
         progress: watch::Receiver<Progress>,
         transport: SharedTransport,
         gate: Arc<Gate>,
+        running: Arc<Running>,
     ) -> Self {
         let (waiting, rx) = mpsc::unbounded_channel();
         let worker = Worker {
@@ -62,6 +64,7 @@ impl Reads {
             progress,
             transport,
             gate,
+            running,
         };
         Reads {
             waiting,
@@ -87,6 +90,7 @@ struct Worker {
     progress: watch::Receiver<Progress>,
     transport: SharedTransport,
     gate: Arc<Gate>,
+    running: Arc<Running>,
 }
 
 impl Worker {
@@ -121,7 +125,11 @@ impl Worker {
     }
 
     async fn index(&self) -> Result<Index> {
-        match confirm(&self.raft).await {
+        let confirmed = {
+            let _asking = self.running.ask(&self.transport);
+            confirm(&self.raft).await
+        };
+        match confirmed {
             Ok(id) => Ok(Index(id.index())),
             Err(error) => match self.ask_leader().await {
                 Some(asked) => asked,

@@ -45,6 +45,18 @@ pub trait Transport: Send + Sync + 'static {
         request: Cleared<wire::PeerRequest>,
     ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>>;
 
+    /// The same with a heartbeat, which may wait a moment for others.
+    fn gather(
+        &self,
+        node: NodeId,
+        request: Cleared<wire::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        self.send(node, request)
+    }
+
+    /// Has what waits for others go: somebody waits for heartbeats.
+    fn hurry(&self) {}
+
     /// How many bytes of appends may be on their way to a node, of all groups
     /// together; `None`: the node is not known, or nothing bounds them.
     fn appends(&self, _node: NodeId) -> Option<Arc<Window>> {

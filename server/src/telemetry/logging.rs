@@ -101,7 +101,7 @@ impl Logging {
 }
 
 /// The log with a writer of its own, for tests.
-pub(super) fn build<W>(
+pub(crate) fn build<W>(
     log: &Log,
     colored: bool,
     writer: W,

@@ -24,7 +24,7 @@ const OWN_LINES_MAX: u64 = 20;
 const LIBRARY_LINES_MAX: u64 = 1;
 
 /// Time since the log began.
-pub(super) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+pub(crate) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Lets so many lines of each place pass. Clones are the same.
 #[derive(Clone)]

@@ -1,14 +1,20 @@
 //! What is said of the cluster is so, a few seconds later at most.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::v1;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
+use parking_lot::Mutex;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::config::{Log, LogFormat, LogLevel};
+use crate::env::Env;
 use crate::node::WRITES_SERVICE;
 use crate::node::testing::{Which, World, address};
+use crate::telemetry::log_to;
 
 /// The nodes of a cluster under the demo's policy.
 const ALL: [&str; 5] = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
@@ -123,6 +129,78 @@ async fn nobody_leads_without_a_quorum_and_everything_says_so() {
         "{:#?}",
         said.status
     );
+}
+
+/// The policy of so many tags, all homed and stored in `eu`.
+fn policy_of(tags: usize) -> String {
+    let head = "schema = \"domicile.policy/v1\"\nversion = 1\n\
+                [regions.eu]\njurisdiction = \"DE\"\n";
+    let tag = |at| format!("[tags.t{at}]\nhome = \"eu\"\nstore = [\"eu\"]\n");
+    head.to_owned() + &(0..tags).map(tag).collect::<String>()
+}
+
+/// What a node sends while nothing is asked of it does not grow with its groups:
+/// the heartbeats of all of them to a node share its frames.
+#[tokio::test(start_paused = true)]
+async fn idle_groups_share_the_frames_of_their_heartbeats() {
+    const IDLE: Duration = Duration::from_secs(5);
+    let all = ["eu/1", "eu/2", "eu/3"];
+    let world = World::start(&all).await;
+    let formed = world.init_as("eu/1", &all, "test", &policy_of(40)).await;
+    formed.expect("formed");
+    world.until_ready().await;
+    tokio::time::sleep(SAID_WITHIN).await;
+    let frames = || world.frames();
+    let before = frames();
+    tokio::time::sleep(IDLE).await;
+    let sent = frames() - before;
+    // 40 groups beat 200 times a second; six connections carry 20 frames a second
+    // each at most.
+    let most = 6 * 20 * IDLE.as_secs();
+    assert!(sent <= most, "{sent} frames in {IDLE:?}, not {most}");
+    assert!(sent >= IDLE.as_secs(), "{sent} frames in {IDLE:?}");
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// All nodes of this test write to one log, so that each writes less.
+#[tokio::test(start_paused = true)]
+async fn a_dead_peer_costs_a_few_lines_a_minute() {
+    let world = ready().await;
+    let env = Env::real();
+    let began = env.now();
+    let clock = Arc::new(move || env.now().duration_since(began));
+    let log = Log {
+        level: LogLevel::Info,
+        format: LogFormat::Text,
+    };
+    let written = Written::default();
+    let writer = written.clone();
+    let (subscriber, _logging) = log_to(&log, false, move || writer.clone(), clock);
+    let _guard = tracing::subscriber::set_default(subscriber);
+    world.cut("eu/3", true);
+    for minute in 0..2 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let text = String::from_utf8(std::mem::take(&mut *written.0.lock())).expect("text");
+        let lines: Vec<&str> = text.lines().collect();
+        // It also ends connections, and is told of, in the first.
+        let most = [40, 10][minute];
+        assert!(lines.len() <= most, "{} lines: {lines:#?}", lines.len());
+        let told = text.matches("a node is not reached").count();
+        assert_eq!(told > 0, minute == 0, "{lines:#?}");
+    }
 }
 
 /// Where the leader is the one that is left, and where it is not.
