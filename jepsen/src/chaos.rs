@@ -7,6 +7,7 @@
 //! Not done here: judging single properties (`check`), simulation.
 
 mod chance;
+mod crowds;
 mod damage;
 mod input;
 pub mod judge;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 pub use ended::{Broken, Lacking, incomplete};
-pub use node::{Node, Seat};
+pub use node::{LogTo, Node, Seat};
 use programs::listen;
 pub use programs::{Programs, free_address, last_lines};
 

@@ -13,7 +13,7 @@ use super::load::{TAG, connect, read_locally};
 use super::mixed::{self, Theme};
 use super::power::Disk;
 use super::stage::{Run, Stage};
-use super::{damage, input};
+use super::{crowds, damage, input};
 use crate::cluster::{Broken, Cluster, Lacking, NODES, Node};
 use crate::history::{History, Note, Run as Header};
 use crate::workload::Shape;
@@ -60,6 +60,10 @@ pub enum Scenario {
     Damage,
     /// Requests, configurations and data directories are wrong, beside a load that is not.
     BadInput,
+    /// Sockets that ask for nothing crowd around nodes that may open few files, under load.
+    Sockets,
+    /// Nobody reads the nodes' logs, under load.
+    LogPipe,
     /// Faults of network, processes, disks and clocks that a seed draws overlap, in one region.
     MixedRegion,
     /// The same in three regions, with a search for bytes where they must not be.
@@ -156,6 +160,8 @@ impl Scenario {
             Scenario::Pause => pause(stage).await,
             Scenario::Damage => damage::damage_nodes(stage).await,
             Scenario::BadInput => input::bad_input(stage).await,
+            Scenario::Sockets => crowds::sockets(stage).await,
+            Scenario::LogPipe => crowds::log_pipe(stage).await,
             Scenario::MixedRegion
             | Scenario::MixedRegions
             | Scenario::Isolation

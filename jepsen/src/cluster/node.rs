@@ -1,6 +1,7 @@
 //! One process of the product.
 
 use std::fs::{self, File};
+use std::io::{PipeReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -32,7 +33,22 @@ pub struct Node {
     inside: Vec<String>,
     settings: Vec<String>,
     environment: Vec<(String, String)>,
+    log_to: LogTo,
+    /// The end of the log's pipe that is not read.
+    unread: Option<PipeReader>,
     process: Option<Child>,
+}
+
+/// Where the messages of a node go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogTo {
+    /// To its file.
+    #[default]
+    File,
+    /// To a pipe that is full, and that nobody reads.
+    UnreadPipe,
+    /// To a pipe without a reader.
+    PipeWithoutReader,
 }
 
 /// Where a node runs.
@@ -79,6 +95,8 @@ impl Node {
             inside: seat.inside,
             settings: Vec::new(),
             environment: Vec::new(),
+            log_to: LogTo::default(),
+            unread: None,
             process: None,
         }
     }
@@ -117,14 +135,38 @@ impl Node {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Says where its messages go from the next start on.
+    pub fn log_to(&mut self, log_to: LogTo) {
+        self.log_to = log_to;
+    }
+
+    /// Limits the files that it may open from the next start on.
+    pub fn limit_files(&mut self, files: u64) {
+        let limit = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        self.inside.extend(["sh".into(), "-c".into(), limit]);
+    }
+
+    /// What the messages of a start go to.
+    fn stderr(&mut self) -> Result<Stdio> {
+        if self.log_to == LogTo::File {
+            let log = File::options().create(true).append(true).open(self.log());
+            return Ok(log.context("the log of a node cannot be written")?.into());
+        }
+        let (reader, writer) = std::io::pipe().context("there is no pipe")?;
+        if self.log_to == LogTo::UnreadPipe {
+            let mut filling = writer.try_clone()?;
+            // It stays in its last write until nobody can read any more.
+            std::thread::spawn(move || while filling.write_all(&[b'.'; 4096]).is_ok() {});
+            std::thread::sleep(STEP);
+            self.unread = Some(reader);
+        }
+        Ok(writer.into())
+    }
+
     /// Starts the process. It may still refuse; see [`Node::wait_exit`].
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "node {} runs already", self.number);
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())
-            .context("the log of a node cannot be written")?;
+        let stderr = self.stderr()?;
         let program = self.programs.folder.join("domiciled");
         let mut command = match self.inside.split_first() {
             Some((first, rest)) => {
@@ -143,7 +185,7 @@ impl Node {
             .args(["--set", "insecure_dev=true"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(stderr)
             .envs(self.environment.iter().map(|(n, v)| (n, v)));
         if !self.callers.is_empty() {
             let callers = self.callers.iter();
