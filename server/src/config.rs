@@ -118,6 +118,9 @@ pub struct Raft {
     /// How many applied entries the log keeps for followers that are behind,
     /// 0 to 10,000,000. Default 2000.
     pub kept_entries: u64,
+    /// How large the log of one group may grow for followers that are behind,
+    /// in MiB, 0 to 1,048,576. Default 1024.
+    pub kept_mib: u64,
 }
 
 /// The section `[storage]`.
@@ -396,6 +399,7 @@ impl Raft {
             election_max_ms: values.count("raft.election_max_ms"),
             snapshot_entries: values.count("raft.snapshot_entries"),
             kept_entries: values.count("raft.kept_entries"),
+            kept_mib: values.count("raft.kept_mib"),
         }
     }
 }

@@ -311,5 +311,6 @@ fn timing(config: &Config) -> Timing {
         election_max: Duration::from_millis(config.raft.election_max_ms),
         snapshot_entries: config.raft.snapshot_entries,
         kept_entries: config.raft.kept_entries,
+        kept_bytes: config.raft.kept_mib * 1024 * 1024,
     }
 }

@@ -201,6 +201,7 @@ pub(super) async fn damage_nodes(stage: &Stage<'_>) -> Result<()> {
         // States reach tables with every snapshot.
         node.set("raft.snapshot_entries=1000");
         node.set("raft.kept_entries=500");
+        node.set("raft.kept_mib=0");
     }
     cluster.form(&run.folder)?;
     if run.rounds >= REFUSED_FROM {

@@ -308,6 +308,7 @@ async fn behind(stage: &Stage<'_>) -> Result<()> {
     for node in &mut cluster.nodes {
         node.set("raft.snapshot_entries=200");
         node.set("raft.kept_entries=50");
+        node.set("raft.kept_mib=0");
     }
     cluster.form(&run.folder)?;
     let leader = cluster.leader(TAG)?;

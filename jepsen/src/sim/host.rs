@@ -71,6 +71,8 @@ impl Host {
             timing: Timing {
                 snapshot_entries: plan.snapshot_entries,
                 kept_entries: plan.snapshot_entries / 4,
+                // Many plans have snapshots sent to whoever was away.
+                kept_bytes: [0, 0, 64 * 1024, 1 << 30][plan.number("kept bytes") as usize % 4],
                 ..Timing::default()
             },
             world: world.clone(),

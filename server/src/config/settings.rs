@@ -220,8 +220,16 @@ pub(super) const SETTINGS: &[Setting] = &[
         "raft.kept_entries",
         entries(0, 10_000_000),
         count(2000),
-        "How many applied entries the log keeps for followers that are behind; one that is \
-         further behind gets a snapshot.",
+        "How many applied entries the log keeps for followers that are behind, whether or not \
+         one is.",
+    ),
+    setting(
+        "raft.kept_mib",
+        mib(0, 1_048_576),
+        count(1024),
+        "How large the log of one group may grow while a follower that advances needs it, or one \
+         that a snapshot is under way to; never larger than the free room on the disk. One that \
+         is further behind gets a snapshot. 0: `kept_entries` alone says what is kept.",
     ),
     setting(
         "storage.block_cache_mib",

@@ -23,6 +23,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, Running};
 use crate::raft::proposer::{self, Proposer, Write};
 use crate::raft::reads::{self, Reads};
+use crate::raft::retention::{Followers, Retention};
 use crate::raft::rows::{Generation, Rows};
 use crate::raft::snapshot;
 use crate::raft::state_machine::{Progress, StateMachine};
@@ -117,6 +118,7 @@ pub struct Group {
     /// For how long a quorum's confirmation of the leader counts.
     pub(super) confirmed_for: Duration,
     _watch: Task,
+    _retention: Task,
 }
 
 impl Group {
@@ -136,18 +138,35 @@ impl Group {
             fence,
             gate,
         } = opening;
-        let log = LogStore::open(identity.group, disk.clone())?;
+        let log = LogStore::open(identity.group, disk.clone(), timing.snapshot_bytes())?;
         let opened_in = log.term();
         let machine = StateMachine::open(identity.clone(), replica, disk.clone())?;
         let (progress, rows) = (machine.progress(), machine.rows());
         let tag_keys = machine.tag_keys();
         let config = Arc::new(timing.config(identity.group.to_string())?);
-        let network = Network::new(identity.clone(), replica, transport.clone(), gate.clone());
+        let followers = Arc::<Followers>::default();
+        let network = Network::new(
+            env.clone(),
+            identity.clone(),
+            replica,
+            transport.clone(),
+            gate.clone(),
+            followers.clone(),
+        );
         let running = network.running();
         let raft = Raft::new(replica, config, network, log.clone(), machine)
             .await
             .map_err(|e| Error::storage("the replica did not open", e))?;
         running.begin(raft.metrics());
+        let retention = Retention {
+            env: env.clone(),
+            raft: raft.clone(),
+            log: log.clone(),
+            disk: disk.clone(),
+            followers,
+            kept_entries: timing.kept_entries,
+            kept_bytes: timing.kept_bytes,
+        };
         let (mut changes, metrics) = (raft.server_metrics(), raft.metrics());
         let watch = env.spawn("halt-watch", async move {
             // They change seldom, and are closed when the replica has ended.
@@ -198,6 +217,7 @@ impl Group {
             right_key: Mutex::default(),
             confirmed_for: timing.confirmed_for(),
             _watch: watch,
+            _retention: retention.start(),
         }))
     }
 

@@ -14,11 +14,12 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::instrument;
 
 use crate::error::{Error, Result};
 use crate::raft::acknowledged::lacks;
+use crate::raft::retention::Sizes;
 use crate::raft::types::{
     RaftEntryOf, RaftLogId, RaftVote, Types, entry_from_bytes, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -45,6 +46,9 @@ struct Inner {
     disk: Arc<Disk>,
     writer: LogWriter,
     state: Mutex<State>,
+    /// After how many bytes `grown` says so.
+    grows_bytes: u64,
+    grown: Notify,
 }
 
 /// What the log is, disk writes still under way included.
@@ -55,11 +59,15 @@ struct State {
     /// The first entry there is; `None`: there is none.
     first: Option<u64>,
     last: Option<RaftLogId>,
+    sizes: Sizes,
+    /// The bytes that were appended since `grown` said something.
+    appended_bytes: u64,
 }
 
 impl LogStore {
-    /// The log of a group as it stands on disk.
-    pub(super) fn open(group: GroupId, disk: Arc<Disk>) -> Result<Self> {
+    /// The log of a group as it stands on disk, which says each time that it has
+    /// grown by some bytes.
+    pub(super) fn open(group: GroupId, disk: Arc<Disk>, grows_bytes: u64) -> Result<Self> {
         let writer = disk.log.clone();
         let loaded = writer.load(group)?;
         let purged = loaded.purged.as_ref().map(log_id_from_wire);
@@ -74,6 +82,10 @@ impl LogStore {
                 Some(entry_from_bytes(bytes)?.log_id)
             }
         };
+        let mut sizes = Sizes::default();
+        if let (Some(first), Some(last)) = (loaded.first, loaded.last) {
+            sizes.opened(first.0, last.0);
+        }
         Ok(LogStore {
             inner: Arc::new(Inner {
                 group,
@@ -85,9 +97,28 @@ impl LogStore {
                     purged,
                     first: loaded.first.map(|first| first.0),
                     last,
+                    sizes,
+                    appended_bytes: 0,
                 }),
+                grows_bytes,
+                grown: Notify::new(),
             }),
         })
+    }
+
+    /// The group.
+    pub(super) fn group(&self) -> GroupId {
+        self.inner.group
+    }
+
+    /// Waits until the log has grown much since the last time.
+    pub(super) async fn grown(&self) {
+        self.inner.grown.notified().await;
+    }
+
+    /// The last entry that is above a limit of bytes; 0: none is.
+    pub(super) fn above(&self, bytes_max: u64) -> u64 {
+        self.inner.state.lock().sizes.above(bytes_max)
     }
 
     /// Whether the log has lost what its replica has acknowledged to a leader,
@@ -255,7 +286,14 @@ impl RaftLogStorage<Types> for LogStore {
             }
             state.first.get_or_insert(index);
             state.last = Some(entry.log_id());
-            rows.push((Index(index), entry_to_bytes(&entry)));
+            let row = entry_to_bytes(&entry);
+            state.sizes.append(index, row.len());
+            state.appended_bytes += row.len() as u64;
+            rows.push((Index(index), row));
+        }
+        if state.appended_bytes > self.inner.grows_bytes {
+            state.appended_bytes = 0;
+            self.inner.grown.notify_one();
         }
         self.inner.writer.append(
             self.inner.group,
@@ -272,6 +310,7 @@ impl RaftLogStorage<Types> for LogStore {
             state.last = state.last.min(last_log_id);
             let kept = last_log_id.map(|last| last.index());
             state.first = state.first.filter(|first| Some(*first) <= kept);
+            state.sizes.truncate_from(kept.map_or(0, |kept| kept + 1));
             self.inner.writer.truncate_after(
                 self.inner.group,
                 last_log_id.map(|l| Index(l.index())),
@@ -294,6 +333,7 @@ impl RaftLogStorage<Types> for LogStore {
             let mut state = self.inner.state.lock();
             state.purged = Some(log_id);
             let behind = log_id.index() + 1;
+            state.sizes.purge(log_id.index());
             let last = state.last.map(|last| last.index());
             state.first = state
                 .first

@@ -5,7 +5,8 @@
 //! the other replicas ([`network`], [`inbound`], [`answers`]) and, once a quorum has it,
 //! applied ([`state_machine`], [`apply`]). A strong read waits at
 //! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
-//! a snapshot ([`snapshot`]); whoever reads meanwhile is told ([`rows`]). Replicas
+//! a snapshot ([`snapshot`]), which is rare, for the log is kept for it
+//! ([`retention`]); whoever reads meanwhile is told ([`rows`]). Replicas
 //! come and go by [`members`]. Whether a quorum confirms who leads is known by
 //! [`leadership`].
 //!
@@ -30,6 +31,7 @@ mod network;
 mod proposer;
 mod reads;
 mod request;
+mod retention;
 mod rows;
 mod snapshot;
 mod state_machine;

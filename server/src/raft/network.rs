@@ -37,9 +37,11 @@ use tokio::sync::watch;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
 
+use crate::env::Env;
 use crate::error::{Error, Reason};
 use crate::raft::acknowledged::Acknowledged;
 use crate::raft::apply::Identity;
+use crate::raft::retention::Followers;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::transport::{Parts, SharedTransport};
 use crate::raft::types::{
@@ -120,17 +122,23 @@ pub(super) struct Network {
     pipelines: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
     running: Arc<Running>,
+    env: Env,
+    followers: Arc<Followers>,
 }
 
 impl Network {
     /// The network of one replica.
     pub(super) fn new(
+        env: Env,
         identity: Identity,
         replica: ReplicaId,
         transport: SharedTransport,
         gate: Arc<Gate>,
+        followers: Arc<Followers>,
     ) -> Self {
         Network {
+            env,
+            followers,
             identity,
             replica,
             transport,
@@ -159,6 +167,8 @@ impl Network {
             acknowledged: self.acknowledged.clone(),
             running: self.running.clone(),
             heartbeats,
+            env: self.env.clone(),
+            followers: self.followers.clone(),
             window: Window::new(APPENDING_BYTES_MAX),
         }
     }
@@ -189,6 +199,8 @@ pub(super) struct Client {
     running: Arc<Running>,
     heartbeats: bool,
     window: Window,
+    env: Env,
+    followers: Arc<Followers>,
 }
 
 impl Client {
@@ -402,10 +414,16 @@ impl NetStreamAppend<Types> for Client {
                         (wait, Some(room))
                     }
                 };
+                let prev = rpc.prev_log_id.map_or(0, |prev| prev.index());
+                let is_late = !this.heartbeats && this.followers.is_purged_behind(prev);
                 // Sent here, in the order openraft made them; only the answer
                 // is waited for later.
-                let answer = this.call(Request::Append(append), RPCTypes::AppendEntries, wait);
+                let answer = (!is_late)
+                    .then(|| this.call(Request::Append(append), RPCTypes::AppendEntries, wait));
                 async move {
+                    let Some(answer) = answer else {
+                        return Err(unreachable("the log is purged of what it needs"));
+                    };
                     let answer = answer.await;
                     drop(room);
                     this.credited(&rpc.vote, append_result(answer?)?)
@@ -470,6 +488,9 @@ impl NetSnapshot<Types> for Client {
         let lost = |error| StreamingError::Unreachable(Unreachable::new(&error));
         let region = self.region().map_err(lost)?;
         let covered = snapshot.meta.last_log_id;
+        // The log behind it is kept while it is under way.
+        let covers = covered.map_or(0, |covered| covered.index());
+        let _sending = self.followers.sending(self.target, covers, self.env.now());
         let parts = snapshot::parts(start, view, &self.identity, &self.gate, &region);
         let (parts, moved) = watched(parts);
         let sent = self.transport.send_snapshot(self.node, parts);

@@ -21,6 +21,10 @@ const MANY_ELECTION_SPREAD: Duration = Duration::from_millis(50);
 /// How long a quorum's confirmation of a leader counts at least.
 const CONFIRMED_FOR_MIN: Duration = Duration::from_secs(3);
 
+/// The fewest bytes of entries after which the state is made durable: its
+/// tables are not worth writing for less.
+const SNAPSHOT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
 /// The timing of a group and the size of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -35,6 +39,9 @@ pub struct Timing {
     pub snapshot_entries: u64,
     /// How many applied entries the log keeps for followers that are behind.
     pub kept_entries: u64,
+    /// How many bytes the log keeps at most while followers that are behind need
+    /// them; 0: it keeps `kept_entries`, whatever they need.
+    pub kept_bytes: u64,
 }
 
 impl Default for Timing {
@@ -46,6 +53,7 @@ impl Default for Timing {
             election_max: Duration::from_millis(700),
             snapshot_entries: 5000,
             kept_entries: 2000,
+            kept_bytes: 1024 * 1024 * 1024,
         }
     }
 }
@@ -89,6 +97,12 @@ impl Timing {
         (self.election_max * 2).max(CONFIRMED_FOR_MIN)
     }
 
+    /// After how many bytes of entries the state is made durable, however few
+    /// they are: the log can only be purged behind it.
+    pub(super) fn snapshot_bytes(&self) -> u64 {
+        (self.kept_bytes / 4).max(SNAPSHOT_BYTES_MIN)
+    }
+
     pub(super) fn config(&self, name: String) -> Result<openraft::Config> {
         let millis = |d: Duration| d.as_millis() as u64;
         openraft::Config {
@@ -106,7 +120,8 @@ impl Timing {
             // keeps them from electing another.
             quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
-            max_in_snapshot_log_to_keep: self.kept_entries,
+            // `raft::retention` says what is purged.
+            max_in_snapshot_log_to_keep: u64::MAX,
             replication_lag_threshold: self.snapshot_entries + self.kept_entries,
             // Entries are batches already.
             max_payload_entries: 64,

@@ -105,6 +105,7 @@ impl Seats {
         // Small logs, so that snapshots are sent.
         node.set("raft.snapshot_entries=2000");
         node.set("raft.kept_entries=500");
+        node.set("raft.kept_mib=0");
         let clock = folder.join(format!("clock-{region}-{number}"));
         fs::write(&clock, "+0s")?;
         let fifo = folder.join(format!("fiu-{region}-{number}"));

@@ -85,8 +85,10 @@ impl Transport for Silent {
 fn network(silent: &Arc<Silent>) -> Network {
     let eu = RegionName::new("eu").unwrap();
     let identity = Identity::new(REGION_GROUP, 1, "", &eu).unwrap();
-    let gate = Gate::new(Env::real(), eu);
-    Network::new(identity, ReplicaId(1), silent.clone(), gate)
+    let env = Env::real();
+    let gate = Gate::new(env.clone(), eu);
+    let silent = silent.clone();
+    Network::new(env, identity, ReplicaId(1), silent, gate, Arc::default())
 }
 
 /// An append of one entry of some bytes; of none: a heartbeat.

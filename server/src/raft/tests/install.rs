@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +70,7 @@ fn timing() -> Timing {
         election_max: Duration::from_millis(200),
         snapshot_entries: 1_000_000,
         kept_entries: 0,
+        kept_bytes: 0,
     }
 }
 
@@ -83,8 +85,24 @@ pub(super) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
 }
 
 /// The way to the follower, while there is one.
-#[derive(Clone, Default)]
-pub(super) struct Way(Arc<Mutex<Option<Arc<End>>>>);
+#[derive(Clone)]
+pub(super) struct Way {
+    end: Arc<Mutex<Option<Arc<End>>>>,
+    /// Snapshots pass it while it is true.
+    pub(super) passable: watch::Sender<bool>,
+    /// The snapshots that were begun.
+    pub(super) snapshots: Arc<AtomicUsize>,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Way {
+            end: Arc::default(),
+            passable: watch::Sender::new(true),
+            snapshots: Arc::default(),
+        }
+    }
+}
 
 /// The follower's end of it.
 struct End {
@@ -125,15 +143,15 @@ impl Way {
                 }
             }),
         };
-        *self.0.lock() = Some(Arc::new(end));
+        *self.end.lock() = Some(Arc::new(end));
     }
 
     pub(super) fn close(&self) {
-        *self.0.lock() = None;
+        *self.end.lock() = None;
     }
 
     fn end(&self) -> Option<Arc<End>> {
-        self.0.lock().clone()
+        self.end.lock().clone()
     }
 }
 
@@ -167,7 +185,13 @@ impl Transport for Way {
         parts: Parts,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let end = self.end();
+        let mut passable = self.passable.subscribe();
+        if end.is_some() {
+            self.snapshots.fetch_add(1, Ordering::Relaxed);
+        }
         Box::pin(async move {
+            // Its sender is as long as the way.
+            drop(passable.wait_for(|passable| *passable).await);
             let nobody = || Error::new(Reason::Unreachable, "nobody is there");
             let end = end.ok_or_else(nobody)?;
             let vote = Some(receive(&end.env, &end.groups, &end.gate, parts).await?);
@@ -217,11 +241,19 @@ pub(super) struct Leader {
 
 impl Leader {
     pub(super) async fn start() -> Leader {
+        Leader::keeping(0).await
+    }
+
+    /// One that keeps so many bytes of its log for its follower.
+    pub(super) async fn keeping(kept_bytes: u64) -> Leader {
         let mut alone = Alone::new("eu");
         alone.adopt_demo();
         let way = Way::default();
         alone.transport = Arc::new(way.clone());
-        alone.timing = timing();
+        alone.timing = Timing {
+            kept_bytes,
+            ..timing()
+        };
         let group = alone.lead(ours()).await;
         let client = crate::raft::testing::register(&group).await;
         let mut leader = Leader {
@@ -243,7 +275,7 @@ impl Leader {
         self.note().await;
     }
 
-    async fn note(&mut self) {
+    pub(super) async fn note(&mut self) {
         let digest = self.group.digest().await.expect("a digest");
         let applied = digest.applied.expect("something is applied");
         self.digests.insert(applied.index, digest.digest);
@@ -268,7 +300,7 @@ impl Leader {
         self.note().await;
     }
 
-    async fn put(&mut self, key: &str) {
+    pub(super) async fn put(&mut self, key: &str) {
         let value = wire::Value {
             bytes: vec![self.last() as u8; VALUE_BYTES].into(),
             ..wire::Value::default()
@@ -280,8 +312,13 @@ impl Leader {
         self.write(key, Change::Delete(wire::Tombstone {})).await;
     }
 
-    fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         *self.digests.keys().next_back().expect("it has begun")
+    }
+
+    /// Up to where its log is purged.
+    pub(super) fn purged(&self) -> u64 {
+        purged(&self.alone.disk)
     }
 
     fn vote(&self) -> RaftVote {
@@ -391,7 +428,7 @@ impl Follower {
     }
 
     /// Waits until it has applied what the leader has.
-    async fn catch_up(&self, leader: &Leader) {
+    pub(super) async fn catch_up(&self, leader: &Leader) {
         let reached = || {
             assert_eq!(*self.halted.lock(), None);
             self.group.progress().index.0 == leader.last()

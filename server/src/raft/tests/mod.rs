@@ -7,6 +7,7 @@ mod group;
 mod install;
 mod members;
 mod mirror;
+mod retention;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -50,7 +51,7 @@ fn open_on(disk: Arc<Disk>) -> (LogStore, StateMachine) {
     let region = RegionName::new("eu").unwrap();
     let identity = Identity::new(GROUP, 1, "orders", &region).unwrap();
     (
-        LogStore::open(GROUP, disk.clone()).unwrap(),
+        LogStore::open(GROUP, disk.clone(), u64::MAX).unwrap(),
         StateMachine::open(identity, ReplicaId(1), disk).unwrap(),
     )
 }

@@ -76,8 +76,9 @@ async fn send(slow: Slow) -> Result<SnapshotResponse<Types>, StreamingError<Type
     let env = Env::real();
     let eu = RegionName::new("eu").unwrap();
     let identity = Identity::new(REGION_GROUP, 1, "", &eu).unwrap();
-    let gate = Gate::new(env, eu);
-    let mut network = Network::new(identity, ReplicaId(1), Arc::new(slow), gate);
+    let gate = Gate::new(env.clone(), eu);
+    let (slow, followers) = (Arc::new(slow), Arc::default());
+    let mut network = Network::new(env, identity, ReplicaId(1), slow, gate, followers);
     let seat = Seat { node: NodeId(2) };
     let mut client = network.new_client(ReplicaId(2), &seat).await;
     let vote: RaftVote = vote_from_wire(&wire::Vote::default());
