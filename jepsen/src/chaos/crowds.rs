@@ -129,7 +129,7 @@ pub(super) async fn sockets(stage: &Stage<'_>) -> Result<()> {
         }
         within_limits(&cluster)?;
         let leader = cluster.leader(TAG)?;
-        let took = stop(&mut cluster.nodes[leader], STOP_MAX).await?;
+        let took = stop(stage, &mut cluster.nodes[leader], STOP_MAX)?;
         stage.recorder.fault(&format!("stop-n{}", leader + 1));
         stage.say(format!("a stop amid a crowd: {} ms", took.as_millis()));
         stage.heal(&mut cluster)?;
@@ -170,12 +170,12 @@ fn within_limits(cluster: &Cluster) -> Result<()> {
 }
 
 /// Tells a node to end, and how long it took.
-async fn stop(node: &mut Node, most: Duration) -> Result<Duration> {
-    let began = tokio::time::Instant::now();
+fn stop(stage: &Stage<'_>, node: &mut Node, most: Duration) -> Result<Duration> {
+    let began_ns = stage.recorder.now_ns();
     node.signal("TERM")?;
     let ended = node.wait_exit(most)?;
     match ended {
-        Some(0) => Ok(began.elapsed()),
+        Some(0) => Ok(Duration::from_nanos(stage.recorder.now_ns() - began_ns)),
         Some(code) => Err(Broken::new(format!(
             "node {} was told to end and ended with {code}",
             node.number
@@ -215,7 +215,7 @@ pub(super) async fn log_pipe(stage: &Stage<'_>) -> Result<()> {
         stage.heal(&mut cluster)?;
     }
     for node in 0..cluster.nodes.len() {
-        let took = stop(&mut cluster.nodes[node], STUCK_STOP_MAX).await?;
+        let took = stop(stage, &mut cluster.nodes[node], STUCK_STOP_MAX)?;
         stage.recorder.fault(&format!("stop-n{}", node + 1));
         stage.say(format!("a stop with a stuck log: {} ms", took.as_millis()));
         stage.heal(&mut cluster)?;
