@@ -1,11 +1,24 @@
 //! `domicile node`.
 
-use domicile_proto::v1::{DiskState, NodeStatus};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use domicile_client::{Client, Error};
+use domicile_proto::v1::{DiskState, GetClusterStatusResponse, NodeStatus};
+use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::Context;
 use crate::failure::Failure;
 use crate::output::table;
+
+/// How long a node may take to come back, when `--timeout` is not given: its
+/// groups may be large and its way slow. It is shown how far it is.
+const REPLACE_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// How often it is shown how far a node is.
+const PROGRESS_STEP: Duration = Duration::from_secs(5);
 
 /// Lists and repairs nodes.
 #[derive(Debug, clap::Subcommand)]
@@ -62,13 +75,32 @@ async fn list(context: &Context) -> Result<(), Failure> {
 }
 
 async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
-    let client = context.connect_for_change().await?;
+    let client = context.connect_for(REPLACE_WAIT).await?;
     context
         .output
         .message("replacing; this copies every record of the node's groups");
     let (region, node) = arguments.node;
     let admin = client.admin();
-    let replaced = admin.replace_node(region, node, arguments.address).await?;
+    let limit = context.global.timeout.unwrap_or(REPLACE_WAIT);
+    let time_is_up = tokio::time::sleep(limit);
+    let replacing = async {
+        tokio::pin!(time_is_up);
+        // Polled once, for only then does it see the time pass.
+        (&mut time_is_up).now_or_never();
+        loop {
+            let address = arguments.address.clone();
+            match admin.replace_node(region.clone(), node, address).await {
+                // The nodes wait for two minutes at a time, and go on where they
+                // stopped.
+                Err(Error::Deadline(_)) if !time_is_up.is_elapsed() => {}
+                ended => return ended,
+            }
+        }
+    };
+    let replaced = tokio::select! {
+        ended = replacing => ended?,
+        never = show_progress(context, &region, node) => match never {},
+    };
     let replicas = replaced.replicas;
     let json = json!({ "node": node, "replicas": replicas });
     let text = || {
@@ -78,6 +110,61 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
         )
     };
     context.output.document(&json, text, b"")
+}
+
+/// Shows from time to time how far a node is that comes back.
+async fn show_progress(context: &Context, region: &str, node: u64) -> Infallible {
+    let clients: Vec<Client> = context.connect_each().await.unwrap_or_default();
+    let mut shown = Vec::new();
+    loop {
+        tokio::time::sleep(PROGRESS_STEP).await;
+        let mut seen = Vec::new();
+        for client in &clients {
+            // One that does not answer has nothing to say.
+            seen.extend(client.admin().cluster_status().await.ok());
+        }
+        let lines = progress(&seen, region, node);
+        if lines != shown {
+            lines.iter().for_each(|line| context.output.message(line));
+            shown = lines;
+        }
+    }
+}
+
+/// How far the newest replicas of a node are, as the leaders of their groups see
+/// it. One that has all is not named.
+fn progress(seen: &[GetClusterStatusResponse], region: &str, node: u64) -> Vec<String> {
+    let mut lines = BTreeMap::new();
+    for group in seen.iter().flat_map(|status| &status.groups) {
+        // Only a leader knows how far anyone is.
+        if group
+            .replicas
+            .iter()
+            .all(|replica| replica.matched.is_none())
+        {
+            continue;
+        }
+        let of_node = group.replicas.iter().filter(|replica| {
+            replica.node == node && (region.is_empty() || replica.region == region)
+        });
+        let Some(newest) = of_node.max_by_key(|replica| replica.replica) else {
+            continue;
+        };
+        let name = match group.tag.as_str() {
+            "" => format!("group {} ({})", group.group, group.kind),
+            tag => format!("group {} ({tag})", group.group),
+        };
+        let line = match newest.matched {
+            None => Some(format!("{name}: its records are being copied")),
+            Some(matched) if matched < group.last_index => {
+                let behind = group.last_index - matched;
+                Some(format!("{name}: {behind} entries behind"))
+            }
+            Some(_) => None,
+        };
+        lines.insert(group.group, line);
+    }
+    lines.into_values().flatten().collect()
 }
 
 /// The nodes for people.
@@ -200,4 +287,57 @@ pub(crate) fn node_json(node: &NodeStatus) -> Value {
         "clock_ahead_ms": node.clock_ahead_ms,
         "clock_off": node.clock_off,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::v1::{GroupStatus, ReplicaStatus};
+
+    use super::*;
+
+    #[test]
+    fn the_leaders_of_groups_say_how_far_a_node_is() {
+        let replica = |node, replica, matched| ReplicaStatus {
+            node,
+            replica,
+            matched,
+            region: "eu".into(),
+            ..ReplicaStatus::default()
+        };
+        let status = |group, tag: &str, replicas| GetClusterStatusResponse {
+            groups: vec![GroupStatus {
+                group,
+                kind: "region".into(),
+                tag: tag.into(),
+                last_index: 90,
+                replicas,
+                ..GroupStatus::default()
+            }],
+            ..GetClusterStatusResponse::default()
+        };
+        let follower = || status(16, "orders", vec![replica(1, 1, None), replica(3, 9, None)]);
+        let leader = |matched| {
+            let old = replica(3, 3, Some(5));
+            let new = replica(3, 9, matched);
+            status(16, "orders", vec![replica(1, 1, Some(90)), old, new])
+        };
+        let region = status(
+            1,
+            "",
+            vec![replica(1, 2, Some(90)), replica(3, 8, Some(80))],
+        );
+        let seen = |matched| progress(&[follower(), leader(matched), region.clone()], "eu", 3);
+        let of_region = "group 1 (region): 10 entries behind";
+        assert_eq!(
+            seen(None),
+            [of_region, "group 16 (orders): its records are being copied"]
+        );
+        assert_eq!(
+            seen(Some(20)),
+            [of_region, "group 16 (orders): 70 entries behind"]
+        );
+        assert_eq!(seen(Some(90)), [of_region]);
+        assert!(progress(&[follower()], "eu", 3).is_empty());
+        assert!(progress(&[leader(None)], "us", 3).is_empty());
+    }
 }
