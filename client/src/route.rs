@@ -42,6 +42,8 @@ const LEADER_FACT: &str = "leader";
 pub(crate) struct Routes {
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
+    /// Those that did not answer when all were asked, a bit each.
+    silent: AtomicU64,
 }
 
 /// What is known of a tag.
@@ -206,7 +208,11 @@ impl Routes {
     /// Starts at a random endpoint.
     pub(crate) fn new(endpoints: Vec<Endpoint>) -> Self {
         let current = AtomicUsize::new(env::random_below(endpoints.len()));
-        Routes { endpoints, current }
+        Routes {
+            endpoints,
+            current,
+            silent: AtomicU64::new(0),
+        }
     }
 
     /// All endpoints, in the order of the caller.
@@ -231,6 +237,28 @@ impl Routes {
         up.or_else(|| untried.next())
             .or_else(|| in_order.next())
             .unwrap_or(0)
+    }
+
+    /// Notes which endpoints have answered just now. Operations go to one of them,
+    /// drawn at random, unless the one in use is among them.
+    pub(crate) fn found_up(&self, up: &[&str]) {
+        let is_up = |index: &usize| up.contains(&self.endpoints[*index].name());
+        let up: Vec<_> = (0..self.endpoints.len()).filter(is_up).collect();
+        let silent = (0..self.endpoints.len()).filter(|index| !up.contains(index));
+        let silent = silent.fold(0, |bits, index| bits | 1 << index);
+        self.silent.store(silent, Ordering::Relaxed);
+        let current = self.current.load(Ordering::Relaxed);
+        if !up.is_empty() && !up.contains(&current) {
+            self.move_on(current, up[env::random_below(up.len())]);
+        }
+    }
+
+    /// All endpoints, in the order of the caller; those that were silent come last.
+    pub(crate) fn silent_last(&self) -> Vec<&Endpoint> {
+        let silent = self.silent.load(Ordering::Relaxed);
+        let mut in_order: Vec<_> = self.endpoints.iter().enumerate().collect();
+        in_order.sort_by_key(|(index, _)| silent >> index & 1);
+        in_order.into_iter().map(|(_, endpoint)| endpoint).collect()
     }
 
     /// Notes what an attempt's failure says about where to go. Answers whether

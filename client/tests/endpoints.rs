@@ -51,6 +51,12 @@ async fn a_change_goes_past_an_endpoint_that_is_silent() {
     };
     let done = tokio::time::timeout(Duration::from_secs(8), done).await;
     done.expect("soon");
+
+    // Who was found silent is asked last from then on.
+    admin.agree().await.expect("one cluster");
+    let admin = db.admin().timeout(Duration::from_secs(30));
+    let listed = tokio::time::timeout(Duration::from_secs(5), admin.nodes()).await;
+    listed.expect("soon").expect("listed");
 }
 
 #[tokio::test]
