@@ -106,6 +106,26 @@ impl Admin {
         .await
     }
 
+    /// Tells a node that another one, or itself, runs at another address with its
+    /// store. Answers whether the cluster has agreed on it; otherwise only the node
+    /// that was asked knows.
+    pub async fn move_node(
+        &self,
+        region: impl Into<String>,
+        node: u64,
+        address: impl Into<String>,
+    ) -> Result<bool, Error> {
+        let request = v1::MoveNodeRequest {
+            region: region.into(),
+            node,
+            address: address.into(),
+        };
+        let moved = self.change(request, async |mut admin, request| {
+            admin.move_node(request).await
+        });
+        Ok(moved.await?.agreed)
+    }
+
     /// Forms a region anew that lost its stores. Its nodes must be running and
     /// empty, and it may be the home of no tag. Ask a node of another region.
     pub async fn rebuild_region(

@@ -118,6 +118,9 @@ async fn the_cluster_in_json_keeps_its_schema() {
         "region": "ap", "nodes": 3, "incarnation": 2, "mirrors": ["global"],
     });
     assert_eq!(rebuilt, expected);
+    let moved = json_of(&node, "node move eu/2=127.0.0.1:7412").await;
+    let there = json!({ "node": 2, "region": "eu", "address": "127.0.0.1:7412" });
+    assert_eq!(moved, json!({ "moved": [there] }));
     for name in ["eu/3", "3"] {
         let replaced = json_of(&node, &format!("node replace {name}")).await;
         assert_eq!(replaced, json!({ "node": 3, "replicas": 2 }));

@@ -645,6 +645,17 @@ impl AdminService for Fake {
         }
     }
 
+    async fn move_node(
+        &self,
+        r: Request<v1::MoveNodeRequest>,
+    ) -> Result<Response<v1::MoveNodeResponse>, Status> {
+        let v1::MoveNodeRequest { region, node, .. } = r.into_inner();
+        match (region.as_str(), node) {
+            ("eu", 2) => Ok(Response::new(v1::MoveNodeResponse { agreed: true })),
+            _ => Err(status(failure(Reason::UnknownNode, Code::NotFound))),
+        }
+    }
+
     async fn rebuild_region(
         &self,
         r: Request<v1::RebuildRegionRequest>,

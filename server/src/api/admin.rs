@@ -236,6 +236,25 @@ impl AdminService for AdminApi {
         Ok(Response::new(v1::ReplaceNodeResponse { replicas }))
     }
 
+    async fn move_node(
+        &self,
+        request: Request<v1::MoveNodeRequest>,
+    ) -> Result<Response<v1::MoveNodeResponse>, Status> {
+        let v1::MoveNodeRequest {
+            region,
+            node,
+            address,
+        } = request.into_inner();
+        let placement = self.placement.clone();
+        let moving = async move {
+            let region = RegionName::new(&region);
+            let region = region.map_err(|error| Error::invalid(error.to_string()))?;
+            placement.move_node(&region, NodeId(node), &address).await
+        };
+        let agreed = self.env.scoped(moving).await.map_err(status)?;
+        Ok(Response::new(v1::MoveNodeResponse { agreed }))
+    }
+
     async fn rebuild_region(
         &self,
         request: Request<v1::RebuildRegionRequest>,

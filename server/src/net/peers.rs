@@ -181,6 +181,8 @@ pub struct Peers {
     speaker: Speaker,
     gate: Arc<Gate>,
     links: RwLock<BTreeMap<NodeId, Handle>>,
+    /// Nodes that are elsewhere than everybody says: what is said, and where.
+    moved: RwLock<BTreeMap<NodeId, (String, String)>>,
     forwarding: Arc<Budget>,
     callers: Mutex<BTreeMap<NodeId, Calls>>,
 }
@@ -258,6 +260,7 @@ impl Peers {
             speaker,
             gate,
             links: RwLock::default(),
+            moved: RwLock::default(),
             forwarding: Arc::new(Budget::new(FORWARDING_BYTES_MAX)),
             callers: Mutex::default(),
         }
@@ -271,22 +274,34 @@ impl Peers {
             if is_this || node.address.is_empty() {
                 continue;
             }
+            let moved = self.moved.read().get(&id).cloned();
+            let there = match moved {
+                Some((from, to)) if from == node.address => to,
+                _ => node.address.clone(),
+            };
             let mut links = self.links.write();
             match links.get(&id) {
                 Some(handle) => {
                     handle.address.send_if_modified(|address| {
-                        let moved = *address != node.address;
+                        let moved = *address != there;
                         if moved {
-                            address.clone_from(&node.address);
+                            *address = there;
                         }
                         moved
                     });
                 }
                 None => {
-                    links.insert(id, self.connect(id, node.address.clone()));
+                    links.insert(id, self.connect(id, there));
                 }
             }
         }
+    }
+
+    /// Takes other addresses for what is said of some nodes from now on.
+    pub(super) fn set_moved(&self, moved: &[wire::MovedNode]) {
+        let here = moved.iter().filter(|m| m.region == self.region.as_str());
+        let of = |m: &wire::MovedNode| (NodeId(m.node), (m.from.clone(), m.to.clone()));
+        *self.moved.write() = here.map(of).collect();
     }
 
     /// Ends the connections and forgets where nodes are.

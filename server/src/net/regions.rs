@@ -32,6 +32,8 @@ pub struct Regions {
 struct Known {
     peers: BTreeMap<RegionName, Arc<Peers>>,
     numbers: BTreeMap<u64, RegionName>,
+    /// Nodes that are elsewhere than everybody says.
+    moved: Vec<wire::MovedNode>,
 }
 
 impl Regions {
@@ -48,6 +50,7 @@ impl Regions {
         let known = Known {
             peers: BTreeMap::from([(region, own.clone())]),
             numbers: BTreeMap::new(),
+            moved: Vec::new(),
         };
         Regions {
             env,
@@ -84,7 +87,12 @@ impl Regions {
             let peers = {
                 let mut known = self.known.write();
                 known.numbers.insert(region.number, name.clone());
-                let connect = || Arc::new(self.peers(name.clone()));
+                let moved = known.moved.clone();
+                let connect = || {
+                    let peers = self.peers(name.clone());
+                    peers.set_moved(&moved);
+                    Arc::new(peers)
+                };
                 known
                     .peers
                     .entry(name.clone())
@@ -94,6 +102,16 @@ impl Regions {
             peers.learn(&region.nodes);
         }
         Ok(())
+    }
+
+    /// Takes other addresses for what is said of some nodes, from when it is said
+    /// again.
+    pub fn set_moved(&self, moved: &[wire::MovedNode]) {
+        let mut known = self.known.write();
+        known.moved = moved.to_vec();
+        for peers in known.peers.values() {
+            peers.set_moved(moved);
+        }
     }
 
     /// Knows only this node's region again, and no node of it.

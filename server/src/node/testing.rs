@@ -180,6 +180,8 @@ pub(super) struct World {
     disks: BTreeMap<String, MemoryDisk>,
     /// What each node counts.
     pub(super) metrics: BTreeMap<String, Metrics>,
+    /// The ports of nodes that are not at those of their names.
+    ports: BTreeMap<String, String>,
     /// The nodes that run, by name, such as `eu/1`.
     pub(super) nodes: BTreeMap<String, Node>,
 }
@@ -194,13 +196,28 @@ impl World {
         world
     }
 
+    /// The port of a node.
+    pub(super) fn at(&self, name: &str) -> String {
+        let other = self.ports.get(name).cloned();
+        other.unwrap_or_else(|| address(name))
+    }
+
+    /// Gives a node that does not run another port.
+    pub(super) fn move_to(&mut self, name: &str, port: u16) -> String {
+        let there = format!("{}:{port}", name.replace('/', "-"));
+        self.ports.insert(name.to_owned(), there.clone());
+        there
+    }
+
     /// Starts a node that does not run, on the disk that it has.
     pub(super) async fn restart(&mut self, name: &str) {
-        self.restart_at(name, &address(name)).await;
+        let here = self.at(name);
+        self.restart_at(name, &here).await;
     }
 
     /// The same at another address than its own.
     pub(super) async fn restart_at(&mut self, name: &str, address: &str) {
+        self.ports.insert(name.to_owned(), address.to_owned());
         let env = Env::real();
         let (region, number) = name.split_once('/').expect("REGION/N");
         let number: u64 = number.parse().expect("a number");
@@ -237,7 +254,7 @@ impl World {
 
     /// Stops a node.
     pub(super) async fn stop(&mut self, name: &str) {
-        self.network.0.lock().remove(&address(name));
+        self.network.0.lock().remove(&self.at(name));
         let node = self.nodes.remove(name).expect("it runs");
         node.shutdown(Duration::from_secs(5))
             .await
@@ -249,8 +266,8 @@ impl World {
     pub(super) fn pause(&self, name: &str, paused: bool) {
         let mut stopped = self.network.1.0.lock();
         match paused {
-            true => stopped.insert(address(name)),
-            false => stopped.remove(&address(name)),
+            true => stopped.insert(self.at(name)),
+            false => stopped.remove(&self.at(name)),
         };
     }
 

@@ -8,7 +8,8 @@
 //! there, each node opens the replicas that are meant to be on it, and one
 //! initialises each group that is not formed yet. A node that lost its disk
 //! gets new replica ids ([`replace`]) and joins as a learner first; a group
-//! that is formed is never initialised again. A region that lost all its stores
+//! that is formed is never initialised again. One that runs elsewhere keeps its store
+//! ([`relocate`]). A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]); so is a
 //! single mirror that is to be filled from nothing ([`remake`]). A node whose disk is
 //! full hands over what it leads ([`relief`]), and one hands over what an operator says
@@ -26,6 +27,7 @@ mod plan;
 mod rebuild;
 mod reconcile;
 mod relief;
+mod relocate;
 mod remake;
 mod replace;
 mod reserve;
@@ -147,6 +149,7 @@ impl Placement {
         let anchor = self.disk.anchor.get();
         if !anchor.cluster.is_empty() {
             self.speaker.join(anchor.cluster.clone())?;
+            self.regions.set_moved(&anchor.moved);
             for replica in &anchor.replicas {
                 self.regions.own().learn(&replica.peers);
                 self.regions.learn(&replica.regions)?;

@@ -81,7 +81,8 @@ impl Placement {
                 (self.halt)(unknown.to_string());
                 return Err(unknown);
             }
-            self.regions.learn(&control.regions)?;
+            self.take_moves_over()?;
+            self.notice_own_address(&control);
             let atlas = Atlas::new(control).inspect_err(|error| {
                 if error.reason == Reason::UpgradeNeeded {
                     (self.halt)(error.to_string());
@@ -94,7 +95,9 @@ impl Placement {
         if let Some(catalog) = self.catalog()?
             && *self.directory.catalog() != catalog
         {
-            self.regions.own().learn(&catalog.nodes);
+            self.regions
+                .own()
+                .learn(&self.with_agreed_addresses(&catalog)?);
             self.directory.update(catalog);
         }
         Ok(())
@@ -102,6 +105,7 @@ impl Placement {
 
     async fn reconcile(&self) -> Result<()> {
         self.adopt()?;
+        self.propose_moves().await;
         let catalog = self.directory.catalog();
         if catalog.cluster.is_empty() {
             return Ok(());
@@ -273,7 +277,7 @@ impl Placement {
             tag: group.tag.clone(),
             incarnation: group.incarnation,
             replica: here.replica,
-            peers: catalog.nodes.clone(),
+            peers: self.with_agreed_addresses(catalog)?,
             founders: group.replicas.clone(),
             mirror: group.mirror,
             span: group.span.clone(),

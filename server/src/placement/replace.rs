@@ -39,6 +39,21 @@ impl Placement {
                 format!("the region has no node {node}; see `domicile node list`"),
             ));
         }
+        if !request.address.is_empty()
+            && self
+                .has_kept_its_store(&catalog, node, &request.address)
+                .await?
+        {
+            let own = self.speaker.region().clone();
+            return match self.move_node(&own, node, &request.address).await? {
+                true => Ok(0),
+                false => Err(Error::new(
+                    Reason::NoQuorum,
+                    "the node has kept its store, and the control group could not agree on its \
+                     address; run the command again",
+                )),
+            };
+        }
         if let Some(forming) = catalog.groups.iter().find(|group| !group.formed) {
             // Its founders are settled; an id that changes now would not be
             // among them.
@@ -51,7 +66,9 @@ impl Placement {
         if node == self.speaker.node() {
             return self.replaced_here(&region, &catalog).await;
         }
-        self.replace_in_control(node, &request.address).await?;
+        let own = self.speaker.region().clone();
+        self.replace_in_control(&own, node, &request.address)
+            .await?;
         if !self
             .has_its_replica(&catalog, node, &request.address)
             .await?
@@ -66,7 +83,9 @@ impl Placement {
             check_renewed(&catalog, &changed, node)?;
             catalog = changed;
         }
-        self.regions.own().learn(&catalog.nodes);
+        self.adopt()?;
+        let nodes = self.with_agreed_addresses(&catalog)?;
+        self.regions.own().learn(&nodes);
         let address = self.address_of(node)?;
         let mut replaced = 1;
         for group in &catalog.groups {
@@ -220,14 +239,17 @@ impl Placement {
         Ok(false)
     }
 
-    /// Has the control group's leader give a node of this region a new replica.
-    async fn replace_in_control(&self, node: NodeId, address: &str) -> Result<()> {
+    /// Has the control group's leader give a node a new replica, or, if it has kept
+    /// its own, another address.
+    pub(super) async fn replace_in_control(
+        &self,
+        of: &RegionName,
+        node: NodeId,
+        address: &str,
+    ) -> Result<()> {
         let control = self.control_group()?;
         let number = self.control()?.map_or(0, |control| {
-            let own = control
-                .regions
-                .iter()
-                .find(|r| r.region == self.speaker.region().as_str());
+            let own = control.regions.iter().find(|r| r.region == of.as_str());
             own.map_or(0, |region| region.number)
         });
         let request = wire::ReplaceMemberRequest {
@@ -278,8 +300,19 @@ impl Placement {
         let known = member_of(&control).ok_or_else(missing)?;
         let this = (self.speaker.region(), self.speaker.node());
         if (&region, node) == this && group.replica().0 == known.replica {
-            // It was replaced already, and has come to lead the group since.
-            return Ok(());
+            // It was replaced already, and has come to lead the group since; or only
+            // its address is new.
+            if request.address.is_empty() {
+                return Ok(());
+            }
+            let change = wire::ControlNodeReplaced {
+                region: region.to_string(),
+                node: node.0,
+                address: request.address,
+                keeps_replica: true,
+            };
+            let change = wire::control_change::Change::NodeReplaced(change);
+            return group.propose_control(change).await;
         }
         let address = match request.address.as_str() {
             "" => peers.address(node).ok_or_else(missing)?,
@@ -438,7 +471,7 @@ impl Placement {
             region: catalog.region.clone(),
             node: new.node,
             group: Some(group.clone()),
-            nodes: catalog.nodes.clone(),
+            nodes: self.with_agreed_addresses(catalog)?,
             replica: new.replica,
             regions: Vec::new(),
             hello: None,

@@ -99,7 +99,7 @@ pub(crate) struct TransferLeader {
 }
 
 /// Reads `REGION/N=HOST:PORT`.
-fn node_address(text: &str) -> Result<NodeAddress, String> {
+pub(crate) fn node_address(text: &str) -> Result<NodeAddress, String> {
     let wrong = || "a node is REGION/N=HOST:PORT, as in eu/1=127.0.0.1:7401".to_owned();
     let (name, address) = text.split_once('=').ok_or_else(wrong)?;
     let (region, node) = name.split_once('/').ok_or_else(wrong)?;

@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something on this machine, such as a file.
     Local(String),
+    /// Nodes that were told of new addresses, before the cluster agreed.
+    NotAgreed(String),
     /// An audit did not pass; its exit code.
     Audit(u8),
     /// The user has had enough.
@@ -61,6 +63,7 @@ impl Failure {
             Failure::Usage(_) => Reason::InvalidArgument.name(),
             Failure::Local(_) => "LOCAL",
             Failure::ReaderGone | Failure::Interrupted => "",
+            Failure::NotAgreed(_) => Reason::NoQuorum.name(),
             Failure::Audit(10) => "AUDIT_FAIL",
             Failure::Audit(_) => "AUDIT_INCOMPLETE",
         }
@@ -81,6 +84,10 @@ impl Failure {
             Failure::Usage(message) | Failure::Local(message) => message.clone(),
             Failure::Interrupted => "interrupted".to_owned(),
             Failure::ReaderGone => "nobody reads the output any more".to_owned(),
+            Failure::NotAgreed(told) => format!(
+                "the cluster has not agreed yet; these endpoints know the new addresses, and propose \
+                 them once it can: {told}"
+            ),
             Failure::Audit(10) => "something is where the policy does not allow it".to_owned(),
             Failure::Audit(_) => {
                 "nothing was found where it may not be, but not everything was read".to_owned()
@@ -99,6 +106,9 @@ impl Failure {
             Failure::NotFound => "Check the address; a tag is case-sensitive, and so is a key.",
             Failure::Usage(_) => "See `domicile help`.",
             Failure::Local(_) | Failure::ReaderGone | Failure::Interrupted => "",
+            Failure::NotAgreed(_) => {
+                "Run it again with the endpoints of all nodes, where they are now; see `domicile cluster status`."
+            }
             Failure::Audit(10) => {
                 "Keep the disks of the nodes named as they are, and find out how it got there."
             }
@@ -141,6 +151,7 @@ impl Failure {
             Failure::Local(_) => 1,
             Failure::Interrupted => INTERRUPTED,
             Failure::ReaderGone => READER_GONE,
+            Failure::NotAgreed(_) => 3,
             Failure::Audit(code) => *code,
         })
     }

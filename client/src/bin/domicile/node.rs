@@ -1,15 +1,16 @@
 //! `domicile node`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
 use domicile_client::{Client, Error};
-use domicile_proto::v1::{DiskState, GetClusterStatusResponse, NodeStatus};
+use domicile_proto::v1::{DiskState, GetClusterStatusResponse, NodeAddress, NodeStatus};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::Context;
+use crate::cluster;
 use crate::failure::Failure;
 use crate::output::table;
 
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     /// Lists the nodes, as one of them sees them.
     List,
     Replace(Replace),
+    Move(Move),
 }
 
 /// Brings a node back that lost its disk.
@@ -40,10 +42,34 @@ pub(crate) struct Replace {
     #[arg(value_name = "REGION/N", value_parser = node_name)]
     node: (String, u64),
 
-    /// HOST:PORT at which the other nodes reach it now. Default: as before.
+    /// HOST:PORT at which the other nodes reach it now. Default: as before. A node
+    /// that has its store there keeps it, as with `domicile node move`.
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
 }
+
+/// Says that nodes run at other addresses, with their stores.
+///
+/// Each must answer there. Every endpoint that answers is told: when too few nodes
+/// still reach each other to agree, give the endpoints of all nodes, where they are
+/// now. Ends when the cluster has agreed. Example: domicile node move
+/// eu/2=127.0.0.1:7412
+#[derive(Debug, clap::Args)]
+pub(crate) struct Move {
+    /// A node, and where the other nodes reach it now. Name every node that was
+    /// moved.
+    #[arg(value_name = "REGION/N=HOST:PORT", required = true, value_parser = cluster::node_address)]
+    nodes: Vec<NodeAddress>,
+}
+
+/// How long a node may take to answer, the agreement included.
+const MOVE_WAIT: Duration = Duration::from_secs(12);
+
+/// How often it is asked whether the cluster agrees by now.
+const AGREE_ROUNDS: u32 = 10;
+
+/// How long between.
+const AGREE_STEP: Duration = Duration::from_secs(1);
 
 /// Reads `eu/2`, or `2`, which names no region.
 pub(crate) fn node_name(text: &str) -> Result<(String, u64), String> {
@@ -58,6 +84,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::List => list(context).await,
         Command::Replace(arguments) => replace(context, arguments).await,
+        Command::Move(arguments) => relocate(context, &arguments).await,
     }
 }
 
@@ -102,6 +129,10 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
         never = show_progress(context, &region, node) => match never {},
     };
     let replicas = replaced.replicas;
+    if replicas == 0 {
+        let kept = "the node has kept its store; only its address was changed";
+        context.output.message(kept);
+    }
     let json = json!({ "node": node, "replicas": replicas });
     let text = || {
         table(
@@ -165,6 +196,87 @@ fn progress(seen: &[GetClusterStatusResponse], region: &str, node: u64) -> Vec<S
         lines.insert(group.group, line);
     }
     lines.into_values().flatten().collect()
+}
+
+async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
+    let endpoints = context.connect_each().await?;
+    let endpoints = context.global.endpoints.iter().zip(&endpoints);
+    let mut agreed: BTreeSet<_> = BTreeSet::new();
+    let mut told = Vec::new();
+    let mut failed = None;
+    for (name, client) in endpoints.clone() {
+        let mut taken = 0;
+        for moved in &arguments.nodes {
+            match tell(client, moved).await {
+                Ok(is_agreed) => {
+                    taken += 1;
+                    if is_agreed {
+                        agreed.insert(node_key(moved));
+                    }
+                }
+                // It may be that this node is gone; the others are told.
+                Err(error @ Error::Unreachable(_)) => failed = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match taken {
+            all if all == arguments.nodes.len() => told.push(name.clone()),
+            _ => context.output.message(&format!("not told: {name}")),
+        }
+    }
+    let mut rounds = 0;
+    while agreed.len() < arguments.nodes.len() && !told.is_empty() && rounds < AGREE_ROUNDS {
+        if rounds == 0 {
+            context.output.message("waiting for the cluster to agree");
+        }
+        rounds += 1;
+        tokio::time::sleep(AGREE_STEP).await;
+        for (_, client) in endpoints.clone() {
+            for moved in &arguments.nodes {
+                if !agreed.contains(&node_key(moved))
+                    && tell(client, moved).await.is_ok_and(|is| is)
+                {
+                    agreed.insert(node_key(moved));
+                }
+            }
+        }
+    }
+    if agreed.len() == arguments.nodes.len() {
+        return moved_nodes(context, &arguments.nodes);
+    }
+    match failed {
+        Some(error) if told.is_empty() => Err(error.into()),
+        _ => Err(Failure::NotAgreed(told.join(", "))),
+    }
+}
+
+/// What names a node.
+fn node_key(moved: &NodeAddress) -> (&str, u64) {
+    (&moved.region, moved.node)
+}
+
+/// Tells a node where another one is. Answers whether the cluster agrees.
+async fn tell(client: &Client, moved: &NodeAddress) -> Result<bool, Error> {
+    let admin = client.admin().timeout(MOVE_WAIT);
+    let region = moved.region.as_str();
+    admin
+        .move_node(region, moved.node, moved.address.as_str())
+        .await
+}
+
+fn moved_nodes(context: &Context, nodes: &[NodeAddress]) -> Result<(), Failure> {
+    let name = |node: &NodeAddress| format!("{}/{}", node.region, node.node);
+    let list: Vec<_> = nodes
+        .iter()
+        .map(|node| json!({ "node": node.node, "region": node.region, "address": node.address }))
+        .collect();
+    let text = || {
+        let rows = nodes.iter().map(|node| [name(node), node.address.clone()]);
+        table(["NODE", "ADDRESS"], rows)
+    };
+    context
+        .output
+        .document(&json!({ "moved": list }), text, b"")
 }
 
 /// The nodes for people.
@@ -234,7 +346,7 @@ pub(crate) fn hints(node: &NodeStatus) -> Vec<String> {
     if !node.says_address.is_empty() {
         let (says, known) = (&node.says_address, &node.address);
         hints.push(format!(
-            "node {name} runs at {says}, and the cluster knows it at {known}: start it there, or run domicile node replace {name} --address {says}"
+            "node {name} runs at {says}, and the cluster knows it at {known}: start it there, or run domicile node move {name}={says}"
         ));
     } else if !node.unreached_why.is_empty() {
         hints.push(format!(

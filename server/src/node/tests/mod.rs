@@ -10,6 +10,7 @@ mod forming;
 mod full;
 mod large;
 mod metrics;
+mod moved;
 mod requests;
 mod rolled_back;
 mod stopping;
