@@ -59,6 +59,7 @@ struct All {
     peer_connected: Family<Peer, Gauge>,
     /// Without labels; a family, so that nothing is exported before it is set.
     disk_free: Family<[(&'static str, &'static str); 0], Count>,
+    disk_free_inodes: Family<[(&'static str, &'static str); 0], Count>,
     disk_full: Family<[(&'static str, &'static str); 0], Gauge>,
     disk_silent: Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>,
     serving: Family<Served, Gauge>,
@@ -278,6 +279,7 @@ impl Metrics {
             log_batch_entries: Histogram::counts(names::BATCH_BUCKETS),
             peer_connected: Family::default(),
             disk_free: Family::default(),
+            disk_free_inodes: Family::default(),
             disk_full: Family::default(),
             disk_silent: Family::default(),
             serving: Family::default(),
@@ -304,6 +306,7 @@ impl Metrics {
         register(to, &names::LOG_BATCH_ENTRIES, batch);
         register(to, &names::PEER_CONNECTED, all.peer_connected.clone());
         register(to, &names::DISK_FREE, all.disk_free.clone());
+        register(to, &names::DISK_FREE_INODES, all.disk_free_inodes.clone());
         register(to, &names::DISK_FULL, all.disk_full.clone());
         register(to, &names::DISK_SILENT, all.disk_silent.clone());
         register(to, &names::SERVING, all.serving.clone());
@@ -393,6 +396,11 @@ impl Metrics {
     /// Sets the free space of the disk of the data directory.
     pub fn set_disk_free(&self, bytes: u64) {
         self.0.disk_free.get_or_create(&[]).set(bytes);
+    }
+
+    /// Sets the free inodes of the file system of the data directory.
+    pub fn set_disk_free_inodes(&self, inodes: u64) {
+        self.0.disk_free_inodes.get_or_create(&[]).set(inodes);
     }
 
     /// Sets whether the disk is too full for writes, and how long it has not

@@ -360,8 +360,9 @@ impl Taken {
             }
             Some(Request::Ship(ship)) => {
                 let answers = self.answers.clone();
-                let answer = move |shipped| {
-                    answers.send(&subject, sequence, Answer::Ship(shipped));
+                let answer = move |shipped: Result<_>| match shipped {
+                    Ok(shipped) => answers.send(&subject, sequence, Answer::Ship(shipped)),
+                    Err(error) => answers.refuse(sequence, (&error).into()),
                 };
                 self.api.receiver.take(&self.from, ship, Box::new(answer));
             }

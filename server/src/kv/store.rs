@@ -178,7 +178,7 @@ impl Store {
     /// Proposes writes here, at the leader. One without room refuses them;
     /// followers pass writes on whether they have room or not.
     fn propose(&self, route: &Route, group: &Arc<Group>, writes: Vec<Write>) {
-        if let Err(error) = self.disk.admit_write() {
+        if let Err(error) = group.admit_write() {
             return refuse(writes, &error);
         }
         if writes.iter().all(|write| write.acknowledgement.is_none()) {

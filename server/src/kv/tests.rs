@@ -22,7 +22,8 @@ use crate::raft::{Answers, Group, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::LEASE;
 use crate::storage::{
-    Durability, Engine, Index, KeyRange, Limit, Row, Stage, View, Write, WriteBatch, keys, record,
+    Durability, Engine, Index, KeyRange, Limit, Room, Row, Stage, View, Write, WriteBatch, keys,
+    record,
 };
 
 /// How long a step of a test may take.
@@ -498,11 +499,11 @@ async fn write(node: &Fixture, route: Route, put: v1::PutRequest) -> Reason {
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     let mirror = Fixture::in_region("us").await;
-    mirror.node.memory.set_full(true);
+    mirror.node.memory.set_room(Room::Low);
     // Passed on to the home, which nobody reaches here.
     assert_eq!(write_refused(&mirror).await, Reason::NoQuorum);
     let home = Fixture::in_region("eu").await;
-    home.node.memory.set_full(true);
+    home.node.memory.set_room(Room::Low);
     assert_eq!(write_refused(&home).await, Reason::DiskFull);
     // What a follower passes on is stored here, too.
     let gate = home.node.gate.clone();

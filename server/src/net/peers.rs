@@ -24,7 +24,7 @@ use crate::net::seen::{Memory, Seen};
 use crate::raft::{Budget, NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::seeded;
-use crate::storage::RollbackGuard;
+use crate::storage::{Condition, RollbackGuard};
 
 /// As whom this node speaks, once it has learned its cluster.
 #[derive(Clone)]
@@ -413,6 +413,16 @@ impl Peers {
         link.is_connected().then(|| link.level())
     }
 
+    /// What a connected node says of its disk; `None`: it is not connected.
+    pub fn condition(&self, node: NodeId) -> Option<Condition> {
+        let reach = self.reach(node)?;
+        let said = reach.state.as_ref().map(Condition::of);
+        reach
+            .unreached
+            .is_none()
+            .then_some(said.unwrap_or_default())
+    }
+
     /// The version of a node's program; empty: not known.
     pub fn version(&self, node: NodeId) -> String {
         self.links
@@ -456,6 +466,10 @@ impl Peers {
 impl Transport for Peers {
     fn region_of(&self, _: NodeId) -> Option<RegionName> {
         Some(self.region.clone())
+    }
+
+    fn condition_of(&self, node: NodeId) -> Option<Condition> {
+        self.condition(node)
     }
 
     fn send(

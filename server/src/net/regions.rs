@@ -16,6 +16,7 @@ use crate::net::dial::Dial;
 use crate::net::peers::{Peers, Speaker};
 use crate::raft::{NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
+use crate::storage::Condition;
 
 /// The connections to the nodes of every region.
 pub struct Regions {
@@ -169,6 +170,11 @@ impl Regions {
 impl Transport for Regions {
     fn region_of(&self, node: NodeId) -> Option<RegionName> {
         Some(self.resolve(node)?.0)
+    }
+
+    fn condition_of(&self, node: NodeId) -> Option<Condition> {
+        let (peers, node) = self.across(node)?;
+        peers.condition(node)
     }
 
     fn send(

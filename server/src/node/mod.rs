@@ -21,10 +21,11 @@ mod stop;
 mod testing;
 mod watchdog;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::address::RegionName;
+use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::v1::InitClusterRequest;
 use futures::Stream;
 use tokio::sync::{Semaphore, watch};
@@ -39,7 +40,7 @@ use crate::kv::{self, Directory, Freshness, Store};
 use crate::net::{BoxedIo, Dial, Regions, Speaker};
 use crate::placement::{Parts, Placement};
 use crate::raft::{Group, Groups, NodeId, Timing};
-use crate::replicate::{Probes, Receiver, Replicator, Shipped, keep_lease};
+use crate::replicate::{Lane, Probes, Receiver, Replicator, Shipped, keep_lease};
 use crate::residency::{Gate, Subject};
 use crate::storage::Disk;
 use crate::telemetry::Metrics;
@@ -101,6 +102,7 @@ pub struct Node {
     connections: Arc<Connections>,
     halted: watch::Receiver<Option<String>>,
     server: Option<Task>,
+    shipped: Arc<Shipped>,
     health: HealthReporter,
     readiness: Option<Task>,
     _tasks: Vec<Task>,
@@ -170,6 +172,8 @@ impl Node {
             adopting.adopt()
         });
         let leasing = env.spawn("lease", leasing);
+        let relieving = env.spawn("relief", placement.clone().relieve());
+        let tending = env.spawn("disk-room", observe::tend(disk.clone()));
         let probes = Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone());
         let probing_homes = env.spawn("probes", probes.clone().follow());
         let shipped = Shipped::new(env.clone());
@@ -182,7 +186,7 @@ impl Node {
             shipped: shipped.clone(),
         });
         let replicating = env.spawn("replicator", replicator.follow());
-        let receiver = Receiver::new(env.clone(), gate.clone(), groups.clone());
+        let receiver = Receiver::new(env.clone(), speaker.name(), gate.clone(), groups.clone());
         let store = Arc::new(Store::new(kv::Parts {
             env: env.clone(),
             directory: directory.clone(),
@@ -236,7 +240,7 @@ impl Node {
                 gate: gate.clone(),
                 directory,
                 placement: placement.clone(),
-                shipped,
+                shipped: shipped.clone(),
                 probes: probes.clone(),
                 disk: disk.clone(),
                 auditing: Arc::new(Semaphore::new(1)),
@@ -276,6 +280,7 @@ impl Node {
             connections,
             halted,
             server: Some(server),
+            shipped,
             health,
             readiness: Some(readiness),
             _tasks: vec![
@@ -286,6 +291,8 @@ impl Node {
                 replicating,
                 observing,
                 watch_disk,
+                relieving,
+                tending,
             ],
         })
     }
@@ -329,6 +336,11 @@ impl Node {
                 }
                 None => false,
             })
+    }
+
+    /// How far the mirrors are that this node ships to.
+    pub fn lanes(&self) -> BTreeMap<(Tag, RegionName), Lane> {
+        self.shipped.lanes()
     }
 
     /// The replicas of this node.

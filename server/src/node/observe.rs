@@ -219,9 +219,35 @@ impl Observer {
     }
 }
 
+/// Has the room on the disk looked after. Runs for as long as the node.
+pub(super) async fn tend(disk: Arc<Disk>) {
+    let mut said = false;
+    loop {
+        // One that does not answer would only take a thread with it.
+        let tended = match disk.answers() {
+            Ok(()) => disk.blocking(Disk::tend).await,
+            Err(_) => Ok(()),
+        };
+        match tended {
+            Err(error) if !said => {
+                tracing::warn!(%error, "the room on the disk is not looked after");
+                said = true;
+            }
+            Err(_) => {}
+            Ok(()) => said = false,
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}
+
 fn observe_disk(metrics: &Metrics, disk: &Disk) {
     match disk.free() {
-        Ok(Some(bytes)) => metrics.set_disk_free(bytes),
+        Ok(Some(free)) => {
+            metrics.set_disk_free(free.bytes);
+            if let Some(inodes) = free.inodes {
+                metrics.set_disk_free_inodes(inodes);
+            }
+        }
         Ok(None) => {}
         Err(error) => tracing::warn!(%error, "the free space is not known"),
     }

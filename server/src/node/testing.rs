@@ -27,7 +27,8 @@ use crate::raft::testing::put;
 use crate::raft::{Group, NodeId, Timing};
 use crate::residency::Untrusted;
 use crate::storage::{
-    CONTROL_GROUP, Disk, DiskOptions, Durability, MemoryDisk, REGION_GROUP, Run, WriteBatch, keys,
+    CONTROL_GROUP, Disk, DiskOptions, Durability, MemoryDisk, REGION_GROUP, Room, Run, WriteBatch,
+    keys,
 };
 use crate::telemetry::Metrics;
 
@@ -315,9 +316,14 @@ impl World {
         self.disks.insert(name.to_owned(), disk);
     }
 
-    /// Fills the disk of a node, or gives it room again.
-    pub(super) fn fill(&self, name: &str, full: bool) {
-        self.disks[name].set_full(full);
+    /// Lets the disk of a node have so much room.
+    pub(super) fn fill(&self, name: &str, room: Room) {
+        self.disks[name].set_room(room);
+    }
+
+    /// Lets the disk of a node not answer, or go on.
+    pub(super) fn freeze(&self, name: &str, frozen: bool) {
+        self.disks[name].hold(frozen);
     }
 
     /// Asks a node to form a cluster of others under the demo's policy.

@@ -11,8 +11,8 @@
 //! that is formed is never initialised again. One that runs elsewhere keeps its store
 //! ([`relocate`]). A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]); so is a
-//! single mirror that is to be filled from nothing ([`remake`]). A node whose disk is
-//! full hands over what it leads ([`relief`]), and one hands over what an operator says
+//! single mirror that is to be filled from nothing ([`remake`]). A node whose disk
+//! takes no writes hands over what it leads ([`relief`]), and one hands over what an operator says
 //! ([`transfer`]). Once every node has a
 //! newer build, the cluster may use what that knows ([`upgrade`]); commands carry
 //! that and the policy version in their fences ([`fences`]). Other nodes come in by

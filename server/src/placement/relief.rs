@@ -1,67 +1,89 @@
-//! What a node with a full disk leads, another one leads that has room.
+//! What a node leads that cannot write, another one leads.
 //!
 //! A leader whose disk is full refuses every write of its group, though the
-//! group could take them: the others only follow. When no node has room nothing
-//! moves, and the refusals say what to do.
+//! group could take them: the others only follow. One whose disk does not answer
+//! goes on leading by the disks of the others, and takes in what it cannot put
+//! away. When no other node is better off nothing moves, and the refusals say
+//! what to do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use domicile_proto::internal::v1 as wire;
+use std::time::Duration;
 
 use super::Placement;
-use crate::error::Result;
+use crate::env::Instant;
 use crate::raft::{Group, ReplicaId};
-use crate::storage::GroupId;
+use crate::residency::Subject;
+use crate::storage::{Condition, GroupId};
+
+/// How often the disk is looked at.
+const STEP: Duration = Duration::from_millis(500);
+
+/// How long another replica may take to take over before it is asked again.
+const AGAIN: Duration = Duration::from_secs(3);
 
 impl Placement {
-    /// Hands over the groups of records that are written here, if the disk here
-    /// is full and another one is not.
-    pub(super) async fn relieve(&self, catalog: &wire::Catalog) -> Result<()> {
-        if !self.disk.disk_full()? {
-            return Ok(());
-        }
-        let written = catalog.groups.iter();
-        let written = written.filter(|group| !group.tag.is_empty() && !group.mirror);
-        for group in written {
-            let Some(open) = self.groups.get(GroupId(group.group)) else {
-                continue;
-            };
-            if !open.leads() {
-                continue;
+    /// Hands over what this node leads while its disk takes nothing. Runs for as
+    /// long as the node does.
+    pub async fn relieve(self: Arc<Self>) {
+        let mut before = Condition::Sound;
+        let mut asked: BTreeMap<GroupId, Instant> = BTreeMap::new();
+        loop {
+            let condition = self.disk.condition();
+            if condition != before {
+                say(condition);
+                before = condition;
+                asked.clear();
             }
-            let Some(replica) = self.with_room(catalog, group, &open).await else {
-                continue;
-            };
-            tracing::warn!(group = group.group, %replica, "the disk is full; another node leads");
-            open.transfer_leader(replica).await?;
+            let now = self.env.now();
+            for group in self.groups.all() {
+                let id = group.identity().group;
+                let is_due = asked.get(&id).is_none_or(|at| now >= *at + AGAIN);
+                if !must_go(condition, &group) || !group.is_elected() || !is_due {
+                    continue;
+                }
+                let Some(replica) = self.better_off(&group) else {
+                    continue;
+                };
+                asked.insert(id, now);
+                tracing::info!(group = %id, %replica, "handed over");
+                if let Err(error) = group.transfer_leader(replica).await {
+                    tracing::debug!(group = %id, %error, "not handed over");
+                }
+            }
+            tokio::time::sleep(STEP).await;
         }
-        Ok(())
     }
 
-    /// A voter of a group whose node answers and has room.
-    async fn with_room(
-        &self,
-        catalog: &wire::Catalog,
-        group: &wire::Group,
-        open: &Arc<Group>,
-    ) -> Option<ReplicaId> {
-        let peers = self.regions.own();
-        let voters = open.status().members.into_iter().filter(|m| m.voter);
-        for member in voters.filter(|member| peers.is_connected(member.node)) {
-            let ask = wire::PlaceRequest {
-                cluster: catalog.cluster.clone(),
-                region: catalog.region.clone(),
-                node: member.node.0,
-                group: Some(group.clone()),
-                ..wire::PlaceRequest::default()
-            };
-            let address = peers.address(member.node)?;
-            match self.ask_to_place(peers, &address, ask).await {
-                Ok(there) if !there.disk_full => return Some(member.replica),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(node = %member.node, %error, "not asked for room"),
-            }
-        }
-        None
+    /// The voter that is furthest among those whose disks take writes.
+    fn better_off(&self, group: &Group) -> Option<ReplicaId> {
+        let members = group.status().members.into_iter();
+        let others = members.filter(|m| m.voter && m.replica != group.replica());
+        let sound = others.filter(|m| group.condition_of(m.node) == Some(Condition::Sound));
+        sound.max_by_key(|m| m.matched).map(|m| m.replica)
+    }
+}
+
+/// Whether another node must lead a group. What regions agree on is little: it
+/// fits where records do not.
+fn must_go(condition: Condition, group: &Group) -> bool {
+    match condition {
+        Condition::Sound => false,
+        Condition::Full => matches!(group.identity().subject, Subject::Tag(_)),
+        Condition::Stalled => true,
+    }
+}
+
+fn say(condition: Condition) {
+    match condition {
+        Condition::Sound => tracing::info!("the disk takes writes again"),
+        Condition::Full => tracing::warn!(
+            "the disk is nearly full: nothing new is taken in, and what is led here is handed to \
+             nodes that have room; make room, and it goes on by itself"
+        ),
+        Condition::Stalled => tracing::warn!(
+            "the disk does not answer: nothing is taken in, and what is led here is handed to \
+             other nodes; it goes on by itself once the disk answers"
+        ),
     }
 }

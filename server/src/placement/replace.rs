@@ -17,7 +17,7 @@ use super::form::across;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
 use crate::raft::{Group, NodeId, ReplicaId};
-use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
+use crate::storage::{CONTROL_GROUP, Condition, GroupId, REGION_GROUP};
 
 /// How long a node may take to learn the policy once it is in the control
 /// group.
@@ -150,7 +150,7 @@ impl Placement {
     ) -> Result<wire::PlaceResponse> {
         self.adopt()?;
         let knows_policy = self.gate.atlas().is_some();
-        let disk_full = self.disk.disk_full()?;
+        let disk_full = self.disk.condition() != Condition::Sound;
         let placed = |here: Option<&Group>| wire::PlaceResponse {
             disk_full,
             replica: here.map_or(0, |open| open.replica().0),

@@ -32,7 +32,7 @@ use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
-use crate::storage::{Disk, Index, View};
+use crate::storage::{Condition, Disk, Index, View};
 
 /// How long what a replica has begun to apply may take once it is stopped.
 const CLOSE_WAIT: Duration = Duration::from_secs(30);
@@ -109,7 +109,7 @@ pub struct Group {
     tag_keys: Arc<ArcSwap<TagKeys>>,
     proposer: Proposer,
     reads: Reads,
-    transport: SharedTransport,
+    pub(super) transport: SharedTransport,
     running: Arc<Running>,
     fence: watch::Receiver<wire::Fence>,
     pub(super) heard: Mutex<Option<Heard>>,
@@ -199,6 +199,7 @@ impl Group {
                 transport.clone(),
                 gate,
                 running.clone(),
+                disk.clone(),
             ),
             transport,
             running,
@@ -425,6 +426,8 @@ impl Group {
     /// Waits until this replica has applied everything that was committed when
     /// the call was made: after it, a read here is linearizable.
     pub async fn read_barrier(&self) -> Result<Progress> {
+        // One that hears of no other leader would only find out at its deadline.
+        self.disk.answers()?;
         self.reads.barrier().await
     }
 
@@ -477,8 +480,14 @@ impl Group {
         self.raft.metrics().borrow_watched().current_term
     }
 
-    /// Whether this replica leads the group, as far as it knows.
+    /// Whether this replica leads the group, as far as it knows, and its disk
+    /// answers: without it, it does not even hear that another one leads.
     pub fn leads(&self) -> bool {
+        self.is_elected() && self.disk.condition() != Condition::Stalled
+    }
+
+    /// Whether this replica was elected to lead the group, as far as it knows.
+    pub fn is_elected(&self) -> bool {
         self.raft.as_leader().is_ok()
     }
 

@@ -32,13 +32,14 @@ use crate::raft::answers::Answers;
 use crate::raft::apply::{Identity, check_level};
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
+use crate::raft::intake::admit;
 use crate::raft::snapshot::{SnapshotData, Staged, Staging};
 use crate::raft::types::{
     RaftLogId, RaftVote, ReplicaId, Types, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     stored_membership_from_wire, vote_from_wire, vote_to_wire,
 };
 use crate::residency::{Gate, Subject, Untrusted};
-use crate::storage::{Disk, GroupId, Span};
+use crate::storage::{Disk, GroupId, Intake, Span};
 
 /// Serves the requests of one connection.
 pub struct Inbound {
@@ -53,8 +54,20 @@ pub struct Inbound {
 /// Appends that are taken in order.
 struct Pipeline {
     number: u64,
-    appends: mpsc::UnboundedSender<(u64, AppendEntriesRequest<Types>)>,
-    _task: Task,
+    /// `None`: it has ended, and nothing behind that is taken.
+    appends: Option<mpsc::UnboundedSender<(u64, AppendEntriesRequest<Types>)>>,
+    _task: Option<Task>,
+}
+
+impl Pipeline {
+    /// One that takes nothing.
+    fn ended(number: u64) -> Self {
+        Pipeline {
+            number,
+            appends: None,
+            _task: None,
+        }
+    }
 }
 
 impl Inbound {
@@ -175,6 +188,16 @@ impl Inbound {
             self.answer(subject, sequence, lost);
             return;
         }
+        if let Err(refused) = admit(&target, &rpc) {
+            // Of what is on its way behind it nothing is taken either: it would
+            // not follow the log's end.
+            let key = (target.identity().group, target.replica());
+            if pipeline > 0 {
+                self.pipelines.insert(key, Pipeline::ended(pipeline));
+            }
+            self.refuse_for(sequence, &refused);
+            return;
+        }
         if pipeline == 0 {
             let subject = target.identity().subject.clone();
             self.answer(subject, sequence, async move {
@@ -198,13 +221,14 @@ impl Inbound {
                 key,
                 Pipeline {
                     number: pipeline,
-                    appends,
-                    _task: task,
+                    appends: Some(appends),
+                    _task: Some(task),
                 },
             );
         }
-        let pipeline = &self.pipelines[&key];
-        if pipeline.appends.send((sequence, rpc)).is_err() {
+        let appends = self.pipelines[&key].appends.as_ref();
+        let taken = appends.is_some_and(|appends| appends.send((sequence, rpc)).is_ok());
+        if !taken {
             self.refuse(sequence, "the pipeline has ended");
         }
     }
@@ -433,6 +457,8 @@ pub struct SnapshotReceiver {
     staging: Option<Staging>,
     /// Discards what was staged, unless it is handed to who installs it.
     staged: Staged,
+    /// Whether it fits.
+    intake: Intake,
 }
 
 impl SnapshotReceiver {
@@ -475,6 +501,7 @@ impl SnapshotReceiver {
         check_level(head.level)?;
         let name = format!("snapshot-{}-{:016x}", identity.group, env.random());
         let disk = target.disk().clone();
+        let intake = disk.begin_intake(identity.group)?;
         let staging = Some(Staging::begin(&disk, identity, &name)?);
         let staged = Staged::new(disk.clone(), name);
         Ok(SnapshotReceiver {
@@ -487,6 +514,7 @@ impl SnapshotReceiver {
             head,
             staging,
             staged,
+            intake,
         })
     }
 
@@ -503,6 +531,7 @@ impl SnapshotReceiver {
     /// Stages rows. It compresses and syncs files now and then: heartbeats of all
     /// groups go on meanwhile.
     async fn chunk(mut self, chunk: wire::SnapshotChunk) -> Result<Self> {
+        self.disk.admit_more(&self.intake)?;
         let staging = self.staging.take();
         let mut staging =
             staging.ok_or_else(|| Error::invalid("a snapshot goes on after its end"))?;
@@ -531,6 +560,7 @@ impl SnapshotReceiver {
             .take()
             .ok_or_else(|| Error::invalid("a snapshot ends twice"))?;
         self.disk.blocking(move |_| staging.finish(end)).await?;
+        self.disk.admit_ingest(&self.intake)?;
         let meta = SnapshotMeta {
             last_log_id: self.head.last.as_ref().map(log_id_from_wire),
             last_membership: stored_membership_from_wire(self.head.membership.as_ref())?,

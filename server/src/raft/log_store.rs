@@ -133,6 +133,11 @@ impl LogStore {
         )
     }
 
+    /// The index of the last entry; `None`: there is none.
+    pub(super) fn last_index(&self) -> Option<u64> {
+        self.inner.state.lock().last.map(|last| last.index())
+    }
+
     /// The term of the last vote; 0: none was given.
     pub(super) fn term(&self) -> u64 {
         let state = self.inner.state.lock();

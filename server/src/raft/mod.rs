@@ -24,6 +24,7 @@ mod budget;
 mod group;
 mod groups;
 mod inbound;
+mod intake;
 mod leadership;
 mod log_store;
 mod members;

@@ -50,6 +50,7 @@ use crate::raft::types::{
 };
 use crate::raft::window::Window;
 use crate::residency::Gate;
+use crate::storage::Condition;
 
 /// The appends of one stream that may be on their way at once. Enough to keep
 /// a follower's log writer busy over a round trip; more only queue there.
@@ -70,6 +71,9 @@ const APPEND_RATE_MIN: usize = 512 * 1024;
 /// again.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_millis(500);
+
+/// The same while the disk of the follower takes nothing in.
+const BACKOFF_FULL: Duration = Duration::from_secs(2);
 
 /// How long the other node may take to take one chunk of a snapshot: it may
 /// stand still for a minute. The whole of it has no deadline: with one, a group
@@ -588,6 +592,11 @@ impl NetTransferLeader<Types> for Client {
 
 impl NetBackoff<Types> for Client {
     fn backoff(&self) -> Option<Backoff> {
+        // Each attempt carries entries over that are refused again.
+        let condition = self.transport.condition_of(self.node);
+        if condition.is_some_and(|condition| condition != Condition::Sound) {
+            return Some(Backoff::new(std::iter::repeat(BACKOFF_FULL)));
+        }
         let waits = std::iter::successors(Some(BACKOFF_FIRST), |wait| {
             Some((*wait * 2).min(BACKOFF_LONGEST))
         });

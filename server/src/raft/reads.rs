@@ -26,7 +26,7 @@ use crate::raft::transport::SharedTransport;
 use crate::raft::types::{RaftLogId, Types};
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
-use crate::storage::Index;
+use crate::storage::{Disk, Index};
 
 /// How long one confirmation may take: a few elections.
 const CONFIRM_WAIT: Duration = Duration::from_secs(3);
@@ -56,6 +56,7 @@ impl Reads {
         transport: SharedTransport,
         gate: Arc<Gate>,
         running: Arc<Running>,
+        disk: Arc<Disk>,
     ) -> Self {
         let (waiting, rx) = mpsc::unbounded_channel();
         let worker = Worker {
@@ -65,6 +66,7 @@ impl Reads {
             transport,
             gate,
             running,
+            disk,
         };
         Reads {
             waiting,
@@ -91,6 +93,7 @@ struct Worker {
     transport: SharedTransport,
     gate: Arc<Gate>,
     running: Arc<Running>,
+    disk: Arc<Disk>,
 }
 
 impl Worker {
@@ -120,6 +123,11 @@ impl Worker {
             .map_err(|_| no_quorum("no quorum confirmed the read in time"))??;
         if seeded::is_on(Bug::ReadBeforeApply) {
             return Ok(*self.progress.borrow());
+        }
+        if self.progress.borrow().index < index && self.raft.as_leader().is_err() {
+            // A follower would wait for what is not taken in.
+            let admitted = self.disk.admit_entries(true);
+            admitted.map_err(|_| no_quorum("the disk of this node takes nothing in"))?;
         }
         wait_applied(&mut self.progress, index, APPLY_WAIT).await
     }

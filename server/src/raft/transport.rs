@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::raft::types::NodeId;
 use crate::raft::window::Window;
 use crate::residency::{Cleared, Untrusted};
+use crate::storage::Condition;
 
 /// The parts of a snapshot on their way out: its head, its rows in chunks, its
 /// end.
@@ -33,6 +34,11 @@ pub type Parts = Pin<Box<dyn Stream<Item = Result<Cleared<wire::SendSnapshotRequ
 pub trait Transport: Send + Sync + 'static {
     /// The region of a node; `None`: the node is not known.
     fn region_of(&self, node: NodeId) -> Option<RegionName>;
+
+    /// What a node says of its disk; `None`: it does not answer now.
+    fn condition_of(&self, _node: NodeId) -> Option<Condition> {
+        None
+    }
 
     /// Queues a request. Requests to one node arrive in the order they were
     /// queued, or not at all, but that heartbeats, votes and questions overtake

@@ -36,11 +36,13 @@ const WAITING_MAX: usize = 64;
 const UNPACKED_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 
 /// Gets the answer.
-type Answer = Box<dyn FnOnce(wire::ShipResult) + Send>;
+type Answer = Box<dyn FnOnce(Result<wire::ShipResult>) + Send>;
 
 /// Takes what homes ship to the mirrors of this node.
 pub struct Receiver {
     env: Env,
+    /// The node's name, as `region/node`.
+    name: String,
     gate: Arc<Gate>,
     groups: Arc<Groups>,
     queues: Mutex<BTreeMap<GroupId, Queue>>,
@@ -61,9 +63,10 @@ struct Job {
 
 impl Receiver {
     /// Takes nothing yet.
-    pub fn new(env: Env, gate: Arc<Gate>, groups: Arc<Groups>) -> Self {
+    pub fn new(env: Env, name: String, gate: Arc<Gate>, groups: Arc<Groups>) -> Self {
         Receiver {
             env,
+            name,
             gate,
             groups,
             queues: Mutex::default(),
@@ -76,11 +79,15 @@ impl Receiver {
         let (group, command) = match self.check(from, ship) {
             Ok(checked) => checked,
             Err(shown) => {
-                return answer(wire::ShipResult {
+                return answer(Ok(wire::ShipResult {
                     result: Some(shown),
-                });
+                }));
             }
         };
+        // Also of who only asks: what is not asked for is not noted at the home.
+        if let Err(full) = self.admit(&group) {
+            return answer(Err(full));
+        }
         let job = Job {
             group,
             command,
@@ -92,8 +99,16 @@ impl Receiver {
             .or_insert_with(|| self.queue());
         if let Err(refused) = queue.jobs.try_send(job) {
             let job = refused.into_inner();
-            (job.answer)(refusal("too many batches wait here".into()));
+            (job.answer)(Ok(refusal("too many batches wait here".into())));
         }
+    }
+
+    /// An error when the mirror can take nothing: which node says so, and why.
+    fn admit(&self, group: &Group) -> Result<()> {
+        group.admit_write().map_err(|mut error| {
+            error.message = format!("{} at {}: {}", error.reason, self.name, error.message);
+            error
+        })
     }
 
     fn queue(&self) -> Queue {
@@ -270,16 +285,16 @@ async fn propose(env: Env, mut jobs: mpsc::Receiver<Job>) {
         } = job;
         match command {
             None => env.spawn_brief(async move {
-                answer(ask(&group).await.unwrap_or_else(|e| refusal(e.message)));
+                answer(Ok(ask(&group).await.unwrap_or_else(|e| refusal(e.message))));
             }),
             Some(command) => match group.propose_copied(command).await {
                 Ok(applied) => env.spawn_brief(async move {
-                    answer(match applied.await {
+                    answer(Ok(match applied.await {
                         Ok(state) => shown(state),
                         Err(error) => refusal(error.message),
-                    });
+                    }));
                 }),
-                Err(error) => answer(refusal(error.message)),
+                Err(error) => answer(Ok(refusal(error.message))),
             },
         }
     }
@@ -339,7 +354,7 @@ mod tests {
         node.lead(identity(global.ranges[0].range, "global", region).as_mirror(is_mirror))
             .await;
         let (env, gate) = (node.env.clone(), node.gate.clone());
-        let receiver = Receiver::new(env, gate, node.groups.clone());
+        let receiver = Receiver::new(env, format!("{region}/1"), gate, node.groups.clone());
         let (tx, rx) = tokio::sync::oneshot::channel();
         let ship = wire::Ship {
             tag: "global".into(),
@@ -351,7 +366,8 @@ mod tests {
         let home = RegionName::new(&global.home).expect("a name");
         let answer = move |result| drop(tx.send(result));
         receiver.take(&home, ship, Box::new(answer));
-        rx.await.expect("answered").result.expect("an answer")
+        let shown = rx.await.expect("answered").expect("taken");
+        shown.result.expect("an answer")
     }
 
     #[tokio::test(start_paused = true)]

@@ -248,7 +248,8 @@ impl FileSlots {
             .truncate(true)
             .open(path)
             .and_then(|file| {
-                file.set_len(2 * SLOT_BYTES as u64)?;
+                // Written, so that no later write needs room.
+                (&file).write_all(&[0; 2 * SLOT_BYTES])?;
                 file.sync_all()?;
                 Ok(file)
             })

@@ -7,9 +7,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use super::anchor::{AnchorFile, FileSlots};
-use super::disk::{ANCHOR, ANCHOR_DRAFT, ASIDE, BALLAST, Disk, KNOWN_NAMES, LOCK, names};
+use super::disk::{ANCHOR, ANCHOR_DRAFT, ASIDE, Disk, KNOWN_NAMES, LOCK, names};
 use super::lock::lock;
 use super::rocks::sync_directory;
+use super::space::BALLAST;
 use crate::error::{Error, Reason, Result};
 
 /// What a directory of the store may be used by: its owner.

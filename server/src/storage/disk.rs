@@ -17,24 +17,24 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::internal::v1::Anchor;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::anchor::{self, AnchorFile, FileSlots, MemorySlots};
+use super::anchor::{self, AnchorFile, FileSlots};
 use super::data_directory::{self, Found};
 use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
 use super::lock::lock;
 use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
-use super::memory::{Memory, Survivors};
+use super::memory_disk::MemoryDisk;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, remove_scratch, sync_directory};
+use super::rocks_stage::Staging;
 use super::rollback::{self, RollbackGuard};
-use super::space::{self, Space};
+use super::room::opening_bytes;
+use super::space::{self, BALLAST, Free, Measure, Space};
 use super::watched::{Alarm, Watched};
 use super::{replicas, verify, wal};
 use crate::error::{Error, Reason, Result};
@@ -49,7 +49,6 @@ pub const STATE_CACHE_BYTES: usize = 256 * 1024 * 1024;
 pub(super) const ANCHOR: &str = "anchor";
 pub(super) const ANCHOR_DRAFT: &str = "anchor.draft";
 pub(super) const LOCK: &str = "LOCK";
-pub(super) const BALLAST: &str = "ballast";
 const SNAPSHOTS: &str = "snapshots";
 pub(super) const ASIDE: &str = "aside-";
 
@@ -83,6 +82,8 @@ pub struct DiskOptions {
     pub clock: Clock,
     /// Hears of each synced batch of the log; `None`: nobody does.
     pub on_sync: Option<OnSync>,
+    /// Says what is free; `None`: the file system does.
+    pub measure: Option<Measure>,
     /// Free bytes below which writes are refused.
     pub reserve_bytes: u64,
     /// The bytes of the ballast.
@@ -108,6 +109,7 @@ impl DiskOptions {
             run: Run::Thread,
             clock,
             on_sync: None,
+            measure: None,
             reserve_bytes: space::RESERVE_BYTES,
             ballast_bytes: space::BALLAST_BYTES,
             state_cache_bytes: STATE_CACHE_BYTES,
@@ -128,12 +130,17 @@ pub struct Disk {
     pub state: Arc<dyn Engine>,
     /// Where snapshots are staged; `None`: in memory.
     pub snapshots: Option<PathBuf>,
-    engine: Arc<dyn Engine>,
-    unwatched: Arc<dyn Engine>,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) unwatched: Arc<dyn Engine>,
     alarm: Arc<Alarm>,
     pub(super) rollback: RollbackGuard,
     state_failed: watch::Receiver<Option<String>>,
-    space: Space,
+    pub(super) space: Space,
+    /// Whether the tables of the log and of the state are merged.
+    pub(super) merges: Mutex<[bool; 2]>,
+    /// The free bytes with which something of a group was begun that did not
+    /// fit.
+    pub(super) misfits: Mutex<BTreeMap<GroupId, u64>>,
     /// How work on it runs.
     pub(super) run: Run,
     running: Mutex<Option<Running>>,
@@ -156,6 +163,7 @@ impl Disk {
         data_directory::refuse_foreign(&found)?;
         let fresh = found == Found::Nothing;
         data_directory::close_to_others(directory, fresh)?;
+        let opening_bytes = opening_bytes(directory)?;
         let anchor = open_anchor(directory, &found, &options)?;
         check_identity(&anchor.get(), &options)?;
         if fresh {
@@ -163,12 +171,16 @@ impl Disk {
         }
         let space = space::Directory::prepare(
             directory,
-            options.reserve_bytes,
-            options.ballast_bytes,
+            (options.reserve_bytes, options.ballast_bytes),
+            opening_bytes,
             options.clock.clone(),
+            options
+                .measure
+                .clone()
+                .unwrap_or_else(|| Arc::new(Free::of)),
         )?;
         let (log, state) = open_instances(directory, &anchor.get(), &options)
-            .map_err(|error| advise(error, &options))?;
+            .map_err(|error| advise(space.explain(error, opening_bytes), &options))?;
         let snapshots = directory.join(SNAPSHOTS);
         data_directory::make(&snapshots)
             .map_err(|e| Error::storage("the snapshots could not be created", e))?;
@@ -177,6 +189,7 @@ impl Disk {
             log: log.clone(),
             wal: log,
             state,
+            held: None,
         };
         let mut disk = Disk::start(anchor, instances, Space::Directory(space), &options)?;
         disk.snapshots = Some(snapshots);
@@ -197,11 +210,12 @@ impl Disk {
             log: Arc::new(memory.log.clone()),
             wal: Arc::new(memory.log.clone()),
             state: Arc::new(memory.state.clone()),
+            held: Some(memory.held.subscribe()),
         };
         Disk::start(
             anchor,
             instances,
-            Space::Memory(memory.full.clone()),
+            Space::Memory(memory.room.clone()),
             &options,
         )
     }
@@ -246,6 +260,7 @@ impl Disk {
             anchor: anchor.clone(),
             clock: options.clock.clone(),
             on_sync: options.on_sync.clone(),
+            held: instances.held,
         };
         let (log, running) = LogWriter::start(parts, tails, options.run)?;
         let (alarm, state_failed) = Alarm::new();
@@ -261,6 +276,8 @@ impl Disk {
             rollback,
             state_failed,
             space,
+            merges: Mutex::new([false; 2]),
+            misfits: Mutex::default(),
             run: options.run,
             running: Mutex::new(Some(running)),
             _lock: None,
@@ -323,27 +340,6 @@ impl Disk {
         self.unwatched.as_ref()
     }
 
-    /// The free bytes of the disk; `None`: in memory.
-    pub fn free(&self) -> Result<Option<u64>> {
-        self.space.free()
-    }
-
-    /// Whether the disk is too full for writes.
-    pub fn disk_full(&self) -> Result<bool> {
-        self.space.full()
-    }
-
-    /// How long the disk has not ended a write to the log that it began; zero:
-    /// none is under way.
-    pub fn silent_for(&self) -> Duration {
-        self.log.silent_for()
-    }
-
-    /// `DISK_FULL` when the disk is too full for writes.
-    pub fn admit_write(&self) -> Result<()> {
-        self.space.admit_write()
-    }
-
     /// Ends the log writer after what it was given; blocks until it has. The
     /// state is flushed, so that the next start replays nothing.
     pub fn close(&self) -> Result<()> {
@@ -381,64 +377,8 @@ struct Instances {
     log: Arc<dyn Engine>,
     wal: Arc<dyn Wal>,
     state: Arc<dyn Engine>,
-}
-
-/// A simulated disk. Clones are the same disk.
-#[derive(Clone)]
-pub struct MemoryDisk {
-    /// The log instance.
-    pub log: Memory,
-    /// The state instance.
-    pub state: Memory,
-    /// The anchor.
-    pub slots: MemorySlots,
-    full: Arc<AtomicBool>,
-}
-
-impl MemoryDisk {
-    /// An empty disk; the seed decides what crashes leave.
-    pub fn new(seed: u64) -> Self {
-        MemoryDisk {
-            log: Memory::new("log", seed),
-            state: Memory::new("state", seed ^ u64::MAX),
-            slots: MemorySlots::default(),
-            full: Arc::default(),
-        }
-    }
-
-    /// A copy of what is durable on it now, as a snapshot of its machine has.
-    pub fn copy(&self) -> Self {
-        MemoryDisk {
-            log: self.log.copy(),
-            state: self.state.copy(),
-            slots: self.slots.copy(),
-            full: Arc::default(),
-        }
-    }
-
-    /// Forgets what is not synced. The node on it must be gone.
-    pub fn crash(&self, survivors: Survivors) {
-        self.log.crash(survivors);
-        self.state.crash(survivors);
-    }
-
-    /// Lets the disk be full, or not.
-    pub fn set_full(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
-    }
-
-    /// Flips a bit of some row of the log or of the state; nothing if there is
-    /// no row. The node on it must be gone.
-    pub fn flip_bit(&self, of_log: bool) {
-        let engine = if of_log { &self.log } else { &self.state };
-        engine.flip_bit();
-    }
-
-    /// Lets every operation fail until the next crash.
-    pub fn break_down(&self) {
-        self.log.break_down();
-        self.state.break_down();
-    }
+    /// While it says so, a simulated disk does not answer.
+    held: Option<watch::Receiver<bool>>,
 }
 
 pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
@@ -558,6 +498,8 @@ fn open_instances(
         sync_directory(directory)?;
     }
     remove_scratch(&state)?;
+    // Their room may be needed to open.
+    Staging::new(state.with_extension("staged")).discard_unbegun()?;
     let end = WalEnd {
         number: anchor.log_wal,
         size: anchor.log_wal_size,

@@ -262,6 +262,22 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Removes what is staged under `name`, if anything.
     fn discard(&self, name: &str) -> Result<()>;
+
+    /// The bytes in memory that must yet be written as tables.
+    fn unwritten_bytes(&self) -> u64 {
+        0
+    }
+
+    /// The bytes of all tables: merging them writes at most as many before it
+    /// removes any.
+    fn table_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Lets tables be merged in the background, or not.
+    fn set_merging(&self, _merging: bool) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The rows of an engine at one moment.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::anchor;
 use super::engine::{Durability, WalEnd, WriteBatch};
 use super::ids::{GroupId, Index};
-use super::log_writer::{Change, Command, FLOOR_INTERVAL, Parts, Shared};
+use super::log_writer::{Change, Command, FLOOR_INTERVAL, Parts, Shared, bytes_of};
 use super::{keys, record};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
@@ -52,7 +52,9 @@ impl Worker {
                     biased;
                     () = due => {
                         floors_due = None;
+                        self.held().await;
                         let raised = self.raise_floors();
+                        self.note_writing(false);
                         self.latch(raised);
                         continue;
                     }
@@ -61,6 +63,7 @@ impl Worker {
             };
             let Some(first) = first else { break };
             let (drained, stop) = drain(first, &mut commands);
+            self.held().await;
             self.write(drained);
             if stop {
                 break;
@@ -74,13 +77,30 @@ impl Worker {
         self.latch(raised);
     }
 
+    /// Begins to write; a simulated disk may not answer for a while.
+    async fn held(&mut self) {
+        self.note_writing(true);
+        if let Some(held) = &mut self.parts.held {
+            // An error: nobody holds it any more.
+            drop(held.wait_for(|held| !held).await);
+        }
+    }
+
     /// Writes what was drained and completes it.
     fn write(&mut self, drained: Vec<Command>) {
-        self.note_writing(true);
         let result = self.write_batch(&drained);
         self.note_writing(false);
         self.latch(result);
         for command in drained {
+            if let Command::Change {
+                change: Change::Append { entries, .. },
+                ..
+            } = &command
+                && let Some(shared) = self.shared.upgrade()
+            {
+                let bytes = bytes_of(entries);
+                shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            }
             let done = match command {
                 Command::Change {
                     done: Some(done), ..

@@ -17,11 +17,13 @@
 //! disk is unknown. Every later command fails, and the node exits.
 //!
 //! The queue has no bound of its own: a Raft group has few appends in flight,
-//! and a node few groups.
+//! and a node few groups. But a disk may stop to answer; then who hands over
+//! asks how long it has been so ([`LogWriter::silent_for`]), and hands over no
+//! more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -112,6 +114,8 @@ pub(super) struct Shared {
     /// Since when a batch is being written, by the clock; `None`: none is.
     pub(super) writing: Mutex<Option<Duration>>,
     pub(super) clock: Clock,
+    /// The bytes of entries that wait to be written.
+    pub(super) waiting_bytes: AtomicU64,
 }
 
 pub(super) enum Change {
@@ -157,6 +161,8 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     /// Hears of each synced batch.
     pub(crate) on_sync: Option<OnSync>,
+    /// While it says so, the disk does not answer; `None`: it always does.
+    pub(crate) held: Option<watch::Receiver<bool>>,
 }
 
 impl LogWriter {
@@ -174,6 +180,7 @@ impl LogWriter {
             stats: WriterStats::default(),
             writing: Mutex::default(),
             clock: parts.clock.clone(),
+            waiting_bytes: AtomicU64::new(0),
             tails: Mutex::new(tails),
         });
         let durable = shared
@@ -227,6 +234,8 @@ impl LogWriter {
             return done(Err(error));
         }
         let truncations = tail.truncations;
+        let waiting = &self.shared.waiting_bytes;
+        waiting.fetch_add(bytes_of(&entries), Ordering::Relaxed);
         // Sent under the lock: the queue has the order of the tail.
         self.send(
             group,
@@ -341,6 +350,11 @@ impl LogWriter {
         self.shared.failed.subscribe()
     }
 
+    /// The bytes of entries that wait to be written.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.shared.waiting_bytes.load(Ordering::Relaxed)
+    }
+
     /// What the writer has done.
     pub fn stats(&self) -> &WriterStats {
         &self.shared.stats
@@ -373,6 +387,11 @@ impl LogWriter {
             }
         }
     }
+}
+
+/// The bytes of entries.
+pub(super) fn bytes_of(entries: &[(Index, Bytes)]) -> u64 {
+    entries.iter().map(|(_, entry)| entry.len() as u64).sum()
 }
 
 /// What the log of a group holds on disk.

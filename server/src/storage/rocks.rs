@@ -54,8 +54,13 @@ const BACKGROUND_JOBS: i32 = 2;
 /// How many of RocksDB's own text logs are kept.
 const INFO_LOGS_MAX: usize = 4;
 
-/// The size of RocksDB's text log.
-const INFO_LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The size of RocksDB's text log, which grows whether there is room or not.
+const INFO_LOG_BYTES_MAX: usize = 1024 * 1024;
+
+/// What RocksDB takes for its write-ahead log at once. It would take the size
+/// of a memtable: a node that is nearly full would lose that much with each
+/// new file.
+const WAL_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Which instance, and how it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +179,11 @@ impl Rocks {
 
     fn failed(&self, what: &str, error: &rocksdb::Error) -> Error {
         failed(self.instance.name(), what, error)
+    }
+
+    fn number(&self, property: &str) -> u64 {
+        let number = self.db.property_int_value(property);
+        number.ok().flatten().unwrap_or(0)
     }
 
     fn write_options(&self, durability: Durability) -> WriteOptions {
@@ -387,6 +397,21 @@ impl Engine for Rocks {
     fn discard(&self, name: &str) -> Result<()> {
         self.staging.discard(name)
     }
+
+    fn unwritten_bytes(&self) -> u64 {
+        self.number("rocksdb.cur-size-all-mem-tables")
+    }
+
+    fn table_bytes(&self) -> u64 {
+        self.number("rocksdb.live-sst-files-size")
+    }
+
+    fn set_merging(&self, merging: bool) -> Result<()> {
+        let disabled = if merging { "false" } else { "true" };
+        self.db
+            .set_options(&[("disable_auto_compactions", disabled)])
+            .map_err(|e| self.failed("could not be told whether to merge", &e))
+    }
 }
 
 /// A batch as RocksDB takes it.
@@ -562,6 +587,8 @@ fn common_options() -> Options {
     options.set_keep_log_file_num(INFO_LOGS_MAX);
     options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
     options.set_stats_dump_period_sec(0);
+    // Whoever opened it looks first whether there is room to merge tables.
+    options.set_disable_auto_compactions(true);
     options
 }
 
@@ -571,6 +598,8 @@ fn log_options(torn: bool) -> Options {
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(LOG_MEMTABLE_BYTES);
     options.set_max_write_buffer_number(LOG_MEMTABLES_MAX);
+    // With one column family this decides nothing else.
+    options.set_max_total_wal_size(WAL_STEP_BYTES);
     // `wal::check` has read every file by now. It accepted nothing but whole
     // batches and perhaps a torn last one: RocksDB must find the same.
     options.set_wal_recovery_mode(if torn {

@@ -134,6 +134,21 @@ impl Staging {
         write_file(&self.drafts, &path, ORDER, &order)
     }
 
+    /// Removes what nobody has begun to ingest.
+    pub(crate) fn discard_unbegun(&self) -> Result<()> {
+        let begun = self.begun()?;
+        for name in self.names()? {
+            if !begun.contains(&name) {
+                tracing::info!(
+                    stage = name,
+                    "a snapshot that was never installed is discarded"
+                );
+                self.discard(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What a begun ingest does.
     pub(crate) fn order(&self, name: &str) -> Result<Order> {
         let framed = fs::read(self.path(name)?.join(ORDER))

@@ -1,18 +1,27 @@
-//! Room on the disk: a reserve that writes must not touch, and a ballast file.
+//! Room on the disk: a reserve that is kept free, and a ballast file.
 //!
-//! A full disk is a trap: RocksDB cannot be opened on one, for replaying its
-//! log writes tables. So writes are refused while the reserve is still free,
-//! and when even that is gone the ballast is given up to let the node start,
-//! serve reads and purge.
+//! A full disk is a trap. RocksDB ends for good with the first write that does
+//! not fit, and cannot be opened without room, for replaying its log writes
+//! tables. So what comes in is refused while there is room left, in three steps
+//! ([`Room`]), and what a node has in memory and must yet write counts as if it
+//! were written. Inodes and quotas count like bytes.
+//!
+//! The ballast is for what is left: a start on a full disk, and the little that
+//! a node writes although nothing comes in. It is taken again when there is
+//! room.
+//!
+//! Not done here: refusing. Whoever takes something in asks.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
 
 use super::log_writer::Clock;
 use super::rocks::sync_directory;
@@ -25,120 +34,550 @@ pub const RESERVE_BYTES: u64 = 512 * 1024 * 1024;
 /// The ballast: what replaying the log may write, its memtable and some.
 pub const BALLAST_BYTES: u64 = 192 * 1024 * 1024;
 
+/// What of the ballast a running node may spend, as parts of it: a sixth, for
+/// votes and other small entries. The rest is for the next start.
+const SPENT_RUNNING: u64 = 6;
+
+/// Free inodes below which writes are refused: some hundred tables and the
+/// files of a few starts. A file system with few inodes has fewer in reserve.
+const RESERVE_INODES: u64 = 256;
+
+/// The part of all inodes that is in reserve at most.
+const RESERVE_INODES_PART: u64 = 8;
+
+/// What a start takes in inodes: logs of its own, lists, and a table.
+const START_INODES: u64 = 16;
+
+/// What a start takes in bytes besides the tables of the log.
+const START_BYTES: u64 = 8 * 1024 * 1024;
+
 /// How long a look at the free space counts. A disk does not fill faster than
 /// the reserve lasts.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A level is left upwards only with this part more than it begins with, so
+/// that a node at its edge does not change its mind with every write.
+const HYSTERESIS_PART: u64 = 8;
+
+/// How often a quota is tried while it is known to be full.
+const QUOTA_RETRY: Duration = Duration::from_secs(5);
+
+/// How much room a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Room {
+    /// Not even an eighth of the reserve: nothing is taken in.
+    Out,
+    /// Less than half of the reserve: nothing but what has no data, so that
+    /// groups go on having leaders.
+    Short,
+    /// Less than the reserve: what the group has agreed on, and nothing new.
+    Low,
+    /// Enough for everything.
+    Ample,
+}
+
+impl Room {
+    const ALL: [Room; 4] = [Room::Out, Room::Short, Room::Low, Room::Ample];
+
+    /// The part of the reserve that is needed for it.
+    fn part_of(self, reserve: u64) -> u64 {
+        match self {
+            Room::Out => 0,
+            Room::Short => reserve / 8,
+            Room::Low => reserve / 2,
+            Room::Ample => reserve,
+        }
+    }
+
+    /// The best one that `free` of something is enough for, seen from the one
+    /// that was before.
+    fn with(free: u64, reserve: u64, before: Room) -> Room {
+        let is_met = |room: Room| {
+            let needed = room.part_of(reserve);
+            let more = if room > before {
+                needed / HYSTERESIS_PART
+            } else {
+                0
+            };
+            free >= needed.saturating_add(more)
+        };
+        let met = Room::ALL.into_iter().filter(|room| is_met(*room));
+        met.max().unwrap_or(Room::Out)
+    }
+}
+
+/// What a file system has free for this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// The bytes.
+    pub bytes: u64,
+    /// The inodes; `None`: it has no limit of them.
+    pub inodes: Option<u64>,
+    /// All of its inodes.
+    inodes_all: u64,
+}
+
+/// Says what a file system has free.
+pub(crate) type Measure = Arc<dyn Fn(&Path) -> Result<Free> + Send + Sync>;
+
+impl Free {
+    pub(crate) fn of(path: &Path) -> Result<Free> {
+        let space = rustix::fs::statvfs(path)
+            .map_err(|e| Error::storage("the free space could not be read", e))?;
+        Ok(Free {
+            bytes: space.f_bavail.saturating_mul(space.f_frsize),
+            inodes: (space.f_files > 0).then_some(space.f_favail),
+            inodes_all: space.f_files,
+        })
+    }
+
+    /// How much room that is, with so many bytes that must yet be written.
+    fn room(&self, owed: u64, reserve_bytes: u64, before: Room) -> Room {
+        let bytes = Room::with(self.bytes.saturating_sub(owed), reserve_bytes, before);
+        let Some(inodes) = self.inodes else {
+            return bytes;
+        };
+        let reserve = RESERVE_INODES.min(self.inodes_all / RESERVE_INODES_PART);
+        bytes.min(Room::with(inodes, reserve, before))
+    }
+}
 
 /// The room on a node's disk.
 pub(crate) enum Space {
     /// A directory of a file system.
     Directory(Directory),
-    /// A simulated disk, full on command.
-    Memory(Arc<AtomicBool>),
+    /// A simulated disk, which has the room that it is told.
+    Memory(Arc<AtomicU8>),
 }
 
 /// The file system of a data directory.
 pub(crate) struct Directory {
     path: PathBuf,
     reserve_bytes: u64,
+    ballast_bytes: u64,
     clock: Clock,
-    /// When the free space was looked at last, and whether it was too little.
-    looked: Mutex<Option<(Duration, bool)>>,
+    looked: Mutex<Looked>,
+    quota: Mutex<Quota>,
+    /// What is free.
+    measure: Measure,
+    /// Whether so many bytes could be written.
+    can_take: CanTake,
+}
+
+/// Whether so many bytes could be written to a file system.
+type CanTake = fn(&Path, u64) -> io::Result<bool>;
+
+/// What the last look found.
+struct Looked {
+    at: Option<Duration>,
+    room: Room,
+}
+
+/// What was found by trying: quotas of users and groups show in no number.
+struct Quota {
+    room: Room,
+    /// When and with how many free bytes it was tried.
+    tried: Option<(Duration, u64)>,
 }
 
 impl Directory {
-    /// Sees to the ballast before anything is opened.
+    /// Sees to the ballast before anything is opened, which takes about so many
+    /// bytes.
     pub(crate) fn prepare(
         path: &Path,
-        reserve_bytes: u64,
-        ballast_bytes: u64,
+        (reserve_bytes, ballast_bytes): (u64, u64),
+        opening_bytes: u64,
         clock: Clock,
+        measure: Measure,
     ) -> Result<Self> {
-        let ballast = path.join("ballast");
-        let held = ballast.metadata().map_or(0, |metadata| metadata.len());
-        let free = free_bytes(path)?;
-        if free < ballast_bytes && held > 0 {
-            tracing::warn!(
-                free,
-                "the disk is full; the ballast is given up so that the node starts"
-            );
-            set_ballast(&ballast, 0)?;
-        } else if held != ballast_bytes && free > reserve_bytes.saturating_add(ballast_bytes) {
-            set_ballast(&ballast, ballast_bytes)?;
-        }
-        sync_directory(path)?;
-        Ok(Directory {
+        let directory = Directory {
             path: path.to_owned(),
             reserve_bytes,
+            ballast_bytes,
             clock,
-            looked: Mutex::new(None),
-        })
+            looked: Mutex::new(Looked {
+                at: None,
+                room: Room::Ample,
+            }),
+            quota: Mutex::new(Quota {
+                room: Room::Ample,
+                tried: None,
+            }),
+            measure,
+            can_take,
+        };
+        let needed = opening_bytes.saturating_add(START_BYTES);
+        let free = directory.free()?;
+        if free.bytes < needed && directory.ballast() > 0 {
+            tracing::warn!(
+                free = free.bytes,
+                needed,
+                "the disk is full; the ballast is given up so that the node starts"
+            );
+            directory.set_ballast(0)?;
+        } else {
+            directory.refill(free)?;
+        }
+        sync_directory(path)?;
+        Ok(directory)
     }
 
-    fn full(&self) -> Result<bool> {
+    fn free(&self) -> Result<Free> {
+        (self.measure)(&self.path)
+    }
+
+    fn room(&self, owed: impl FnOnce() -> u64) -> Result<Room> {
         let now = (self.clock)();
         let mut looked = self.looked.lock();
-        if let Some((at, full)) = *looked
-            && now.saturating_sub(at) < LOOK_INTERVAL
-        {
-            return Ok(full);
+        let is_fresh = |at| now.saturating_sub(at) < LOOK_INTERVAL;
+        if looked.at.is_some_and(is_fresh) {
+            return Ok(looked.room);
         }
-        let full = free_bytes(&self.path)? < self.reserve_bytes;
-        *looked = Some((now, full));
-        Ok(full)
+        let free = self.free()?.room(owed(), self.reserve_bytes, looked.room);
+        let quota = self.quota.lock().room;
+        *looked = Looked {
+            at: Some(now),
+            room: free.min(quota),
+        };
+        Ok(looked.room)
+    }
+
+    /// Looks after what no request waits for. It may wait for the disk.
+    fn tend(&self) -> Result<()> {
+        let free = self.free()?;
+        self.try_quota(free.bytes)?;
+        let kept = self.ballast_bytes - self.ballast_bytes / SPENT_RUNNING;
+        let spent = self.ballast_bytes - kept;
+        if free.bytes < spent.min(self.reserve_bytes / 8) && self.ballast() > kept {
+            tracing::warn!(
+                free = free.bytes,
+                "the disk is full; a part of the ballast is given up so that the node goes on"
+            );
+            return self.set_ballast(kept);
+        }
+        self.refill(free)
+    }
+
+    /// Tries whether the reserve could be written, once some of it may have
+    /// gone.
+    fn try_quota(&self, free: u64) -> Result<()> {
+        let now = (self.clock)();
+        let mut quota = self.quota.lock();
+        let is_due = quota.tried.is_none_or(|(at, with)| {
+            let used = with.saturating_sub(free) >= self.reserve_bytes / 8;
+            let again = quota.room < Room::Ample && now.saturating_sub(at) >= QUOTA_RETRY;
+            used || again
+        });
+        // What the file system itself does not have says nothing of a quota.
+        if !is_due || free < self.reserve_bytes {
+            return Ok(());
+        }
+        let failed = |e| Error::storage("it could not be tried how much fits on the disk", e);
+        let mut found = Room::Out;
+        for room in [Room::Ample, Room::Low, Room::Short] {
+            if (self.can_take)(&self.path, room.part_of(self.reserve_bytes)).map_err(failed)? {
+                found = room;
+                break;
+            }
+        }
+        *quota = Quota {
+            room: found,
+            tried: Some((now, free)),
+        };
+        Ok(())
+    }
+
+    /// The bytes of the ballast.
+    fn ballast(&self) -> u64 {
+        let ballast = self.path.join(BALLAST);
+        ballast.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    /// Takes the whole ballast again if there is room for it.
+    fn refill(&self, free: Free) -> Result<()> {
+        let held = self.ballast();
+        let missing = self.ballast_bytes.saturating_sub(held);
+        let more = self.reserve_bytes / HYSTERESIS_PART;
+        let needed = self
+            .reserve_bytes
+            .saturating_add(missing)
+            .saturating_add(more);
+        if held == self.ballast_bytes || free.bytes <= needed {
+            return Ok(());
+        }
+        self.set_ballast(self.ballast_bytes)
+    }
+
+    fn set_ballast(&self, bytes: u64) -> Result<()> {
+        let failed = |e: io::Error| Error::storage("the ballast could not be set", e);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path.join(BALLAST))
+            .map_err(failed)?;
+        let held = file.metadata().map_err(failed)?.len();
+        if held > bytes {
+            file.set_len(bytes).map_err(failed)?;
+        } else if bytes > 0 {
+            // The blocks are taken without writing them. A file system that
+            // cannot do so has no ballast, which costs only the emergency start.
+            let flags = FallocateFlags::empty();
+            if let Err(error) = rustix::fs::fallocate(file.as_fd(), flags, 0, bytes) {
+                tracing::warn!(%error, "no ballast");
+                file.set_len(held).map_err(failed)?;
+            }
+        }
+        file.sync_all().map_err(failed)
+    }
+
+    /// What opening may lack, for who reads that it failed; `None`: there is
+    /// room.
+    fn lacking(&self, opening_bytes: u64) -> Result<Option<String>> {
+        let free = self.free()?;
+        let needed = opening_bytes.saturating_add(START_BYTES);
+        let inodes = free.inodes.filter(|inodes| *inodes < START_INODES);
+        let fits = (self.can_take)(&self.path, needed).unwrap_or(false);
+        if fits && inodes.is_none() {
+            return Ok(None);
+        }
+        let mut lacking = format!(
+            "the file system has {} MiB free, and opening takes up to {} MiB",
+            free.bytes >> 20,
+            needed >> 20
+        );
+        if let Some(inodes) = inodes {
+            lacking = format!(
+                "the file system has {inodes} inodes free, and opening takes up to {START_INODES}"
+            );
+        } else if free.bytes >= needed {
+            lacking.push_str(", which a quota does not grant");
+        }
+        Ok(Some(lacking))
     }
 }
 
+/// The name of the ballast.
+pub(super) const BALLAST: &str = "ballast";
+
+/// Whether so many bytes could be written to a file system, quotas included:
+/// they are taken and given back at once, in a file without a name.
+fn can_take(path: &Path, bytes: u64) -> io::Result<bool> {
+    use rustix::io::Errno;
+    let file = match tempfile::tempfile_in(path) {
+        Err(e) if is_full(&e) => return Ok(false),
+        file => file?,
+    };
+    match rustix::fs::fallocate(file.as_fd(), FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
+        // It cannot be tried here: then it is not known, and the numbers count.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::FBIG) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 impl Space {
-    /// Whether writes must be refused.
-    pub(crate) fn full(&self) -> Result<bool> {
+    /// How much room there is. `owed` says how many bytes must yet be written.
+    pub(crate) fn room(&self, owed: impl FnOnce() -> u64) -> Result<Room> {
         match self {
-            Space::Directory(directory) => directory.full(),
-            Space::Memory(full) => Ok(full.load(Ordering::Relaxed)),
+            Space::Directory(directory) => directory.room(owed),
+            Space::Memory(room) => {
+                let room = usize::from(room.load(Ordering::Relaxed));
+                Ok(Room::ALL.get(room).copied().unwrap_or(Room::Ample))
+            }
         }
     }
 
-    /// The free bytes of the disk; `None`: a simulated one has no number.
-    pub(crate) fn free(&self) -> Result<Option<u64>> {
+    /// What is free; `None`: a simulated disk has no numbers.
+    pub(crate) fn free(&self) -> Result<Option<Free>> {
         match self {
-            Space::Directory(directory) => free_bytes(&directory.path).map(Some),
+            Space::Directory(directory) => directory.free().map(Some),
             Space::Memory(_) => Ok(None),
         }
     }
 
-    /// `DISK_FULL` when writes must be refused.
-    pub(crate) fn admit_write(&self) -> Result<()> {
-        if self.full()? {
-            return Err(Error::new(
-                Reason::DiskFull,
-                "the node's disk is nearly full; delete records or add space",
+    /// Looks after the ballast and the quota. It may wait for the disk.
+    pub(crate) fn tend(&self) -> Result<()> {
+        match self {
+            Space::Directory(directory) => directory.tend(),
+            Space::Memory(_) => Ok(()),
+        }
+    }
+
+    /// The free bytes that it takes to copy what made `began` of them `free`.
+    pub(crate) fn needed_to_copy(&self, began: u64, free: u64) -> u64 {
+        match self {
+            Space::Directory(directory) => {
+                let kept = Room::Low.part_of(directory.reserve_bytes);
+                began.saturating_sub(free).saturating_add(kept)
+            }
+            Space::Memory(_) => 0,
+        }
+    }
+
+    /// The bytes below which tables are not merged any more, when they have so
+    /// many in all.
+    pub(crate) fn merging_needs(&self, tables: u64) -> u64 {
+        match self {
+            Space::Directory(directory) => directory.reserve_bytes.saturating_add(tables),
+            Space::Memory(_) => 0,
+        }
+    }
+}
+
+impl Directory {
+    /// Says in an error of a store that does not open what is missing.
+    pub(crate) fn explain(&self, mut error: Error, opening_bytes: u64) -> Error {
+        if error.reason == Reason::Storage
+            && let Ok(Some(lacking)) = self.lacking(opening_bytes)
+        {
+            error.message.push_str(&format!(
+                "; {lacking}: make room and start it again, nothing is lost"
             ));
         }
-        Ok(())
+        error
     }
 }
 
-fn free_bytes(path: &Path) -> Result<u64> {
-    let space = rustix::fs::statvfs(path)
-        .map_err(|e| Error::storage("the free space could not be read", e))?;
-    Ok(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
-fn set_ballast(path: &Path, bytes: u64) -> Result<()> {
-    let failed = |e: std::io::Error| Error::storage("the ballast could not be set", e);
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .map_err(failed)?;
-    if bytes > 0 {
-        // The blocks are taken without writing them. A file system that
-        // cannot do so has no ballast, which costs only the emergency start.
-        let flags = rustix::fs::FallocateFlags::empty();
-        if let Err(error) = rustix::fs::fallocate(file.as_fd(), flags, 0, bytes) {
-            tracing::warn!(%error, "no ballast");
+#[cfg(test)]
+impl Free {
+    /// So many bytes, and inodes without a limit.
+    pub(crate) fn bytes(bytes: u64) -> Self {
+        Free {
+            bytes,
+            inodes: None,
+            inodes_all: 0,
         }
     }
-    file.sync_all().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+
+    fn free(bytes: u64, inodes: Option<(u64, u64)>) -> Free {
+        Free {
+            bytes,
+            inodes: inodes.map(|(free, _)| free),
+            inodes_all: inodes.map_or(0, |(_, all)| all),
+        }
+    }
+
+    #[test]
+    fn bytes_and_inodes_and_what_is_owed_count() {
+        let room = |free: Free, owed| free.room(owed, 512 * MIB, Room::Ample);
+        assert_eq!(room(free(GIB, None), 0), Room::Ample);
+        assert_eq!(room(free(GIB, None), 600 * MIB), Room::Low);
+        assert_eq!(room(free(511 * MIB, None), 0), Room::Low);
+        assert_eq!(room(free(255 * MIB, None), 0), Room::Short);
+        assert_eq!(room(free(63 * MIB, None), 0), Room::Out);
+        assert_eq!(room(free(100 * MIB, None), GIB), Room::Out);
+        for (inodes, all, expected) in [
+            (300, 1_000_000, Room::Ample),
+            (200, 1_000_000, Room::Low),
+            (100, 1_000_000, Room::Short),
+            (10, 1_000_000, Room::Out),
+            // A file system with few inodes has few in reserve.
+            (33, 256, Room::Ample),
+            (31, 256, Room::Low),
+            (3, 256, Room::Out),
+        ] {
+            let free = free(GIB, Some((inodes, all)));
+            assert_eq!(room(free, 0), expected, "{inodes} of {all}");
+        }
+    }
+
+    #[test]
+    fn a_level_is_left_only_with_some_more() {
+        let room = |bytes, before| free(bytes, None).room(0, 512 * MIB, before);
+        assert_eq!(room(520 * MIB, Room::Ample), Room::Ample);
+        assert_eq!(room(520 * MIB, Room::Low), Room::Low);
+        assert_eq!(room(577 * MIB, Room::Low), Room::Ample);
+        assert_eq!(room(577 * MIB, Room::Out), Room::Ample);
+        assert_eq!(room(65 * MIB, Room::Out), Room::Out);
+    }
+
+    fn directory(path: &Path, reserve: u64, ballast: u64) -> Directory {
+        // A second passes with every look.
+        let now = Mutex::new(Duration::ZERO);
+        let clock: Clock = Arc::new(move || {
+            let mut now = now.lock();
+            *now += Duration::from_secs(10);
+            *now
+        });
+        Directory::prepare(path, (reserve, ballast), 0, clock, Arc::new(Free::of)).unwrap()
+    }
+
+    #[test]
+    fn a_quota_counts_like_a_full_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = directory(folder.path(), 64, 0);
+        // It grants a reserve of so many bytes.
+        let quotas: [(CanTake, Room); 4] = [
+            (|_, bytes| Ok(bytes <= 63), Room::Low),
+            (|_, bytes| Ok(bytes <= 31), Room::Short),
+            (|_, bytes| Ok(bytes <= 7), Room::Out),
+            (|_, _| Ok(true), Room::Ample),
+        ];
+        for (grants, expected) in quotas {
+            space.can_take = grants;
+            space.quota.lock().tried = None;
+            space.tend().unwrap();
+            assert_eq!(space.room(|| 0).unwrap(), expected);
+        }
+        // While it is full it is tried again without anything being written.
+        space.can_take = |_, _| Ok(false);
+        space.quota.lock().tried = None;
+        space.tend().unwrap();
+        assert_eq!(space.room(|| 0).unwrap(), Room::Out);
+        space.can_take = |_, _| Ok(true);
+        space.tend().unwrap();
+        assert_eq!(space.room(|| 0).unwrap(), Room::Ample);
+    }
+
+    #[test]
+    fn what_fits_is_tried_on_the_real_file_system_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(can_take(folder.path(), MIB).unwrap());
+        assert!(!can_take(folder.path(), 1 << 43).unwrap_or(false));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_ballast_is_spent_in_part_while_the_node_runs_and_taken_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = directory(folder.path(), 16 * MIB, 6 * MIB);
+        assert_eq!(space.ballast(), 6 * MIB);
+        // Less than a start may need is left to it; the reserve goes first, and
+        // then some.
+        for (mib, ballast) in [(2, 6), (0, 5), (0, 5), (16, 5), (18, 5), (20, 6)] {
+            space.measure = Arc::new(move |_| Ok(free(mib * MIB, None)));
+            space.tend().unwrap();
+            assert_eq!(space.ballast(), ballast * MIB);
+        }
+    }
+
+    #[test]
+    fn an_error_of_opening_says_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = directory(folder.path(), 0, 0);
+        let explained = |space: &Directory| {
+            let error = Error::new(Reason::Storage, "it does not open");
+            space.explain(error, 100 * MIB).message
+        };
+        assert_eq!(explained(&space), "it does not open");
+        space.can_take = |_, _| Ok(false);
+        let said = explained(&space);
+        assert!(said.contains("opening takes up to 108 MiB"), "{said}");
+        assert!(said.contains("nothing is lost"), "{said}");
+    }
 }

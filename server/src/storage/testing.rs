@@ -4,10 +4,41 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use sha2::{Digest, Sha256};
+
+use super::disk::{Disk, DiskOptions};
+use super::log_writer::Clock;
+use super::space::Free;
+
+/// What a disk is told that it has free.
+#[derive(Clone)]
+pub(crate) struct Told(Arc<Mutex<Free>>);
+
+impl Told {
+    /// Lets so much be free.
+    pub(crate) fn set(&self, free: Free) {
+        *self.0.lock() = free;
+    }
+}
+
+/// A disk that has free what it is told, with a reserve of 64 MiB and without a
+/// ballast. It looks each time that it is asked.
+pub(crate) fn measured(directory: &Path, free: Free) -> (Disk, Told) {
+    let told = Told(Arc::new(Mutex::new(free)));
+    let (measure, now) = (told.clone(), AtomicU64::new(0));
+    let clock: Clock =
+        Arc::new(move || Duration::from_millis(200 * now.fetch_add(1, Ordering::Relaxed)));
+    let mut options = DiskOptions::new("eu", 1, clock);
+    options.measure = Some(Arc::new(move |_| Ok(*measure.0.lock())));
+    options.reserve_bytes = 64 << 20;
+    options.ballast_bytes = 0;
+    (Disk::open(directory, options).expect("opens"), told)
+}
 
 /// The directories that are watched now.
 static WATCHED: Mutex<Vec<&'static Watched>> = Mutex::new(Vec::new());

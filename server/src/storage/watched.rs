@@ -170,6 +170,18 @@ impl Engine for Watched {
     fn discard(&self, name: &str) -> Result<()> {
         self.heard(self.engine.discard(name))
     }
+
+    fn unwritten_bytes(&self) -> u64 {
+        self.engine.unwritten_bytes()
+    }
+
+    fn table_bytes(&self) -> u64 {
+        self.engine.table_bytes()
+    }
+
+    fn set_merging(&self, merging: bool) -> Result<()> {
+        self.heard(self.engine.set_merging(merging))
+    }
 }
 
 /// A view whose errors are heard, too: it may be read long after it was taken.

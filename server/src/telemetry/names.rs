@@ -103,6 +103,13 @@ pub const PEER_CONNECTED: Description = describe(
     "1 where this node hears from the other node, else 0.",
 );
 
+/// Free inodes.
+pub const DISK_FREE_INODES: Description = describe(
+    "domicile_disk_free_inodes",
+    Some("inodes"),
+    "Free inodes of the file system of the data directory, where it has a limit of them.",
+);
+
 /// Whether the disk takes writes.
 pub const DISK_FULL: Description = describe(
     "domicile_disk_full",
@@ -175,6 +182,7 @@ pub const ALL: &[Description] = &[
     LOG_BATCH_ENTRIES,
     PEER_CONNECTED,
     DISK_FREE,
+    DISK_FREE_INODES,
     DISK_FULL,
     DISK_SILENT,
     SERVING,

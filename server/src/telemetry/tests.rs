@@ -27,6 +27,7 @@ fn observed() -> (Metrics, Group) {
     metrics.set_peer_connected("eu", 2, true);
     metrics.set_clock_ahead(-250);
     metrics.set_disk_free(u64::MAX);
+    metrics.set_disk_free_inodes(1000);
     metrics.set_connections(Connection::Client, 3);
     metrics.observe_connection_refused(Connection::Unknown);
     metrics.set_log_lines_dropped(5);
@@ -98,6 +99,7 @@ fn the_samples_are_what_was_observed() {
         "domicile_peer_connected{region=\"eu\",node=\"2\"} 1",
         "domicile_peer_connected{region=\"eu\",node=\"3\"} 0",
         "domicile_disk_free_bytes{} 18446744073709551615",
+        "domicile_disk_free_inodes{} 1000",
         "domicile_connections{class=\"client\"} 3",
         "domicile_connections_refused_total{class=\"unknown\"} 1",
         "domicile_log_lines_dropped_total 7",

@@ -1,26 +1,208 @@
-//! Disks without room.
+//! Disks without room, and disks that do not answer.
 
 use std::time::Duration;
 
+use crate::error::Reason;
 use crate::node::testing::{Which, World};
+use crate::raft::Progress;
+use crate::replicate::LaneState;
+use crate::storage::{Condition, Room};
+
+const ALL: [&str; 5] = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
+
+/// The home of `global` and `eu-only` in `eu`, where `eu/1` leads `eu-only`.
+async fn world() -> (World, Which) {
+    let world = World::start(&ALL).await;
+    world.init("eu/1", &ALL).await.expect("formed");
+    world.until_ready().await;
+    let kept: Which = |node| node.groups().by_tag("eu-only");
+    world.lead("eu/1", kept).await;
+    (world, kept)
+}
+
+fn progress(world: &World, name: &str, which: Which) -> Progress {
+    which(&world.nodes[name]).expect("open").progress()
+}
+
+fn term(world: &World, name: &str, which: Which) -> u64 {
+    which(&world.nodes[name]).expect("open").status().term
+}
 
 #[tokio::test(start_paused = true)]
 async fn what_a_full_node_led_is_led_where_there_is_room() {
-    let all = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
-    let world = World::start(&all).await;
-    world.init("eu/1", &all).await.expect("formed");
-    world.until_ready().await;
-    let kept: Which = |node| node.groups().by_tag("eu-only");
+    let (world, kept) = world().await;
     world.lead("eu/2", kept).await;
-    world.fill("eu/1", true);
-    world.fill("eu/2", true);
+    world.fill("eu/1", Room::Low);
+    world.fill("eu/2", Room::Low);
     let third = |world: &World| world.leader("eu", kept).as_deref() == Some("eu/3");
     world.until("the one with room leads", third).await;
     // Without room anywhere nothing moves.
-    world.fill("eu/3", true);
+    world.fill("eu/3", Room::Low);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(third(&world), "{:?}", world.leader("eu", kept));
-    world.fill("eu/1", false);
+    world.fill("eu/1", Room::Ample);
     let first = |world: &World| world.leader("eu", kept).as_deref() == Some("eu/1");
     world.until("the one with room leads", first).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_without_room_takes_nothing_and_goes_on_when_it_has_some() {
+    let (world, kept) = world().await;
+    world.put("eu/1", "eu-only", "a", "1").await;
+    let all_have = |world: &World| {
+        let leader = progress(world, "eu/1", kept);
+        let others = ["eu/2", "eu/3"];
+        others
+            .iter()
+            .all(|name| progress(world, name, kept) == leader)
+    };
+    world.until("the followers have it", all_have).await;
+    let (full, term_before) = (progress(&world, "eu/3", kept), term(&world, "eu/1", kept));
+    for room in [Room::Short, Room::Out] {
+        world.fill("eu/3", room);
+        for key in ["b", "c", "d"] {
+            world.put("eu/1", "eu-only", key, "1").await;
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(progress(&world, "eu/3", kept).index, full.index, "{room:?}");
+    }
+    // A strong read there would wait for what does not come.
+    let follower = kept(&world.nodes["eu/3"]).expect("open");
+    let read = follower.read_barrier().await.map_err(|error| error.reason);
+    assert_eq!(read.map(drop), Err(Reason::NoQuorum));
+    // It stays a follower of the same leader, and others know what it lacks.
+    assert_eq!(term(&world, "eu/1", kept), term_before);
+    let leader = kept(&world.nodes["eu/1"]).expect("open");
+    let told = leader.condition_of(crate::raft::NodeId(3));
+    assert_eq!(told, Some(Condition::Full));
+    world.fill("eu/3", Room::Ample);
+    world.until("it has caught up", all_have).await;
+    assert_eq!(term(&world, "eu/1", kept), term_before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_at_a_quorum_writes_are_refused_and_reads_go_on() {
+    let (world, kept) = world().await;
+    world.put("eu/1", "eu-only", "a", "1").await;
+    let leader = kept(&world.nodes["eu/1"]).expect("open");
+    assert!(leader.admit_write().is_ok());
+    world.fill("eu/2", Room::Low);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(leader.admit_write().is_ok(), "two of three have room");
+    world.fill("eu/3", Room::Low);
+    let refused = |_: &World| {
+        let refused = leader.admit_write().map_err(|error| error.reason);
+        refused == Err(Reason::DiskFull)
+    };
+    world.until("writes are refused", refused).await;
+    leader.read_barrier().await.expect("reads go on");
+    world.fill("eu/2", Room::Ample);
+    world
+        .until("writes go on", |_| leader.admit_write().is_ok())
+        .await;
+}
+
+/// Whether what elects a leader fits where records do not.
+#[tokio::test(start_paused = true)]
+async fn a_region_without_room_for_records_still_elects_leaders() {
+    let (mut world, kept) = world().await;
+    world.put("eu/1", "eu-only", "a", "1").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for name in ["eu/1", "eu/2", "eu/3"] {
+        world.fill(name, Room::Short);
+    }
+    world.stop("eu/1").await;
+    let led = |world: &World| world.leader("eu", kept).is_some();
+    world.until("another one leads", led).await;
+    let leader = world.leader("eu", kept).expect("one leads");
+    let leader = kept(&world.nodes[&leader]).expect("open");
+    leader
+        .read_barrier()
+        .await
+        .expect("its own entry is committed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_mirror_takes_no_copies_says_so_and_leaves_its_home_alone() {
+    let (world, _) = world().await;
+    let global: Which = |node| node.groups().by_tag("global");
+    world.put("eu/1", "global", "a", "1").await;
+    world
+        .until("it is copied", |w| w.mirrors("us/1", "a"))
+        .await;
+    world.fill("us/1", Room::Low);
+    world.put("eu/1", "global", "b", "1").await;
+    let stopped = |world: &World| {
+        let lanes = world.nodes.values().flat_map(|node| node.lanes());
+        let mut lanes = lanes.filter(|((_, region), _)| region.as_str() == "us");
+        lanes.any(|(_, lane)| match lane.state {
+            LaneState::Stopped(why) => why.starts_with("DISK_FULL at us/1: "),
+            _ => false,
+        })
+    };
+    world.until("the home says why", stopped).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let home = world.leader("eu", global).expect("one leads");
+    let log = |world: &World| global(&world.nodes[&home]).expect("open").status().last;
+    let before = log(&world);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(log(&world), before, "what is not taken is not noted again");
+    assert!(world.mirrors("us/1", "a") && !world.mirrors("us/1", "b"));
+    world.fill("us/1", Room::Ample);
+    world.until("it goes on", |w| w.mirrors("us/1", "b")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_does_not_answer_is_replaced_and_takes_nothing() {
+    let (world, kept) = world().await;
+    world.put("eu/1", "eu-only", "a", "1").await;
+    let before = term(&world, "eu/2", kept);
+    // A short one changes nothing.
+    world.freeze("eu/1", true);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.freeze("eu/1", false);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(term(&world, "eu/2", kept), before);
+    assert_eq!(world.leader("eu", kept).as_deref(), Some("eu/1"));
+
+    world.freeze("eu/1", true);
+    world.put("eu/1", "eu-only", "b", "1").await;
+    let moved = |world: &World| {
+        let leader = world.leader("eu", kept);
+        leader.is_some_and(|leader| leader != "eu/1")
+    };
+    let env = &world.nodes["eu/2"].env;
+    let frozen_at = env.now();
+    world.until("another one leads", moved).await;
+    assert!(env.now() - frozen_at < Duration::from_secs(6));
+    world.put("eu/2", "eu-only", "c", "1").await;
+    let frozen = kept(&world.nodes["eu/1"]).expect("open");
+    let refused = frozen.admit_write().map_err(|error| error.reason);
+    assert_eq!(refused, Err(Reason::NoQuorum));
+    assert!(frozen.read_barrier().await.is_err());
+    let told = |world: &World| {
+        let other = kept(&world.nodes["eu/2"]).expect("open");
+        other.condition_of(crate::raft::NodeId(1)) == Some(Condition::Stalled)
+    };
+    world.until("others know of it", told).await;
+    // What others append does not gather in its memory.
+    let waiting = |world: &World| world.nodes["eu/1"].disk.log.waiting_bytes();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let gathered = waiting(&world);
+    for number in 0..50 {
+        world
+            .put("eu/2", "eu-only", &number.to_string(), &"x".repeat(1000))
+            .await;
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(waiting(&world), gathered);
+
+    world.freeze("eu/1", false);
+    let equal = |world: &World| {
+        let names = ["eu/1", "eu/2", "eu/3"];
+        let progress = names.map(|name| progress(world, name, kept));
+        progress.iter().all(|one| *one == progress[0])
+    };
+    world.until("all are equal", equal).await;
+    world.put("eu/2", "eu-only", "d", "1").await;
 }

@@ -7,7 +7,7 @@ use domicile_proto::address::RegionName;
 use crate::error::{Reason, Result};
 use crate::node::testing::{Which, World, region_group};
 use crate::raft::NodeId;
-use crate::storage::CONTROL_GROUP;
+use crate::storage::{CONTROL_GROUP, Room};
 
 const ALL: [&str; 5] = ["eu/1", "eu/2", "eu/3", "us/1", "ap/1"];
 
@@ -93,9 +93,9 @@ async fn what_cannot_lead_is_refused_and_nothing_is_begun() {
     world.pause("eu/3", false);
     assert_eq!(group.status().term, term, "an election was caused");
     // Its disk is full: it would hand the leadership back.
-    world.fill("eu/2", true);
+    world.fill("eu/2", Room::Low);
     assert_eq!(refused(HOME, "eu/2").await, Reason::CannotLead);
-    world.fill("eu/2", false);
+    world.fill("eu/2", Room::Ample);
     world.stop("eu/3").await;
     let refused = transfer(&world, HOME, "eu/3").await.expect_err("dead");
     assert_eq!(refused.reason, Reason::CannotLead, "{refused}");

@@ -14,6 +14,7 @@ use crate::config::{Log, LogFormat, LogLevel};
 use crate::env::Env;
 use crate::node::WRITES_SERVICE;
 use crate::node::testing::{Which, World, address};
+use crate::storage::Room;
 use crate::telemetry::log_to;
 
 /// The nodes of a cluster under the demo's policy.
@@ -231,7 +232,7 @@ async fn one_of_three_that_is_left_says_that_nobody_leads() {
 #[tokio::test(start_paused = true)]
 async fn disks_without_room_are_told_of() {
     let world = ready().await;
-    world.fill("eu/2", true);
+    world.fill("eu/2", Room::Low);
     tokio::time::sleep(SAID_WITHIN).await;
     for name in ["eu/1", "eu/2"] {
         let said = Said::by(&world, name).await;
@@ -240,8 +241,8 @@ async fn disks_without_room_are_told_of() {
         assert_eq!(said.status.health(), v1::Health::Degraded);
         assert!(said.serving && said.writing);
     }
-    world.fill("eu/1", true);
-    world.fill("eu/3", true);
+    world.fill("eu/1", Room::Low);
+    world.fill("eu/3", Room::Low);
     tokio::time::sleep(SAID_WITHIN).await;
     let said = Said::by(&world, "eu/1").await;
     // Reads go on.

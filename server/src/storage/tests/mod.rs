@@ -6,6 +6,7 @@ mod directory;
 mod engines;
 mod opening;
 mod power;
+mod room;
 mod writer;
 
 use std::collections::BTreeMap;

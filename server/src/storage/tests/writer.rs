@@ -221,6 +221,7 @@ async fn a_task_ends_with_its_handles() {
         wal: Arc::new(memory),
         anchor: Arc::new(anchor.unwrap()),
         clock: clock(),
+        held: None,
     };
     let (log, running) = LogWriter::start(parts, BTreeMap::new(), Run::Task).unwrap();
     drop(log);

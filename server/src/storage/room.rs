@@ -1,0 +1,172 @@
+//! Whether a disk can take more: its room, and whether it answers.
+//!
+//! Who takes something in asks here first: writes of clients and whatever else
+//! is new with [`Disk::admit_write`], entries of other nodes with
+//! [`Disk::admit_entries`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use domicile_proto::internal::v1 as wire;
+
+use super::disk::Disk;
+use super::rocks_stage::Staging;
+use super::space::{Free, Room};
+use super::wal;
+use crate::error::{Error, Reason, Result};
+
+/// How long the disk may take for one write before nothing more is handed to it
+/// and others lead. A busy disk takes a second for a sync now and then.
+const STALLED: Duration = Duration::from_secs(3);
+
+/// What merging tables writes at most before it removes the merged ones: the
+/// upper levels of the state, and what a deeper step takes in.
+const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What keeps a node from taking new writes, for whoever chooses among nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing that is known.
+    #[default]
+    Sound,
+    /// The disk has too little room.
+    Full,
+    /// The disk does not answer.
+    Stalled,
+}
+
+impl Condition {
+    /// As another node tells it.
+    pub fn of(state: &wire::NodeState) -> Self {
+        if Duration::from_millis(state.disk_silent_ms) >= STALLED {
+            Condition::Stalled
+        } else if state.disk_full {
+            Condition::Full
+        } else {
+            Condition::Sound
+        }
+    }
+}
+
+impl Disk {
+    /// What is free on the disk; `None`: in memory.
+    pub fn free(&self) -> Result<Option<Free>> {
+        self.space.free()
+    }
+
+    /// How much room there is, with what must yet be written counted as
+    /// written.
+    pub fn room(&self) -> Result<Room> {
+        // An entry that waits for the log is written there, then to a table of
+        // it, and then to the state.
+        let waiting = || self.log.waiting_bytes().saturating_mul(3);
+        let owed = || {
+            let logged = self.engine.unwritten_bytes();
+            waiting() + logged + self.unwatched.unwritten_bytes()
+        };
+        self.space.room(owed)
+    }
+
+    /// For how long the disk has not answered; zero: it has, or nothing is
+    /// asked of it.
+    pub fn silent_for(&self) -> Duration {
+        self.log.silent_for()
+    }
+
+    /// Whether the disk is too full for anything new.
+    pub fn disk_full(&self) -> Result<bool> {
+        Ok(self.room()? != Room::Ample)
+    }
+
+    /// What of it keeps this node from taking new writes, if anything.
+    pub fn condition(&self) -> Condition {
+        if self.silent_for() >= STALLED {
+            return Condition::Stalled;
+        }
+        match self.room() {
+            Ok(Room::Ample) => Condition::Sound,
+            Ok(Room::Low | Room::Short | Room::Out) => Condition::Full,
+            // It cannot be told; whoever writes hears of the error.
+            Err(_) => Condition::Sound,
+        }
+    }
+
+    /// An error when something new may not come in: `DISK_FULL`, or that the
+    /// disk does not answer.
+    pub fn admit_write(&self) -> Result<()> {
+        self.answers()?;
+        match self.room()? {
+            Room::Ample => Ok(()),
+            Room::Low | Room::Short | Room::Out => Err(full()),
+        }
+    }
+
+    /// An error when entries that another node sends may not be appended. Those
+    /// without data may for longer: without them a group has no leader.
+    pub fn admit_entries(&self, has_data: bool) -> Result<()> {
+        self.answers()?;
+        match self.room()? {
+            Room::Ample | Room::Low => Ok(()),
+            Room::Short if !has_data => Ok(()),
+            Room::Short | Room::Out => Err(full()),
+        }
+    }
+
+    /// An error when the disk does not answer: what it is handed would only
+    /// gather in memory.
+    pub fn answers(&self) -> Result<()> {
+        if self.silent_for() < STALLED {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::NoQuorum,
+            "the node's disk does not answer; go to another node",
+        )
+        .retry_after(STALLED))
+    }
+
+    /// Looks after the room: the ballast, quotas, and that merging tables does
+    /// not take the rest. It may wait for the disk.
+    pub fn tend(&self) -> Result<()> {
+        self.space.tend()?;
+        let Some(free) = self.free()? else {
+            return Ok(());
+        };
+        let mut merges = self.merges.lock();
+        for (merges, engine) in merges.iter_mut().zip([&self.engine, &self.unwatched]) {
+            let tables = engine.table_bytes().min(MERGED_BYTES_MAX);
+            let may = free.bytes >= self.space.merging_needs(tables);
+            if may != *merges {
+                engine.set_merging(may)?;
+                *merges = may;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Something new does not come in.
+fn full() -> Error {
+    Error::new(
+        Reason::DiskFull,
+        "the node's disk is nearly full; delete records or add space",
+    )
+}
+
+/// What opening a directory writes, about: the write-ahead log as tables, and
+/// what an interrupted ingest copies.
+pub(super) fn opening_bytes(directory: &Path) -> Result<u64> {
+    let log = directory.join("log");
+    let logged: u64 = match log.exists() {
+        true => wal::files(&log)?.iter().map(|file| file.size).sum(),
+        false => 0,
+    };
+    let staging = Staging::new(directory.join("state.staged"));
+    let mut staged = 0;
+    for name in staging.begun()? {
+        for file in staging.files(&name)? {
+            staged += file.metadata().map_or(0, |file| file.len());
+        }
+    }
+    Ok(logged + logged / 8 + staged)
+}

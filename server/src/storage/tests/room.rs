@@ -1,0 +1,119 @@
+//! What a node that is nearly full goes on to write by itself.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use super::space::Free;
+use super::testing::measured;
+use super::*;
+
+const G: GroupId = GroupId(7);
+const GIB: u64 = 1 << 30;
+
+fn tables(disk: &Disk) -> usize {
+    let state = disk.directory().expect("on files").join("state");
+    let names = disk::names(&state).unwrap();
+    names.iter().filter(|name| name.ends_with(".sst")).count()
+}
+
+#[test]
+fn tables_are_merged_only_where_there_is_room_for_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, told) = measured(folder.path(), Free::bytes(60 << 20));
+    disk.tend().unwrap();
+    for number in 0..8_u64 {
+        let mut batch = WriteBatch::new();
+        for row in 0..100_u64 {
+            let key = Bytes::from([&b"a"[..], &row.to_be_bytes()].concat());
+            let value = record::seal_bytes(&key, &number.to_be_bytes());
+            batch.put(key, value);
+        }
+        disk.state.write(batch, Durability::Buffered).unwrap();
+        disk.state.flush().unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(tables(&disk), 8, "they take less room than merging them");
+    told.set(Free::bytes(GIB));
+    disk.tend().unwrap();
+    let mut waited = 0;
+    while tables(&disk) > 4 {
+        waited += 1;
+        assert!(waited < 1500, "not merged");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    told.set(Free::bytes(60 << 20));
+    disk.tend().unwrap();
+}
+
+#[test]
+fn a_new_file_of_the_log_takes_little_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::open(folder.path(), options()).unwrap();
+    disk.add_replica(replica(G)).unwrap();
+    wait(|done| disk.log.append(G, entries(0..1), done)).unwrap();
+    let taken = |path: &Path| path.metadata().unwrap().blocks() * 512;
+    let log = folder.path().join("log");
+    let files = wal::files(&log).unwrap();
+    let newest = files.last().expect("there is one");
+    let newest = log.join(format!("{:06}.log", newest.number));
+    assert!(taken(&newest) < 32 << 20, "{}", taken(&newest));
+    // The anchor never needs more room than it has.
+    let anchor = folder.path().join("anchor");
+    assert!(taken(&anchor) >= anchor.metadata().unwrap().len());
+}
+
+#[test]
+fn what_must_yet_be_written_counts_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, told) = measured(folder.path(), Free::bytes(GIB));
+    disk.add_replica(replica(G)).unwrap();
+    assert_eq!(disk.room().unwrap(), Room::Ample);
+    told.set(Free::bytes((64 << 20) + (8 << 20)));
+    let before = disk.room().unwrap();
+    assert_eq!(before, Room::Ample);
+    for index in 0..12 {
+        let entry = Bytes::from(vec![7; 1 << 20]);
+        let entries = vec![(Index(index), entry)];
+        wait(|done| disk.log.append(G, entries, done)).unwrap();
+    }
+    assert_eq!(disk.room().unwrap(), Room::Low, "12 MiB wait to be a table");
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_told_by_how_long_it_does_not() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let memory = MemoryDisk::new(1);
+        let env = crate::env::Env::real();
+        let began = env.now();
+        let clock: Clock = Arc::new(move || env.now().duration_since(began));
+        let mut options = DiskOptions::new("eu", 1, clock);
+        options.run = Run::Task;
+        let disk = Disk::memory(&memory, options).unwrap();
+        disk.add_replica(replica(G)).unwrap();
+        assert_eq!(disk.silent_for(), Duration::ZERO);
+        memory.hold(true);
+        let (done, answered) = tokio::sync::oneshot::channel();
+        let done: Done = Box::new(move |result| drop(done.send(result)));
+        disk.log.append(G, entries(0..1), done);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(disk.log.waiting_bytes() > 0);
+        assert_eq!(disk.condition(), Condition::Sound, "a busy one");
+        disk.admit_write().unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(disk.silent_for() >= Duration::from_millis(3900));
+        assert_eq!(disk.condition(), Condition::Stalled);
+        assert!(disk.admit_write().is_err() && disk.admit_entries(false).is_err());
+        memory.hold(false);
+        answered.await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(
+            (disk.silent_for(), disk.log.waiting_bytes()),
+            (Duration::ZERO, 0)
+        );
+        assert_eq!(disk.condition(), Condition::Sound);
+    });
+}
