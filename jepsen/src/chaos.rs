@@ -9,6 +9,7 @@
 mod chance;
 mod crowds;
 mod damage;
+mod disks;
 mod input;
 pub mod judge;
 pub mod load;

@@ -19,6 +19,9 @@ const DISK_BYTES: u64 = 1 << 30;
 /// The file that takes the room of a full disk.
 const FILLER: &str = "filler";
 
+/// The folder of the files that take its inodes.
+const FILES: &str = "filling-files";
+
 /// How long a process may take to stand still: a call to a disk ends first.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(1);
@@ -86,16 +89,22 @@ impl Disk {
     /// Makes and mounts a disk at `mount`. An error says what this machine
     /// lacks: root, loop devices, or the programs.
     pub fn new(name: &str, mount: &Path) -> Result<Disk> {
+        Disk::sized(name, mount, DISK_BYTES, &[])
+    }
+
+    /// The same of another size, with options of `mkfs.ext4` besides.
+    pub fn sized(name: &str, mount: &Path, bytes: u64, options: &[&str]) -> Result<Disk> {
         let image = Path::new(MEMORY).join(format!("{name}-{}.img", std::process::id()));
         std::fs::create_dir_all(mount)?;
         let file = std::fs::File::create(&image).context("no file in memory")?;
-        file.set_len(DISK_BYTES)?;
+        file.set_len(bytes)?;
         let mut disk = Disk {
             image,
             mount: mount.to_owned(),
             mounted: false,
         };
-        run("mkfs.ext4", &["-q", "-F", &disk.image.to_string_lossy()])?;
+        let path = disk.image.to_string_lossy().into_owned();
+        run("mkfs.ext4", &[&["-q", "-F"], options, &[&*path]].concat())?;
         disk.mount()?;
         Ok(disk)
     }
@@ -164,8 +173,47 @@ impl Disk {
         let Some(taken) = free.checked_sub(left).filter(|taken| *taken > 0) else {
             return Ok(());
         };
-        let path = self.mount.join(FILLER).to_string_lossy().into_owned();
-        run("fallocate", &["-l", &taken.to_string(), &path])
+        let path = self.mount.join(FILLER);
+        let held = std::fs::metadata(&path).map_or(0, |filler| filler.len());
+        let bytes = (held + taken).to_string();
+        run("fallocate", &["-l", &bytes, &path.to_string_lossy()])
+    }
+
+    /// The free bytes and inodes for users.
+    pub fn free(&self) -> Result<(u64, u64)> {
+        let column = |name: &str| -> Result<u64> {
+            let output = Command::new("df")
+                .args([&format!("--output={name}"), "-B1"])
+                .arg(&self.mount)
+                .output()
+                .context("df does not run")?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            Ok(said.split_whitespace().last().unwrap_or("0").parse()?)
+        };
+        Ok((column("avail")?, column("iavail")?))
+    }
+
+    /// Takes all inodes on it but `left`.
+    pub fn fill_inodes(&self, left: u64) -> Result<()> {
+        let folder = self.mount.join(FILES);
+        std::fs::create_dir_all(&folder)?;
+        let (_, free) = self.free()?;
+        let begin = std::fs::read_dir(&folder)?.count();
+        for number in 0..free.saturating_sub(left) as usize {
+            std::fs::File::create(folder.join((begin + number).to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the inodes back.
+    pub fn drain_inodes(&self) -> Result<()> {
+        std::fs::remove_dir_all(self.mount.join(FILES)).context("the inodes are not free")
+    }
+
+    /// Lets nothing reach it, or go on: what is written waits.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let how = if frozen { "-f" } else { "-u" };
+        run("fsfreeze", &[how, &self.mount.to_string_lossy()])
     }
 
     /// Gives the room back.

@@ -13,7 +13,7 @@ use super::load::{TAG, connect, read_locally};
 use super::mixed::{self, Theme};
 use super::power::Disk;
 use super::stage::{Run, Stage};
-use super::{crowds, damage, input};
+use super::{crowds, damage, disks, input};
 use crate::cluster::{Broken, Cluster, Lacking, NODES, Node};
 use crate::history::{History, Note, Run as Header};
 use crate::workload::Shape;
@@ -58,6 +58,12 @@ pub enum Scenario {
     Pause,
     /// Files of one node after the other are damaged, under load.
     Damage,
+    /// The disk of the leader stands still, shortly and for long, under load.
+    FrozenDisk,
+    /// The inodes and then the bytes of the leader's disk go, under load.
+    FullDisk,
+    /// The disk of a mirror fills by what is copied there, is given room and goes on.
+    FullMirror,
     /// Requests, configurations and data directories are wrong, beside a load that is not.
     BadInput,
     /// Sockets that ask for nothing crowd around nodes that may open few files, under load.
@@ -87,6 +93,9 @@ impl Scenario {
         match self {
             Scenario::Damage => damage::KINDS_COUNT,
             Scenario::BadInput
+            | Scenario::FrozenDisk
+            | Scenario::FullDisk
+            | Scenario::FullMirror
             | Scenario::MixedRegion
             | Scenario::MixedRegions
             | Scenario::Isolation
@@ -159,6 +168,9 @@ impl Scenario {
             Scenario::Behind => behind(stage).await,
             Scenario::Pause => pause(stage).await,
             Scenario::Damage => damage::damage_nodes(stage).await,
+            Scenario::FrozenDisk => disks::frozen(stage).await,
+            Scenario::FullDisk => disks::full(stage).await,
+            Scenario::FullMirror => disks::full_mirror(stage).await,
             Scenario::BadInput => input::bad_input(stage).await,
             Scenario::Sockets => crowds::sockets(stage).await,
             Scenario::LogPipe => crowds::log_pipe(stage).await,

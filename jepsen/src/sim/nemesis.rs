@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use domicile_server::storage::Survivors;
+use domicile_server::storage::{Room, Survivors};
 use turmoil::Sim;
 
 use super::host::Host;
@@ -107,7 +107,7 @@ impl<'a> Nemesis<'a> {
                     self.take_down(sim, &host_name(region, *node), Survivors::Prefix);
                 }
             }
-            Remains::Full(host) => self.hosts[host].disk().set_full(true),
+            Remains::Full(host) => self.hosts[host].disk().set_room(Room::Low),
             Remains::Mute(host) => {
                 let others = self.hosts.keys().filter(|other| *other != host);
                 others.for_each(|other| sim.partition_oneway(host.as_str(), other.as_str()));
@@ -167,7 +167,7 @@ impl<'a> Nemesis<'a> {
                 hinder(sim, fault);
             }
             Fault::Clock(host, skew) => self.hosts[host].skew_ms.store(*skew, Ordering::Relaxed),
-            Fault::Full(host) => self.hosts[host].disk().set_full(true),
+            Fault::Full(host) => self.hosts[host].disk().set_room(Room::Low),
             Fault::Broken(host) => {
                 self.broken.insert(host.clone());
                 self.hosts[host].disk().break_down();
@@ -208,7 +208,7 @@ impl<'a> Nemesis<'a> {
                     let skew = self.plan.skews.get(host).copied().unwrap_or(0);
                     self.hosts[host].skew_ms.store(skew, Ordering::Relaxed);
                 }
-                Fault::Full(host) => self.hosts[host].disk().set_full(false),
+                Fault::Full(host) => self.hosts[host].disk().set_room(Room::Ample),
                 // The disk is well again when its node has been taken away.
                 Fault::Broken(_) => {}
             }
