@@ -38,6 +38,7 @@ mod memory_disk;
 pub mod record;
 mod replicas;
 mod rocks;
+mod rocks_options;
 mod rocks_stage;
 mod rocks_view;
 mod rollback;
