@@ -204,7 +204,7 @@ pub(super) async fn frozen(stage: &Stage<'_>) -> Result<()> {
         let frozen = Frozen::begin(&disks[victim])?;
         let took = relieved(stage, &cluster, victim).await?;
         let through = (victim + 1) % NODES;
-        let named = || Ok(condition(&cluster, through, &cluster.nodes[victim])? == "DISK_STALLED");
+        let named = || Ok(condition(&cluster, through, &cluster.nodes[victim])? == "silent");
         until(stage, "another node names it", named).await?;
         tokio::time::sleep(FROZEN).await;
         let grown = resident_mib(&cluster.nodes[victim])?.saturating_sub(before);
@@ -248,7 +248,7 @@ pub(super) async fn full(stage: &Stage<'_>) -> Result<()> {
             fill(1)?;
             let took = relieved(stage, &cluster, victim).await?;
             let through = (victim + 1) % NODES;
-            let named = || Ok(condition(&cluster, through, &cluster.nodes[victim])? == "DISK_FULL");
+            let named = || Ok(condition(&cluster, through, &cluster.nodes[victim])? == "full");
             until(stage, "another node names it", named).await?;
             fill(0)?;
             let before = stage.recorder.acknowledged();
@@ -272,7 +272,7 @@ pub(super) async fn full(stage: &Stage<'_>) -> Result<()> {
                 took.as_millis()
             ));
             stage.heal(&mut cluster)?;
-            let well = || Ok(condition(&cluster, through, &cluster.nodes[victim])?.is_empty());
+            let well = || Ok(condition(&cluster, through, &cluster.nodes[victim])? == "ok");
             until(stage, "it takes writes again", well).await?;
         }
     }
@@ -312,7 +312,7 @@ pub(super) async fn full_mirror(stage: &Stage<'_>) -> Result<()> {
     let load = Load::start(&home, stage.recorder.clone()).await?;
     let client = connect(&home).await?;
     let mirror = connect(&[cluster.nodes[NODES].endpoint()]).await?;
-    let full = |cluster: &Cluster| Ok(condition(cluster, 0, &cluster.nodes[NODES])? == "DISK_FULL");
+    let full = |cluster: &Cluster| Ok(condition(cluster, 0, &cluster.nodes[NODES])? == "full");
     let tag = client.tag(TAG)?;
     let mut written = 0;
     while !full(&cluster)? {

@@ -480,8 +480,7 @@ impl Group {
         self.raft.metrics().borrow_watched().current_term
     }
 
-    /// Whether this replica leads the group, as far as it knows, and its disk
-    /// answers: without it, it does not even hear that another one leads.
+    /// Whether this replica leads the group, as far as it knows, and its disk answers.
     pub fn leads(&self) -> bool {
         self.is_elected() && self.disk.condition() != Condition::Stalled
     }

@@ -20,6 +20,7 @@
 mod acknowledged;
 mod answers;
 pub mod apply;
+mod backoff;
 mod budget;
 mod group;
 mod groups;

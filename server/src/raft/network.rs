@@ -23,8 +23,7 @@ use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
 use openraft::network::{
-    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
-    RaftNetworkFactory,
+    NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
 };
 use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult,
@@ -50,7 +49,6 @@ use crate::raft::types::{
 };
 use crate::raft::window::Window;
 use crate::residency::Gate;
-use crate::storage::Condition;
 
 /// The appends of one stream that may be on their way at once. Enough to keep
 /// a follower's log writer busy over a round trip; more only queue there.
@@ -66,14 +64,6 @@ const APPEND_WAIT: Duration = Duration::from_secs(5);
 /// How fast, in bytes a second, a follower must take what is sent to it before:
 /// so much longer it may take.
 const APPEND_RATE_MIN: usize = 512 * 1024;
-
-/// The first and the longest wait before an unreachable follower is tried
-/// again.
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_LONGEST: Duration = Duration::from_millis(500);
-
-/// The same while the disk of the follower takes nothing in.
-const BACKOFF_FULL: Duration = Duration::from_secs(2);
 
 /// How long the other node may take to take one chunk of a snapshot: it may
 /// stand still for a minute. The whole of it has no deadline: with one, a group
@@ -195,8 +185,8 @@ pub(super) struct Client {
     identity: Identity,
     replica: ReplicaId,
     target: ReplicaId,
-    node: NodeId,
-    transport: SharedTransport,
+    pub(super) node: NodeId,
+    pub(super) transport: SharedTransport,
     gate: Arc<Gate>,
     pipelines: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
@@ -587,19 +577,5 @@ impl NetTransferLeader<Types> for Client {
             Response::Transfer(result) => Err(unreachable(&result.refused)),
             _ => Err(unexpected()),
         }
-    }
-}
-
-impl NetBackoff<Types> for Client {
-    fn backoff(&self) -> Option<Backoff> {
-        // Each attempt carries entries over that are refused again.
-        let condition = self.transport.condition_of(self.node);
-        if condition.is_some_and(|condition| condition != Condition::Sound) {
-            return Some(Backoff::new(std::iter::repeat(BACKOFF_FULL)));
-        }
-        let waits = std::iter::successors(Some(BACKOFF_FIRST), |wait| {
-            Some((*wait * 2).min(BACKOFF_LONGEST))
-        });
-        Some(Backoff::new(waits))
     }
 }
