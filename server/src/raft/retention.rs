@@ -24,7 +24,7 @@ use crate::env::{Env, Instant, Task};
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{RaftLogId, ReplicaId, Types};
-use crate::storage::Disk;
+use crate::storage::{Disk, Room};
 
 /// How long the log is kept for a follower that does not advance: it may stand
 /// still, or its node be started again.
@@ -350,10 +350,14 @@ impl Retention {
     /// How large the log may be: what is kept must not take the room that writes
     /// need. `None`: only its entries count.
     fn bytes_max(&self) -> Option<u64> {
-        if self.disk.disk_full().unwrap_or(true) {
-            return Some(0);
+        match self.disk.room().unwrap_or(Room::Low) {
+            Room::Ample => {}
+            Room::Low | Room::Short => return Some(0),
+            // To purge the log, the state is written first: not even that fits.
+            Room::Out => return None,
         }
-        let free = self.disk.free().ok().flatten().unwrap_or(u64::MAX);
+        let free = self.disk.free().ok().flatten();
+        let free = free.map_or(u64::MAX, |free| free.bytes);
         (self.kept_bytes > 0).then(|| self.kept_bytes.min(free))
     }
 }
