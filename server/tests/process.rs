@@ -407,6 +407,28 @@ fn a_demo_that_is_told_to_end_leaves_nothing() {
     }
 }
 
+/// A usual soft limit is raised; where that is not allowed, the limit is named.
+#[test]
+fn a_demo_has_the_files_it_needs_or_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script.txt");
+    fs::write(&script, "status\n").unwrap();
+    let run = |limit: &str| {
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(format!("ulimit {limit}; exec \"$0\" \"$@\""));
+        let demo = [PROGRAM, "demo", "--small", "--exec"];
+        let said = output(shell.args(demo).arg(&script));
+        let words = String::from_utf8_lossy(&said.stderr).into_owned();
+        (said.status.code(), words)
+    };
+    assert_eq!(run("-Sn 100"), (Some(0), String::new()));
+    let (code, said) = run("-n 100");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is 100, and this demo needs 300"), "{said}");
+}
+
 #[test]
 fn a_demo_that_cannot_print_ends_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();

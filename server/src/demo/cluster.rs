@@ -58,6 +58,11 @@ impl Shape {
         }
     }
 
+    /// How many nodes there are in all regions.
+    pub(super) fn nodes(self) -> u64 {
+        3 * self.nodes_per_region
+    }
+
     /// One node in each region.
     pub(super) fn small() -> Self {
         Shape {

@@ -20,8 +20,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::env::Env;
-use crate::node::Stop;
+use crate::node::{RAISE_FILES, Stop, raise_files};
 use cluster::{Cluster, Shape};
+
+/// The files that each node of a demo may need, both ends of its connections
+/// among them.
+const FILES_PER_NODE: u64 = 100;
 
 /// What is added to the number of a signal to make an exit code of it.
 const SIGNALLED: u8 = 128;
@@ -55,6 +59,18 @@ pub struct Arguments {
 /// However it ends, the nodes end first, and then the temporary directory goes.
 pub async fn run(arguments: Arguments, stop: Stop) -> Result<u8> {
     let env = Env::real();
+    let shape = if arguments.small {
+        Shape::small()
+    } else {
+        Shape::full()
+    };
+    let (limit, least) = (raise_files(), FILES_PER_NODE * shape.nodes());
+    if limit < least {
+        anyhow::bail!(
+            "the limit of open files (RLIMIT_NOFILE) is {limit}, and this demo needs {least}; \
+             {RAISE_FILES}, or try `--small`"
+        );
+    }
     let temporary = match &arguments.data {
         Some(_) => None,
         None => Some(tempfile::tempdir().context("no temporary directory")?),
@@ -63,11 +79,6 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<u8> {
         (Some(data), _) => data.clone(),
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => anyhow::bail!("there is no directory for the data"),
-    };
-    let shape = if arguments.small {
-        Shape::small()
-    } else {
-        Shape::full()
     };
     let mut cluster = Cluster::new(env, shape, data)?;
     let ended = tokio::select! {

@@ -91,7 +91,7 @@ impl Files {
     /// Raises the limit of this process as far as the machine lets it, and
     /// shares it out. An error if it is too low for a node.
     pub fn claim(limits: Limits) -> Result<Files> {
-        Files::share(raise(), limits)
+        Files::share(raise_files(), limits)
     }
 
     /// Shares `limit` files out.
@@ -132,10 +132,11 @@ impl Files {
 }
 
 /// How the limit is raised.
-const RAISE: &str = "Raise it (`ulimit -n`, or `LimitNOFILE=` of a systemd unit)";
+pub const RAISE: &str = "Raise it (`ulimit -n`, or `LimitNOFILE=` of a systemd unit)";
 
-/// Raises the soft limit to the hard one; answers what holds then.
-fn raise() -> u64 {
+/// Raises the limit of this process as far as the machine lets it; answers what
+/// holds then.
+pub fn raise_files() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: maximum,

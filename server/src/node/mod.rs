@@ -51,7 +51,7 @@ use readiness::{Readiness, Serves};
 pub use accept::accepted;
 use connections::Connections;
 pub use end::{end_now, end_on_panic};
-pub use files::Files;
+pub use files::{Files, RAISE as RAISE_FILES, raise_files};
 pub use readiness::WRITES_SERVICE;
 pub use scrapes::serve_metrics;
 pub use serve::{Limits, tcp_incoming};
