@@ -16,6 +16,7 @@ pub mod load;
 mod mixed;
 pub mod power;
 pub mod scenario;
+mod slow;
 mod stage;
 mod wire;
 

@@ -13,7 +13,7 @@ use super::load::{TAG, connect, read_locally};
 use super::mixed::{self, Theme};
 use super::power::Disk;
 use super::stage::{Run, Stage};
-use super::{crowds, damage, disks, input};
+use super::{crowds, damage, disks, input, slow};
 use crate::cluster::{Broken, Cluster, Lacking, NODES, Node};
 use crate::history::{History, Note, Run as Header};
 use crate::workload::Shape;
@@ -56,6 +56,8 @@ pub enum Scenario {
     Behind,
     /// The leader is stopped for a while and goes on, under load.
     Pause,
+    /// A follower is stopped, or stopped in turns, while large values are written.
+    SlowFollower,
     /// Files of one node after the other are damaged, under load.
     Damage,
     /// The disk of the leader stands still, shortly and for long, under load.
@@ -100,6 +102,7 @@ impl Scenario {
             | Scenario::MixedRegions
             | Scenario::Isolation
             | Scenario::Lag => 1,
+            Scenario::SlowFollower => 2,
             _ => 3,
         }
     }
@@ -167,6 +170,7 @@ impl Scenario {
             Scenario::WipedFollower => wiped_follower(stage).await,
             Scenario::Behind => behind(stage).await,
             Scenario::Pause => pause(stage).await,
+            Scenario::SlowFollower => slow::slow_follower(stage).await,
             Scenario::Damage => damage::damage_nodes(stage).await,
             Scenario::FrozenDisk => disks::frozen(stage).await,
             Scenario::FullDisk => disks::full(stage).await,
