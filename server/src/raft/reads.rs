@@ -48,6 +48,10 @@ pub(super) struct Reads {
 
 impl Reads {
     /// Starts the group's read batcher.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each part of the replica that it asks"
+    )]
     pub(super) fn start(
         env: &Env,
         identity: Identity,
