@@ -266,7 +266,12 @@ impl Retention {
     async fn run(self) {
         let mut snapshots = self.raft.watch_snapshot_progress();
         loop {
-            let Ok(keeps) = self.look().await else { return };
+            // Told before the metrics are, which would say what was durable before.
+            let durable = snapshots.get();
+            let durable = durable.as_ref().map(|durable| durable.index());
+            let Ok(keeps) = self.look(durable).await else {
+                return;
+            };
             let again = async {
                 match keeps {
                     true => tokio::time::sleep(LOOK_INTERVAL).await,
@@ -287,8 +292,8 @@ impl Retention {
 
     /// Purges what is not kept any more. Answers whether something is kept that
     /// may go later.
-    async fn look(&self) -> Result<bool, Fatal<Types>> {
-        let Some(known) = self.known() else {
+    async fn look(&self, durable: Option<u64>) -> Result<bool, Fatal<Types>> {
+        let Some(known) = self.known(durable) else {
             return Ok(false);
         };
         let keeps = self.kept_bytes > 0;
@@ -325,10 +330,13 @@ impl Retention {
             self.followers.purged.store(upto, Ordering::Relaxed);
             self.raft.trigger().purge_log(upto).await?;
         }
-        Ok(upto < known.durable.saturating_sub(self.kept_entries))
+        // The Raft library puts a purge off while it sends what would go, and does
+        // not come back to it when nobody is there to take that: it is told again.
+        let is_purged = upto <= known.held.purged;
+        Ok(!is_purged || upto < known.durable.saturating_sub(self.kept_entries))
     }
 
-    fn known(&self) -> Option<Known> {
+    fn known(&self, durable: Option<u64>) -> Option<Known> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &RaftLogId| id.index();
@@ -338,7 +346,7 @@ impl Retention {
             matched.collect()
         });
         Some(Known {
-            durable: metrics.snapshot.as_ref().map(index)?,
+            durable: durable.max(metrics.snapshot.as_ref().map(index))?,
             held: Held {
                 purged: metrics.purged.as_ref().map_or(0, index),
                 last: metrics.last_log_index.unwrap_or(0),
