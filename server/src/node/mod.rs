@@ -204,7 +204,7 @@ impl Node {
         let health_service = HealthService::from_health_reporter(health.clone());
         let health_service = ClosingHealth::new(health_service, closing.clone());
         let health_service = HealthServer::new(health_service);
-        readiness::tell(&health, Serves::default()).await;
+        readiness::tell(&health, Serves::default(), None).await;
         let readiness = env.spawn(
             "readiness",
             Readiness {
@@ -353,7 +353,7 @@ impl Node {
     pub async fn shutdown(mut self, deadline: Duration) -> Result<()> {
         // Who follows it would say that it serves again, once others lead.
         drop(self.readiness.take());
-        readiness::tell(&self.health, Serves::default()).await;
+        readiness::tell(&self.health, Serves::default(), None).await;
         let server = self.server.take();
         let orderly = async {
             for group in self.groups.all() {

@@ -79,7 +79,7 @@ impl Readiness {
         loop {
             let serves = self.serves();
             if told != Some(serves) {
-                tell(&health, serves).await;
+                tell(&health, serves, told).await;
                 self.metrics.set_serving(serves.reads, serves.writes);
                 told = Some(serves);
             }
@@ -88,15 +88,21 @@ impl Readiness {
     }
 }
 
-/// Tells what is served.
-pub(super) async fn tell(health: &HealthReporter, serves: Serves) {
+/// Tells what is served. Watchers hear only of what is other than before; `None`: of
+/// all.
+pub(super) async fn tell(health: &HealthReporter, serves: Serves, before: Option<Serves>) {
     let status = |serves| match serves {
         true => ServingStatus::Serving,
         false => ServingStatus::NotServing,
     };
-    match serves.reads {
-        true => health.set_serving::<KvServiceServer<KvApi>>().await,
-        false => health.set_not_serving::<KvServiceServer<KvApi>>().await,
+    if before.is_none_or(|before| before.reads != serves.reads) {
+        match serves.reads {
+            true => health.set_serving::<KvServiceServer<KvApi>>().await,
+            false => health.set_not_serving::<KvServiceServer<KvApi>>().await,
+        }
+    }
+    if before.is_some_and(|before| before.writes == serves.writes) {
+        return;
     }
     let writes = status(serves.writes);
     health.set_service_status(WRITES_SERVICE, writes).await;

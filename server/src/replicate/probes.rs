@@ -143,11 +143,23 @@ impl Probes {
             while waited < PROBE_IDLE {
                 tokio::time::sleep(PROBE_BUSY).await;
                 waited += PROBE_BUSY;
-                if self.asked.swap(false, Ordering::Relaxed) {
+                if self.asked.swap(false, Ordering::Relaxed) || !self.knows_all() {
                     break;
                 }
             }
         }
+    }
+
+    /// Whether the home has confirmed something of every mirror here, since it was
+    /// filled: the first reader is to be told an age.
+    fn knows_all(&self) -> bool {
+        let mirrors = self.mirrors();
+        let confirmed = self.confirmed.lock();
+        mirrors.values().flatten().all(|(_, group)| {
+            let attempt = group.progress().mirror.unwrap_or_default().attempt;
+            let known = confirmed.get(&group.identity().group);
+            known.is_some_and(|known| known.attempt == attempt && !known.positions.is_empty())
+        })
     }
 
     /// The mirrors on this node, by home.
