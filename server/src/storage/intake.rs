@@ -76,9 +76,9 @@ fn too_large(free: u64) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::space::Free;
-    use super::super::testing::measured;
     use super::*;
+    use crate::storage::space::Free;
+    use crate::storage::testing::measured;
 
     const MIB: u64 = 1 << 20;
     const G: GroupId = GroupId(16);
