@@ -155,11 +155,35 @@ pub fn judge(
     }
 }
 
+/// Whether the copies of a tag hold the same records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// They do.
+    Equal,
+    /// Those that could be compared do; of others the state ends before the log,
+    /// because their nodes were killed.
+    Unapplied,
+    /// They do not.
+    Differ,
+}
+
+impl Copies {
+    /// The word for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Copies::Equal => "equal",
+            Copies::Unapplied => "unapplied",
+            Copies::Differ => "differ",
+        }
+    }
+}
+
 /// Whether the copies of each tag hold the same records, by the reports of the
 /// nodes that have anything of it. While there are writes a copy that is behind
 /// differs, and so do nodes that were read one after the other.
-pub fn copies_are_equal(reports: &[v1::NodeReport]) -> BTreeMap<&str, bool> {
+pub fn copies(reports: &[v1::NodeReport]) -> BTreeMap<&str, Copies> {
     let mut seen: BTreeMap<&str, BTreeSet<(u64, u64)>> = BTreeMap::new();
+    let mut unapplied: BTreeSet<&str> = BTreeSet::new();
     for report in reports {
         let mut own: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for count in &report.counts {
@@ -169,11 +193,19 @@ pub fn copies_are_equal(reports: &[v1::NodeReport]) -> BTreeMap<&str, bool> {
             }
         }
         for (tag, held) in own {
-            seen.entry(tag).or_default().insert(held);
+            let seen = seen.entry(tag).or_default();
+            match report.unapplied.iter().any(|name| name == tag) {
+                true => _ = unapplied.insert(tag),
+                false => _ = seen.insert(held),
+            }
         }
     }
-    let equal = |(tag, held): (_, BTreeSet<_>)| (tag, held.len() == 1);
-    seen.into_iter().map(equal).collect()
+    let told = |(tag, held): (_, BTreeSet<_>)| match held.len() {
+        0 | 1 if unapplied.contains(tag) => (tag, Copies::Unapplied),
+        0 | 1 => (tag, Copies::Equal),
+        _ => (tag, Copies::Differ),
+    };
+    seen.into_iter().map(told).collect()
 }
 
 /// Why a region may not have what a ledger says it was sent; `None`: it may.
@@ -313,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_equal_when_every_node_holds_the_same_newest_versions() {
+    fn copies_are_equal_where_every_node_holds_the_same_newest_versions() {
         let values = |fingerprint| v1::AuditCount {
             records: 2,
             fingerprint,
@@ -327,7 +359,7 @@ mod tests {
         let home = report("eu", 1, vec![values(5), log.clone()]);
         let equal = |mirror: Vec<v1::AuditCount>| {
             let reports = [home.clone(), report("us", 1, mirror)];
-            copies_are_equal(&reports)["global"]
+            copies(&reports)["global"] == Copies::Equal
         };
         assert!(equal(vec![values(5)]));
         assert!(!equal(vec![values(6)]));
@@ -337,6 +369,27 @@ mod tests {
             records: 1,
             ..values(5)
         }]));
+    }
+
+    /// A node that was killed has in its log what its state shows after a start.
+    #[test]
+    fn a_copy_whose_log_is_not_applied_is_not_compared() {
+        let values = |fingerprint| v1::AuditCount {
+            records: 2,
+            fingerprint,
+            ..count("global", Kind::Value, 3)
+        };
+        let home = report("eu", 1, vec![values(5)]);
+        let killed = v1::NodeReport {
+            unapplied: vec!["global".into()],
+            ..report("us", 1, vec![values(6)])
+        };
+        let told = |reports: &[v1::NodeReport]| copies(reports)["global"];
+        assert_eq!(told(&[home.clone(), killed.clone()]), Copies::Unapplied);
+        assert_eq!(told(std::slice::from_ref(&killed)), Copies::Unapplied);
+        // It hides no difference of others.
+        let other = report("us", 2, vec![values(7)]);
+        assert_eq!(told(&[home, killed, other]), Copies::Differ);
     }
 
     #[test]

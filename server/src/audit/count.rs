@@ -122,6 +122,7 @@ impl Counts {
                 })
                 .collect(),
             rows: self.rows,
+            unapplied: Vec::new(),
             cluster: anchor.cluster.clone(),
             flows: flows
                 .map(|((tag, from, to), (batches, records))| v1::AuditFlow {

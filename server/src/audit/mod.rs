@@ -94,7 +94,9 @@ pub fn scan_while(contents: &Contents, wanted: &dyn Fn() -> bool) -> Result<v1::
             format!("`{name}` in the data directory is no file of this node; remove it"),
         );
     }
-    Ok(counts.report(&contents.anchor))
+    let mut report = counts.report(&contents.anchor);
+    report.unapplied = groups.tags_of(&contents.unapplied);
+    Ok(report)
 }
 
 /// What a disk holds and what it says of its cluster as JSON, for programs.
@@ -131,6 +133,7 @@ pub fn to_json(report: &v1::NodeReport, control: Option<&wire::Control>) -> serd
     });
     serde_json::json!({
         "flows": flows.collect::<Vec<_>>(),
+        "unapplied": report.unapplied,
         "region": report.region,
         "node": report.node,
         "rows": report.rows,

@@ -1,5 +1,6 @@
 //! Decoding rows, each by its first byte.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -28,6 +29,12 @@ impl Groups {
                 .collect(),
             cluster: anchor.cluster.clone(),
         }
+    }
+
+    /// The tags of groups; those without records have none.
+    pub(super) fn tags_of(&self, groups: &[GroupId]) -> Vec<String> {
+        let tags = groups.iter().filter_map(|group| self.tags.get(group));
+        tags.filter(|tag| !tag.is_empty()).cloned().collect()
     }
 
     /// The tag of a group; `None`: the group has no records; an error: no such
@@ -89,8 +96,13 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
             groups.tag(keys::parse_group_state(&row.key)?).map(drop)
         }
         keys::Table::AuditLeaf => {
-            row.open::<wire::AuditLeaf>()?;
-            groups.tag(keys::parse_audit_leaf(&row.key)?.0).map(drop)
+            let leaf = row.open::<wire::AuditLeaf>();
+            let tag = groups.tag(keys::parse_audit_leaf(&row.key)?.0);
+            if matches!(tag, Ok(Some(_))) {
+                counts.item(told(&tag), Kind::AuditDetail, place, row.value.len(), None);
+            }
+            leaf?;
+            tag.map(drop)
         }
         keys::Table::Catalog => {
             row.open::<wire::Catalog>()?;
@@ -137,9 +149,12 @@ fn ledger(groups: &Groups, row: &Row, place: Place, counts: &mut Counts) -> Resu
         noted.digest.len(),
         None,
     );
-    match groups.tag(key.group)? {
-        Some(tag) if tag == noted.tag => Ok(()),
-        _ => Err(Error::corruption(
+    match groups.tag(key.group) {
+        Ok(Some(tag)) if tag == noted.tag => Ok(()),
+        // What a mirror received is kept when it is removed.
+        Err(_) if keys::is_received(&row.key) => Ok(()),
+        Err(absent) => Err(absent),
+        Ok(_) => Err(Error::corruption(
             "a ledger row is of another tag than its group",
         )),
     }
@@ -203,8 +218,11 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
     let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
         return tag.map(drop);
     };
+    let bytes = command.len();
     let command: wire::Command = record::decode(command)?;
+    let counted = Cell::new(0_usize);
     let mut count = |key: usize, value: usize| {
+        counted.set(counted.get() + 1);
         counts.item(&told, Kind::LogEntry, Place::Log, key + value, None);
     };
     let size = |value: Option<&wire::Value>| value.map_or(0, |value| value.bytes.len());
@@ -244,6 +262,10 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
             keys.iter().for_each(|key| count(0, key_bytes(key)));
         }
         None => return Err(Error::corruption("a command of a log entry is not known")),
+    }
+    if counted.get() == 0 && !told.is_empty() {
+        // It tells of the tag all the same, as by the digests of its writes.
+        count(0, bytes);
     }
     tag.map(drop)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::audit::{Verdict, copies_are_equal, judge};
+use domicile_proto::audit::{Copies, Verdict, copies, judge};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{DEMO, Policy};
 use domicile_proto::v1::NodeReport;
@@ -159,7 +159,7 @@ fn are_equal(home: &[(&[u8], u64, u64)], mirror: &[(&[u8], u64, u64)]) -> bool {
             ..running
         }
     });
-    copies_are_equal(&reports)["global"]
+    copies(&reports)["global"] == Copies::Equal
 }
 
 #[test]
@@ -177,6 +177,31 @@ fn copies_are_equal_by_the_newest_versions_alone() {
 fn a_planted_record_is_found() {
     planted("state", |disk| {
         put(disk, keys::record("us-only", KEY), &row("us-only"));
+    });
+}
+
+/// What writes came to tells what they wrote, to who can guess it.
+#[test]
+fn planted_outcomes_in_the_log_are_found() {
+    planted("log", |disk| {
+        add_group(disk, 18, "us-only");
+        let digest = Bytes::from_static(&[7; 16]);
+        let outcome = wire::StoredOutcome {
+            digest,
+            ..wire::StoredOutcome::default()
+        };
+        let row = wire::StoredOutcomes {
+            outcomes: vec![outcome],
+            ..wire::StoredOutcomes::default()
+        };
+        let page = wire::Backfill {
+            outcomes: vec![wire::CopiedOutcomes {
+                row: Some(row),
+                ..wire::CopiedOutcomes::default()
+            }],
+            ..wire::Backfill::default()
+        };
+        log(disk, 18, wire::command::Command::Backfill(page));
     });
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domicile_client::Client;
-use domicile_proto::audit::{Gap, Judgement, NodeName, Verdict, copies_are_equal, judge};
+use domicile_proto::audit::{Copies, Gap, Judgement, NodeName, Verdict, copies, judge};
 use domicile_proto::policy::Policy;
 use domicile_proto::v1::NodeReport;
 use serde_json::{Value, json};
@@ -45,7 +45,9 @@ pub(crate) enum Command {
 ///
 /// COPIES says whether all nodes that hold a tag hold the same records of it.
 /// Copies that are behind differ, and so do those read while there are writes:
-/// nodes are asked a few times, and then it is said.
+/// nodes are asked a few times, and then it is said. A node that was killed shows
+/// what its log holds when it starts: its copy, unapplied, is not compared. All
+/// that is in its log is read and judged all the same.
 ///
 /// With `--offline` for every node, none needs to run: the policy and the names
 /// of the nodes are then those on the disks.
@@ -110,8 +112,9 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     }
     reports.sort_by_key(name);
     let mut judged = judge(&basis.policy, &basis.nodes, &reports);
-    let copies = copies_are_equal(&reports).into_iter();
-    unread.extend(copies.filter(|(_, equal)| !equal).map(|(tag, _)| Gap {
+    let differing = copies(&reports).into_iter();
+    let differing = differing.filter(|(_, copies)| *copies == Copies::Differ);
+    unread.extend(differing.map(|(tag, _)| Gap {
         node: (String::new(), 0),
         place: "copies".into(),
         why: format!(
@@ -215,8 +218,8 @@ async fn ask_all(context: &Context, basis: &Basis) -> Vec<NodeReport> {
         let asked = futures::future::join_all(asked).await;
         let reports: Vec<NodeReport> = asked.into_iter().flatten().collect();
         left -= 1;
-        let equal = copies_are_equal(&reports).into_values().all(|equal| equal);
-        if equal || left == 0 {
+        let differ = copies(&reports).values().any(|c| *c == Copies::Differ);
+        if !differ || left == 0 {
             return reports;
         }
         tokio::time::sleep(LOOK_STEP).await;
@@ -257,8 +260,8 @@ fn to_json(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> Value {
             "counts": counts.collect::<Vec<_>>(),
         })
     });
-    let copies = copies_are_equal(reports).into_iter();
-    let copies = copies.map(|(tag, equal)| json!({ "tag": tag, "equal": equal }));
+    let copies = copies(reports).into_iter();
+    let copies = copies.map(|(tag, copies)| json!({ "tag": tag, "copies": copies.name() }));
     let findings = judged.findings.iter().map(|finding| {
         json!({
             "node": shown(&finding.node), "place": finding.place, "tag": finding.tag,
@@ -319,7 +322,7 @@ fn text(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> String {
             }
         }
     }
-    let copies = copies_are_equal(reports);
+    let copies = copies(reports);
     let rows = held.iter().map(|((tag, region), held)| {
         let known = basis
             .policy
@@ -338,10 +341,7 @@ fn text(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> String {
             held.versions.to_string(),
             held.bytes.to_string(),
             held.log_bytes.to_string(),
-            match copies.get(tag) {
-                Some(true) => "equal".to_owned(),
-                _ => "differ".to_owned(),
-            },
+            copies.get(tag).unwrap_or(&Copies::Differ).name().to_owned(),
             if may { "yes" } else { "NO" }.to_owned(),
         ]
     });

@@ -101,12 +101,16 @@ fn from_json(value: &Value) -> Option<Inspected> {
             records: number(flow, "records")?,
         })
     });
+    let unapplied = value.get("unapplied")?.as_array()?.iter();
     let report = NodeReport {
         region: text(value, "region")?,
         node: number(value, "node")?,
         counts: counts.collect::<Option<_>>()?,
         unread: unread.collect::<Option<_>>()?,
         flows: flows.collect::<Option<_>>()?,
+        unapplied: unapplied
+            .map(|tag| tag.as_str().map(str::to_owned))
+            .collect::<Option<_>>()?,
         // Whose it is stands beside the report.
         cluster: Vec::new().into(),
         rows: number(value, "rows")?,
