@@ -11,7 +11,7 @@ use crate::client::{ATTEMPTS_IN_TIMEOUT, Client, Inner};
 use crate::connection::{Endpoint, Options, Transport};
 use crate::dial::Dial;
 use crate::env;
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, Fault};
 use crate::route::{ENDPOINTS_MAX, Routes};
 
 /// The time for all attempts of an operation, when nothing is said: an
@@ -142,6 +142,7 @@ async fn first_opened(routes: &Routes, timeout: Duration) -> Result<(), Error> {
         };
         match result {
             Ok(()) => return Ok(()),
+            Err(Fault::Refused(refusal)) if rest.is_empty() => return Err(refusal.into()),
             Err(fault) if rest.is_empty() => return Err(Error::Unreachable(fault.cause())),
             Err(_) => openings = rest,
         }

@@ -222,7 +222,8 @@ impl Client {
                     maybe_applied,
                 });
             }
-            let answer = match narrowed {
+            let admitted = inner.options.clusters.admits(endpoint.name());
+            let answer = match admitted.and(narrowed) {
                 Ok(operation) => endpoint.call(tag, operation, attempt_end).await,
                 Err(fault) => Err(fault),
             };

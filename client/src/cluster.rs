@@ -2,8 +2,14 @@
 //!
 //! Endpoints of two clusters, as after a slip in a configuration, would make one
 //! client write into both. A node names its cluster when a session opens and when
-//! it is asked whether it serves a tag; once two are known, nothing is sent any
-//! more.
+//! it is asked whether it serves a tag. The first cluster that is heard is the
+//! client's. A node of another one gets nothing: it is passed over as if it did
+//! not answer, if most endpoints that have spoken are of the client's; otherwise
+//! nobody can tell which was meant, and nothing is sent any more.
+//!
+//! An endpoint counts for the cluster that it named first. A node that comes back
+//! with the data directory of another cluster is passed over, and comes into use
+//! again with its own.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,41 +18,84 @@ use domicile_proto::CLUSTER_METADATA;
 use parking_lot::Mutex;
 use tonic::metadata::MetadataMap;
 
-use crate::error::Error;
+use crate::error::{Cause, Error, Fault};
 
 /// The clusters of all endpoints of a client.
 #[derive(Debug, Default)]
 pub(crate) struct Clusters {
-    /// By endpoint. One that is empty has said nothing.
-    known: Mutex<BTreeMap<String, String>>,
-    /// Whether there are two.
+    known: Mutex<Known>,
+    /// Whether more than one was heard of.
     several: AtomicBool,
 }
 
-impl Clusters {
-    /// Hears what the node at an endpoint says with an answer.
-    pub(crate) fn hear(&self, endpoint: &str, metadata: &MetadataMap) {
-        let cluster = metadata.get(CLUSTER_METADATA);
-        let Some(cluster) = cluster.and_then(|cluster| cluster.to_str().ok()) else {
-            return;
-        };
-        let mut known = self.known.lock();
-        known.insert(endpoint.to_owned(), cluster.to_owned());
-        let mut all = known.values();
-        let first = all.next();
-        let several = all.any(|cluster| Some(cluster) != first);
-        self.several.store(several, Ordering::Relaxed);
+#[derive(Debug, Default)]
+struct Known {
+    /// The client's own: the first that was heard. One that is empty has said
+    /// nothing.
+    own: Option<String>,
+    /// By endpoint: what it named first, and last.
+    named: BTreeMap<String, (String, String)>,
+}
+
+impl Known {
+    /// Whether most endpoints that have spoken are of the client's cluster.
+    fn is_settled(&self) -> bool {
+        let first = self.named.values().map(|(first, _)| first);
+        let own = first.filter(|first| Some(*first) == self.own.as_ref());
+        own.count() * 2 > self.named.len()
     }
 
-    /// Refuses to go on between several clusters.
+    /// An error if the endpoint is of another cluster than the client.
+    fn is_own(&self, endpoint: &str) -> Result<(), Fault> {
+        match self.named.get(endpoint) {
+            Some((_, last)) if Some(last) != self.own.as_ref() => {
+                let cause = format!("{endpoint}: the node there is of another cluster, {last}");
+                Err(Fault::lost(false, Cause::new(&cause)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Clusters {
+    /// Hears what the node at an endpoint says with an answer. An error if it is
+    /// of another cluster: it is to be sent nothing.
+    pub(crate) fn hear(&self, endpoint: &str, metadata: &MetadataMap) -> Result<(), Fault> {
+        let cluster = metadata.get(CLUSTER_METADATA);
+        let Some(cluster) = cluster.and_then(|cluster| cluster.to_str().ok()) else {
+            return Ok(());
+        };
+        let mut known = self.known.lock();
+        let cluster = cluster.to_owned();
+        known.own.get_or_insert_with(|| cluster.clone());
+        let named = known.named.entry(endpoint.to_owned());
+        let named = named.or_insert_with(|| (cluster.clone(), cluster.clone()));
+        named.1 = cluster;
+        let own = known.own.as_ref();
+        let several = known.named.values().any(|(_, last)| Some(last) != own);
+        self.several.store(several, Ordering::Relaxed);
+        known.is_own(endpoint)
+    }
+
+    /// Refuses to go on where nobody can tell which of several clusters is meant.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if !self.several.load(Ordering::Relaxed) {
             return Ok(());
         }
         let known = self.known.lock();
-        let clusters = known
-            .iter()
-            .map(|(endpoint, cluster)| (&**cluster, &**endpoint));
+        if known.is_settled() {
+            return Ok(());
+        }
+        let named = known.named.iter();
+        let clusters = named.map(|(endpoint, (_, last))| (&**last, &**endpoint));
         Err(Error::of_clusters(&clusters.collect()))
+    }
+
+    /// Refuses what is for a node of another cluster.
+    pub(crate) fn admits(&self, endpoint: &str) -> Result<(), Fault> {
+        match self.several.load(Ordering::Relaxed) {
+            true => self.known.lock().is_own(endpoint),
+            false => Ok(()),
+        }
     }
 }

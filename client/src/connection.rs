@@ -177,7 +177,7 @@ impl Endpoint {
         let asked = kv.locate(request(tag, v1::LocateRequest {}, deadline));
         match tokio::time::timeout_at(deadline, asked).await {
             Ok(Ok(located)) => {
-                self.clusters.hear(&self.name, located.metadata());
+                self.clusters.hear(&self.name, located.metadata())?;
                 Ok(located.into_inner())
             }
             // Of the operation that waits for it nothing was sent.

@@ -24,6 +24,13 @@ const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// longer one would only add to it.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// How long a write is tried while nodes say that their disk is full: a leader
+/// whose disk fills hands over within a second to one that has room.
+const FULL_TRIED_FOR: Duration = Duration::from_secs(2);
+
+/// The pause in between.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
+
 /// What makes sending an operation twice harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Safety {
@@ -49,6 +56,8 @@ pub(crate) struct Attempts {
     elsewhere: Option<Refusal>,
     /// What a node answered that has applied the write.
     applied: Option<Refusal>,
+    /// When a full disk is the answer.
+    full_until: Option<Instant>,
 }
 
 /// What to do about a refusal.
@@ -62,6 +71,8 @@ enum Advice {
     AskAgain,
     /// It is applied; asking again waits on for what it is to wait for.
     WaitOn,
+    /// Nothing was applied; another node may lead soon that has room.
+    Full,
     /// It stays so.
     Final,
 }
@@ -80,6 +91,7 @@ fn advice(refusal: &Refusal) -> Advice {
             | Reason::UnknownGroup,
         ) => Advice::Elsewhere,
         Some(Reason::WriteOutcomeUnknown) => Advice::AskAgain,
+        Some(Reason::DiskFull) => Advice::Full,
         Some(Reason::AckNotReached) => Advice::WaitOn,
         _ => Advice::Final,
     }
@@ -111,6 +123,7 @@ impl Attempts {
             maybe_applied: false,
             elsewhere: None,
             applied: None,
+            full_until: None,
         }
     }
 
@@ -151,6 +164,13 @@ impl Attempts {
                     if self.safety == Safety::Once {
                         return Err(self.give_up(fault));
                     }
+                }
+                Advice::Full => {
+                    let until = self.full_until.get_or_insert(env::after(FULL_TRIED_FOR));
+                    if env::now() >= *until {
+                        return Err(self.give_up(fault));
+                    }
+                    retry_after = Some(FULL_PAUSE);
                 }
                 Advice::Again => retry_after = refusal.retry_after(),
                 Advice::Elsewhere => {

@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_proto::address::Tag;
 use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
+use domicile_proto::reason::Reason;
 use domicile_proto::v1;
 use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::v1::session_operation::Operation;
@@ -36,7 +37,7 @@ use tonic::transport::Channel;
 
 use crate::connection::Reply;
 use crate::env::{self, Instant, Task};
-use crate::error::{Cause, Fault};
+use crate::error::{Cause, Fault, Refusal};
 use crate::read::Meta;
 use crate::retry::Backoff;
 
@@ -69,11 +70,12 @@ pub(crate) struct Session {
 
 impl Session {
     /// Starts to connect.
-    /// `opened` hears what a node says when it accepts the stream.
+    /// `opened` hears what a node says when it accepts the stream, and may refuse
+    /// it before anything is sent.
     pub(crate) fn start(
         kv: KvServiceClient<Channel>,
         in_flight_max: usize,
-        opened: impl Fn(&MetadataMap) + Send + 'static,
+        opened: impl Fn(&MetadataMap) -> Result<(), Fault> + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Shared::new(in_flight_max));
         Session {
@@ -93,7 +95,7 @@ impl Session {
         let mut phase = self.shared.phase.subscribe();
         let ended = phase.wait_for(|phase| !matches!(phase, Phase::Opening));
         match ended.await.as_deref() {
-            Ok(Phase::Down(cause)) => Err(Fault::lost(false, cause.clone())),
+            Ok(Phase::Down(why)) => Err(why.to_fault(false)),
             Ok(_) => Ok(()),
             Err(_) => Err(Fault::lost(false, Cause::new("the client was closed"))),
         }
@@ -146,7 +148,49 @@ enum Phase {
     /// The stream is open.
     Open,
     /// The last attempt failed, or the stream broke.
-    Down(Cause),
+    Down(Down),
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug)]
+enum Down {
+    /// The node has no room, or ends: it says so of every stream.
+    Refused(Refusal),
+    /// The stream broke, or could not be opened.
+    Lost(Cause),
+}
+
+impl Down {
+    fn new(fault: &Fault) -> Self {
+        match fault {
+            Fault::Refused(refusal)
+                if matches!(
+                    refusal.reason(),
+                    Some(Reason::Overloaded | Reason::ShuttingDown)
+                ) =>
+            {
+                Down::Refused(refusal.clone())
+            }
+            fault => Down::Lost(fault.cause()),
+        }
+    }
+
+    /// What an operation is told.
+    fn to_fault(&self, sent: bool) -> Fault {
+        match self {
+            Down::Refused(refusal) if !sent => Fault::Refused(refusal.clone()),
+            Down::Refused(refusal) => Fault::lost(true, Cause::new(&refusal.to_string())),
+            Down::Lost(cause) => Fault::lost(sent, cause.clone()),
+        }
+    }
+
+    /// How long the node asks to be left alone.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Down::Refused(refusal) => refusal.retry_after().unwrap_or_default(),
+            Down::Lost(_) => Duration::ZERO,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -162,7 +206,7 @@ struct State {
     /// Counts the streams, so that a former one takes nothing more.
     stream: u64,
     /// Set while operations are refused.
-    down: Option<Cause>,
+    down: Option<Down>,
     /// Of the stream, while it waits for operations.
     waker: Option<Waker>,
     /// No slot has an earlier deadline.
@@ -211,10 +255,10 @@ impl Shared {
         let deadline = slot.deadline;
         let (waker, is_earlier) = {
             let mut state = self.state.lock();
-            if let Some(cause) = state.down.clone() {
+            if let Some(why) = state.down.clone() {
                 drop(state);
                 self.permits.add_permits(1);
-                return Err(Fault::lost(false, cause));
+                return Err(why.to_fault(false));
             }
             state.insert(slot);
             let is_earlier = state.earliest.is_none_or(|earliest| deadline < earliest);
@@ -272,23 +316,30 @@ impl Shared {
 
     /// The stream is accepted.
     fn set_open(&self) {
-        self.state.lock().down = None;
-        self.open.store(true, Ordering::Relaxed);
+        let waker = {
+            let mut state = self.state.lock();
+            state.down = None;
+            self.open.store(true, Ordering::Relaxed);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         self.phase.send_replace(Phase::Open);
     }
 
     /// The stream broke or was not accepted: no slot gets its answer.
-    fn set_down(&self, cause: &Cause) {
+    fn set_down(&self, why: &Down) {
         self.open.store(false, Ordering::Relaxed);
         let slots = {
             let mut state = self.state.lock();
             state.stream += 1;
-            state.down = Some(cause.clone());
+            state.down = Some(why.clone());
             state.queue.clear();
             state.remove_if(|_| true)
         };
-        self.phase.send_replace(Phase::Down(cause.clone()));
-        self.fail(slots, |sent| Fault::lost(sent, cause.clone()));
+        self.phase.send_replace(Phase::Down(why.clone()));
+        self.fail(slots, |sent| why.to_fault(sent));
     }
 }
 
@@ -439,6 +490,11 @@ impl Stream for Outbound {
             if state.stream != self.stream {
                 return Poll::Ready(None);
             }
+            // Not before it is known whose node it is.
+            if !self.shared.open.load(Ordering::Relaxed) {
+                state.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
             // The first of many callers that were woken together wakes this
             // task; going once to the end of the run queue lets the others
             // join the frame. A lone operation does not wait.
@@ -471,7 +527,7 @@ impl Stream for Outbound {
 async fn keep_open(
     shared: Arc<Shared>,
     kv: KvServiceClient<Channel>,
-    heard: impl Fn(&MetadataMap) + Send,
+    heard: impl Fn(&MetadataMap) -> Result<(), Fault> + Send,
 ) {
     let mut backoff = Backoff::new();
     loop {
@@ -483,16 +539,19 @@ async fn keep_open(
         let mut kv = kv.clone();
         let opened = tokio::time::timeout(OPEN_TIMEOUT, kv.session(outbound)).await;
         let fault = match opened {
-            Ok(Ok(response)) => {
-                heard(response.metadata());
-                shared.set_open();
-                read(&shared, response.into_inner(), &mut backoff).await
-            }
+            Ok(Ok(response)) => match heard(response.metadata()) {
+                Ok(()) => {
+                    shared.set_open();
+                    read(&shared, response.into_inner(), &mut backoff).await
+                }
+                Err(fault) => fault,
+            },
             Ok(Err(status)) => Fault::from(status),
             Err(_) => Fault::late(true),
         };
-        shared.set_down(&fault.cause());
-        tokio::time::sleep(backoff.pause()).await;
+        let why = Down::new(&fault);
+        shared.set_down(&why);
+        tokio::time::sleep(backoff.pause().max(why.retry_after())).await;
     }
 }
 

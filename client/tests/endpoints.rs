@@ -120,3 +120,37 @@ async fn records_are_not_written_into_two_clusters() {
     let refused = tokio::time::timeout(Duration::from_secs(10), refused).await;
     is_refused(refused.expect("noticed"), &nodes);
 }
+
+/// Its operator started it with the data directory of another cluster.
+#[tokio::test]
+async fn a_node_that_comes_back_as_another_clusters_is_passed_over() {
+    let [one, two] = [Fake::new().start().await, Fake::new().start().await];
+    let endpoints = [one.endpoint(), two.endpoint()];
+    let db = connect(&endpoints, Transport::Session).await;
+    let eu = db.tag("eu-only").expect("a tag");
+    // Both have spoken.
+    while two.fake.seen.lock().sessions == 0 || one.fake.seen.lock().sessions == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    eu.put("k", "before").await.expect("written");
+
+    let (own, address) = one.stop().await;
+    let other = Fake::new().of_cluster("00000000000000000000000000000002");
+    let other = other.start_at(address).await;
+    while other.fake.seen.lock().sessions == 0 {
+        eu.put("k", "beside").await.expect("written");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..20 {
+        eu.put("k", "beside").await.expect("written");
+    }
+    assert!(other.fake.seen.lock().operations.is_empty());
+
+    // It is used again once it is a node of the cluster.
+    let (_, address) = other.stop().await;
+    let own = own.start_at(address).await;
+    two.stop().await;
+    let again = tokio::time::timeout(Duration::from_secs(20), eu.put("k", "after"));
+    again.await.expect("in time").expect("written");
+    own.stop().await;
+}

@@ -149,11 +149,12 @@ async fn show_progress(context: &Context, region: &str, node: u64) -> Infallible
     let mut shown = Vec::new();
     loop {
         tokio::time::sleep(PROGRESS_STEP).await;
-        let mut seen = Vec::new();
-        for client in &clients {
-            // One that does not answer has nothing to say.
-            seen.extend(client.admin().cluster_status().await.ok());
-        }
+        let asked = clients
+            .iter()
+            .map(async |client| client.admin().timeout(PROGRESS_STEP).cluster_status().await);
+        // One that does not answer has nothing to say.
+        let asked = futures::future::join_all(asked).await.into_iter();
+        let seen: Vec<_> = asked.filter_map(Result::ok).collect();
         let lines = progress(&seen, region, node);
         if lines != shown {
             lines.iter().for_each(|line| context.output.message(line));
@@ -214,9 +215,11 @@ async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
                         agreed.insert(node_key(moved));
                     }
                 }
-                // It may be that this node is gone; the others are told.
-                Err(error @ Error::Unreachable(_)) => failed = Some(error),
-                Err(error) => return Err(error.into()),
+                // This node may be gone, empty or about to end: the others are told.
+                Err(error) => {
+                    context.output.message(&format!("{name}: {error}"));
+                    failed = Some(error);
+                }
             }
         }
         match taken {
