@@ -122,3 +122,26 @@ fn where_no_store_is_nothing_is_made() {
     assert_eq!(said.matches("No such file").count(), 1, "{said}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// Its drop never ran. The next inspection removes what it left, and nothing else.
+#[test]
+fn a_killed_inspection_leaves_no_copy_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let data = folder.path().join("eu-1");
+    store(&data);
+    // No process has an id above the greatest that Linux gives.
+    let left = temporary.path().join("domiciled-4194999.read-snapshot-1");
+    let running = format!("domiciled-{}.read-snapshot-1", std::process::id());
+    let others = ["domiciled-notes.read-me", "domiciled-4194999", &running].map(|name| {
+        let path = temporary.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    });
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("000001.sst"), "a record").unwrap();
+    let output = inspect(&data, temporary.path());
+    assert!(output.status.success(), "{output:?}");
+    assert!(!left.exists());
+    assert!(others.iter().all(|other| other.exists()));
+}

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::Anchor;
+use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -174,10 +174,13 @@ impl Disk {
             (options.reserve_bytes, options.ballast_bytes),
             opening_bytes,
             options.clock.clone(),
-            options
-                .measure
-                .clone()
-                .unwrap_or_else(|| Arc::new(Free::of)),
+            (
+                options
+                    .measure
+                    .clone()
+                    .unwrap_or_else(|| Arc::new(Free::of)),
+                space::can_take,
+            ),
         )?;
         let (log, state) = open_instances(directory, &anchor.get(), &options)
             .map_err(|error| advise(space.explain(error, opening_bytes), &options))?;
@@ -306,6 +309,21 @@ impl Disk {
     /// these may be purged afterwards. The caller has applied them. Floors that
     /// reach so far already say that it is durable.
     pub fn make_applied_durable(&self, applied: &BTreeMap<GroupId, Index>) -> Result<()> {
+        self.raise_applied_floors(applied, |_| true)
+    }
+
+    /// The same for one replica. Nothing is raised if its group has another one
+    /// by then: whoever asks may outlive it.
+    pub fn make_replica_durable(&self, group: GroupId, replica: u64, applied: Index) -> Result<()> {
+        let applied = BTreeMap::from([(group, applied)]);
+        self.raise_applied_floors(&applied, |here| here.replica == replica)
+    }
+
+    fn raise_applied_floors(
+        &self,
+        applied: &BTreeMap<GroupId, Index>,
+        is_meant: impl Fn(&AnchoredReplica) -> bool,
+    ) -> Result<()> {
         let durable = |(group, index): (&GroupId, &Index)| {
             let replica = self.anchor.replica(*group);
             replica.is_some_and(|replica| replica.applied_floor >= index.0)
@@ -318,7 +336,8 @@ impl Disk {
         }
         self.anchor.update(|anchor| {
             for (group, index) in applied {
-                if let Some(replica) = anchor::find_mut(anchor, *group) {
+                let replica = anchor::find_mut(anchor, *group);
+                if let Some(replica) = replica.filter(|replica| is_meant(replica)) {
                     replica.applied_floor = replica.applied_floor.max(index.0);
                 }
             }

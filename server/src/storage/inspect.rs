@@ -10,6 +10,7 @@ use domicile_proto::internal::v1::Anchor;
 use super::anchor::{AnchorFile, FileSlots};
 use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, names};
 use super::engine::{Engine, KeyRange, Limit, Row, View, WalEnd};
+use super::ids::GroupId;
 use super::lock::lock_to_read;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES};
 use super::{verify, wal};
@@ -38,6 +39,9 @@ pub struct Contents {
     /// Why the store lacks what its node has acknowledged with it; `None`: it has
     /// all that its anchor says.
     pub lost: Option<String>,
+    /// Groups whose log goes on behind what their state has applied, as a node
+    /// that was killed leaves them; of a running node, none.
+    pub unapplied: Vec<GroupId>,
 }
 
 impl Contents {
@@ -56,6 +60,7 @@ impl Contents {
             strange,
             // It would not have started.
             lost: None,
+            unapplied: Vec::new(),
         })
     }
 
@@ -79,9 +84,16 @@ impl Contents {
         let (aside, strange) = besides(directory)?;
         // What a start checks. It is read all the same: what is there may be
         // where it must not be.
-        let whole = checked.and_then(|()| verify::replicas(&anchor, &log, &state).map(drop));
+        let whole = checked.and_then(|()| verify::replicas(&anchor, &log, &state));
+        let mut unapplied = Vec::new();
+        for (group, tail) in whole.iter().flatten() {
+            if tail.last > verify::applied(&state, *group)? {
+                unapplied.push(*group);
+            }
+        }
         Ok(Contents {
             lost: whole.err().map(|error| error.message),
+            unapplied,
             anchor,
             state: state.view()?,
             log: log.view()?,

@@ -256,9 +256,18 @@ pub fn parse_ledger(key: &[u8]) -> Result<LedgerKey<'_>> {
     })
 }
 
-/// The rows of the batches that a group received.
-pub fn received_by(group: GroupId) -> KeyRange {
-    KeyRange::prefix(under_group(STATE_RECEIVED, group, 0).freeze())
+/// The rows of the batches that a group received in a region, in one incarnation.
+pub fn received_by(group: GroupId, region: &str, incarnation: u64) -> KeyRange {
+    let mut key = under_group(STATE_RECEIVED, group, region.len() + 9);
+    key.put_slice(region.as_bytes());
+    key.put_u8(0);
+    key.put_u64(incarnation);
+    KeyRange::prefix(key.freeze())
+}
+
+/// Whether a row is a receiver's of a batch.
+pub fn is_received(row: &[u8]) -> bool {
+    row.first() == Some(&STATE_RECEIVED)
 }
 
 /// The rows of the batches that a group sent.
@@ -419,8 +428,24 @@ pub fn histories(tag: &str, start: &[u8], end: Option<&[u8]>) -> KeyRange {
 }
 
 /// Every row of a group in the state instance, ascending. `tag` is empty for a
-/// region group, which has no records; of a tag it has the keys in `span`.
-pub fn everything(group: GroupId, tag: &str, span: &Span) -> Vec<KeyRange> {
+/// region group, which has no records; of a tag it has the keys in `span`. What was
+/// received is by region and incarnation: what an earlier one received is kept
+/// beside it, and is not part of it.
+pub fn everything(
+    group: GroupId,
+    tag: &str,
+    span: &Span,
+    (region, incarnation): (&str, u64),
+) -> Vec<KeyRange> {
+    let mut ranges = removable(group, tag, span);
+    ranges.push(received_by(group, region, incarnation));
+    ranges.sort();
+    ranges
+}
+
+/// What goes with a group that is removed, ascending: every row but the ledger of
+/// what it received, which is kept for ever.
+pub fn removable(group: GroupId, tag: &str, span: &Span) -> Vec<KeyRange> {
     let mut ranges = vec![KeyRange::one(group_state(group))];
     if !tag.is_empty() {
         ranges.push(span.records(tag, &[]));
@@ -431,7 +456,6 @@ pub fn everything(group: GroupId, tag: &str, span: &Span) -> Vec<KeyRange> {
     ranges.push(audit_leaves(group, Index(0)));
     ranges.push(KeyRange::one(catalog(group)));
     ranges.push(KeyRange::one(control(group)));
-    ranges.push(received_by(group));
     ranges.push(sent_by(group));
     ranges.push(KeyRange::one(tag_keys(group)));
     ranges

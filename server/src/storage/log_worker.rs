@@ -111,7 +111,9 @@ impl Worker {
             done(self.outcome());
         }
         if self.failed.is_none() && self.rolled_at >= ROLL_BYTES {
+            self.note_writing(true);
             let rolled = self.roll();
+            self.note_writing(false);
             self.latch(rolled);
         }
     }

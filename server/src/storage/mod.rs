@@ -55,6 +55,7 @@ mod wal;
 mod watched;
 
 pub use anchor::AnchorFile;
+pub use blocking::in_place;
 pub use disk::{Disk, DiskOptions, FORMAT, STATE_CACHE_BYTES};
 pub use engine::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,

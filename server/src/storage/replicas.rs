@@ -28,7 +28,7 @@ pub(super) fn finish_removals(
     for replica in &removed {
         let group = GroupId(replica.group);
         let span = Span::from_wire(replica.span.as_ref())?;
-        for range in keys::everything(group, &replica.tag, &span) {
+        for range in keys::removable(group, &replica.tag, &span) {
             rows.delete_range(range);
         }
         if load(log, group)? != LoadedLog::default() {

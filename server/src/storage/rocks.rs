@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rocksdb::{
-    DB, Direction, ErrorKind, FlushOptions, IteratorMode, Options, ReadOptions, ReadTier,
-    WriteOptions,
+    DB, Direction, ErrorKind, FlushOptions, IngestExternalFileOptions, IteratorMode, Options,
+    ReadOptions, ReadTier, WriteOptions,
 };
 
 use super::engine::{
@@ -127,14 +127,14 @@ impl Rocks {
         };
         options.create_if_missing(false);
         options.set_db_log_dir(std::env::temp_dir());
+        remove_abandoned_scratch();
         let db = DB::open_for_read_only(&options, path, false)
             .map_err(|e| failed(instance.name(), "could not be opened to be read", &e))?;
         Ok(Rocks {
             db: Arc::new(db),
             path: path.to_owned(),
             // Beside the rows nothing may be written, perhaps nothing can.
-            scratch: std::env::temp_dir()
-                .join(format!("domiciled-{}.{SCRATCH}", std::process::id())),
+            scratch: std::env::temp_dir().join(format!("{READER}{}.{SCRATCH}", std::process::id())),
             instance,
             staging: Staging::new(path.with_extension("staged")),
         })
@@ -176,12 +176,16 @@ impl Rocks {
     }
 
     fn take_files(&self, name: &str) -> Result<()> {
-        let files = self.staging.files(name)?;
-        if files.is_empty() {
+        let links = self.staging.link(name)?;
+        if links.is_empty() {
             return Ok(());
         }
+        // However large the files are, this takes no longer: the group stands still
+        // meanwhile, its votes included.
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
         self.db
-            .ingest_external_file(files)
+            .ingest_external_file_opts(&options, links)
             .map_err(|e| self.failed("could not ingest staged rows", &e))
     }
 
@@ -414,6 +418,29 @@ pub(super) fn remove_scratch(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What begins the name of a copy that a process makes beside no instance; its
+/// process id follows.
+const READER: &str = "domiciled-";
+
+/// Removes the copies of staged rows that inspections left which were killed.
+fn remove_abandoned_scratch() {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let reader = name.to_str().and_then(|name| {
+            let (reader, _) = name.strip_prefix(READER)?.split_once('.')?;
+            reader.parse::<u32>().ok()
+        });
+        let ended = |reader: u32| !Path::new(&format!("/proc/{reader}")).exists();
+        if reader.is_some_and(ended)
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            // It may be another user's.
+            tracing::debug!(%error, "an abandoned copy of staged rows was not removed");
+        }
+    }
 }
 
 /// A view of a copy, which is removed behind it.

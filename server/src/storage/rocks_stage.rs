@@ -31,6 +31,9 @@ const FINISHED: &str = "finished";
 /// if need be.
 const ORDER: &str = "order";
 
+/// The extension of a file's second name.
+const LINK: &str = "link";
+
 /// What an ingest does besides ingesting.
 pub(crate) struct Order {
     /// The ranges to empty.
@@ -175,6 +178,22 @@ impl Staging {
         Ok(files)
     }
 
+    /// Gives each file of a stage a second name that the instance may take; the
+    /// first stays, so that an ingest can be done again.
+    pub(crate) fn link(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let failed = |e| Error::storage("a staged file could not be linked", e);
+        let mut links = Vec::new();
+        for file in self.files(name)? {
+            let link = file.with_extension(LINK);
+            match fs::remove_file(&link) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+                _ => fs::hard_link(&file, &link).map_err(failed)?,
+            }
+            links.push(link);
+        }
+        Ok(links)
+    }
+
     /// Files of a stage that cannot be read as rows: a crash left them unfinished, or
     /// they are none of ours. What is being written now is not one.
     pub(crate) fn unreadable(&self, name: &str) -> Result<Vec<PathBuf>> {
@@ -183,8 +202,10 @@ impl Staging {
         for entry in fs::read_dir(self.path(name)?).map_err(listed)? {
             let path = entry.map_err(listed)?.path();
             let name = path.file_name().unwrap_or_default();
-            let is_ours =
-                path.extension().is_some_and(|e| e == "sst") || name == FINISHED || name == ORDER;
+            // What a link names has its other name, too.
+            let is_ours = path.extension().is_some_and(|e| e == "sst" || e == LINK)
+                || name == FINISHED
+                || name == ORDER;
             if !is_ours && !self.drafts.0.lock().contains(&path) && path.exists() {
                 found.push(path);
             }

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use rocksdb::{DB, Direction, IteratorMode};
 
+use super::blocking::in_place;
 use super::engine::{KeyRange, Limit, Row, View};
 use super::rocks::{collect, failed, read_options};
 use crate::error::{Error, Result};
@@ -49,8 +50,10 @@ impl RocksView {
     fn ask<T>(&self, question: impl FnOnce(mpsc::SyncSender<Result<T>>) -> Question) -> Result<T> {
         let (answer, answered) = mpsc::sync_channel(1);
         let questions = self.questions.as_ref().ok_or_else(gone)?;
-        questions.send(question(answer)).map_err(|_| gone())?;
-        answered.recv().map_err(|_| gone())?
+        in_place(|| {
+            questions.send(question(answer)).map_err(|_| gone())?;
+            answered.recv().map_err(|_| gone())?
+        })
     }
 }
 

@@ -162,7 +162,12 @@ pub(crate) struct Directory {
     measure: Measure,
     /// Whether so many bytes could be written.
     can_take: CanTake,
+    /// When it was found last that no ballast can be had.
+    no_ballast: Mutex<Option<Duration>>,
 }
+
+/// How long a ballast that cannot be had is not tried again.
+const BALLAST_RETRY: Duration = Duration::from_secs(600);
 
 /// Whether so many bytes could be written to a file system.
 type CanTake = fn(&Path, u64) -> io::Result<bool>;
@@ -188,7 +193,7 @@ impl Directory {
         (reserve_bytes, ballast_bytes): (u64, u64),
         opening_bytes: u64,
         clock: Clock,
-        measure: Measure,
+        (measure, can_take): (Measure, CanTake),
     ) -> Result<Self> {
         let directory = Directory {
             path: path.to_owned(),
@@ -205,10 +210,13 @@ impl Directory {
             }),
             measure,
             can_take,
+            no_ballast: Mutex::new(None),
         };
         let needed = opening_bytes.saturating_add(START_BYTES);
         let free = directory.free()?;
-        if free.bytes < needed && directory.ballast() > 0 {
+        // A quota shows in no number.
+        let fits = free.bytes >= needed && can_take(path, needed).unwrap_or(true);
+        if !fits && directory.ballast() > 0 {
             tracing::warn!(
                 free = free.bytes,
                 needed,
@@ -262,17 +270,20 @@ impl Directory {
     /// gone.
     fn try_quota(&self, free: u64) -> Result<()> {
         let now = (self.clock)();
-        let mut quota = self.quota.lock();
-        let is_due = quota.tried.is_none_or(|(at, with)| {
-            let used = with.saturating_sub(free) >= self.reserve_bytes / 8;
-            let again = quota.room < Room::Ample && now.saturating_sub(at) >= QUOTA_RETRY;
-            used || again
-        });
+        let is_due = {
+            let quota = self.quota.lock();
+            quota.tried.is_none_or(|(at, with)| {
+                let used = with.saturating_sub(free) >= self.reserve_bytes / 8;
+                let again = quota.room < Room::Ample && now.saturating_sub(at) >= QUOTA_RETRY;
+                used || again
+            })
+        };
         // What the file system itself does not have says nothing of a quota.
         if !is_due || free < self.reserve_bytes {
             return Ok(());
         }
         let failed = |e| Error::storage("it could not be tried how much fits on the disk", e);
+        // Without the lock, for which requests wait: it waits for the disk.
         let mut found = Room::Out;
         for room in [Room::Ample, Room::Low, Room::Short] {
             if (self.can_take)(&self.path, room.part_of(self.reserve_bytes)).map_err(failed)? {
@@ -280,7 +291,7 @@ impl Directory {
                 break;
             }
         }
-        *quota = Quota {
+        *self.quota.lock() = Quota {
             room: found,
             tried: Some((now, free)),
         };
@@ -305,7 +316,15 @@ impl Directory {
         if held == self.ballast_bytes || free.bytes <= needed {
             return Ok(());
         }
-        self.set_ballast(self.ballast_bytes)
+        let now = (self.clock)();
+        let refused = *self.no_ballast.lock();
+        if refused.is_some_and(|at| now.saturating_sub(at) < BALLAST_RETRY) {
+            return Ok(());
+        }
+        self.set_ballast(self.ballast_bytes)?;
+        let is_had = self.ballast() == self.ballast_bytes;
+        *self.no_ballast.lock() = (!is_had).then_some(now);
+        Ok(())
     }
 
     fn set_ballast(&self, bytes: u64) -> Result<()> {
@@ -362,7 +381,7 @@ pub(super) const BALLAST: &str = "ballast";
 
 /// Whether so many bytes could be written to a file system, quotas included:
 /// they are taken and given back at once, in a file without a name.
-fn can_take(path: &Path, bytes: u64) -> io::Result<bool> {
+pub(crate) fn can_take(path: &Path, bytes: u64) -> io::Result<bool> {
     use rustix::io::Errno;
     let file = match tempfile::tempfile_in(path) {
         Err(e) if is_full(&e) => return Ok(false),
@@ -514,7 +533,8 @@ mod tests {
             *now += Duration::from_secs(10);
             *now
         });
-        Directory::prepare(path, (reserve, ballast), 0, clock, Arc::new(Free::of)).unwrap()
+        let looks: (Measure, CanTake) = (Arc::new(Free::of), can_take);
+        Directory::prepare(path, (reserve, ballast), 0, clock, looks).unwrap()
     }
 
     #[test]
@@ -542,6 +562,43 @@ mod tests {
         space.can_take = |_, _| Ok(true);
         space.tend().unwrap();
         assert_eq!(space.room(|| 0).unwrap(), Room::Ample);
+    }
+
+    /// Requests ask how much room there is while it is tried on a disk that does not
+    /// answer.
+    #[test]
+    fn a_try_that_waits_for_the_disk_holds_up_no_request() {
+        static TRYING: Mutex<Option<std::sync::mpsc::Receiver<()>>> = Mutex::new(None);
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = directory(folder.path(), 64, 0);
+        let (go_on, waits) = std::sync::mpsc::channel();
+        *TRYING.lock() = Some(waits);
+        space.can_take = |_, _| {
+            let waits = TRYING.lock().take();
+            waits.map(|waits| waits.recv_timeout(Duration::from_secs(20)));
+            Ok(true)
+        };
+        space.quota.lock().tried = None;
+        std::thread::scope(|scope| {
+            let tending = scope.spawn(|| space.tend().unwrap());
+            while TRYING.lock().is_some() {
+                std::thread::yield_now();
+            }
+            assert_eq!(space.room(|| 0).unwrap(), Room::Ample);
+            assert!(!tending.is_finished(), "nothing was held up");
+            go_on.send(()).unwrap();
+        });
+    }
+
+    /// A quota shows in no number: the ballast is what opens the store.
+    #[test]
+    fn a_start_within_a_quota_that_is_used_up_gives_up_the_ballast() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(directory(folder.path(), 16, 6 * MIB).ballast(), 6 * MIB);
+        let clock: Clock = Arc::new(|| Duration::ZERO);
+        let looks: (Measure, CanTake) = (Arc::new(Free::of), |_, _| Ok(false));
+        let space = Directory::prepare(folder.path(), (16, 6 * MIB), 0, clock, looks).unwrap();
+        assert_eq!(space.ballast(), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::outcomes::Known;
 use crate::error::{Error, Result};
 use crate::raft::types::Position;
 use crate::seeded::{self, Bug};
-use crate::storage::{Index, keys, record};
+use crate::storage::{self, Index, keys, record};
 
 /// What became of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +271,12 @@ impl Applier<'_> {
             return Ok(None);
         }
         let row_key = keys::record(&self.identity.tag, key);
-        let Some(row) = self.engine.get(&row_key)? else {
+        let row = match self.engine.get_at_once(&row_key)? {
+            Some(row) => row,
+            // What is being applied cannot move to another thread.
+            None => storage::in_place(|| self.engine.get(&row_key))?,
+        };
+        let Some(row) = row else {
             return Ok(None);
         };
         let stored: wire::StoredRecord = record::open(&row_key, &row)?;

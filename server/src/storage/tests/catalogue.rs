@@ -73,7 +73,7 @@ proptest! {
     #[test]
     fn everything_is_the_groups_own(group in 0u64..4, other in 0u64..4, index: u64, key in bytes()) {
         let (own, group, other) = (group == other, GroupId(group), GroupId(other));
-        let ranges = everything(group, "a", &Span::default());
+        let ranges = everything(group, "a", &Span::default(), ("us", 1));
         let holds = |row: &[u8]| ranges.iter().any(|range| range.contains(row));
         for row in [
             group_state(other), catalog(other), outcomes(other, 1, Index(index)),
@@ -127,7 +127,7 @@ fn everything_of_a_group_is_everything() {
         Table::Ledger => vec![ledger.received(), ledger.sent()],
         Table::TagKeys => vec![tag_keys(group)],
     };
-    let ranges = everything(group, TAG, &Span::default());
+    let ranges = everything(group, TAG, &Span::default(), ("us", 1));
     let mut sorted = ranges.clone();
     sorted.sort();
     assert_eq!(ranges, sorted, "a snapshot's rows must ascend");
@@ -142,10 +142,22 @@ fn everything_of_a_group_is_everything() {
             assert_eq!(within.count(), 1, "{table:?}");
             prefixes.insert(row[0]);
             // Of another group, or of another tag: none of it.
-            let other = everything(GroupId(18), "us-only", &Span::default());
+            let other = everything(GroupId(18), "us-only", &Span::default(), ("us", 1));
             assert!(!other.iter().any(|range| range.contains(&row)), "{table:?}");
         }
     }
+    // What was received before stays, and is of no snapshot.
+    let before = LedgerKey {
+        incarnation: 0,
+        ..ledger
+    };
+    assert!(
+        !ranges
+            .iter()
+            .any(|range| range.contains(&before.received()))
+    );
+    let kept = removable(group, TAG, &Span::default());
+    assert!(!kept.iter().any(|range| range.contains(&ledger.received())));
     let known = (0..=u8::MAX).filter(|first| table_of(&[*first]).is_ok());
     assert!(known.eq(prefixes), "a prefix has no row here");
 }

@@ -267,6 +267,33 @@ fn an_ingest_that_began_is_finished() {
     assert!(engine.staged().unwrap().is_empty());
 }
 
+/// Copying would take as long as the files are large, and the group stands still
+/// meanwhile.
+#[test]
+fn staged_files_are_taken_over_and_not_copied() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let state = Instance::State {
+        cache_bytes: 1 << 20,
+        memtable_bytes: 1 << 20,
+    };
+    let engine = Rocks::open(&path, state, true).unwrap();
+    let mut stage = engine.stage("s").unwrap();
+    stage.append(b"a", b"new").unwrap();
+    stage.finish().unwrap();
+    let staging = rocks_stage::Staging::new(path.with_extension("staged"));
+    let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+    let staged = inode(&staging.files("s").unwrap()[0]);
+    engine
+        .ingest("s", &[KeyRange::prefix("a")], WriteBatch::new())
+        .unwrap();
+    let taken = std::fs::read_dir(&path).unwrap();
+    assert!(taken.flatten().any(|file| inode(&file.path()) == staged));
+    assert_eq!(engine.get(b"a").unwrap().unwrap(), "new");
+}
+
 /// What is in memory is answered at once, and what is not asks for the disk; the
 /// same for writes while flushes are behind.
 #[test]

@@ -274,3 +274,16 @@ async fn a_removed_replica_leaves_nothing() {
     assert!(disk.anchor.get().removed.is_empty());
     assert_eq!(disk.log.load(G).unwrap(), LoadedLog::default());
 }
+
+/// Whoever builds a snapshot outlives its replica.
+#[tokio::test]
+async fn what_an_old_replica_applied_says_nothing_of_the_next() {
+    let memory = MemoryDisk::new(1);
+    let disk = Disk::memory(&memory, memory_options()).unwrap();
+    disk.add_replica(replica(G)).unwrap();
+    let here = replica(G).replica;
+    disk.make_replica_durable(G, here + 1, Index(500)).unwrap();
+    assert_eq!(disk.anchor.replica(G).unwrap().applied_floor, 0);
+    disk.make_replica_durable(G, here, Index(7)).unwrap();
+    assert_eq!(disk.anchor.replica(G).unwrap().applied_floor, 7);
+}
