@@ -561,6 +561,8 @@ impl Group {
 
     /// Stops the replica for good: nothing of it writes to the disk afterwards.
     pub async fn close(&self) -> Result<()> {
+        // A read that holds this replica may go on for a while.
+        self.rows.end_for_good();
         self.shutdown().await;
         // The state machine has the other end, and ends behind the last apply.
         let mut progress = self.progress.clone();

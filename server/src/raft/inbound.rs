@@ -49,24 +49,35 @@ pub struct Inbound {
     from: RegionName,
     answers: Answers,
     pipelines: BTreeMap<(GroupId, ReplicaId), Pipeline>,
+    /// Held by each heartbeat to a replica that is not answered yet.
+    beats: BTreeMap<(GroupId, ReplicaId), Arc<()>>,
 }
+
+/// The heartbeats to one replica that may wait for their answers: one whose disk
+/// hangs answers none, and they go on for as long as it does.
+const BEATS_MAX: usize = 8;
 
 /// Appends that are taken in order.
 struct Pipeline {
     number: u64,
     /// `None`: it has ended, and nothing behind that is taken.
     appends: Option<mpsc::UnboundedSender<(u64, AppendEntriesRequest<Types>)>>,
-    _task: Option<Task>,
+    task: Option<Task>,
 }
 
 impl Pipeline {
-    /// One that takes nothing.
-    fn ended(number: u64) -> Self {
+    /// One that takes nothing, beside a task that answers what was taken.
+    fn ended(number: u64, task: Option<Task>) -> Self {
         Pipeline {
             number,
             appends: None,
-            _task: None,
+            task,
         }
+    }
+
+    /// Takes nothing more; its task ends once it has answered.
+    fn end(self) -> Option<Task> {
+        self.task
     }
 }
 
@@ -86,6 +97,7 @@ impl Inbound {
             from,
             answers,
             pipelines: BTreeMap::new(),
+            beats: BTreeMap::new(),
         }
     }
 
@@ -190,17 +202,25 @@ impl Inbound {
         }
         if let Err(refused) = admit(&target, &rpc) {
             // Of what is on its way behind it nothing is taken either: it would
-            // not follow the log's end.
+            // not follow the log's end. What was taken before is answered.
             let key = (target.identity().group, target.replica());
             if pipeline > 0 {
-                self.pipelines.insert(key, Pipeline::ended(pipeline));
+                let before = self.pipelines.remove(&key);
+                let ended = Pipeline::ended(pipeline, before.and_then(Pipeline::end));
+                self.pipelines.insert(key, ended);
             }
             self.refuse_for(sequence, &refused);
             return;
         }
         if pipeline == 0 {
+            let key = (target.identity().group, target.replica());
+            let beat = self.beats.entry(key).or_default().clone();
+            if Arc::strong_count(&beat) > BEATS_MAX + 1 {
+                return self.refuse(sequence, "the replica does not answer");
+            }
             let subject = target.identity().subject.clone();
             self.answer(subject, sequence, async move {
+                let _beat = beat;
                 let prev = rpc.prev_log_id;
                 let last = rpc.entries.last().map(|e| e.log_id).or(prev);
                 let appended = target.raft().append_entries(rpc).await;
@@ -222,7 +242,7 @@ impl Inbound {
                 Pipeline {
                     number: pipeline,
                     appends: Some(appends),
-                    _task: Some(task),
+                    task: Some(task),
                 },
             );
         }
@@ -535,11 +555,15 @@ impl SnapshotReceiver {
         let staging = self.staging.take();
         let mut staging =
             staging.ok_or_else(|| Error::invalid("a snapshot goes on after its end"))?;
-        let staged = self
-            .disk
-            .blocking(move |_| staging.chunk(&chunk).map(|()| staging));
-        self.staging = Some(staged.await?);
-        Ok(self)
+        // With all that it needs, the discard too: when the sender goes, whoever
+        // waits here goes as well, and the work does not.
+        let disk = self.disk.clone();
+        let staged = disk.blocking(move |_| {
+            staging.chunk(&chunk)?;
+            self.staging = Some(staging);
+            Ok(self)
+        });
+        staged.await
     }
 
     /// Installs the snapshot and answers this replica's vote. An install that
@@ -559,20 +583,22 @@ impl SnapshotReceiver {
             .staging
             .take()
             .ok_or_else(|| Error::invalid("a snapshot ends twice"))?;
-        self.disk.blocking(move |_| staging.finish(end)).await?;
-        self.disk.admit_ingest(&self.intake)?;
+        let disk = self.disk.clone();
+        let finished = disk.blocking(move |_| staging.finish(end).map(|()| self));
+        let this = finished.await?;
+        this.disk.admit_ingest(&this.intake)?;
         let meta = SnapshotMeta {
-            last_log_id: self.head.last.as_ref().map(log_id_from_wire),
-            last_membership: stored_membership_from_wire(self.head.membership.as_ref())?,
+            last_log_id: this.head.last.as_ref().map(log_id_from_wire),
+            last_membership: stored_membership_from_wire(this.head.membership.as_ref())?,
         };
-        let answer = self
+        let answer = this
             .target
             .raft()
             .install_full_snapshot(
-                vote_from_wire(&self.vote),
+                vote_from_wire(&this.vote),
                 Snapshot {
                     meta,
-                    snapshot: SnapshotData::Staged(self.staged),
+                    snapshot: SnapshotData::Staged(this.staged),
                 },
             )
             .await

@@ -4,7 +4,6 @@
 //! without a sync, and answers their proposers. The log replays what a crash
 //! loses; the log is purged only behind what a flush has made durable.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -287,6 +286,7 @@ impl RaftStateMachine<Types> for StateMachine {
         SnapshotBuilder {
             disk: self.disk.clone(),
             identity: self.identity.clone(),
+            replica: self.replica,
             snapshot: Some(self.snapshot()),
         }
     }
@@ -347,6 +347,7 @@ impl RaftStateMachine<Types> for StateMachine {
 pub(super) struct SnapshotBuilder {
     disk: Arc<Disk>,
     identity: Identity,
+    replica: ReplicaId,
     snapshot: Option<Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>>>,
 }
 
@@ -362,9 +363,11 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .ok_or_else(|| io::Error::other("a snapshot builder builds once"))?
             .map_err(io::Error::other)?;
         if let Some(last) = snapshot.meta.last_log_id {
-            let applied = BTreeMap::from([(self.identity.group, Index(last.index()))]);
+            // It goes on by itself when its replica is closed.
+            let (group, replica) = (self.identity.group, self.replica.0);
+            let applied = Index(last.index());
             self.disk
-                .blocking(move |disk| disk.make_applied_durable(&applied))
+                .blocking(move |disk| disk.make_replica_durable(group, replica, applied))
                 .await
                 .map_err(io::Error::other)?;
         }

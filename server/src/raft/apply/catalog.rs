@@ -23,9 +23,9 @@ impl Applier<'_> {
         match (change.change, &mut current) {
             (Some(Change::Formed(formed)), None) => current = formed.catalog,
             (Some(Change::Formed(_)), Some(_)) | (Some(_), None) => {}
-            (Some(Change::GroupFormed(group)), Some(catalog)) => {
+            (Some(Change::GroupFormed(formed)), Some(catalog)) => {
                 for known in &mut catalog.groups {
-                    if known.group == group {
+                    if (known.group, known.incarnation) == (formed.group, formed.incarnation) {
                         known.formed = true;
                     }
                 }

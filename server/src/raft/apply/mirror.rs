@@ -37,6 +37,17 @@ impl Applier<'_> {
         self.copied(copy.transfer, copy.records)
     }
 
+    /// Notes what came in under an older state of the cluster: nothing of it is
+    /// applied, but its bytes were here.
+    pub(super) fn fenced(&mut self, command: &wire::Command) -> Result<()> {
+        let row = match &command.command {
+            Some(wire::command::Command::Copy(copy)) => ledger::of_copy(self.ends(), copy),
+            Some(wire::command::Command::Backfill(page)) => ledger::of_page(self.ends(), page),
+            _ => return Ok(()),
+        };
+        self.received(&row)
+    }
+
     /// Puts the home's change rows of its entries. A batch has whole ones.
     fn changed_there(&mut self, records: &[wire::CopiedRecord]) -> Result<()> {
         let mut writes: Option<Writes> = None;
@@ -102,6 +113,7 @@ impl Applier<'_> {
             incarnation: self.identity.incarnation,
             history_floor: begin.changed_version,
             tag_key: 0,
+            changed_version: 0,
         });
     }
 
@@ -140,6 +152,7 @@ impl Applier<'_> {
     pub(super) fn mirrored(&self) -> Applied {
         Applied::Mirror(Box::new(wire::MirrorState {
             tag_key: self.state.tag_key,
+            changed_version: self.state.changed_version,
             ..self.mirror()
         }))
     }

@@ -196,9 +196,11 @@ impl Identity {
         self
     }
 
-    /// Every row of the group in the state, ascending.
+    /// Every row of the group in the state, ascending; of what a mirror received,
+    /// what this incarnation did.
     pub fn rows(&self) -> Vec<KeyRange> {
-        keys::everything(self.group, &self.tag, &self.span)
+        let own = (self.region.as_str(), self.incarnation);
+        keys::everything(self.group, &self.tag, &self.span, own)
     }
 
     /// The same group as a mirror, or not.
@@ -289,6 +291,7 @@ impl<'a> Applier<'a> {
         check_level(fence.level)?;
         let entry = leaf::digest(&command);
         if is_below(&fence, &self.state.fence) {
+            self.fenced(&command)?;
             self.leaf(index, entry, 0);
             return Ok(Applied::Fenced);
         }

@@ -287,7 +287,9 @@ impl Outcomes {
         Ok(())
     }
 
-    /// Remembers so much from here on.
+    /// Remembers so much from here on. A group is told before its first outcome: a
+    /// client that has more than a lower bound lets would be trimmed here and not
+    /// where the table is built from rows.
     pub(super) fn limit(&mut self, limits: wire::RequestLimits) {
         self.memory.limits = Some(limits);
         self.forget_too_many();

@@ -810,3 +810,36 @@ async fn every_part_of_a_snapshot_passes_the_gates() {
     };
     env.scoped(test).await;
 }
+
+/// The work on what it sent goes on, and must find what it works on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_goes_in_the_middle_of_a_snapshot_ends_nobody() {
+    let env = &Env::real();
+    let test = async {
+        let mut leader = Leader::start().await;
+        for key in 0..40 {
+            leader.put(&format!("key-{key:02}")).await;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let follower = Follower::start(env, open(folder.path()).expect("it opens")).await;
+        let mut given_up = 0;
+        for _ in 0..50 {
+            let mut parts = leader.snapshot().await;
+            let start = next(&mut parts).await.expect("its head");
+            let (groups, gate) = (&follower.groups, &follower.gate);
+            let receiver = SnapshotReceiver::begin(env, groups, gate, &eu(), start);
+            let chunk = next(&mut parts).await.expect("a chunk");
+            // Begun, and given up unless it was done already.
+            let taken = receiver.expect("it begins").take(chunk);
+            given_up += usize::from(taken.now_or_never().is_none());
+        }
+        assert!(given_up > 9, "{given_up}");
+        until("what was staged is discarded", || {
+            follower.disk.state.staged().expect("listed").is_empty()
+        })
+        .await;
+        assert_eq!(follower.disk.failed().now_or_never(), None);
+        follower.stop().await;
+    };
+    env.scoped(test).await;
+}

@@ -134,7 +134,8 @@ impl Mirror {
             rows_max: 100,
             bytes_max: usize::MAX,
         };
-        let rows = self.engine.scan(&keys::received_by(GROUP), limit);
+        let received = keys::received_by(GROUP, "us", INCARNATION);
+        let rows = self.engine.scan(&received, limit);
         rows.expect("read").len()
     }
 }
@@ -237,6 +238,16 @@ fn a_copy_applies_behind_the_cursor_and_nowhere_else() {
         2,
         "one row for each batch that was applied"
     );
+}
+
+/// It was on the disk all the same.
+#[test]
+fn a_copy_under_an_older_policy_is_noted_and_not_applied() {
+    let mut mirror = Mirror::open();
+    mirror.state.fence.policy_version = 9;
+    let late = Command::Copy(copy(None, 5, vec![copied("a", 1, Some("one"))]));
+    assert_eq!(mirror.entry(late), Applied::Fenced);
+    assert_eq!((mirror.value("a"), mirror.ledger()), (None, 1));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod append;
 mod batching;
 mod control;
 mod group;
+mod inbound;
 mod install;
 mod members;
 mod mirror;

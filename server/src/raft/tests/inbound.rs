@@ -1,0 +1,95 @@
+//! What comes to a replica that it does not know whole, or cannot answer.
+
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use futures::FutureExt as _;
+use prost::Message as _;
+use wire::peer_request::Request;
+
+use crate::raft::testing::{Alone, identity};
+use crate::raft::{Answers, Inbound};
+use crate::residency::Untrusted;
+
+/// An append of one entry that a newer build made.
+fn append(vote: wire::Vote) -> wire::PeerRequest {
+    let log_id = wire::LogId {
+        term: vote.term,
+        leader: vote.replica,
+        index: 99,
+    };
+    let known = wire::LogEntry {
+        log_id: Some(log_id),
+        payload: None,
+    };
+    let mut entry = known.encode_to_vec();
+    // Field 1000, a number.
+    entry.extend_from_slice(&[0xc0, 0x3e, 0x01]);
+    wire::PeerRequest {
+        sequence: 1,
+        group: 18,
+        to_replica: 1,
+        request: Some(Request::Append(wire::Append {
+            vote: Some(vote),
+            entries: vec![entry.into()],
+            ..wire::Append::default()
+        })),
+    }
+}
+
+/// Any node could end another one otherwise.
+#[tokio::test]
+async fn an_unknown_entry_ends_a_node_only_where_a_leader_sent_it() {
+    let alone = Alone::new("eu");
+    alone.adopt_demo();
+    let group = alone.lead(identity(18, "global", "eu")).await;
+    let eu = RegionName::new("eu").unwrap();
+    let (answers, _answered) = Answers::new(alone.gate.clone(), eu.clone());
+    let (env, groups) = (alone.env.clone(), alone.groups.clone());
+    let mut inbound = Inbound::new(env, groups, alone.gate.clone(), eu, answers);
+    let term = group.term();
+    let mut ended_by = |term: u64, committed: bool| {
+        let vote = wire::Vote {
+            term,
+            replica: 2,
+            committed,
+        };
+        inbound.handle(Untrusted::received(append(vote)));
+        alone.disk.failed().now_or_never()
+    };
+    assert_eq!(ended_by(term + 1, false), None, "nobody elected it");
+    assert_eq!(ended_by(term - 1, true), None, "it led before");
+    assert_eq!(ended_by(0, true), None, "no term is 0");
+    let why = ended_by(term + 1, true).expect("it ends");
+    assert!(why.contains("upgrade this node"), "{why}");
+}
+
+/// One whose disk hangs answers none, and its leader beats on.
+#[tokio::test]
+async fn the_heartbeats_that_wait_for_a_replica_are_bounded() {
+    let alone = Alone::new("eu");
+    alone.adopt_demo();
+    let group = alone.lead(identity(18, "global", "eu")).await;
+    let eu = RegionName::new("eu").unwrap();
+    let (answers, mut answered) = Answers::new(alone.gate.clone(), eu.clone());
+    let (env, groups) = (alone.env.clone(), alone.groups.clone());
+    let mut inbound = Inbound::new(env, groups, alone.gate.clone(), eu, answers);
+    let vote = wire::Vote {
+        term: group.term() + 1,
+        replica: 2,
+        committed: true,
+    };
+    // Nothing else runs meanwhile.
+    for sequence in 1..=100 {
+        inbound.handle(Untrusted::received(wire::PeerRequest {
+            sequence,
+            group: 18,
+            to_replica: 1,
+            request: Some(Request::Append(wire::Append {
+                vote: Some(vote),
+                ..wire::Append::default()
+            })),
+        }));
+    }
+    let refused = answered.some(1000).now_or_never().expect("some at once");
+    assert!((90..100).contains(&refused.len()), "{}", refused.len());
+}
