@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::v1::InitClusterRequest;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
@@ -57,6 +57,9 @@ pub use scrapes::serve_metrics;
 pub use serve::{Limits, tcp_incoming};
 pub use stop::Stop;
 pub use watchdog::Watchdog;
+
+/// How many leaderships are handed over at once at a stop.
+const HAND_OVERS_MAX: usize = 16;
 
 /// How long another replica may take to take a leadership over.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(1);
@@ -356,9 +359,12 @@ impl Node {
         readiness::tell(&self.health, Serves::default(), None).await;
         let server = self.server.take();
         let orderly = async {
-            for group in self.groups.all() {
+            // Several at once: a node may lead hundreds.
+            let groups = futures::stream::iter(self.groups.all());
+            let handed = groups.for_each_concurrent(HAND_OVERS_MAX, async |group| {
                 self.hand_over(&group).await;
-            }
+            });
+            handed.await;
             self.closing.cancel();
             self.connections.close();
             if let Some(server) = server {
@@ -398,20 +404,21 @@ impl Node {
         node.is_some_and(|(region, node)| self.regions.is_connected(&region, node))
     }
 
-    /// Hands a leadership to the replica that is nearest to taking it.
+    /// Hands a leadership to the replica that is nearest to taking it, best to one
+    /// that would keep it.
     async fn hand_over(&self, group: &Group) {
         if !group.leads() {
             return;
         }
-        let target = group
-            .status()
-            .members
-            .into_iter()
-            .filter(|m| m.voter && m.replica != group.replica())
-            .filter(|m| self.is_connected(group, m.node))
-            .max_by_key(|m| m.matched);
+        let nearest = || {
+            let members = group.status().members.into_iter();
+            let others = members.filter(|m| m.voter && m.replica != group.replica());
+            let up = others.filter(|m| self.is_connected(group, m.node));
+            up.max_by_key(|m| m.matched).map(|m| m.replica)
+        };
+        let target = self.placement.better_off(group).or_else(nearest);
         let Some(target) = target else { return };
-        if let Err(error) = group.transfer_leader(target.replica).await {
+        if let Err(error) = group.transfer_leader(target).await {
             tracing::debug!(%error, "leadership not handed over");
             return;
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 
 use axum::serve::Listener;
 use futures::{FutureExt as _, Stream, StreamExt as _};
@@ -74,8 +75,8 @@ impl Listener for Scrapes {
 /// Some newest sockets, of which the oldest is cut for another one.
 struct Newest {
     max: usize,
-    /// What cuts them, the oldest first.
-    cuts: VecDeque<CancellationToken>,
+    /// Whether they are still open, and what cuts them, the oldest first.
+    cuts: VecDeque<(Weak<()>, CancellationToken)>,
 }
 
 impl Newest {
@@ -85,14 +86,19 @@ impl Newest {
     }
 
     fn admit<T>(&mut self, io: T) -> Cut<T> {
+        self.cuts.retain(|(open, _)| open.strong_count() > 0);
         while self.cuts.len() >= self.max
-            && let Some(oldest) = self.cuts.pop_front()
+            && let Some((_, oldest)) = self.cuts.pop_front()
         {
             oldest.cancel();
         }
-        let cut = CancellationToken::new();
-        self.cuts.push_back(cut.clone());
-        Cut::new(io, cut.cancelled_owned().boxed())
+        let (open, cut) = (Arc::new(()), CancellationToken::new());
+        self.cuts.push_back((Arc::downgrade(&open), cut.clone()));
+        let cut = async move {
+            cut.cancelled().await;
+            drop(open);
+        };
+        Cut::new(io, cut.boxed())
     }
 }
 
@@ -124,5 +130,19 @@ mod tests {
             .await
             .expect("taken");
         assert_eq!(newest.read_u8().await.expect("goes on"), b'x');
+    }
+
+    /// Probes come and go beside one that reads over a connection it keeps.
+    #[tokio::test]
+    async fn who_keeps_a_connection_is_not_cut_for_those_that_went() {
+        let mut newest = Newest::new(2);
+        let (near, _far) = tokio::io::duplex(64);
+        let mut kept = newest.admit(near);
+        for _ in 0..5 {
+            let (near, _far) = tokio::io::duplex(64);
+            drop(newest.admit(near));
+        }
+        let mut byte = [0];
+        assert!(kept.read(&mut byte).now_or_never().is_none(), "it is open");
     }
 }

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 
 use super::{Limits, Node, Wiring};
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::net::{BoxedIo, Caller, Dial, Speaker, channel};
 use crate::placement::Rebuilt;
 use crate::raft::testing::put;
@@ -429,6 +429,18 @@ impl World {
         };
         let replacing = leader.placement.replace_node(request);
         leader.env.scoped(replacing).await
+    }
+
+    /// The same, once the region has noted that its groups are formed.
+    pub(super) async fn replaced(&self, region: &str, node: u64) {
+        let formed = async {
+            while let Err(error) = self.replace(region, node).await {
+                assert_eq!(error.reason, Reason::NoQuorum, "{error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let formed = tokio::time::timeout(WAIT, formed).await;
+        formed.expect("replaced in time");
     }
 
     /// Writes a record at the node of its home that leads.

@@ -76,6 +76,8 @@ pub struct Placement {
     halt: Halt,
     /// Held while replicas are opened, so that none is opened twice.
     opening: tokio::sync::Mutex<()>,
+    /// Replicas that are removed and have not ended yet.
+    closing: Mutex<BTreeMap<GroupId, Arc<Group>>>,
     /// One placement after the other: they may come late and out of order.
     placing: tokio::sync::Mutex<()>,
     /// One replacement after the other: each sees how far the one before came.
@@ -133,6 +135,7 @@ impl Placement {
             fences: Fences::default(),
             halt: parts.halt,
             opening: tokio::sync::Mutex::new(()),
+            closing: Mutex::default(),
             placing: tokio::sync::Mutex::new(()),
             replacing: tokio::sync::Mutex::new(()),
             replacing_in_control: tokio::sync::Mutex::new(()),

@@ -287,20 +287,30 @@ impl Placement {
         self.open(&replica).await.map(|_| ())
     }
 
-    /// Initialises a group that is not formed: its first member's node begins,
-    /// and the region group's leader notes the first commit.
+    /// Initialises a group that is not formed: the first of its founders that is
+    /// reached begins, and the region group's leader notes the first commit. Two
+    /// that do not reach each other may both begin: they write the same entry.
     async fn initialize(&self, group: &wire::Group) -> Result<()> {
         let Some(open) = self.groups.get(GroupId(group.group)) else {
             return Ok(());
         };
-        let first = group.replicas.first().map(|m| m.replica);
-        if first == Some(open.replica().0) && open.identity().group != REGION_GROUP {
+        let (here, others) = (self.speaker.node(), self.regions.own().connected());
+        let mut founders = group.replicas.iter();
+        let first = founders.find(|founder| {
+            let node = NodeId(founder.node);
+            node == here || others.contains(&node)
+        });
+        let begins = first.is_some_and(|first| first.replica == open.replica().0);
+        if begins && open.identity().group != REGION_GROUP {
             open.initialize(&group.replicas).await?;
         }
         let region = self.region_group()?;
         if region.leads() && open.progress().index.0 > 0 && open.leader().is_some() {
             region
-                .propose_catalog(Change::GroupFormed(group.group))
+                .propose_catalog(Change::GroupFormed(wire::GroupFormed {
+                    group: group.group,
+                    incarnation: group.incarnation,
+                }))
                 .await?;
         }
         Ok(())

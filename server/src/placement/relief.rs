@@ -55,12 +55,18 @@ impl Placement {
         }
     }
 
-    /// The voter that is furthest among those whose disks take writes.
-    fn better_off(&self, group: &Group) -> Option<ReplicaId> {
+    /// The voter that is furthest among those whose disks take writes. Where several
+    /// are, groups go to different ones, so that leaders spread.
+    pub fn better_off(&self, group: &Group) -> Option<ReplicaId> {
         let members = group.status().members.into_iter();
         let others = members.filter(|m| m.voter && m.replica != group.replica());
         let sound = others.filter(|m| group.condition_of(m.node) == Some(Condition::Sound));
-        sound.max_by_key(|m| m.matched).map(|m| m.replica)
+        let turn = |replica: ReplicaId| {
+            let mixed = (group.identity().group.0 ^ replica.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed.rotate_left(32)
+        };
+        let next = sound.max_by_key(|m| (m.matched, turn(m.replica)));
+        next.map(|m| m.replica)
     }
 }
 

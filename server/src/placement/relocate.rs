@@ -104,12 +104,15 @@ impl Placement {
                 format!("{name} did not answer at {address} in time; check that it runs there"),
             )
         })??;
+        let mut members = control.members.iter();
+        let meant = members.find(|m| m.region == region.as_str() && m.node == node.0);
         match there.replica {
             0 => Err(Error::invalid(format!(
                 "{name} runs at {address} without a store; to bring it back there, use `domicile \
                  node replace {name} --address {address}`"
             ))),
-            _ => Ok(()),
+            here if meant.is_some_and(|meant| meant.replica == here) => Ok(()),
+            _ => Err(old_store(&name, address)),
         }
     }
 
@@ -140,19 +143,13 @@ impl Placement {
             // Otherwise an earlier command is to go on.
             return Ok(here != 0 && seated);
         }
-        Err(Error::new(
-            Reason::AlreadyFormed,
-            format!(
-                "node {}/{node} still has an old store at {address}; stop it, run `domiciled \
-                 set-aside` on its data directory, start it and run this command again",
-                catalog.region
-            ),
-        ))
+        let name = format!("{}/{node}", catalog.region);
+        Err(old_store(&name, address))
     }
 
     /// Has the control group agree on where a node is.
     async fn agree_on_move(&self, region: &RegionName, node: NodeId, to: &str) -> Result<()> {
-        self.replace_in_control(region, node, to).await?;
+        self.change_in_control(region, node, to, true).await?;
         self.adopt()
     }
 
@@ -196,19 +193,21 @@ impl Placement {
 
     /// Has the control group agree on what this node was told, once it can.
     pub(super) async fn propose_moves(&self) {
-        for moved in self.disk.anchor.get().moved {
+        let moves = self.disk.anchor.get().moved.into_iter();
+        let proposing = moves.map(async |moved| {
             let Ok(region) = RegionName::new(&moved.region) else {
-                continue;
+                return;
             };
             let agreeing = self.agree_on_move(&region, NodeId(moved.node), &moved.to);
             match tokio::time::timeout(DUTY_WAIT, agreeing).await {
                 Ok(Ok(())) => {
-                    tracing::info!(%region, node = moved.node, "its address is agreed on")
+                    tracing::info!(%region, node = moved.node, "its address is agreed on");
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "an address is not agreed on yet"),
                 Err(_) => tracing::debug!("an address is not agreed on yet"),
             }
-        }
+        });
+        futures::future::join_all(proposing).await;
     }
 
     /// The nodes of the region, where the control group says that they are: their
@@ -249,4 +248,17 @@ impl Placement {
             );
         }
     }
+}
+
+/// A process of the node runs there that is not the one which the cluster knows: its
+/// store is from before a replacement.
+fn old_store(name: &str, address: &str) -> Error {
+    Error::new(
+        Reason::AlreadyFormed,
+        format!(
+            "node {name} has an old store at {address}, from before it was replaced; stop it and \
+             run `domiciled set-aside` on its data directory. To bring the node back there, start \
+             it and use `domicile node replace {name} --address {address}`"
+        ),
+    )
 }

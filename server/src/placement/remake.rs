@@ -104,9 +104,16 @@ impl Placement {
             };
             let _opening = self.opening.lock().await;
             if let Some(open) = self.groups.get(group) {
+                self.closing.lock().insert(group, open);
                 // First, so that nobody begins to ask it for anything.
                 self.groups.remove(group);
+            }
+            // One that does not end in time is waited for again: what it still
+            // writes would lie among the rows of the next.
+            let closing = self.closing.lock().get(&group).cloned();
+            if let Some(open) = closing {
                 open.close().await?;
+                self.closing.lock().remove(&group);
             }
             self.disk.remove_replica(group).await?;
             tracing::info!(

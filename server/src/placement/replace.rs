@@ -247,6 +247,17 @@ impl Placement {
         node: NodeId,
         address: &str,
     ) -> Result<()> {
+        self.change_in_control(of, node, address, false).await
+    }
+
+    /// The same; `keeps_store`: only the address may change.
+    pub(super) async fn change_in_control(
+        &self,
+        of: &RegionName,
+        node: NodeId,
+        address: &str,
+        keeps_store: bool,
+    ) -> Result<()> {
         let control = self.control_group()?;
         let number = self.control()?.map_or(0, |control| {
             let own = control.regions.iter().find(|r| r.region == of.as_str());
@@ -258,6 +269,7 @@ impl Placement {
             new_replica: 0,
             new_node: NodeId::across(number, node.0).0,
             address: address.to_owned(),
+            keeps_store,
         };
         if control.leads() {
             return self.replace_member_here(request).await;
@@ -325,6 +337,12 @@ impl Placement {
         let ask = place.clone();
         let here = self.ask_to_place(&peers, &address, ask.clone()).await?;
         let here = here.replica;
+        if request.keeps_store && here != known.replica {
+            return Err(Error::new(
+                Reason::UnknownNode,
+                format!("{region}/{node} does not run at {address} with its store"),
+            ));
+        }
         if here == 0 || !request.address.is_empty() {
             let change = wire::ControlNodeReplaced {
                 region: region.to_string(),
@@ -512,6 +530,7 @@ impl Placement {
             new_replica: new.replica,
             new_node: new.node,
             address: String::new(),
+            keeps_store: false,
         };
         let own = self.regions.own();
         self.ask_to_replace(own, (leader.node, &address), request)

@@ -18,7 +18,7 @@ use super::replace::place_control;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};
 use crate::residency::Subject;
-use crate::storage::CONTROL_GROUP;
+use crate::storage::{CONTROL_GROUP, Condition};
 
 /// How long a node may take to say that it lives: several round trips round the
 /// world. One that was stopped looks connected for longer than that.
@@ -51,7 +51,7 @@ impl Placement {
         if target.replica == group.replica() {
             return self.leads_for_certain(group).await;
         }
-        self.may_lead(group, region, node, target.replica).await?;
+        self.may_lead(group, region, node, &target).await?;
         let name = format!("{region}/{node}");
         self.has_caught_up(group, &name, target.replica).await?;
         let term = group.status().term;
@@ -112,7 +112,7 @@ impl Placement {
         group: &Group,
         region: &RegionName,
         node: NodeId,
-        replica: ReplicaId,
+        target: &MemberStatus,
     ) -> Result<()> {
         let identity = group.identity();
         let id = identity.group;
@@ -120,16 +120,20 @@ impl Placement {
         let there = there.map_err(|error| {
             cannot_lead(format!("{region}/{node} does not answer")).caused_by(error)
         })?;
-        if there.replica != replica.0 {
+        if there.replica != target.replica.0 {
             return Err(cannot_lead(format!(
                 "{region}/{node} does not have the replica of group {id} that is meant; if it \
                  lost its disk, bring it back with `domicile node replace {region}/{node}`"
             )));
         }
-        let is_written = !identity.tag.is_empty() && !identity.is_mirror;
-        if is_written && there.disk_full {
+        if group.condition_of(target.node) == Some(Condition::Stalled) {
             return Err(cannot_lead(format!(
-                "the disk of {region}/{node} is full, it would refuse every write"
+                "the disk of {region}/{node} does not answer, it could not give itself its vote"
+            )));
+        }
+        if !identity.tag.is_empty() && there.disk_full {
+            return Err(cannot_lead(format!(
+                "the disk of {region}/{node} is full, it would take nothing in"
             )));
         }
         Ok(())

@@ -196,6 +196,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             new_replica: _,
             new_node: _,
             address: _,
+            keeps_store: _,
         })
         | Crossing::Replaced(wire::ReplaceMemberResponse {}) => Cargo::Nothing.of(Of::NoTag),
     }

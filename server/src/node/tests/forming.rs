@@ -147,6 +147,37 @@ async fn a_mirror_is_filled_from_nothing_as_another_incarnation() {
     assert_eq!(world.refill("global", "ap").await.expect("made anew"), 3);
 }
 
+/// A group begins at one of its nodes, and needs no certain one for that.
+#[tokio::test(start_paused = true)]
+async fn a_mirror_is_made_anew_whichever_node_is_away() {
+    let all = ["ap/1", "ap/2", "ap/3", "eu/1", "us/1"];
+    let mut world = World::start(&all).await;
+    world.init("eu/1", &all).await.expect("formed");
+    world.until_ready().await;
+    for (away, incarnation) in [("ap/1", 2), ("ap/2", 3), ("ap/3", 4)] {
+        world.stop(away).await;
+        let others = all[..3].iter().filter(|name| **name != away);
+        let anew = world.refill("global", "ap").await.expect("made anew");
+        assert_eq!(anew, incarnation);
+        let key = format!("at-{incarnation}");
+        world.put("eu/1", "global", &key, "one").await;
+        for name in others {
+            world
+                .until("it is made anew", |world| world.mirrors(name, &key))
+                .await;
+        }
+        // Its disk is lost, too.
+        world.wipe(away);
+        world.restart(away).await;
+        let number = away.rsplit('/').next().expect("a number");
+        let number = number.parse().expect("a number");
+        world.replaced("ap", number).await;
+        world
+            .until("it is back", |world| world.mirrors(away, &key))
+            .await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rebuild_that_is_interrupted_goes_on() {
     let all = ["ap/1", "ap/2", "eu/1", "us/1"];

@@ -166,3 +166,36 @@ async fn a_cluster_that_was_moved_whole_is_told_where_it_is() {
     }
     world.put("eu/1", "eu-only", "a", "two").await;
 }
+
+/// The machine that was lost comes back, and its process with it. It is not the node
+/// any more, and nobody is sent there.
+#[tokio::test(start_paused = true)]
+async fn a_store_from_before_a_replacement_is_not_the_node() {
+    let mut world = formed().await;
+    world.stop("eu/2").await;
+    let old = world.copy_disk("eu/2");
+    world.wipe("eu/2");
+    world.restart("eu/2").await;
+    world.replaced("eu", 2).await;
+    world
+        .until("it is back", |world| reaches(world, "eu/1", "eu/2"))
+        .await;
+    world.stop("eu/2").await;
+    let new = world.copy_disk("eu/2");
+    world.put_disk("eu/2", old);
+    let there = world.move_to("eu/2", 7500);
+    world.restart("eu/2").await;
+    for at in ["eu/1", "us/1"] {
+        let refused = tell(&world, at, "eu/2", &there).await.expect_err("old");
+        assert_eq!(refused.reason, Reason::AlreadyFormed, "{refused}");
+        assert!(world.nodes[at].disk.anchor.get().moved.is_empty());
+        assert_eq!(known(&world, at, "eu/2").as_deref(), Some("eu-2:7400"));
+    }
+    world.stop("eu/2").await;
+    world.put_disk("eu/2", new);
+    world.move_to("eu/2", 7400);
+    world.restart("eu/2").await;
+    world
+        .until("it is the node", |world| reaches(world, "eu/1", "eu/2"))
+        .await;
+}

@@ -189,11 +189,13 @@ async fn a_dead_peer_costs_a_few_lines_a_minute() {
     };
     let written = Written::default();
     let writer = written.clone();
-    let (subscriber, _logging) = log_to(&log, false, move || writer.clone(), clock);
+    let (subscriber, logging) = log_to(&log, false, move || writer.clone(), clock);
     let _guard = tracing::subscriber::set_default(subscriber);
     world.cut("eu/3", true);
     for minute in 0..2 {
         tokio::time::sleep(Duration::from_secs(60)).await;
+        // Another thread writes the lines, by a clock of its own.
+        logging.flush(Duration::from_secs(30));
         let text = String::from_utf8(std::mem::take(&mut *written.0.lock())).expect("text");
         let lines: Vec<&str> = text.lines().collect();
         // It also ends connections, and is told of, in the first.
