@@ -130,10 +130,17 @@ impl AdminApi {
         if request.metadata().contains_key(PASSED_ON) {
             return Err(elsewhere("the request was passed on to it"));
         }
-        let node = peers.connected().first().copied();
-        let node = node.ok_or_else(|| elsewhere("none of that one answers it"))?;
-        let client = self.client(&name, node).await?;
-        Ok(Some((client, TO_REGION)))
+        let control = self.groups.get(CONTROL_GROUP);
+        let control = control.ok_or_else(|| elsewhere("it belongs to no cluster yet"))?;
+        for node in peers.answering() {
+            // What was sent to one that is stopped may be done when it goes on.
+            let answers = self.placement.answers(&control, &name, node);
+            if self.env.scoped(answers).await.is_ok() {
+                let client = self.client(&name, node).await?;
+                return Ok(Some((client, TO_REGION)));
+            }
+        }
+        Err(elsewhere("none of that one answers it"))
     }
 
     async fn client(

@@ -54,10 +54,12 @@ impl KvApi {
         }
     }
 
-    /// Where a unary call goes that was admitted in front of this service.
-    fn admitted<T>(request: &Request<T>) -> Result<(Route, Duration)> {
+    /// Where a unary call goes that was admitted in front of this service. Its body
+    /// may have taken long to come.
+    fn admitted<T>(&self, request: &Request<T>) -> Result<(Route, Duration)> {
         let route = request.extensions().get::<Route>().cloned();
         let route = route.ok_or_else(|| Error::internal("a call was not admitted"))?;
+        self.store.admits_still(&route)?;
         Ok((route, deadline(request)))
     }
 
@@ -193,7 +195,7 @@ impl KvService for KvApi {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
         let put = async {
-            let (route, deadline) = Self::admitted(&request)?;
+            let (route, deadline) = self.admitted(&request)?;
             let put = WriteRequest::Put(request.into_inner());
             match self.write(route, deadline, put).await? {
                 Written::Put(response) => Ok(response),
@@ -208,7 +210,7 @@ impl KvService for KvApi {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
         let get = async {
-            let (route, deadline) = Self::admitted(&request)?;
+            let (route, deadline) = self.admitted(&request)?;
             let request = request.into_inner();
             let options = ReadOptions::from_wire(request.options.as_ref())?;
             let keys = [request.key];
@@ -227,7 +229,7 @@ impl KvService for KvApi {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let delete = async {
-            let (route, deadline) = Self::admitted(&request)?;
+            let (route, deadline) = self.admitted(&request)?;
             let delete = WriteRequest::Delete(request.into_inner());
             match self.write(route, deadline, delete).await? {
                 Written::Delete(response) => Ok(response),
@@ -242,7 +244,7 @@ impl KvService for KvApi {
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<v1::ScanResponse>, Status> {
         let scan = async {
-            let (route, deadline) = Self::admitted(&request)?;
+            let (route, deadline) = self.admitted(&request)?;
             within(deadline, self.store.scan(&route, request.into_inner())).await
         };
         self.observe("Scan", Operation::Scan, scan).await
@@ -253,7 +255,7 @@ impl KvService for KvApi {
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let register = async {
-            let (route, deadline) = Self::admitted(&request)?;
+            let (route, deadline) = self.admitted(&request)?;
             let register = WriteRequest::Register(request.into_inner());
             match self.write(route, deadline, register).await? {
                 Written::Registered(response) => Ok(response),
@@ -269,7 +271,7 @@ impl KvService for KvApi {
         request: Request<v1::LocateRequest>,
     ) -> Result<Response<v1::LocateResponse>, Status> {
         let locate = async {
-            let (route, _) = Self::admitted(&request)?;
+            let (route, _) = self.admitted(&request)?;
             Ok(self.store.located(&route))
         };
         let located = self.observe("Locate", Operation::Locate, locate).await;

@@ -111,12 +111,18 @@ impl Directory {
         if !unchecked && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, region, caller) {
             return Err(refusal(&atlas, &place.tag, caller, denial));
         }
-        if caller != region {
-            // A tightening that was not heard of may have forbidden it.
-            let held = self.gate.hold_lease();
-            held.map_err(|lapsed| lapsed.fact("home", &place.home.region))?;
-        }
+        self.holds_lease_for(caller, &place.home.region)?;
         Ok(self.route_by(&atlas, place, caller))
+    }
+
+    /// Whether callers of a region may be served by what is known of the policy.
+    pub fn holds_lease_for(&self, caller: &RegionName, home: &RegionName) -> Result<()> {
+        if caller == self.gate.region() {
+            return Ok(());
+        }
+        // A tightening that was not heard of may have forbidden it.
+        let held = self.gate.hold_lease();
+        held.map_err(|lapsed| lapsed.fact("home", home))
     }
 
     /// Where a request goes that a node of region `from` passed on to the home for

@@ -26,10 +26,15 @@ use crate::storage::{GroupId, Index};
 /// How long the leader may take to answer: longer than it waits itself.
 const FORWARD_WAIT: Duration = Duration::from_secs(12);
 
+/// After what time without an answer others are asked before a node of another
+/// region: more than a write takes across the world, less than the patience of
+/// most callers.
+pub(super) const SLOW_AFTER: Duration = Duration::from_secs(1);
+
 /// To whom writes are passed on.
 pub(super) struct Target<'a> {
     /// The nodes of its region.
-    pub(super) peers: &'a Peers,
+    pub(super) peers: &'a Arc<Peers>,
     /// The node.
     pub(super) node: NodeId,
     /// The leader's replica; 0, to another region: whichever leads.
@@ -66,6 +71,8 @@ fn runs(writes: Vec<Write>) -> Vec<Vec<Write>> {
 fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>) {
     let mut replies = Vec::with_capacity(writes.len());
     let bytes = writes.iter().map(Write::bytes).sum();
+    // For mirrors an answer may wait long.
+    let waits = writes.iter().any(|write| write.acknowledgement.is_some());
     let budget = target.peers.forwarding().clone();
     if !budget.take(bytes) {
         for write in writes {
@@ -119,11 +126,23 @@ fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>)
             return;
         }
     };
-    let (gate, region) = (gate.clone(), target.peers.region().clone());
+    let (gate, peers, node) = (gate.clone(), target.peers.clone(), target.node);
     env.spawn_brief(async move {
-        // What still waits when that ends is not sent any more.
-        match tokio::time::timeout(FORWARD_WAIT, answer).await {
-            Ok(Ok(answer)) => match gate.ingress(&region, &subject, answer) {
+        let region = peers.region();
+        let mut answer = std::pin::pin!(answer);
+        let soon = tokio::time::timeout(SLOW_AFTER, &mut answer).await;
+        let answer = match soon {
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                if !waits {
+                    peers.doubt(node);
+                }
+                // What still waits when that ends is not sent any more.
+                tokio::time::timeout(FORWARD_WAIT - SLOW_AFTER, answer).await
+            }
+        };
+        match answer {
+            Ok(Ok(answer)) => match gate.ingress(region, &subject, answer) {
                 Ok(answer) => answered(replies, answer.response),
                 // It may tell of what was done. Dropped, they answer "unknown".
                 Err(_) => drop(replies),

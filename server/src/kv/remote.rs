@@ -13,7 +13,7 @@ use wire::read::What;
 use wire::read_result::Result as Wire;
 
 use super::directory::Route;
-use super::forward::{error_of, failure, lasting};
+use super::forward::{SLOW_AFTER, error_of, failure, lasting};
 use super::options::ReadOptions;
 use super::store::{Store, elsewhere};
 use super::tokens;
@@ -101,8 +101,19 @@ impl Store {
                 })),
             };
             let cleared = self.gate.egress(&route.home, &subject, request)?;
-            let answer = tokio::time::timeout(REMOTE_WAIT, peers.send(node, cleared)).await;
-            let Ok(Ok(answer)) = answer else { continue };
+            // Another node may be faster; at the last it is waited for longer.
+            let wait = match attempt + 1 < ATTEMPTS_MAX && peers.answering().len() > 1 {
+                true => SLOW_AFTER,
+                false => REMOTE_WAIT,
+            };
+            let answer = match tokio::time::timeout(wait, peers.send(node, cleared)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => continue,
+                Err(_) => {
+                    peers.doubt(node);
+                    continue;
+                }
+            };
             let answer = self.gate.ingress(&route.home, &subject, answer)?;
             match answer.response {
                 Some(Response::Read(wire::ReadResult {

@@ -117,6 +117,12 @@ impl Store {
         self.directory.route(tag, caller)
     }
 
+    /// Whether a request that was admitted may be served now, as far as that is not
+    /// a matter of the policy that admitted it.
+    pub fn admits_still(&self, route: &Route) -> Result<()> {
+        self.directory.holds_lease_for(&route.caller, &route.home)
+    }
+
     /// What a caller is told of a tag that it may ask this node for.
     pub fn located(&self, route: &Route) -> v1::LocateResponse {
         v1::LocateResponse {
@@ -240,7 +246,7 @@ impl Store {
         attempt: usize,
     ) -> Option<(Arc<Peers>, NodeId)> {
         let peers = self.regions.of(region)?;
-        let up = peers.connected();
+        let up = peers.answering();
         // The same node while it answers, so that operations gather into larger
         // frames; another one for each node here, so that they share the work.
         let start = match attempt {
@@ -403,6 +409,7 @@ impl Store {
                 // The home has the history that a mirror lacks.
                 Err(lacking)
                     if lacking.reason == Reason::Compacted
+                        && !matches!(route.here, Here::Home(_))
                         && options.on_unmet == OnUnmet::Forward =>
                 {
                     self.scan_at_home(route, request).await
@@ -455,6 +462,19 @@ impl Store {
             )
             .retry_after(WAIT_STEP)
         };
+        if let Here::Home(group) = &route.here {
+            // It has all that was committed: what gave the page is lost. Passed on,
+            // it would come back here.
+            let confirmed = group.read_barrier().await?;
+            if confirmed.changed_version < wanted {
+                return Err(Error::new(
+                    Reason::SessionLost,
+                    "the version of the first page of the scan was lost with a former home; \
+                     begin again",
+                ));
+            }
+            return self.reach(route, options).await;
+        }
         match (options.on_unmet, route.group()) {
             (OnUnmet::Fail, _) | (_, None) => Err(behind()),
             (OnUnmet::Forward, Some(_)) => Ok(Served::AtHome),

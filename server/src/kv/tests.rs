@@ -711,6 +711,47 @@ async fn a_scan_waits_for_the_version_of_its_first_page() {
     assert_eq!(page.records.len(), 2);
 }
 
+/// A home has all there is: what it has not is lost. Passed on to the home, the
+/// scan would go round among its nodes.
+#[tokio::test(start_paused = true)]
+async fn a_scan_of_a_version_that_its_home_lost_ends() {
+    let home = Fixture::in_region("eu").await;
+    let at = home.group.progress().changed_version;
+    let forward = v1::ReadOptions {
+        on_unmet: v1::OnUnmet::Forward.into(),
+        ..options(v1::Level::Local)
+    };
+    let route = home.route();
+    let scan = home.store.scan(&route, go_on(&home, at + 1, forward));
+    let lost = home.node.env.scoped(scan).await.map(drop);
+    assert_eq!(lost.expect_err("it is lost").reason, Reason::SessionLost);
+}
+
+/// The records of the next incarnation have the same keys, and come one by one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_read_of_a_replica_that_was_removed_does_not_count() {
+    let mirror = Arc::new(Fixture::in_region("us").await);
+    let (reading, go_on) = mirror.wait_at(At::Read);
+    let read = tokio::spawn({
+        let mirror = mirror.clone();
+        async move { mirror.get(v1::Level::Local).await.map(drop) }
+    });
+    reached(reading).await;
+    mirror.group.close().await.expect("closed");
+    mirror.node.groups.remove(mirror.group.identity().group);
+    let mut gone = WriteBatch::new();
+    gone.delete(keys::record("global", b"a"));
+    mirror
+        .node
+        .disk
+        .state
+        .write(gone, Durability::Buffered)
+        .expect("written");
+    go_on.send(()).expect("it waits");
+    let refused = read.await.expect("no panic").expect_err("it is removed");
+    assert_eq!(refused.reason, Reason::Backfilling);
+}
+
 /// A mirror has no history of before it was filled: a scan that began earlier,
 /// elsewhere, would miss what was written since.
 #[tokio::test(start_paused = true)]

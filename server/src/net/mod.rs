@@ -4,7 +4,7 @@
 //! on each, which carry the traffic of all groups: heartbeats, votes and small
 //! questions on one of them, and what may be large on the other ([`queue`]).
 //! Requests are gathered into frames as they come, answers are matched by number
-//! ([`connection`]); what is heard tells whether a node is reached ([`contact`]). Snapshots go on a stream of their own over the second. [`Regions`] holds the
+//! ([`connection`]); what is heard tells whether a node is reached ([`contact`]), or slow ([`slow`]). Snapshots go on a stream of their own over the second. [`Regions`] holds the
 //! `Peers` of every region. Nothing is sent that a gate has not cleared. How a
 //! socket is opened is a [`Dial`], so that simulation has its own network. Who
 //! called is a [`Peer`], which is made in one place.
@@ -21,6 +21,7 @@ mod peers;
 mod queue;
 mod regions;
 mod seen;
+mod slow;
 
 pub use contact::{Reach, STATE_STEP};
 pub use dial::{BoxedIo, Caller, Dial, Io, TcpDial, channel};

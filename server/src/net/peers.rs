@@ -21,6 +21,7 @@ use crate::net::contact::Reach;
 use crate::net::dial::Dial;
 use crate::net::queue::{Lane, Queue};
 use crate::net::seen::{Memory, Seen};
+use crate::net::slow::Slow;
 use crate::raft::{Budget, NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::seeded;
@@ -185,6 +186,7 @@ pub struct Peers {
     moved: RwLock<BTreeMap<NodeId, (String, String)>>,
     forwarding: Arc<Budget>,
     callers: Mutex<BTreeMap<NodeId, Calls>>,
+    slow: Mutex<Slow>,
 }
 
 /// The open connections that a node has made to this one.
@@ -263,6 +265,7 @@ impl Peers {
             moved: RwLock::default(),
             forwarding: Arc::new(Budget::new(FORWARDING_BYTES_MAX)),
             callers: Mutex::default(),
+            slow: Mutex::default(),
         }
     }
 
@@ -374,11 +377,13 @@ impl Peers {
     }
 
     /// Where a node that calls says that it is, if that is another address than
-    /// the one that is known.
+    /// the one that is known and nobody answers at that one. One that does is the
+    /// node; whoever else calls in its name has an old store of it.
     pub fn calls_from(&self, node: NodeId) -> Option<String> {
         let says = self.callers.lock().get(&node)?.address.clone();
         let known = self.address(node)?;
-        (!says.is_empty() && says != known).then_some(says)
+        let moved = !says.is_empty() && says != known && !self.is_connected(node);
+        moved.then_some(says)
     }
 
     /// The nodes that answer now.
@@ -386,6 +391,17 @@ impl Peers {
         let links = self.links.read();
         let up = links.iter().filter(|(_, h)| h.is_connected());
         up.map(|(node, _)| *node).collect()
+    }
+
+    /// Notes that a node was slow to answer: for a time others are asked before it.
+    pub fn doubt(&self, node: NodeId) {
+        self.slow.lock().doubt(node, self.env.now());
+    }
+
+    /// The nodes that answer now, without those that were slow lately, unless all
+    /// were.
+    pub fn answering(&self) -> Vec<NodeId> {
+        self.slow.lock().leave_out(self.connected(), self.env.now())
     }
 
     /// How much of what clients write may be on its way to these nodes.

@@ -153,6 +153,18 @@ pub(super) fn changes(
     Ok(Some(found))
 }
 
+/// The version of the last change of a home's group up to and with a position; 0:
+/// there is none.
+pub(super) fn version_at(engine: &dyn Engine, group: GroupId, at: Position) -> Result<u64> {
+    let mut range = keys::changes(group);
+    range.end = Some(behind(&keys::change(group, at.epoch, at.index)));
+    let Some(row) = engine.last(&range)? else {
+        return Ok(0);
+    };
+    let changes: wire::StoredChanges = row.open()?;
+    Ok(changes.writes.last().map_or(0, |write| write.version))
+}
+
 /// Takes what one entry wrote; `found.last` is the entry. Answers the bytes.
 fn take_changes(
     engine: &dyn Engine,

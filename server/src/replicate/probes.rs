@@ -6,13 +6,14 @@
 //! position, what it serves is not older than m0. So the lag may be
 //! overstated, never understated; before the first answer it is unknown.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::limits::TAGS_PER_REGION_MAX;
 use parking_lot::Mutex;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
@@ -240,7 +241,9 @@ impl Probes {
     /// Answers a probe: the confirmed positions of tags that are homed here.
     pub async fn answer(&self, probe: wire::Probe) -> wire::ProbeResult {
         let atlas = self.gate.atlas();
-        let confirm = probe.tags.into_iter().map(|tag| {
+        // A node that asks has no more mirrors than a region may have tags.
+        let tags: BTreeSet<String> = probe.tags.into_iter().take(TAGS_PER_REGION_MAX).collect();
+        let confirm = tags.into_iter().map(|tag| {
             let place = atlas.as_ref().and_then(|atlas| atlas.place(&tag));
             let is_home = place.is_some_and(|p| p.home.region == *self.gate.region());
             let group = place

@@ -312,6 +312,7 @@ async fn ask(group: &Group) -> Result<wire::ShipResult> {
         incarnation: group.identity().incarnation,
         history_floor: mirror.history_floor,
         tag_key: progress.tag_key,
+        changed_version: progress.changed_version,
     }))
 }
 

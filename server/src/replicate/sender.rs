@@ -29,17 +29,24 @@ use crate::raft::apply::ledger::{self, Ends};
 use crate::raft::{Group, NodeId, Position, Transport};
 use crate::residency::{Cleared, Gate, Subject};
 use crate::seeded::{self, Bug};
-use crate::storage::{Disk, View};
+use crate::storage::{Disk, View, in_place};
 
 /// The batches that may be on their way at once: with full ones some 100 MiB/s
 /// at 80 ms.
 const BATCHES_IN_FLIGHT_MAX: usize = 8;
+
+/// From this many log entries behind on, changes may have to come from the disk.
+const FAR_ENTRIES: u64 = 1024;
 
 /// How long one answer may take.
 const SHIP_WAIT: Duration = Duration::from_secs(10);
 
 /// How long to wait before the next session.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
+
+/// How long to wait before the next session with a mirror that is elsewhere than
+/// thought.
+const MOVED_WAIT: Duration = Duration::from_millis(20);
 
 /// Ships the changes of one tag to one mirror region.
 pub(super) struct Sender {
@@ -106,7 +113,11 @@ impl Sender {
                         continue;
                     }
                 }
-                Ended::Moved => continue,
+                // Not without a pause, should the next one end so as well.
+                Ended::Moved => {
+                    tokio::time::sleep(self.env.jitter(MOVED_WAIT)).await;
+                    continue;
+                }
                 Ended::Lost => self.note(|lane| lane.state = LaneState::Connecting),
                 Ended::Refused(why) => self.note(|lane| lane.state = LaneState::Stopped(why)),
             }
@@ -146,7 +157,7 @@ impl Sender {
         };
         let cursor = Position::from_wire(state.cursor);
         if state.open
-            && let Err(ended) = self.is_reached(cursor).await
+            && let Err(ended) = self.is_reached(cursor, state.changed_version).await
         {
             return ended;
         }
@@ -172,16 +183,20 @@ impl Sender {
     /// Refuses to go on with a mirror that has what a quorum of the home has not: the
     /// home was put back to an older copy. What it writes from now on has positions
     /// that the mirror has already, so it would count as copied and never arrive.
-    async fn is_reached(&self, cursor: Position) -> Result<(), Ended> {
+    /// Once the home has written as much again, its positions alone do not tell: the
+    /// version of the change there does.
+    async fn is_reached(&self, cursor: Position, version: u64) -> Result<(), Ended> {
         let confirmed = self.group.read_barrier().await;
         let confirmed = confirmed.map_err(|_| Ended::Lost)?.changed;
-        if cursor <= confirmed {
+        let engine = self.disk.state.as_ref();
+        let here = || feed::version_at(engine, self.group.identity().group, cursor);
+        if cursor <= confirmed && self.disk.heard(here())? == version {
             return Ok(());
         }
         Err(Ended::Refused(format!(
-            "the mirror has the change {cursor:?}, and the home ends at {confirmed:?}: the home \
-             was put back to an older copy; nothing is shipped to {} and nothing counts as copied \
-             there",
+            "the mirror has the change {cursor:?}, and the home, which ends at {confirmed:?}, has \
+             not: the home was put back to an older copy; nothing is shipped to {} and nothing \
+             counts as copied there",
             self.region
         )))
     }
@@ -280,13 +295,18 @@ impl Sender {
         // A leader that was deposed may get a snapshot while its sender still
         // runs. A change that is missing in between must not be passed over.
         let generation = self.group.generation();
-        let page = feed::changes(
-            self.disk.state.as_ref(),
-            self.group.identity().group,
-            self.tag.as_str(),
-            sent,
-            until,
-        );
+        let read = || {
+            feed::changes(
+                self.disk.state.as_ref(),
+                self.group.identity().group,
+                self.tag.as_str(),
+                sent,
+                until,
+            )
+        };
+        // What was written lately is in memory.
+        let far = until.index.0 > sent.index.0.saturating_add(FAR_ENTRIES);
+        let page = if far { in_place(read) } else { read() };
         if generation.is_none() || self.group.generation() != generation {
             return Err(Ended::Lost);
         }
@@ -607,12 +627,12 @@ mod tests {
             ..copy.clone()
         };
         mirror.ship(&copies, Command::Copy(copy)).await;
-        let received = keys::received_by(GroupId(GLOBAL));
+        let received = keys::received_by(GroupId(GLOBAL), "us", 1);
         let received = rows_of(mirror.disk.state.as_ref(), &received);
         assert_eq!(sent(), received);
         // A batch that comes again changes nothing, and was there.
         mirror.ship(&copies, Command::Copy(copy_again)).await;
-        let again = keys::received_by(GroupId(GLOBAL));
+        let again = keys::received_by(GroupId(GLOBAL), "us", 1);
         let again = rows_of(mirror.disk.state.as_ref(), &again);
         assert_eq!((again.len(), again[0].sent_ms), (received.len(), 1));
     }
@@ -631,12 +651,34 @@ mod tests {
             index: changed.index.next(),
             ..changed
         };
-        let reached = async |cursor| home.env.scoped(sender.is_reached(cursor)).await;
-        assert!(reached(changed).await.is_ok());
-        match reached(ahead).await {
+        let version = group.progress().changed_version;
+        // What the home wrote next, before it was put back.
+        let lost = version + 100;
+        let reached = async |cursor, version| {
+            let reached = sender.is_reached(cursor, version);
+            home.env.scoped(reached).await
+        };
+        let is_refused = |reached: Result<(), Ended>| match reached {
             Err(Ended::Refused(why)) => assert!(why.contains("older copy"), "{why}"),
             _ => panic!("the mirror counts"),
+        };
+        assert!(reached(changed, version).await.is_ok());
+        is_refused(reached(ahead, lost).await);
+        // The home writes on, past the mirror, and what it writes is other than what
+        // the mirror has.
+        for value in ["two", "three"] {
+            put(&group, "a", value).await;
         }
+        assert!(group.progress().changed > ahead);
+        assert!(reached(changed, version).await.is_ok());
+        is_refused(reached(ahead, lost).await);
+        // An entry that changed nothing is behind the change before it.
+        let nothing = Position {
+            sub: 0,
+            index: crate::storage::Index(0),
+            ..changed
+        };
+        assert!(reached(nothing, 0).await.is_ok());
     }
 
     /// The rows of a range.
