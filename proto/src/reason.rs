@@ -65,7 +65,7 @@ reasons! {
     Compacted = "COMPACTED", "The position asked for is older than the history kept.", "Start again from the floor.";
     VersionsEnded = "VERSIONS_ENDED", "No version is left above the last one of the tag.", "Copy the records into another tag: a clock was set thousands of years ahead when the last version was given.";
     InvalidArgument = "INVALID_ARGUMENT", "The request is malformed.", "Correct the request.";
-    Unsupported = "UNSUPPORTED", "The server does not do this.", "Leave the option away.";
+    Unsupported = "UNSUPPORTED", "The server does not do this, or not so much of it.", "Leave out what the message names, or keep within the limit that it names.";
     Deadline = "DEADLINE", "The deadline passed; nothing was applied.", "Try again, with a longer deadline.";
     NotFormed = "NOT_FORMED", "The node belongs to no cluster yet.", "Run `domicile cluster init`.";
     Forming = "FORMING", "Another command is forming a cluster of the node now; nothing of this one was kept.", "Wait for what comes of the other command, then run this one again: it is answered, refused, or goes on.";

@@ -114,13 +114,18 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason, self.message)?;
+        let mut said = format!("{}: {}", self.reason, self.message);
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            // Many errors tell their own causes: nothing is to be said twice.
+            let text = error.to_string();
+            if !said.contains(&text) {
+                said.push_str(": ");
+                said.push_str(&text);
+            }
             cause = error.source();
         }
-        Ok(())
+        f.write_str(&said)
     }
 }
 
@@ -133,5 +138,20 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|e| e.as_ref() as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let disk = std::io::Error::other("no space");
+        let inner = Error::storage("a file was not written", disk);
+        let outer = Error::internal("a stage was lost").caused_by(inner);
+        let said = outer.to_string();
+        assert_eq!(said.matches("no space").count(), 1, "{said}");
+        assert_eq!(said.matches("a file was not written").count(), 1, "{said}");
     }
 }

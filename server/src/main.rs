@@ -187,7 +187,9 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
     let deadline = Duration::from_millis(config.shutdown_deadline_ms);
     let stop = Stop::listen(move || {
         forget_watchdog(deadline + SHUTDOWN_GRACE, || {
-            last_words("domiciled: stopped at the deadline; the disk did not answer in time");
+            last_words(
+                "domiciled: stopped at the deadline; it was still starting, or the disk did not answer",
+            );
             end_now();
         });
     })?;
