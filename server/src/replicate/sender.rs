@@ -41,6 +41,10 @@ const FAR_ENTRIES: u64 = 1024;
 /// How long one answer may take.
 const SHIP_WAIT: Duration = Duration::from_secs(10);
 
+/// How often in a row another node is asked at once, because the one before named
+/// it.
+const REDIRECTS_MAX: u32 = 2;
+
 /// How long to wait before the next session.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
@@ -98,6 +102,7 @@ impl Sender {
     /// Runs until it is dropped.
     pub(super) async fn run(self) {
         let mut leader = None;
+        let mut redirects = 0;
         loop {
             let node = self.target(leader);
             leader = None;
@@ -106,10 +111,16 @@ impl Sender {
                 tokio::time::sleep(RETRY_WAIT).await;
                 continue;
             };
-            match self.session(node).await {
+            let ended = self.session(node).await;
+            redirects = match &ended {
+                Ended::Leader(Some(_)) => redirects + 1,
+                _ => 0,
+            };
+            match ended {
                 Ended::Leader(known) => {
                     leader = known;
-                    if known.is_some() {
+                    // Two nodes may name each other while a replica is replaced.
+                    if known.is_some() && redirects <= REDIRECTS_MAX {
                         continue;
                     }
                 }
