@@ -19,7 +19,7 @@ use crate::raft::apply::Identity;
 use crate::raft::transport::Parts;
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
-use crate::storage::{Disk, GroupId, KeyRange, Limit, View, WriteBatch, keys, record};
+use crate::storage::{Disk, GroupId, KeyRange, Limit, View, WriteBatch, in_place, keys, record};
 
 /// The rows read at once from a view.
 const CHUNK_ROWS_MAX: usize = 4096;
@@ -65,7 +65,7 @@ impl Drop for Staged {
         // A failure here costs disk space until the next start, which discards
         // leftovers.
         if let Some(name) = self.name.take()
-            && let Err(error) = self.disk.state.discard(&name)
+            && let Err(error) = in_place(|| self.disk.state.discard(&name))
         {
             tracing::warn!(%error, "staged snapshot not discarded");
         }

@@ -23,7 +23,7 @@ use crate::raft::types::{
     LeaderId, Position, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types,
 };
 use crate::seal::TagKeys;
-use crate::storage::{Disk, Durability, GroupId, Index, View};
+use crate::storage::{Disk, Durability, GroupId, Index, View, in_place};
 
 /// The bytes of rows that are collected into one write batch.
 const APPLY_BYTES_MAX: usize = 1024 * 1024;
@@ -306,11 +306,12 @@ impl RaftStateMachine<Types> for StateMachine {
             .blocking(move |disk| snapshot::install(disk, &identity, snapshot))
             .await
             .map_err(io::Error::other)?;
-        self.state = GroupState::load(self.disk.state.as_ref(), self.identity.group)
-            .map_err(io::Error::other)?;
         let (state, group) = (self.disk.state.as_ref(), self.identity.group);
+        self.state = GroupState::load(state, group).map_err(io::Error::other)?;
+        // There may be hundreds of thousands.
+        let requests = self.state.requests;
         self.outcomes =
-            Outcomes::load(state, group, self.state.requests).map_err(io::Error::other)?;
+            in_place(|| Outcomes::load(state, group, requests)).map_err(io::Error::other)?;
         self.lately = Lately::default();
         self.learn_tag_keys().map_err(io::Error::other)?;
         if self.state.applied != meta.last_log_id {

@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::anchor::AnchorFile;
+use super::blocking::in_place;
 use super::engine::{Engine, Limit, Wal};
 use super::ids::{GroupId, Index};
 use super::log_tail::Tail;
@@ -311,13 +312,12 @@ impl LogWriter {
         let mut range = keys::log_entries(group, from);
         range.end = Some(keys::log_entry(group, on_disk_to));
         let rows_max = usize::try_from(on_disk_to.0 - from.0).unwrap_or(usize::MAX);
-        let rows = self.shared.engine.scan(
-            &range,
-            Limit {
-                rows_max,
-                bytes_max,
-            },
-        )?;
+        let limit = Limit {
+            rows_max,
+            bytes_max,
+        };
+        // For a follower that is far behind: what is not kept is on the disk.
+        let rows = in_place(|| self.shared.engine.scan(&range, limit))?;
         let mut found = Vec::with_capacity(rows.len() + kept.len());
         let mut bytes = 0;
         for row in rows {
