@@ -1,5 +1,7 @@
 //! What comes to a replica that it does not know whole, or cannot answer.
 
+use std::time::Duration;
+
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use futures::FutureExt as _;
@@ -9,6 +11,7 @@ use wire::peer_request::Request;
 use crate::raft::testing::{Alone, identity};
 use crate::raft::{Answers, Inbound};
 use crate::residency::Untrusted;
+use crate::storage::Room;
 
 /// An append of one entry that a newer build made.
 fn append(vote: wire::Vote) -> wire::PeerRequest {
@@ -92,4 +95,55 @@ async fn the_heartbeats_that_wait_for_a_replica_are_bounded() {
     }
     let refused = answered.some(1000).now_or_never().expect("some at once");
     assert!((90..100).contains(&refused.len()), "{}", refused.len());
+}
+
+/// Its sender waits for the answers in their order.
+#[tokio::test]
+async fn what_was_taken_before_a_refused_append_is_answered() {
+    let alone = Alone::new("eu");
+    alone.adopt_demo();
+    let group = alone.lead(identity(18, "global", "eu")).await;
+    let eu = RegionName::new("eu").unwrap();
+    let (answers, mut answered) = Answers::new(alone.gate.clone(), eu.clone());
+    let (env, groups) = (alone.env.clone(), alone.groups.clone());
+    let mut inbound = Inbound::new(env, groups, alone.gate.clone(), eu, answers);
+    let vote = wire::Vote {
+        term: group.term() + 1,
+        replica: 2,
+        committed: true,
+    };
+    let entry = wire::LogEntry {
+        log_id: Some(wire::LogId {
+            term: vote.term,
+            leader: 2,
+            index: 99,
+        }),
+        payload: None,
+    };
+    for (sequence, entries) in [(1, Vec::new()), (2, vec![entry.encode_to_vec().into()])] {
+        inbound.handle(Untrusted::received(wire::PeerRequest {
+            sequence,
+            group: 18,
+            to_replica: 1,
+            request: Some(Request::Append(wire::Append {
+                vote: Some(vote),
+                entries,
+                pipeline: 7,
+                ..wire::Append::default()
+            })),
+        }));
+        // From here on nothing new fits.
+        alone.memory.set_room(Room::Out);
+    }
+    let mut sequences = Vec::new();
+    while sequences.len() < 2 {
+        let some = tokio::time::timeout(Duration::from_secs(10), answered.some(9)).await;
+        let some = some.expect("both are answered");
+        sequences.extend(
+            some.into_iter()
+                .map(|answer| answered.frame(answer).sequence),
+        );
+    }
+    sequences.sort_unstable();
+    assert_eq!(sequences, [1, 2]);
 }
