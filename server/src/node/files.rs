@@ -113,8 +113,10 @@ impl Files {
         let warning = (clients < asked).then(|| {
             format!(
                 "`limits.connections_max` is {asked}, but the limit of open files (RLIMIT_NOFILE) \
-                 is {limit}, which leaves {clients} for connections of clients: no more are taken. \
-                 {RAISE}, or lower `limits.connections_max`"
+                 is {limit}, which leaves {clients} for connections of clients and {peers} for those \
+                 of other nodes, which open two each: no more are taken. {RAISE}, or lower \
+                 `limits.connections_max`",
+                peers = shares.peers
             )
         });
         limits.connections_max = clients as usize;
