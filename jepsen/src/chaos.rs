@@ -15,6 +15,7 @@ pub mod judge;
 pub mod load;
 mod mixed;
 pub mod power;
+mod rolled;
 pub mod scenario;
 mod slow;
 mod stage;

@@ -91,6 +91,11 @@ fn a_wiped_node_is_replaced() {
 }
 
 #[test]
+fn a_store_that_is_put_back_to_an_older_copy_is_found_out() {
+    must_pass(Scenario::RolledBack, 2);
+}
+
+#[test]
 fn a_node_behind_the_log_gets_a_snapshot_however_often_it_dies() {
     must_pass(Scenario::Behind, 3);
 }

@@ -13,7 +13,7 @@ use super::load::{TAG, connect, read_locally};
 use super::mixed::{self, Theme};
 use super::power::Disk;
 use super::stage::{Run, Stage};
-use super::{crowds, damage, disks, input, slow};
+use super::{crowds, damage, disks, input, rolled, slow};
 use crate::cluster::{Broken, Cluster, Lacking, NODES, Node};
 use crate::history::{History, Note, Run as Header};
 use crate::workload::Shape;
@@ -54,6 +54,8 @@ pub enum Scenario {
     WipedFollower,
     /// A follower falls behind the purged log and is killed while it installs a snapshot.
     Behind,
+    /// The store of a follower, and of the leader, is put back to an older copy, under load.
+    RolledBack,
     /// The leader is stopped for a while and goes on, under load.
     Pause,
     /// A follower is stopped, or stopped in turns, while large values are written.
@@ -102,7 +104,7 @@ impl Scenario {
             | Scenario::MixedRegions
             | Scenario::Isolation
             | Scenario::Lag => 1,
-            Scenario::SlowFollower => 2,
+            Scenario::RolledBack | Scenario::SlowFollower => 2,
             _ => 3,
         }
     }
@@ -169,6 +171,7 @@ impl Scenario {
             Scenario::LeaderKill => leader_kill(stage).await,
             Scenario::WipedFollower => wiped_follower(stage).await,
             Scenario::Behind => behind(stage).await,
+            Scenario::RolledBack => rolled::rolled_back(stage).await,
             Scenario::Pause => pause(stage).await,
             Scenario::SlowFollower => slow::slow_follower(stage).await,
             Scenario::Damage => damage::damage_nodes(stage).await,
