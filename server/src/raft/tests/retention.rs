@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::env::Env;
 use crate::raft::tests::install::{FOLLOWER, Follower, Leader, open, until};
 use crate::raft::{NodeId, ReplicaId};
+use crate::storage::Index;
 
 /// More than a test writes.
 const ENOUGH: u64 = 1 << 30;
@@ -45,6 +46,13 @@ async fn the_log_is_kept_for_a_follower_that_is_away_for_a_while() {
         write(&mut leader, 3).await;
         follower.catch_up(&leader).await;
         let had = leader.last();
+        // The answer may be on its way.
+        until("the leader knows what it has", || {
+            let members = leader.group.status().members;
+            let follower = members.iter().find(|m| m.replica.0 == FOLLOWER);
+            follower.and_then(|m| m.matched) == Some(Index(had))
+        })
+        .await;
         leader.way.close();
         write(&mut leader, 10).await;
         leader.group.snapshot().await.expect("it runs");
