@@ -285,7 +285,6 @@ async fn refusals_that_stand_are_returned_at_once() {
             (Reason::ResidencyViolation, Code::PermissionDenied),
             (Reason::UnknownTag, Code::FailedPrecondition),
             (Reason::InvalidArgument, Code::InvalidArgument),
-            (Reason::DiskFull, Code::Unavailable),
             (Reason::Internal, Code::Internal),
         ];
         for (reason, code) in cases {
@@ -298,6 +297,32 @@ async fn refusals_that_stand_are_returned_at_once() {
             let refusal = error.refusal().expect("an answer");
             assert_eq!((refusal.code(), refusal.message()), (code, reason.next()));
             assert_eq!(node.fake.seen.lock().operations.len(), 1);
+        }
+    }
+}
+
+/// A leader whose disk fills hands over within a second to one that has room; if none
+/// has, the caller hears of it long before its deadline.
+#[tokio::test]
+async fn a_full_disk_is_waited_for_as_long_as_a_hand_over_takes() {
+    for transport in BOTH {
+        for full in [2, usize::MAX] {
+            let refused = failure(Reason::DiskFull, Code::Unavailable);
+            let node = Fake::scripted(move |number, _| match number < full {
+                true => Act::Fail(refused.clone()),
+                false => Act::Serve,
+            });
+            let node = node.start().await;
+            let db = connect(transport, &[&node]).await;
+            let eu = db.tag("eu-only").expect("a tag");
+            let put = tokio::time::timeout(Duration::from_secs(4), eu.put("k", "v"));
+            match (full, put.await.expect("before the deadline")) {
+                (2, put) => drop(put.expect("written in the end")),
+                (_, put) => {
+                    let error = put.expect_err("it stays full");
+                    assert_eq!(error.reason(), Some(Reason::DiskFull));
+                }
+            }
         }
     }
 }
