@@ -4,7 +4,7 @@
 //! ([`directory`]); a write goes to the tag's home, here or over to its leader
 //! or its region ([`store`], [`forward`]), and may wait for mirrors
 //! ([`acknowledge`]); a read is served here if the copy meets the level
-//! asked for ([`reach`], [`read`]), with a truthful upper bound of its age
+//! asked for ([`reach`], [`read`], [`scan`]), with a truthful upper bound of its age
 //! ([`freshness`]), or passed on to the home ([`remote`]). Read positions
 //! are made and verified under the keys of the tag ([`tokens`]).
 //!
@@ -19,6 +19,7 @@ mod options;
 mod reach;
 mod read;
 mod remote;
+mod scan;
 mod store;
 mod tokens;
 mod write;

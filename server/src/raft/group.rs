@@ -541,12 +541,8 @@ impl Group {
         let identity = self.identity.clone();
         let taken = self
             .raft
-            .with_state_machine(|machine| Box::pin(std::future::ready(machine.position())))
-            .await
-            .map_err(|e| {
-                Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e)
-            })?;
-        let (applied, view) = taken?;
+            .with_state_machine(|machine| Box::pin(std::future::ready(machine.position())));
+        let (applied, view) = taken.await.map_err(stopped)??;
         // It reads every row of the group.
         let digested = self
             .disk

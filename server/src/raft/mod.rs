@@ -5,7 +5,7 @@
 //! the other replicas ([`network`], [`inbound`], [`answers`]) and, once a quorum has it,
 //! applied ([`state_machine`], [`apply`]). A strong read waits at
 //! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
-//! a snapshot ([`snapshot`]), which is rare, for the log is kept for it
+//! a snapshot ([`snapshot`], [`snapshot_receiver`]), which is rare, for the log is kept for it
 //! ([`retention`]); whoever reads meanwhile is told ([`rows`]). Replicas
 //! come and go by [`members`]. Whether a quorum confirms who leads is known by
 //! [`leadership`].
@@ -36,6 +36,7 @@ mod request;
 mod retention;
 mod rows;
 mod snapshot;
+mod snapshot_receiver;
 mod state_machine;
 mod timing;
 mod transport;
@@ -47,9 +48,10 @@ pub use apply::{Identity, Outcome};
 pub use budget::Budget;
 pub use group::{Group, Leader, MemberStatus, Opening, Status};
 pub use groups::Groups;
-pub use inbound::{Inbound, Received, SnapshotReceiver, start_of};
+pub use inbound::Inbound;
 pub use proposer::{Answer, Reply, Write};
 pub use rows::Generation;
+pub use snapshot_receiver::{Received, SnapshotReceiver, start_of};
 pub use state_machine::{Mirror, Progress};
 pub use timing::Timing;
 pub use transport::{Parts, SharedTransport, Transport};

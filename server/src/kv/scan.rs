@@ -1,0 +1,210 @@
+//! Scans: pages at one version, wherever they are read.
+//!
+//! The token of a page says which scan it belongs to and at which version it reads. A
+//! copy that is behind that version waits, forwards or refuses; a home that has lost
+//! it says so.
+//!
+//! Not done here: reading rows ([`super::read`]), what a level asks for
+//! ([`super::reach`]).
+
+use bytes::Bytes;
+use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
+use domicile_proto::page::{self, PageToken, PageTokenError};
+use domicile_proto::v1;
+
+use super::directory::{Here, Route};
+use super::options::{OnUnmet, ReadOptions};
+use super::reach::{Reached, Served, WAIT_MAX, is_whole, replaced};
+use super::read::{self, ScanQuery};
+use super::store::{READS_MAX, Store, WAIT_STEP, elsewhere};
+use super::tokens;
+use crate::error::{Error, Reason, Result};
+
+impl Store {
+    /// Reads one page of a scan.
+    pub async fn scan(&self, route: &Route, request: v1::ScanRequest) -> Result<v1::ScanResponse> {
+        let options = ReadOptions::from_wire(request.options.as_ref())?;
+        let page_size = request.page_size as usize;
+        if page_size > SCAN_PAGE_MAX {
+            return Err(Error::invalid(format!(
+                "a page holds at most {SCAN_PAGE_MAX} records; ask for fewer"
+            )));
+        }
+        for bound in [&request.start, &request.end] {
+            if bound.len() > KEY_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "a key has at most {KEY_BYTES_MAX} bytes"
+                )));
+            }
+        }
+        let page = match (self.scan_bounds(route, &request)?, &route.here) {
+            (Some(page), _) => page,
+            (None, Here::Home(group)) => {
+                // It may be behind the one that gave the token.
+                group.read_barrier().await?;
+                self.scan_bounds(route, &request)?
+                    .ok_or_else(foreign_page)?
+            }
+            (None, _) => return self.scan_at_home(route, request).await,
+        };
+        for _ in 0..READS_MAX {
+            let reached = match self.reach(route, &options).await? {
+                Served::Here(reached) => reached,
+                Served::AtHome => return self.scan_at_home(route, request).await,
+            };
+            let reached = match self.behind(route, &options, &page, reached).await? {
+                Served::Here(reached) => reached,
+                Served::AtHome => return self.scan_at_home(route, request).await,
+            };
+            let page = self.page(route, &request, &page, &reached).await;
+            if !is_whole(route, &reached) {
+                continue;
+            }
+            return match page {
+                // The home has the history that a mirror lacks.
+                Err(lacking)
+                    if lacking.reason == Reason::Compacted
+                        && !matches!(route.here, Here::Home(_))
+                        && options.on_unmet == OnUnmet::Forward =>
+                {
+                    self.scan_at_home(route, request).await
+                }
+                page => page,
+            };
+        }
+        Err(replaced(route))
+    }
+
+    /// The scan that a page token belongs to, and where it goes on; without one,
+    /// where it begins. `None`: this node cannot tell, and passes it on unopened.
+    fn scan_bounds(&self, route: &Route, request: &v1::ScanRequest) -> Result<Option<PageToken>> {
+        if request.page_token.is_empty() {
+            return Ok(Some(PageToken {
+                version: None,
+                next: request.start.clone(),
+            }));
+        }
+        let scan = page::Scan {
+            tag: route.tag.as_str(),
+            start: &request.start,
+            end: &request.end,
+        };
+        let keys = tokens::keys(route);
+        match PageToken::open(&request.page_token, &scan, |key| keys.token(key)) {
+            Ok(page) => Ok(Some(page)),
+            Err(PageTokenError::UnknownKey) => Ok(None),
+            Err(PageTokenError::Foreign) => Err(foreign_page()),
+        }
+    }
+
+    /// Does what the request wants when the copy here is behind the first page
+    /// of its scan.
+    async fn behind(
+        &self,
+        route: &Route,
+        options: &ReadOptions,
+        page: &PageToken,
+        reached: Reached,
+    ) -> Result<Served> {
+        let wanted = page.version.unwrap_or(0);
+        if reached.progress.changed_version >= wanted {
+            return Ok(Served::Here(reached));
+        }
+        let behind = || {
+            Error::new(
+                Reason::StalenessNotMet,
+                "this copy is behind the first page of the scan; go on at another node",
+            )
+            .retry_after(WAIT_STEP)
+        };
+        if let Here::Home(group) = &route.here {
+            // It has all that was committed: what gave the page is lost. Passed on,
+            // it would come back here.
+            let confirmed = group.read_barrier().await?;
+            if confirmed.changed_version < wanted {
+                return Err(Error::new(
+                    Reason::SessionLost,
+                    "the version of the first page of the scan was lost with a former home; \
+                     begin again",
+                ));
+            }
+            return self.reach(route, options).await;
+        }
+        match (options.on_unmet, route.group()) {
+            (OnUnmet::Fail, _) | (_, None) => Err(behind()),
+            (OnUnmet::Forward, Some(_)) => Ok(Served::AtHome),
+            (OnUnmet::Wait, Some(group)) => {
+                let mut progress = group.watch_progress();
+                let met = progress.wait_for(|p| p.changed_version >= wanted);
+                match tokio::time::timeout(WAIT_MAX, met).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(_)) | Err(_) => return Err(behind()),
+                }
+                self.reach(route, options).await
+            }
+        }
+    }
+
+    /// Reads one page from what this node has.
+    async fn page(
+        &self,
+        route: &Route,
+        request: &v1::ScanRequest,
+        token: &PageToken,
+        reached: &Reached,
+    ) -> Result<v1::ScanResponse> {
+        let version = token.version.unwrap_or(reached.progress.changed_version);
+        let floor = reached.progress.mirror.map_or(0, |m| m.history_floor);
+        if version < floor {
+            return Err(Error::new(
+                Reason::Compacted,
+                "the mirror here was filled after the first page of the scan, and has nothing of \
+                 before; go on at the node that gave the page, or begin again",
+            )
+            .fact("floor", floor));
+        }
+        let query = ScanQuery {
+            start: token.next.clone(),
+            end: request.end.clone(),
+            records_max: match request.page_size as usize {
+                0 => SCAN_PAGE_DEFAULT,
+                size => size,
+            },
+            version,
+        };
+        let tag = route.tag.clone();
+        // Whoever scans waits, so that whoever writes does not.
+        let turn = self.scans.acquire().await;
+        let page = self.disk.blocking(move |disk| {
+            let page = read::scan(disk.state.as_ref(), tag.as_str(), &query);
+            disk.heard(page)
+        });
+        let page = page.await;
+        drop(turn);
+        let page = page?;
+        let scan = page::Scan {
+            tag: route.tag.as_str(),
+            start: &request.start,
+            end: &request.end,
+        };
+        let next = page.next.map(|next| PageToken {
+            version: Some(version),
+            next,
+        });
+        Ok(v1::ScanResponse {
+            records: page.records,
+            next_page_token: match (next, tokens::keys(route).newest()) {
+                (None, _) => Bytes::new(),
+                (Some(next), Some(key)) => next.seal(&scan, (key.id, &key.token)),
+                (Some(_), None) => return Err(elsewhere()),
+            },
+            meta: Some(self.meta(route, reached)),
+        })
+    }
+}
+
+fn foreign_page() -> Error {
+    Error::invalid(
+        "the page token is of another scan; go on with the tag, start and end that gave it",
+    )
+}
