@@ -292,13 +292,16 @@ impl Connection {
                 self.queue.sweep();
                 let mut pending = pending.lock();
                 let is_silent = self.env.now().duration_since(pending.heard) > SILENCE_MAX;
-                if self.quick.is_some() || !is_silent {
-                    // One replica that hangs leaves calls without an answer for as
-                    // long as the others are answered.
-                    pending.calls.retain(|_, call| !call.is_closed());
-                } else if !pending.calls.is_empty() {
+                if self.quick.is_none() && is_silent && !pending.calls.is_empty() {
                     return "nothing came back for a while";
                 }
+                // One replica that hangs leaves calls without an answer for as long as
+                // the others are answered. The oldest stays: silence counts from it.
+                let oldest = pending.calls.keys().next().copied();
+                let is_kept = |sequence: &u64| Some(*sequence) == oldest;
+                pending
+                    .calls
+                    .retain(|sequence, call| is_kept(sequence) || !call.is_closed());
             }
         };
         let mut address = self.address.clone();
