@@ -9,7 +9,7 @@ use prost::Message as _;
 use wire::peer_request::Request;
 
 use crate::raft::testing::{Alone, identity};
-use crate::raft::{Answers, Inbound};
+use crate::raft::{Answered, Answers, Inbound};
 use crate::residency::Untrusted;
 use crate::storage::Room;
 
@@ -39,17 +39,33 @@ fn append(vote: wire::Vote) -> wire::PeerRequest {
     }
 }
 
+/// A replica that leads its group, and the connection of another node to it.
+async fn connected() -> (Alone, Inbound, Answered) {
+    let alone = Alone::new("eu");
+    alone.adopt_demo();
+    alone.lead(identity(18, "global", "eu")).await;
+    let eu = RegionName::new("eu").unwrap();
+    let (answers, answered) = Answers::new(alone.gate.clone(), eu.clone());
+    let (env, groups) = (alone.env.clone(), alone.groups.clone());
+    let inbound = Inbound::new(env, groups, alone.gate.clone(), eu, answers);
+    (alone, inbound, answered)
+}
+
+/// The vote of one that leads in the next term.
+fn next_leader(alone: &Alone) -> wire::Vote {
+    let group = alone.groups.by_tag("global").expect("it is open");
+    wire::Vote {
+        term: group.term() + 1,
+        replica: 2,
+        committed: true,
+    }
+}
+
 /// Any node could end another one otherwise.
 #[tokio::test]
 async fn an_unknown_entry_ends_a_node_only_where_a_leader_sent_it() {
-    let alone = Alone::new("eu");
-    alone.adopt_demo();
-    let group = alone.lead(identity(18, "global", "eu")).await;
-    let eu = RegionName::new("eu").unwrap();
-    let (answers, _answered) = Answers::new(alone.gate.clone(), eu.clone());
-    let (env, groups) = (alone.env.clone(), alone.groups.clone());
-    let mut inbound = Inbound::new(env, groups, alone.gate.clone(), eu, answers);
-    let term = group.term();
+    let (alone, mut inbound, _answered) = connected().await;
+    let term = next_leader(&alone).term - 1;
     let mut ended_by = |term: u64, committed: bool| {
         let vote = wire::Vote {
             term,
@@ -69,18 +85,8 @@ async fn an_unknown_entry_ends_a_node_only_where_a_leader_sent_it() {
 /// One whose disk hangs answers none, and its leader beats on.
 #[tokio::test]
 async fn the_heartbeats_that_wait_for_a_replica_are_bounded() {
-    let alone = Alone::new("eu");
-    alone.adopt_demo();
-    let group = alone.lead(identity(18, "global", "eu")).await;
-    let eu = RegionName::new("eu").unwrap();
-    let (answers, mut answered) = Answers::new(alone.gate.clone(), eu.clone());
-    let (env, groups) = (alone.env.clone(), alone.groups.clone());
-    let mut inbound = Inbound::new(env, groups, alone.gate.clone(), eu, answers);
-    let vote = wire::Vote {
-        term: group.term() + 1,
-        replica: 2,
-        committed: true,
-    };
+    let (alone, mut inbound, mut answered) = connected().await;
+    let vote = next_leader(&alone);
     // Nothing else runs meanwhile.
     for sequence in 1..=100 {
         inbound.handle(Untrusted::received(wire::PeerRequest {
@@ -100,18 +106,8 @@ async fn the_heartbeats_that_wait_for_a_replica_are_bounded() {
 /// Its sender waits for the answers in their order.
 #[tokio::test]
 async fn what_was_taken_before_a_refused_append_is_answered() {
-    let alone = Alone::new("eu");
-    alone.adopt_demo();
-    let group = alone.lead(identity(18, "global", "eu")).await;
-    let eu = RegionName::new("eu").unwrap();
-    let (answers, mut answered) = Answers::new(alone.gate.clone(), eu.clone());
-    let (env, groups) = (alone.env.clone(), alone.groups.clone());
-    let mut inbound = Inbound::new(env, groups, alone.gate.clone(), eu, answers);
-    let vote = wire::Vote {
-        term: group.term() + 1,
-        replica: 2,
-        committed: true,
-    };
+    let (alone, mut inbound, mut answered) = connected().await;
+    let vote = next_leader(&alone);
     let entry = wire::LogEntry {
         log_id: Some(wire::LogId {
             term: vote.term,
