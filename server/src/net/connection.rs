@@ -60,6 +60,10 @@ const BULK: KeepAlive = KeepAlive {
     wait: Duration::from_secs(90),
 };
 
+/// How long the other node may take to answer on a connection that outlived
+/// another one.
+const OUTLIVED_WAIT: Duration = Duration::from_secs(10);
+
 /// The longest wait between two attempts to connect.
 const RECONNECT_WAIT: Duration = Duration::from_millis(500);
 
@@ -400,15 +404,33 @@ pub(super) async fn send_snapshot(
             }
         }
     });
-    let answer = client(channel)
-        .send_snapshot(ReceiverStream::new(rx))
-        .await
-        .map_err(|status| {
+    let mut receiver = client(channel.clone());
+    let answer = tokio::select! {
+        answer = receiver.send_snapshot(ReceiverStream::new(rx)) => answer.map_err(|status| {
             Error::new(Reason::Unreachable, "the snapshot was not taken").caused_by(status)
-        })?
-        .into_inner();
+        })?,
+        () = outlived(&link, channel) => {
+            let lost = "the connection that a snapshot went over was lost";
+            return Err(Error::new(Reason::Unreachable, lost));
+        }
+    };
     drop(feeding);
-    Ok(Untrusted::received(answer))
+    Ok(Untrusted::received(answer.into_inner()))
+}
+
+/// Waits until the other node answers on a newer connection and not on this one.
+/// It may have stood still meanwhile: then a snapshot goes on where it was.
+async fn outlived(link: &Link, channel: Channel) {
+    loop {
+        link.is(false).await;
+        link.is(true).await;
+        // Any answer will do; this one says that there is no snapshot in it.
+        let mut older = client(channel.clone());
+        let asked = older.send_snapshot(futures::stream::empty());
+        if tokio::time::timeout(OUTLIVED_WAIT, asked).await.is_err() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
