@@ -165,7 +165,8 @@ impl SnapshotReceiver {
         let disk = self.disk.clone();
         let finished = disk.blocking(move |_| staging.finish(end).map(|()| self));
         let this = finished.await?;
-        this.disk.admit_ingest(&this.intake)?;
+        // Its files are given other names, not copied.
+        this.disk.admit_more(&this.intake)?;
         let meta = SnapshotMeta {
             last_log_id: this.head.last.as_ref().map(log_id_from_wire),
             last_membership: stored_membership_from_wire(this.head.membership.as_ref())?,

@@ -21,12 +21,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::anchor::{self, AnchorFile, FileSlots};
 use super::data_directory::{self, Found};
 use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
+use super::intake;
 use super::lock::lock;
 use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
 use super::memory_disk::MemoryDisk;
@@ -141,6 +142,8 @@ pub struct Disk {
     /// The free bytes with which something of a group was begun that did not
     /// fit.
     pub(super) misfits: Mutex<BTreeMap<GroupId, u64>>,
+    /// The places for what is taken in at once.
+    pub(super) intakes: Arc<Semaphore>,
     /// How work on it runs.
     pub(super) run: Run,
     running: Mutex<Option<Running>>,
@@ -281,6 +284,7 @@ impl Disk {
             space,
             merges: Mutex::new([false; 2]),
             misfits: Mutex::default(),
+            intakes: intake::places(),
             run: options.run,
             running: Mutex::new(Some(running)),
             _lock: None,

@@ -2,7 +2,13 @@
 //!
 //! A snapshot that does not fit is given up while there is room left, and not
 //! begun again before there is more: each attempt would carry as much over for
-//! nothing.
+//! nothing. Few are taken in at once: each holds rows in memory until they fill a
+//! file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::disk::Disk;
 use super::ids::GroupId;
@@ -12,17 +18,38 @@ use crate::error::{Error, Reason, Result};
 /// that did not fit is tried again.
 const MORE_PART: u64 = 8;
 
+/// What is taken in at once.
+const INTAKES_MAX: usize = 4;
+
+/// When another one may be tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// The places for what is taken in at once.
+pub(super) fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(INTAKES_MAX))
+}
+
 /// Something that is being taken in for a group.
 pub struct Intake {
     group: GroupId,
+    /// One of the places.
+    _place: OwnedSemaphorePermit,
     /// The bytes that were free when it began; `None`: in memory.
     began_with: Option<u64>,
 }
 
 impl Disk {
-    /// Begins to take something in; `DISK_FULL` when it would not fit.
+    /// Begins to take something in; `DISK_FULL` when it would not fit, `OVERLOADED`
+    /// while enough others are taken in.
     pub fn begin_intake(&self, group: GroupId) -> Result<Intake> {
         self.admit_write()?;
+        let place = self.intakes.clone().try_acquire_owned().map_err(|_| {
+            Error::new(
+                Reason::Overloaded,
+                format!("the node takes in {INTAKES_MAX} snapshots; another one comes after them"),
+            )
+            .retry_after(RETRY_AFTER)
+        })?;
         let free = self.free()?.map(|free| free.bytes);
         let before = self.misfits.lock().get(&group).copied();
         if let (Some(free), Some(before)) = (free, before)
@@ -32,6 +59,7 @@ impl Disk {
         }
         Ok(Intake {
             group,
+            _place: place,
             began_with: free,
         })
     }
@@ -42,23 +70,15 @@ impl Disk {
         self.note(intake, admitted)
     }
 
-    /// The same for putting all of it in its place, which copies it first.
-    pub fn admit_ingest(&self, intake: &Intake) -> Result<()> {
-        let free = self.free()?.map(|free| free.bytes);
-        let admitted = match (free, intake.began_with) {
-            (Some(free), Some(began)) if free < self.space.needed_to_copy(began, free) => {
-                Err(too_large(began))
-            }
-            _ => Ok(()),
-        };
-        self.note(intake, admitted)
-    }
-
+    /// Notes what became of it. Only of one that did not fit it is known that it
+    /// will not either: a disk that hung was none too small.
     fn note(&self, intake: &Intake, admitted: Result<()>) -> Result<()> {
         let mut misfits = self.misfits.lock();
-        match (&admitted, intake.began_with) {
-            (Err(_), Some(began)) => misfits.insert(intake.group, began),
-            _ => misfits.remove(&intake.group),
+        let reason = admitted.as_ref().err().map(|error| error.reason);
+        match (reason, intake.began_with) {
+            (Some(Reason::DiskFull), Some(began)) => misfits.insert(intake.group, began),
+            (Some(_), _) => None,
+            (None, _) => misfits.remove(&intake.group),
         };
         admitted
     }
@@ -92,11 +112,6 @@ mod tests {
         let intake = disk.begin_intake(G).unwrap();
         room.set(free(100));
         disk.admit_more(&intake).unwrap();
-        // As much again is copied, and then half of the reserve is gone.
-        assert_eq!(
-            disk.admit_ingest(&intake).unwrap_err().reason,
-            Reason::DiskFull
-        );
         room.set(free(60));
         assert_eq!(
             disk.admit_more(&intake).unwrap_err().reason,
@@ -113,8 +128,30 @@ mod tests {
         let intake = disk.begin_intake(G).unwrap();
         room.set(free(300));
         disk.admit_more(&intake).unwrap();
-        disk.admit_ingest(&intake).unwrap();
         room.set(free(200));
         assert!(disk.begin_intake(G).is_ok(), "the last one fitted");
+    }
+
+    #[test]
+    fn what_was_given_up_for_a_disk_that_hung_is_begun_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, _room) = measured(folder.path(), Free::bytes(400 * MIB));
+        let intake = disk.begin_intake(G).unwrap();
+        let hung = Err(Error::new(Reason::NoQuorum, "it does not answer"));
+        disk.note(&intake, hung).unwrap_err();
+        drop(intake);
+        disk.begin_intake(G).map(|_| ()).unwrap();
+    }
+
+    #[test]
+    fn few_are_taken_in_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, _room) = measured(folder.path(), Free::bytes(400 * MIB));
+        let begun = |group| disk.begin_intake(GroupId(group));
+        let mut intakes: Vec<_> = (16..20).map(|group| begun(group).unwrap()).collect();
+        let refused = begun(20).map(|_| ()).unwrap_err();
+        assert_eq!(refused.reason, Reason::Overloaded);
+        intakes.pop();
+        begun(20).map(|_| ()).unwrap();
     }
 }
