@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -162,6 +162,8 @@ pub(crate) struct Directory {
     measure: Measure,
     /// Whether so many bytes could be written.
     can_take: CanTake,
+    /// Whether that is being tried now: what it takes meanwhile is not gone.
+    trying: AtomicBool,
     /// When it was found last that no ballast can be had.
     no_ballast: Mutex<Option<Duration>>,
 }
@@ -171,6 +173,15 @@ const BALLAST_RETRY: Duration = Duration::from_secs(600);
 
 /// Whether so many bytes could be written to a file system.
 type CanTake = fn(&Path, u64) -> io::Result<bool>;
+
+/// Ends a try, also one that fails.
+struct Trying<'a>(&'a AtomicBool);
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
 
 /// What the last look found.
 struct Looked {
@@ -210,6 +221,7 @@ impl Directory {
             }),
             measure,
             can_take,
+            trying: AtomicBool::new(false),
             no_ballast: Mutex::new(None),
         };
         let needed = opening_bytes.saturating_add(START_BYTES);
@@ -237,7 +249,8 @@ impl Directory {
     fn room(&self, owed: impl FnOnce() -> u64) -> Result<Room> {
         let now = (self.clock)();
         let mut looked = self.looked.lock();
-        let is_fresh = |at| now.saturating_sub(at) < LOOK_INTERVAL;
+        let trying = self.trying.load(Ordering::Acquire);
+        let is_fresh = |at| trying || now.saturating_sub(at) < LOOK_INTERVAL;
         if looked.at.is_some_and(is_fresh) {
             return Ok(looked.room);
         }
@@ -285,12 +298,15 @@ impl Directory {
         let failed = |e| Error::storage("it could not be tried how much fits on the disk", e);
         // Without the lock, for which requests wait: it waits for the disk.
         let mut found = Room::Out;
+        self.trying.store(true, Ordering::Release);
+        let trying = Trying(&self.trying);
         for room in [Room::Ample, Room::Low, Room::Short] {
             if (self.can_take)(&self.path, room.part_of(self.reserve_bytes)).map_err(failed)? {
                 found = room;
                 break;
             }
         }
+        drop(trying);
         *self.quota.lock() = Quota {
             room: found,
             tried: Some((now, free)),
@@ -426,17 +442,6 @@ impl Space {
         match self {
             Space::Directory(directory) => directory.tend(),
             Space::Memory(_) => Ok(()),
-        }
-    }
-
-    /// The free bytes that it takes to copy what made `began` of them `free`.
-    pub(crate) fn needed_to_copy(&self, began: u64, free: u64) -> u64 {
-        match self {
-            Space::Directory(directory) => {
-                let kept = Room::Low.part_of(directory.reserve_bytes);
-                began.saturating_sub(free).saturating_add(kept)
-            }
-            Space::Memory(_) => 0,
         }
     }
 
@@ -585,6 +590,9 @@ mod tests {
                 std::thread::yield_now();
             }
             assert_eq!(space.room(|| 0).unwrap(), Room::Ample);
+            // What the try takes is not gone.
+            std::thread::sleep(LOOK_INTERVAL);
+            assert_eq!(space.room(|| u64::MAX).unwrap(), Room::Ample);
             assert!(!tending.is_finished(), "nothing was held up");
             go_on.send(()).unwrap();
         });
