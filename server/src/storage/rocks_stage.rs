@@ -34,6 +34,18 @@ const ORDER: &str = "order";
 /// The extension of a file's second name.
 const LINK: &str = "link";
 
+/// Gives a file a second name. Some file systems have none: it is copied there.
+fn second_name(file: &Path, name: &Path) -> std::io::Result<()> {
+    use std::io::ErrorKind::{NotFound, QuotaExceeded, StorageFull};
+    match fs::hard_link(file, name) {
+        Err(e) if !matches!(e.kind(), NotFound | QuotaExceeded | StorageFull) => {
+            fs::copy(file, name)?;
+            fs::File::open(name)?.sync_all()
+        }
+        linked => linked,
+    }
+}
+
 /// What an ingest does besides ingesting.
 pub(crate) struct Order {
     /// The ranges to empty.
@@ -187,7 +199,7 @@ impl Staging {
             let link = file.with_extension(LINK);
             match fs::remove_file(&link) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
-                _ => fs::hard_link(&file, &link).map_err(failed)?,
+                _ => second_name(&file, &link).map_err(failed)?,
             }
             links.push(link);
         }
