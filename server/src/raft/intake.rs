@@ -35,7 +35,7 @@ impl Group {
             if 1 + sound < quorum && 1 + sound + full >= quorum {
                 return Err(Error::new(
                     Reason::DiskFull,
-                    "the disks of a quorum are nearly full; delete records or add space",
+                    "the disks of a quorum are nearly full; make room on them",
                 ));
             }
         }

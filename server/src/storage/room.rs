@@ -149,7 +149,7 @@ impl Disk {
 fn full() -> Error {
     Error::new(
         Reason::DiskFull,
-        "the node's disk is nearly full; delete records or add space",
+        "the node's disk is nearly full; make room on it",
     )
 }
 
