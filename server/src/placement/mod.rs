@@ -54,7 +54,7 @@ use crate::kv::Directory;
 use crate::net::{Regions, Speaker};
 use crate::raft::{Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
 use crate::residency::Gate;
-use crate::storage::{CONTROL_GROUP, Disk, GroupId, Index, REGION_GROUP, Span};
+use crate::storage::{self, CONTROL_GROUP, Disk, GroupId, Index, REGION_GROUP, Span};
 
 /// How many replicas a group has where there are enough nodes.
 const REPLICAS: usize = 3;
@@ -183,6 +183,13 @@ impl Placement {
                 replica.replica
             )));
         }
+        let anchored = self.disk.anchor.replica(id);
+        if anchored.is_none_or(|anchored| anchored.replica != replica.replica) {
+            return Err(Error::internal(format!(
+                "replica {} of group {id} was removed before it was opened",
+                replica.replica
+            )));
+        }
         let halt = self.halt.clone();
         let transport: Arc<dyn Transport> = match id {
             CONTROL_GROUP => self.regions.clone(),
@@ -237,10 +244,12 @@ impl Placement {
     /// Anchors a replica before it opens: from then on this store must not be
     /// behind what it says.
     fn anchor(&self, cluster: &bytes::Bytes, replica: wire::AnchoredReplica) -> Result<()> {
-        self.disk
-            .anchor
-            .update(|anchor| anchor.cluster = cluster.clone())?;
-        self.disk.add_replica(replica)
+        storage::in_place(|| {
+            self.disk
+                .anchor
+                .update(|anchor| anchor.cluster = cluster.clone())?;
+            self.disk.add_replica(replica)
+        })
     }
 
     /// Every replica of this node, stopped.

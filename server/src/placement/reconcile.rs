@@ -13,7 +13,7 @@ use crate::error::{Reason, Result};
 use crate::raft::apply::check_level;
 use crate::raft::{NodeId, Progress, ReplicaId};
 use crate::residency::Atlas;
-use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
+use crate::storage::{self, CONTROL_GROUP, GroupId, REGION_GROUP};
 
 /// How often the catalog is looked at besides when it changes: what could not
 /// be done is tried again.
@@ -81,7 +81,7 @@ impl Placement {
                 (self.halt)(unknown.to_string());
                 return Err(unknown);
             }
-            self.take_moves_over()?;
+            storage::in_place(|| self.take_moves_over())?;
             self.notice_own_address(&control);
             let atlas = Atlas::new(control).inspect_err(|error| {
                 if error.reason == Reason::UpgradeNeeded {
