@@ -6,9 +6,10 @@
 //! position, what it serves is not older than m0. So the lag may be
 //! overstated, never understated; before the first answer it is unknown.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering as Memory};
 use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
@@ -21,9 +22,10 @@ use wire::peer_response::Response;
 use crate::env::{Env, Instant};
 use crate::net::Regions;
 use crate::raft::{Group, Groups, Position, Transport};
+use crate::replicate::feed;
 use crate::residency::{Gate, Subject};
 use crate::seeded::{self, Bug};
-use crate::storage::GroupId;
+use crate::storage::{GroupId, in_place};
 
 /// How often the home is asked while mirrors are read here.
 const PROBE_BUSY: Duration = Duration::from_millis(200);
@@ -99,6 +101,24 @@ impl Confirmed {
     }
 }
 
+/// Whether a mirror has the same change at a position as its home, as far as it has
+/// it. A home that was put back to an older copy and wrote on has another one
+/// there: no position of it says what is in the mirror.
+fn has_same(group: &Group, position: Position, version: u64) -> bool {
+    let progress = group.progress();
+    let cursor = progress.mirror.as_ref().map(|mirror| mirror.cursor);
+    match position.cmp(&cursor.unwrap_or_default()) {
+        Ordering::Greater => true,
+        Ordering::Equal => progress.changed_version == version,
+        Ordering::Less => {
+            let engine = group.disk().state.as_ref();
+            let here = || feed::version_at(engine, group.identity().group, position);
+            // The changes of before it was filled are not here.
+            in_place(here).is_ok_and(|here| here == 0 || here == version)
+        }
+    }
+}
+
 impl Probes {
     /// Knows nothing yet.
     pub fn new(env: Env, gate: Arc<Gate>, groups: Arc<Groups>, regions: Arc<Regions>) -> Arc<Self> {
@@ -114,7 +134,7 @@ impl Probes {
 
     /// An upper bound of how far a mirror here is behind; `None`: unknown.
     pub fn lag(&self, group: &Group) -> Option<Duration> {
-        self.asked.store(true, Ordering::Relaxed);
+        self.asked.store(true, Memory::Relaxed);
         let mirror = group.progress().mirror.unwrap_or_default();
         let asked_at = {
             let mut confirmed = self.confirmed.lock();
@@ -144,7 +164,7 @@ impl Probes {
             while waited < PROBE_IDLE {
                 tokio::time::sleep(PROBE_BUSY).await;
                 waited += PROBE_BUSY;
-                if self.asked.swap(false, Ordering::Relaxed) || !self.knows_all() {
+                if self.asked.swap(false, Memory::Relaxed) || !self.knows_all() {
                     break;
                 }
             }
@@ -194,7 +214,11 @@ impl Probes {
             let answer = confirmed.tags.iter().find(|t| t.tag == tag.as_str());
             let Some(answer) = answer else { continue };
             let position = Position::from_wire(answer.changed);
-            self.confirmed(&group, position, asked_at);
+            match has_same(&group, position, answer.version) {
+                true => self.confirmed(&group, position, asked_at),
+                // What was confirmed before is of what the home has no more.
+                false => _ = self.confirmed.lock().remove(&group.identity().group),
+            }
         }
     }
 
@@ -256,6 +280,7 @@ impl Probes {
                 Some(wire::ProbedTag {
                     tag,
                     changed: progress.changed.to_wire(),
+                    version: progress.changed_version,
                 })
             }
         });
@@ -295,6 +320,26 @@ mod tests {
         let asked_at = node.env.now();
         probes.confirmed(&group, Position::default(), asked_at);
         assert_eq!(probes.lag(&group), Some(Duration::ZERO));
+    }
+
+    /// The home was put back to an older copy, and wrote on.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_home_confirms_of_another_history_says_nothing() {
+        let node = Alone::new("us");
+        let group = node
+            .lead(identity(18, "global", "us").as_mirror(true))
+            .await;
+        node.fill(&group, 1).await;
+        let progress = group.progress();
+        let cursor = progress.mirror.unwrap_or_default().cursor;
+        let version = progress.changed_version;
+        assert!(has_same(&group, cursor, version));
+        assert!(!has_same(&group, cursor, version + 1));
+        let later = Position {
+            epoch: cursor.epoch + 1,
+            ..cursor
+        };
+        assert!(has_same(&group, later, version + 1), "it comes yet");
     }
 
     fn at(index: u64) -> Position {
