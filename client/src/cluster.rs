@@ -45,6 +45,20 @@ impl Known {
         own.count() * 2 > self.named.len()
     }
 
+    /// Takes the cluster that all endpoints name now for the client's, if most of
+    /// them named it first: one that was wrong and spoke before the others has been
+    /// corrected.
+    fn settle(&mut self) {
+        let mut lasts = self.named.values().map(|(_, last)| last);
+        let Some(cluster) = lasts.next().filter(|one| lasts.all(|last| last == *one)) else {
+            return;
+        };
+        let first = self.named.values().filter(|(first, _)| first == cluster);
+        if first.count() * 2 > self.named.len() {
+            self.own = Some(cluster.clone());
+        }
+    }
+
     /// An error if the endpoint is of another cluster than the client.
     fn is_own(&self, endpoint: &str) -> Result<(), Fault> {
         match self.named.get(endpoint) {
@@ -71,6 +85,7 @@ impl Clusters {
         let named = known.named.entry(endpoint.to_owned());
         let named = named.or_insert_with(|| (cluster.clone(), cluster.clone()));
         named.1 = cluster;
+        known.settle();
         let own = known.own.as_ref();
         let several = known.named.values().any(|(_, last)| Some(last) != own);
         self.several.store(several, Ordering::Relaxed);
@@ -97,5 +112,43 @@ impl Clusters {
             true => self.known.lock().is_own(endpoint),
             false => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(cluster: &str) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(CLUSTER_METADATA, cluster.parse().expect("a value"));
+        metadata
+    }
+
+    #[test]
+    fn one_node_that_was_wrong_first_and_is_corrected_stops_nobody() {
+        let clusters = Clusters::default();
+        clusters.hear("c", &says("wrong")).expect("the first");
+        for endpoint in ["a", "b"] {
+            assert!(clusters.hear(endpoint, &says("right")).is_err());
+        }
+        assert!(clusters.check().is_err(), "nobody can tell which is meant");
+        clusters.hear("c", &says("right")).expect("corrected");
+        clusters.check().expect("all name the same");
+        for endpoint in ["a", "b", "c"] {
+            clusters.admits(endpoint).expect("of the client's");
+        }
+    }
+
+    #[test]
+    fn nodes_that_all_come_back_with_another_cluster_are_not_followed() {
+        let clusters = Clusters::default();
+        for endpoint in ["a", "b"] {
+            clusters.hear(endpoint, &says("own")).expect("the first");
+        }
+        for endpoint in ["a", "b"] {
+            assert!(clusters.hear(endpoint, &says("other")).is_err());
+        }
+        assert!(clusters.admits("a").is_err());
     }
 }
