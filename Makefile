@@ -14,7 +14,7 @@ setup: ## Install what is missing on Debian 12
 	@.ci/setup
 
 demo: setup ## Build, then run three regions on this machine with a prompt
-	$(CARGO) build --bins -p domicile-server -p domicile-client
+	$(CARGO) build --workspace --bin domiciled --bin domicile
 	@"$${CARGO_TARGET_DIR:-target}/debug/domiciled" demo $(DEMO)
 
 test: setup ## Build and run every test, the set-up included
