@@ -124,6 +124,9 @@ impl PeerService for PeerApi {
             level: seeded::level(),
             store: self.speaker.stamp(),
             seen: introduced.seen,
+            replica: self
+                .speaker
+                .member(introduced.peer.region(), introduced.peer.node()),
             wall_ms: self.env.wall_ms(),
             state: Some(nodes::own_state(&self.env, &self.disk)),
         };

@@ -227,7 +227,8 @@ impl Connection {
             // Before the first request goes out: an older copy of a store must
             // not lead.
             let other = format!("{}/{}", self.region, self.node);
-            self.speaker.told(&other, first.seen.as_slice())?;
+            self.speaker
+                .told(&other, first.seen.as_slice(), first.replica)?;
             let seen = self.speaker.seen(&self.region, self.node);
             first.store.iter().for_each(|stamp| seen.note(stamp));
             *self.link.version.lock() = first.version;

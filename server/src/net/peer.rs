@@ -114,8 +114,18 @@ impl Speaker {
 
     /// Refuses a node of another cluster than this one's.
     pub fn is_of_cluster(&self, peer: &Peer) -> Result<()> {
-        if self.cluster().as_ref() == Some(peer.cluster()) {
+        let own = self.cluster();
+        if own.as_ref() == Some(peer.cluster()) {
             return Ok(());
+        }
+        if own.is_none() {
+            return Err(Error::new(
+                Reason::NotFormed,
+                format!(
+                    "node {} is empty; if it lost its disk, run `domicile node replace` for it",
+                    self.name()
+                ),
+            ));
         }
         Err(Error::new(
             Reason::WrongCluster,
@@ -131,7 +141,8 @@ impl Speaker {
     /// Hears what a node says of its store and of this one's. Answers the
     /// furthest that was seen of its store before: it says no more than that.
     fn hear(&self, peer: &Peer, hello: &wire::Hello) -> Result<Option<wire::StoreStamp>> {
-        self.told(&format!("{}/{}", peer.region, peer.node), &hello.seen)?;
+        let by = format!("{}/{}", peer.region, peer.node);
+        self.told(&by, &hello.seen, hello.replica)?;
         Ok(hello.store.as_ref().and_then(|stamp| {
             let known = self.seen(&peer.region, peer.node);
             let before = known.of(stamp);
@@ -219,13 +230,15 @@ mod tests {
 
     #[test]
     fn only_what_takes_a_node_into_a_cluster_lets_another_cluster_in() {
-        for this in [speaker("us", 2, None), speaker("us", 2, Some(8))] {
+        let empty = (speaker("us", 2, None), Reason::NotFormed);
+        let elsewhere = (speaker("us", 2, Some(8)), Reason::WrongCluster);
+        for (this, why) in [empty, elsewhere] {
             let other = hello(7);
             let refused = this.check(&NEAR, Some(&other));
-            assert_eq!(reason(refused), Reason::WrongCluster);
+            assert_eq!(reason(refused), why);
             let peer = this.introduced(&NEAR, Some(&other)).expect("a peer").peer;
             let refused = this.is_of_cluster(&peer).expect_err("of another");
-            assert_eq!(refused.reason, Reason::WrongCluster);
+            assert_eq!(refused.reason, why);
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Speaker {
     /// Knows whether this node's store is an older copy; `None`: nobody asks.
     guard: Option<RollbackGuard>,
     memory: Memory,
+    /// The newest replica of the control group that each node was given.
+    members: Arc<RwLock<BTreeMap<(RegionName, NodeId), u64>>>,
     /// The feature level of the cluster; 0: not known yet.
     level: Arc<AtomicU64>,
     /// Where others reach this node; empty: it does not say.
@@ -51,6 +53,7 @@ impl Speaker {
             cluster: Arc::default(),
             guard: None,
             memory: Memory::default(),
+            members: Arc::default(),
             level: Arc::default(),
             address: "".into(),
         }
@@ -85,12 +88,33 @@ impl Speaker {
         self.memory.of(region, node)
     }
 
-    /// Hears what another node has seen of this one's store. An error ends this
-    /// node: its store is an older copy.
-    pub(super) fn told(&self, by: &str, seen: &[wire::StoreStamp]) -> Result<()> {
+    /// Hears which replicas of the control group the nodes have.
+    pub fn hear_members(&self, members: &[wire::ControlMember]) {
+        let known = members.iter().filter_map(|member| {
+            let region = RegionName::new(&member.region).ok()?;
+            Some(((region, NodeId(member.node)), member.replica))
+        });
+        *self.members.write() = known.collect();
+    }
+
+    /// The replica of the control group that a node has; 0: not known.
+    pub fn member(&self, region: &RegionName, node: NodeId) -> u64 {
+        let members = self.members.read();
+        members.get(&(region.clone(), node)).copied().unwrap_or(0)
+    }
+
+    /// Hears what another node has seen of this one's store, and which replica of
+    /// the control group it knows it by. An error ends this node: its store is an
+    /// older copy, or one from before it was replaced.
+    pub(super) fn told(&self, by: &str, seen: &[wire::StoreStamp], replica: u64) -> Result<()> {
         let Some(guard) = &self.guard else {
             return Ok(());
         };
+        if guard.is_replaced(replica) {
+            return Err(guard.condemn(&format!(
+                "the node was replaced, and has a newer store than this one, as node {by} knows"
+            )));
+        }
         if seen.iter().any(|seen| guard.is_behind(seen)) {
             return Err(guard.condemn(&format!("node {by} has seen a later state of it")));
         }
@@ -170,6 +194,7 @@ impl Speaker {
             store: self.stamp(),
             seen: self.seen(to_region, to).all(),
             address: self.address.to_string(),
+            replica: self.member(to_region, to),
         }
     }
 }

@@ -89,6 +89,7 @@ impl Placement {
                 }
             })?;
             self.speaker.hear_level(atlas.control.level);
+            self.speaker.hear_members(&atlas.control.members);
             self.fences.adopt(&atlas);
             self.gate.adopt(atlas);
         }

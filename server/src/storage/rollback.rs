@@ -18,6 +18,7 @@ use domicile_proto::internal::v1::StoreStamp;
 
 use super::anchor::AnchorFile;
 use super::disk::Disk;
+use super::ids::CONTROL_GROUP;
 use super::watched::Alarm;
 use crate::error::{Error, Reason};
 
@@ -82,6 +83,14 @@ impl RollbackGuard {
             inner.opened_at
         };
         seen.sequence > reached
+    }
+
+    /// Whether the node was given a newer replica of the control group than the one
+    /// in this store, which has voted or taken entries: the store is from before the
+    /// node was replaced.
+    pub fn is_replaced(&self, newest: u64) -> bool {
+        let here = self.inner.anchor.replica(CONTROL_GROUP);
+        here.is_some_and(|here| here.replica < newest && here.vote.is_some())
     }
 
     /// Ends the use of the store, now and at every later start. Written here

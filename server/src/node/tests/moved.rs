@@ -185,9 +185,10 @@ async fn a_store_from_before_a_replacement_is_not_the_node() {
     world.put_disk("eu/2", old);
     let there = world.move_to("eu/2", 7500);
     world.restart("eu/2").await;
+    let refused = tell(&world, "eu/1", "eu/2", &there).await.expect_err("old");
+    assert_eq!(refused.reason, Reason::StoreOutdated, "{refused}");
+    assert!(world.nodes["eu/2"].is_outdated(), "it hears of it as well");
     for at in ["eu/1", "us/1"] {
-        let refused = tell(&world, at, "eu/2", &there).await.expect_err("old");
-        assert_eq!(refused.reason, Reason::AlreadyFormed, "{refused}");
         assert!(world.nodes[at].disk.anchor.get().moved.is_empty());
         assert_eq!(known(&world, at, "eu/2").as_deref(), Some("eu-2:7400"));
     }

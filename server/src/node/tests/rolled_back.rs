@@ -81,6 +81,23 @@ async fn a_leader_that_was_rolled_back_stops_itself() {
     world.put("eu/2", "eu-only", "later", "3").await;
 }
 
+/// The disk that was thought to be lost is put back, or the wrong one is.
+#[tokio::test(start_paused = true)]
+async fn a_store_from_before_a_replacement_stops_itself() {
+    let (mut world, old) = behind("eu/3").await;
+    world.stop("eu/3").await;
+    world.wipe("eu/3");
+    world.restart("eu/3").await;
+    world.replaced("eu", 3).await;
+    world
+        .until("the node is back", |world| world.nodes["eu/3"].is_ready())
+        .await;
+    start_from(&mut world, "eu/3", old).await;
+    for name in ["eu/1", "eu/2", "us/1"] {
+        assert!(!world.nodes[name].is_outdated(), "{name}");
+    }
+}
+
 /// A node that was only stopped, and one that begins anew, are no older copies.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_stopped_or_replaced_goes_on() {
