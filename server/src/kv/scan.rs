@@ -198,8 +198,23 @@ impl Store {
                 (Some(next), Some(key)) => next.seal(&scan, (key.id, &key.token)),
                 (Some(_), None) => return Err(elsewhere()),
             },
-            meta: Some(self.meta(route, reached)),
+            meta: Some(self.page_meta(route, version, reached)),
         })
+    }
+
+    /// What a page says of itself. A later one shows what stood when the first was
+    /// read: once something was written since, nobody knows how old that is.
+    fn page_meta(&self, route: &Route, version: u64, reached: &Reached) -> v1::ReadMeta {
+        let meta = self.meta(route, reached);
+        if version == meta.as_of {
+            return meta;
+        }
+        v1::ReadMeta {
+            level: v1::Level::Local.into(),
+            as_of: version,
+            lag_ms: None,
+            ..meta
+        }
     }
 }
 

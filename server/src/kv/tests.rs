@@ -663,6 +663,24 @@ async fn a_refused_condition_does_not_move_what_a_reply_is_of() {
     assert_eq!(meta.as_of, before.changed_version);
 }
 
+/// It shows what stood when the first page was read, however long ago.
+#[tokio::test]
+async fn a_later_page_of_a_scan_does_not_call_itself_newer_than_it_is() {
+    let home = Fixture::in_region("eu").await;
+    let now = home.group.progress().changed_version;
+    for level in [v1::Level::Strong, v1::Level::Local] {
+        for (version, is_newest) in [(now, true), (now - 1, false)] {
+            let scan = go_on(&home, version, options(level));
+            let page = home.store.scan(&home.route(), scan).await.expect("read");
+            let meta = page.meta.expect("it says so");
+            assert_eq!(meta.as_of, version);
+            assert_eq!(meta.lag_ms.is_some(), is_newest);
+            let claimed = if is_newest { level } else { v1::Level::Local };
+            assert_eq!(meta.level, i32::from(claimed));
+        }
+    }
+}
+
 /// A copy that is behind the first page of a scan does what the request says.
 #[tokio::test(start_paused = true)]
 async fn a_scan_waits_for_the_version_of_its_first_page() {
