@@ -8,6 +8,7 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{Denial, Isolation, Verdict};
 
 use crate::error::{Error, Reason, Result};
+use crate::kv::store::elsewhere;
 use crate::raft::{Group, Groups};
 use crate::residency::{Atlas, Gate, TagPlace};
 use crate::seeded::{self, Bug};
@@ -153,6 +154,8 @@ impl Directory {
         let route = self.route_by(&atlas, place, &caller);
         match route.here {
             Here::Home(_) => Ok(route),
+            // A node that was replaced does not have its group yet; another one has.
+            Here::Nothing if route.home == *self.gate.region() => Err(elsewhere()),
             _ => Err(Error::new(
                 Reason::WrongHome,
                 format!("the home of {} is {}", route.tag, route.home),
