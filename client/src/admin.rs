@@ -70,7 +70,8 @@ impl Admin {
     /// Says how the cluster is, as one node sees it.
     pub async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Error> {
         let request = v1::GetClusterStatusRequest {};
-        self.ask(request, async |mut admin, request| {
+        let tells = |status: &v1::GetClusterStatusResponse| !status.cluster_id.is_empty();
+        self.ask_until(tells, request, async |mut admin, request| {
             admin.get_cluster_status(request).await
         })
         .await
@@ -79,7 +80,8 @@ impl Admin {
     /// Lists the nodes.
     pub async fn nodes(&self) -> Result<Vec<v1::NodeStatus>, Error> {
         let request = v1::ListNodesRequest {};
-        let list = self.ask(request, async |mut admin, request| {
+        let tells = |list: &v1::ListNodesResponse| !list.nodes.is_empty();
+        let list = self.ask_until(tells, request, async |mut admin, request| {
             admin.list_nodes(request).await
         });
         Ok(list.await?.nodes)
@@ -247,9 +249,21 @@ impl Admin {
         message: T,
         send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
     ) -> Result<R, Error> {
+        self.ask_until(|_| true, message, send).await
+    }
+
+    /// The same, until an answer tells something. A node without a cluster, as one
+    /// that lost its disk, does not: what it says counts if nobody else answers.
+    async fn ask_until<T: Clone, R>(
+        &self,
+        tells: impl Fn(&R) -> bool,
+        message: T,
+        send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<R, Error> {
         let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()));
         let mut attempts = Attempts::new(Safety::Read, deadline);
         let endpoints = self.client.routes().silent_last();
+        let mut empty = None;
         loop {
             for (index, endpoint) in endpoints.iter().enumerate() {
                 let left = deadline.saturating_duration_since(env::now());
@@ -258,13 +272,25 @@ impl Admin {
                 request.set_timeout(share);
                 let answer = send(endpoint.admin(), request);
                 let fault = match tokio::time::timeout(share, answer).await {
-                    Ok(Ok(response)) => return Ok(response.into_inner()),
+                    Ok(Ok(response)) => {
+                        let answer = response.into_inner();
+                        if tells(&answer) {
+                            return Ok(answer);
+                        }
+                        empty.get_or_insert(answer);
+                        continue;
+                    }
                     Ok(Err(status)) => Fault::from(status),
                     Err(_) => Fault::late(true),
                 };
                 let others = index + 1 < endpoints.len();
-                let pause = attempts.failed(fault.at(endpoint.name()), others)?;
-                tokio::time::sleep(pause).await;
+                match attempts.failed(fault.at(endpoint.name()), others) {
+                    Ok(pause) => tokio::time::sleep(pause).await,
+                    Err(error) => return empty.ok_or(error),
+                }
+            }
+            if let Some(answer) = empty.take() {
+                return Ok(answer);
             }
         }
     }

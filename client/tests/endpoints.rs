@@ -82,6 +82,20 @@ async fn two_clusters() -> [Running; 2] {
     [Fake::new().start().await, other.start().await]
 }
 
+/// One that lost its disk says of itself that it belongs to no cluster.
+#[tokio::test]
+async fn an_empty_node_does_not_speak_for_the_cluster() {
+    let empty = Fake::new().of_cluster("").start().await;
+    let formed = Fake::new().start().await;
+    let endpoints = [empty.endpoint(), formed.endpoint()];
+    let db = connect(&endpoints, Transport::Unary).await;
+    let status = db.admin().cluster_status().await.expect("a status");
+    assert!(!status.cluster_id.is_empty(), "{status:?}");
+    drop(formed);
+    let status = db.admin().cluster_status().await.expect("a status");
+    assert!(status.cluster_id.is_empty(), "nobody else answers");
+}
+
 fn is_refused<T: std::fmt::Debug>(said: Result<T, Error>, nodes: &[Running]) {
     let error = said.expect_err("two clusters");
     assert_eq!(error.reason(), Some(Reason::WrongCluster), "{error}");

@@ -198,6 +198,11 @@ async fn ask_for_basis(context: &Context) -> Result<Basis, Failure> {
     let addresses: Vec<_> = nodes
         .map(|node| ((node.region, node.node), node.address))
         .collect();
+    if addresses.is_empty() {
+        return Err(Failure::local(
+            "whoever answers knows no node of the cluster; give the endpoints of others".to_owned(),
+        ));
+    }
     Ok(Basis {
         policy,
         cluster_id: admin.cluster_status().await?.cluster_id,
