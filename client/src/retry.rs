@@ -54,6 +54,8 @@ pub(crate) struct Attempts {
     maybe_applied: bool,
     /// What a node answered that sends the caller to another one.
     elsewhere: Option<Refusal>,
+    /// What a node answered last that could do nothing then.
+    again: Option<Refusal>,
     /// What a node answered that has applied the write.
     applied: Option<Refusal>,
     /// When a full disk is the answer.
@@ -122,6 +124,7 @@ impl Attempts {
             pause: PAUSE_FIRST,
             maybe_applied: false,
             elsewhere: None,
+            again: None,
             applied: None,
             full_until: None,
         }
@@ -172,7 +175,10 @@ impl Attempts {
                     }
                     retry_after = Some(FULL_PAUSE);
                 }
-                Advice::Again => retry_after = refusal.retry_after(),
+                Advice::Again => {
+                    retry_after = refusal.retry_after();
+                    self.again = Some(refusal.clone());
+                }
                 Advice::Elsewhere => {
                     retry_after = refusal.retry_after();
                     self.elsewhere = Some(refusal.clone());
@@ -192,7 +198,11 @@ impl Attempts {
         }
         let pause = self.next_pause(others, retry_after);
         if env::now() + pause >= self.deadline {
-            return Err(self.give_up(fault));
+            // One that could not be reached must not hide what another one said.
+            let said = self
+                .again
+                .take_if(|_| matches!(fault, Fault::Lost { sent: false, .. }));
+            return Err(self.give_up(said.map_or(fault, Fault::Refused)));
         }
         Ok(pause)
     }
@@ -305,6 +315,17 @@ mod tests {
         let mut read = attempts(Safety::Read);
         read.failed(lost(false), true).expect("on");
         assert!(read.failed(lost(false), false).is_ok());
+    }
+
+    /// Two of three are dead, and the last one that was asked is.
+    #[tokio::test(start_paused = true)]
+    async fn at_the_deadline_it_is_said_what_a_node_answered() {
+        let mut read = Attempts::new(Safety::Read, env::after(Duration::from_secs(1)));
+        read.failed(refused(Reason::NoQuorum), true).expect("on");
+        read.failed(lost(false), false).expect("again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let error = read.failed(lost(false), true).expect_err("over");
+        assert_eq!(error.reason(), Some(Reason::NoQuorum));
     }
 
     #[tokio::test(start_paused = true)]
