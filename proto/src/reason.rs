@@ -67,7 +67,7 @@ reasons! {
     InvalidArgument = "INVALID_ARGUMENT", "The request is malformed.", "Correct the request.";
     Unsupported = "UNSUPPORTED", "The server does not do this, or not so much of it.", "Leave out what the message names, or keep within the limit that it names.";
     Deadline = "DEADLINE", "The deadline passed; nothing was applied.", "Try again, with a longer deadline.";
-    NotFormed = "NOT_FORMED", "The node belongs to no cluster yet.", "Run `domicile cluster init`.";
+    NotFormed = "NOT_FORMED", "The node belongs to no cluster yet.", "See `domicile cluster status` at another node: if the cluster is formed, this one lost its disk, and `domicile node replace` brings it back. Otherwise run `domicile cluster init`.";
     Forming = "FORMING", "Another command is forming a cluster of the node now; nothing of this one was kept.", "Wait for what comes of the other command, then run this one again: it is answered, refused, or goes on.";
     AlreadyFormed = "ALREADY_FORMED", "The node belongs to a cluster already.", "Use the cluster, or start the node with an empty data directory.";
     WrongCluster = "WRONG_CLUSTER", "The other node belongs to another cluster.", "Check the addresses and the data directory.";
