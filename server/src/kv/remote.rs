@@ -66,9 +66,14 @@ impl Store {
         let Wire::Page(page) = self.read_at_home(route, what, options.token()).await? else {
             return Err(Error::internal("the home answered another question"));
         };
+        // A later page may be of no known age.
+        let known = page.meta.as_ref().and_then(|meta| meta.lag_ms);
         let meta = self.counted_from(page.meta.clone(), asked);
         Ok(v1::ScanResponse {
-            meta: Some(meta),
+            meta: Some(v1::ReadMeta {
+                lag_ms: known.and(meta.lag_ms),
+                ..meta
+            }),
             ..page
         })
     }
