@@ -425,7 +425,9 @@ fn of_former_leader(refused: Status) -> Status {
     status(
         Error::new(
             Reason::NoQuorum,
-            "the node that led is empty now, and no other leads yet; try again",
+            "the node that led is empty now, and no other leads yet; try again. If none comes to \
+             lead, too many nodes of the region have lost their disks for one to be replaced: keep \
+             the disks that are left, and see `domicile explain NO_QUORUM`",
         )
         .retry_after(std::time::Duration::from_millis(500)),
     )
