@@ -105,7 +105,7 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
     let client = context.connect_for(REPLACE_WAIT).await?;
     context
         .output
-        .message("replacing; this copies every record of the node's groups");
+        .message("asking for the replacement, which copies every record of the node's groups");
     let (region, node) = arguments.node;
     let admin = client.admin();
     let limit = context.global.timeout.unwrap_or(REPLACE_WAIT);
