@@ -84,8 +84,10 @@ async fn a_leader_that_was_rolled_back_stops_itself() {
 /// The disk that was thought to be lost is put back, or the wrong one is.
 #[tokio::test(start_paused = true)]
 async fn a_store_from_before_a_replacement_stops_itself() {
-    let (mut world, old) = behind("eu/3").await;
+    let (mut world, _) = behind("eu/3").await;
     world.stop("eu/3").await;
+    // All that this store has said of itself is in it.
+    let old = world.copy_disk("eu/3");
     world.wipe("eu/3");
     world.restart("eu/3").await;
     world.replaced("eu", 3).await;
