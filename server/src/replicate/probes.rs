@@ -6,10 +6,10 @@
 //! position, what it serves is not older than m0. So the lag may be
 //! overstated, never understated; before the first answer it is unknown.
 
-use std::cmp::Ordering;
+use std::cmp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering as Memory};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
@@ -108,9 +108,9 @@ fn has_same(group: &Group, position: Position, version: u64) -> bool {
     let progress = group.progress();
     let cursor = progress.mirror.as_ref().map(|mirror| mirror.cursor);
     match position.cmp(&cursor.unwrap_or_default()) {
-        Ordering::Greater => true,
-        Ordering::Equal => progress.changed_version == version,
-        Ordering::Less => {
+        cmp::Ordering::Greater => true,
+        cmp::Ordering::Equal => progress.changed_version == version,
+        cmp::Ordering::Less => {
             let engine = group.disk().state.as_ref();
             let here = || feed::version_at(engine, group.identity().group, position);
             // The changes of before it was filled are not here.
@@ -134,7 +134,7 @@ impl Probes {
 
     /// An upper bound of how far a mirror here is behind; `None`: unknown.
     pub fn lag(&self, group: &Group) -> Option<Duration> {
-        self.asked.store(true, Memory::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
         let mirror = group.progress().mirror.unwrap_or_default();
         let asked_at = {
             let mut confirmed = self.confirmed.lock();
@@ -164,7 +164,7 @@ impl Probes {
             while waited < PROBE_IDLE {
                 tokio::time::sleep(PROBE_BUSY).await;
                 waited += PROBE_BUSY;
-                if self.asked.swap(false, Memory::Relaxed) || !self.knows_all() {
+                if self.asked.swap(false, Ordering::Relaxed) || !self.knows_all() {
                     break;
                 }
             }
