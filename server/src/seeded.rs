@@ -4,7 +4,10 @@
 //! the feature `seeded-bugs` the answer is the constant `false`, and nothing of
 //! a bug is in the program. With it, a process has the one bug that the
 //! variable `DOMICILE_SEEDED_BUG` names. The same program stands in for a build
-//! of the next feature level, to see that two builds work side by side.
+//! of the next feature level, to see that two builds work side by side, and forms
+//! tags of several ranges, which nothing else does yet.
+
+use domicile_proto::internal::v1::KeySpan;
 
 macro_rules! bugs {
     ($($(#[doc = $what:literal])+ $bug:ident = $name:literal,)+) => {
@@ -115,6 +118,29 @@ pub const NEXT_LEVEL_VARIABLE: &str = "SEEDED_LEVEL";
 /// not know.
 #[cfg(feature = "seeded-bugs")]
 const NEXT_FIELD: [u8; 3] = [0xf8, 0x7f, 0x01];
+
+/// The keys at which tags are split when they are formed.
+#[cfg(feature = "seeded-bugs")]
+pub static SPLITS: std::sync::OnceLock<std::collections::BTreeMap<String, Vec<Vec<u8>>>> =
+    std::sync::OnceLock::new();
+
+/// The spans that a tag begins with.
+#[cfg(feature = "seeded-bugs")]
+pub fn spans(tag: &str) -> Vec<KeySpan> {
+    let splits = SPLITS.get().and_then(|splits| splits.get(tag));
+    let keys = splits.into_iter().flatten();
+    let keys = keys.map(|key| bytes::Bytes::copy_from_slice(key));
+    let ends = keys.clone().map(Some).chain([None]);
+    let starts = std::iter::once(bytes::Bytes::new()).chain(keys);
+    let spans = starts.zip(ends);
+    spans.map(|(start, end)| KeySpan { start, end }).collect()
+}
+
+/// The spans that a tag begins with: all its keys.
+#[cfg(not(feature = "seeded-bugs"))]
+pub fn spans(_: &str) -> [KeySpan; 1] {
+    [KeySpan::default()]
+}
 
 /// The highest feature level that this build knows.
 #[cfg(feature = "seeded-bugs")]

@@ -2,7 +2,7 @@
 //!
 //! A unary call names its tag in the metadata, and its connection tells the
 //! region of the caller, so a node that may not serve it says so before it
-//! takes a byte of key or value. What is admitted carries its [`Route`] on to
+//! takes a byte of key or value. What is admitted is [`Admitted`] on its way to
 //! [`KvApi`](super::KvApi). A session names the tag in each frame instead, and
 //! is admitted there.
 
@@ -21,7 +21,7 @@ use crate::api::kv::caller_of;
 use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::Result;
-use crate::kv::{Route, Store};
+use crate::kv::{Admitted, Store};
 use crate::telemetry::{Metrics, Operation};
 use v1::kv_service_server::{KvServiceServer, SERVICE_NAME};
 
@@ -45,7 +45,7 @@ impl<S> Admission<S> {
         }
     }
 
-    fn admit(&self, request: &http::Request<Body>) -> Result<Route> {
+    fn admit(&self, request: &http::Request<Body>) -> Result<Arc<Admitted>> {
         let tag = request.headers().get(TAG_METADATA);
         let tag = tag.and_then(|tag| tag.to_str().ok()).unwrap_or_default();
         let caller = caller_of(request.extensions())?;
@@ -86,8 +86,8 @@ where
         };
         let began = self.env.now();
         match self.admit(&request) {
-            Ok(route) => {
-                request.extensions_mut().insert(route);
+            Ok(admitted) => {
+                request.extensions_mut().insert(admitted);
                 self.inner.call(request).boxed()
             }
             Err(refused) => {

@@ -17,7 +17,7 @@ use crate::api::session;
 use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, covering, reply_to};
+use crate::kv::{Admitted, ReadOptions, Route, Store, WriteRequest, Written, covering, reply_to};
 use crate::net::Caller;
 use crate::storage::Index;
 use crate::telemetry::{Metrics, Operation};
@@ -56,11 +56,11 @@ impl KvApi {
 
     /// Where a unary call goes that was admitted in front of this service. Its body
     /// may have taken long to come.
-    fn admitted<T>(&self, request: &Request<T>) -> Result<(Route, Duration)> {
-        let route = request.extensions().get::<Route>().cloned();
-        let route = route.ok_or_else(|| Error::internal("a call was not admitted"))?;
-        self.store.admits_still(&route)?;
-        Ok((route, deadline(request)))
+    fn admitted<T>(&self, request: &Request<T>) -> Result<(Arc<Admitted>, Duration)> {
+        let admitted = request.extensions().get::<Arc<Admitted>>().cloned();
+        let admitted = admitted.ok_or_else(|| Error::internal("a call was not admitted"))?;
+        self.store.admits_still(&admitted)?;
+        Ok((admitted, deadline(request)))
     }
 
     /// Serves a unary call, and counts and times it.
@@ -93,15 +93,19 @@ impl KvApi {
     #[instrument(level = "debug", skip_all)]
     async fn write(
         &self,
-        route: Route,
+        admitted: Arc<Admitted>,
         deadline: Duration,
         request: WriteRequest,
     ) -> Result<Written> {
         let (tx, rx) = oneshot::channel();
+        let registers = matches!(request, WriteRequest::Register(_));
+        let route = admitted.of_key(request.key());
         // The caller may have gone; then nobody wants the answer.
         let write = reply_to(request, move |answer| drop(tx.send(answer)));
-        if let Some(write) = write {
-            self.store.write(&route, vec![write]);
+        match write {
+            Some(write) if registers => self.store.register(&admitted, write),
+            Some(write) => self.store.write(&route, vec![write]),
+            None => {}
         }
         let answer = match tokio::time::timeout(deadline, rx).await {
             Ok(Ok(answer)) => answer?,
@@ -195,9 +199,9 @@ impl KvService for KvApi {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
         let put = async {
-            let (route, deadline) = self.admitted(&request)?;
+            let (admitted, deadline) = self.admitted(&request)?;
             let put = WriteRequest::Put(request.into_inner());
-            match self.write(route, deadline, put).await? {
+            match self.write(admitted, deadline, put).await? {
                 Written::Put(response) => Ok(response),
                 _ => Err(Error::internal("a put was answered as another write")),
             }
@@ -210,9 +214,10 @@ impl KvService for KvApi {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
         let get = async {
-            let (route, deadline) = self.admitted(&request)?;
+            let (admitted, deadline) = self.admitted(&request)?;
             let request = request.into_inner();
             let options = ReadOptions::from_wire(request.options.as_ref())?;
+            let route = admitted.of_key(&request.key);
             let keys = [request.key];
             let read = self.store.get(&route, &keys, &options);
             let (records, meta) = within(deadline, read).await?;
@@ -229,9 +234,9 @@ impl KvService for KvApi {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let delete = async {
-            let (route, deadline) = self.admitted(&request)?;
+            let (admitted, deadline) = self.admitted(&request)?;
             let delete = WriteRequest::Delete(request.into_inner());
-            match self.write(route, deadline, delete).await? {
+            match self.write(admitted, deadline, delete).await? {
                 Written::Delete(response) => Ok(response),
                 _ => Err(Error::internal("a delete was answered as another write")),
             }
@@ -244,8 +249,8 @@ impl KvService for KvApi {
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<v1::ScanResponse>, Status> {
         let scan = async {
-            let (route, deadline) = self.admitted(&request)?;
-            within(deadline, self.store.scan(&route, request.into_inner())).await
+            let (admitted, deadline) = self.admitted(&request)?;
+            within(deadline, self.store.scan(&admitted, request.into_inner())).await
         };
         self.observe("Scan", Operation::Scan, scan).await
     }
@@ -255,9 +260,9 @@ impl KvService for KvApi {
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let register = async {
-            let (route, deadline) = self.admitted(&request)?;
+            let (admitted, deadline) = self.admitted(&request)?;
             let register = WriteRequest::Register(request.into_inner());
-            match self.write(route, deadline, register).await? {
+            match self.write(admitted, deadline, register).await? {
                 Written::Registered(response) => Ok(response),
                 _ => Err(Error::internal("a registration was answered as a write")),
             }
@@ -271,8 +276,8 @@ impl KvService for KvApi {
         request: Request<v1::LocateRequest>,
     ) -> Result<Response<v1::LocateResponse>, Status> {
         let locate = async {
-            let (route, _) = self.admitted(&request)?;
-            Ok(self.store.located(&route))
+            let (admitted, _) = self.admitted(&request)?;
+            Ok(self.store.located(&admitted))
         };
         let located = self.observe("Locate", Operation::Locate, locate).await;
         located.map(|located| self.named(located))

@@ -17,7 +17,7 @@ use crate::api::nodes;
 use crate::api::status::status;
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
-use crate::kv::Store;
+use crate::kv::{Forwarded, Store};
 use crate::net::{Caller, Calling, Regions, STATE_STEP, Speaker};
 use crate::placement::Placement;
 use crate::raft::{
@@ -26,7 +26,7 @@ use crate::raft::{
 use crate::replicate::{Probes, Receiver};
 use crate::residency::{Carries, Cleared, Gate, Of, Subject, Untrusted, carried};
 use crate::seeded;
-use crate::storage::Disk;
+use crate::storage::{Disk, GroupId};
 
 /// The answers that are gathered into one frame.
 const FRAME_ANSWERS_MAX: usize = 512;
@@ -351,12 +351,17 @@ impl Taken {
                 return self.inbound.refuse_for(sequence, &refused);
             }
         };
-        let replica = ReplicaId(request.to_replica);
+        let group = GroupId(request.group);
         match request.request {
             Some(Request::Forward(forward)) => {
-                let number = (sequence, replica);
+                let asked = Forwarded {
+                    sequence,
+                    group,
+                    replica: ReplicaId(request.to_replica),
+                    forward,
+                };
                 let store = &self.api.store;
-                let taken = store.take_forwarded(&self.from, number, forward, &self.answers);
+                let taken = store.take_forwarded(&self.from, asked, &self.answers);
                 if let Err(error) = taken {
                     self.inbound.refuse_for(sequence, &error);
                 }
@@ -367,7 +372,8 @@ impl Taken {
                     Ok(shipped) => answers.send(&subject, sequence, Answer::Ship(shipped)),
                     Err(error) => answers.refuse(sequence, (&error).into()),
                 };
-                self.api.receiver.take(&self.from, ship, Box::new(answer));
+                let receiver = &self.api.receiver;
+                receiver.take(&self.from, group, ship, Box::new(answer));
             }
             Some(Request::Probe(probe)) => {
                 let probes = self.api.probes.clone();

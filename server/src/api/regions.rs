@@ -13,29 +13,28 @@ use crate::residency::{Atlas, Side};
 
 /// Which region holds, serves and may call for each tag.
 pub(super) fn placement(atlas: &Atlas) -> v1::GetPlacementResponse {
-    let tags = atlas.places().map(|place| v1::TagPlacement {
-        tag: place.tag.to_string(),
-        home: place.home.region.to_string(),
-        epoch: place.home.epoch,
-        regions: atlas
-            .policy
-            .regions()
-            .keys()
-            .map(|region| {
-                let role = match region {
-                    region if *region == place.home.region => "home",
-                    region if place.mirrors.contains_key(region) => "mirror",
-                    _ => "",
-                };
-                v1::TagRegion {
-                    region: region.to_string(),
-                    may_store: atlas.may_hold(&place.tag, region, Kind::Value).is_allowed(),
-                    may_serve: atlas.may_handle(&place.tag, region),
-                    may_call: atlas.may_access(&place.tag, region).is_allowed(),
-                    role: role.into(),
-                }
-            })
-            .collect(),
+    let tags = atlas.places().map(|place| {
+        let mirrors = place.mirrors();
+        let regions = atlas.policy.regions().keys().map(|region| {
+            let role = match region {
+                region if *region == place.home.region => "home",
+                region if mirrors.contains(region) => "mirror",
+                _ => "",
+            };
+            v1::TagRegion {
+                region: region.to_string(),
+                may_store: atlas.may_hold(&place.tag, region, Kind::Value).is_allowed(),
+                may_serve: atlas.may_handle(&place.tag, region),
+                may_call: atlas.may_access(&place.tag, region).is_allowed(),
+                role: role.into(),
+            }
+        });
+        v1::TagPlacement {
+            tag: place.tag.to_string(),
+            home: place.home.region.to_string(),
+            epoch: place.home.epoch,
+            regions: regions.collect(),
+        }
     });
     v1::GetPlacementResponse {
         policy_version: atlas.version(),
@@ -47,45 +46,42 @@ pub(super) fn placement(atlas: &Atlas) -> v1::GetPlacementResponse {
 pub(super) fn replication(api: &AdminApi, atlas: &Atlas) -> v1::GetReplicationResponse {
     let now = api.env.now();
     let millis = |d: Duration| d.as_millis() as u64;
-    let outbound = api
-        .shipped
-        .lanes()
-        .into_iter()
-        .map(|((tag, region), lane)| {
-            let place = atlas.place(tag.as_str());
-            let group = place.and_then(|place| api.groups.get(place.group));
-            let changed = group.map_or_else(Default::default, |group| group.progress().changed);
-            let is_complete = lane.state == LaneState::Streaming && lane.acked >= changed;
-            let (state, why) = match lane.state {
-                LaneState::Connecting => ("connecting", String::new()),
-                LaneState::Backfilling => ("backfilling", String::new()),
-                LaneState::Streaming => ("streaming", String::new()),
-                LaneState::Stopped(why) => ("stopped", why),
-            };
-            v1::OutboundReplication {
-                tag: tag.to_string(),
-                region: region.to_string(),
-                home_index: changed.index.0,
-                mirror_index: lane.acked.index.0,
-                behind_ms: match is_complete {
-                    true => Some(0),
-                    false => lane
-                        .complete_at
-                        .map(|at| millis(now.saturating_duration_since(at))),
-                },
-                state: state.into(),
-                why,
-                records: lane.records,
-            }
-        });
+    let outbound = api.shipped.lanes().into_iter().map(|(id, lane)| {
+        let changed = api.groups.get(id.range);
+        let changed = changed.map_or_else(Default::default, |group| group.progress().changed);
+        let is_complete = lane.state == LaneState::Streaming && lane.acked >= changed;
+        let (state, why) = match lane.state {
+            LaneState::Connecting => ("connecting", String::new()),
+            LaneState::Backfilling => ("backfilling", String::new()),
+            LaneState::Streaming => ("streaming", String::new()),
+            LaneState::Stopped(why) => ("stopped", why),
+        };
+        v1::OutboundReplication {
+            tag: id.tag.to_string(),
+            region: id.region.to_string(),
+            range: id.range.0,
+            home_index: changed.index.0,
+            mirror_index: lane.acked.index.0,
+            behind_ms: match is_complete {
+                true => Some(0),
+                false => lane
+                    .complete_at
+                    .map(|at| millis(now.saturating_duration_since(at))),
+            },
+            state: state.into(),
+            why,
+            records: lane.records,
+        }
+    });
     let here = api.gate.region();
-    let mirrors = atlas.places().filter(|p| p.mirrors.contains_key(here));
-    let inbound = mirrors.filter_map(|place| {
-        let group = api.groups.get(place.group)?;
+    let mirrors = atlas.ranges().filter(|(_, r)| r.mirrors.contains_key(here));
+    let inbound = mirrors.filter_map(|(place, range)| {
+        let group = api.groups.get(range.group)?;
         let mirror = group.progress().mirror.unwrap_or_default();
         Some(v1::InboundReplication {
             tag: place.tag.to_string(),
             home: place.home.region.to_string(),
+            range: range.group.0,
             open: mirror.open,
             mirror_index: mirror.cursor.index.0,
             lag_ms: api.probes.lag(&group).map(millis),
@@ -134,7 +130,7 @@ pub(super) fn list(atlas: &Atlas, regions: &Regions) -> Vec<v1::RegionStatus> {
             nodes: nodes.len() as u32,
             reachable: reachable as u32,
             homes: tags_where(&|place| place.home.region == *name),
-            mirrors: tags_where(&|place| place.mirrors.contains_key(name)),
+            mirrors: tags_where(&|place| place.mirrors().contains(name)),
         }
     });
     status.collect()

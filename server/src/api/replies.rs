@@ -240,14 +240,13 @@ impl Replies {
                 Reply::Written(result, route, index) => {
                     // Without a key of the tag, what another node gave stands in the
                     // result. With one, all of the frame have one token.
-                    let own = has_key(route);
-                    if own {
-                        drop_token(result);
+                    if let Some(range) = route.range.filter(|_| has_key(route)) {
                         let is_full = written.len() == TOKEN_POSITIONS_MAX;
-                        if is_full && !written.contains_key(&route.range) && taken > 0 {
+                        if is_full && !written.contains_key(&range) && taken > 0 {
                             break;
                         }
-                        let last = written.entry(route.range);
+                        drop_token(result);
+                        let last = written.entry(range);
                         let last = last.or_insert_with(|| (route.clone(), *index));
                         last.1 = last.1.max(*index);
                     }

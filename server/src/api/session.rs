@@ -26,7 +26,7 @@ use crate::api::replies::{Counted, Outbox, Replies, result};
 use crate::api::status::failure;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::{ReadOptions, Route, Store, WriteRequest, Written, check_key, reply_to};
+use crate::kv::{Admitted, ReadOptions, Route, Store, WriteRequest, Written, check_key, reply_to};
 use crate::telemetry::{Metrics, Operation as Kind};
 
 /// Begins to serve a session.
@@ -60,6 +60,39 @@ struct Session {
     caller: RegionName,
     outbox: Outbox,
     slots: Arc<Semaphore>,
+}
+
+/// What a frame asks of one range.
+struct Batch {
+    route: Arc<Route>,
+    local: Vec<(u64, Bytes)>,
+    strong: Vec<(u64, Bytes)>,
+    writes: Vec<crate::raft::Write>,
+}
+
+/// What a frame asks, by range.
+#[derive(Default)]
+struct Gathered {
+    /// Few: a frame is of one tag, and most tags have one range.
+    batches: Vec<Batch>,
+}
+
+impl Gathered {
+    /// The batch of the range that has a key.
+    fn of(&mut self, admitted: &Arc<Admitted>, key: &[u8]) -> &mut Batch {
+        let known = |batch: &Batch| batch.route.span.covers(key);
+        let at = self.batches.iter().position(known);
+        let at = at.unwrap_or_else(|| {
+            self.batches.push(Batch {
+                route: Arc::new(admitted.of_key(key)),
+                local: Vec::new(),
+                strong: Vec::new(),
+                writes: Vec::new(),
+            });
+            self.batches.len() - 1
+        });
+        &mut self.batches[at]
+    }
 }
 
 impl Session {
@@ -98,8 +131,8 @@ impl Session {
 
     #[instrument(level = "debug", skip_all, fields(operations = frame.operations.len()))]
     fn serve(&self, frame: v1::SessionRequest) {
-        let route = match self.store.admit(&frame.tag, &self.caller) {
-            Ok(route) => route,
+        let admitted = match self.store.admit(&frame.tag, &self.caller) {
+            Ok(admitted) => admitted,
             Err(error) => {
                 for operation in frame.operations {
                     let error = error.again();
@@ -108,45 +141,61 @@ impl Session {
                 return;
             }
         };
-        let mut local = Vec::new();
-        let mut strong = Vec::new();
-        let mut writes = Vec::new();
-        let home = Arc::new(route.clone());
+        let mut gathered = Gathered::default();
         for v1::SessionOperation { id, operation } in frame.operations {
             match operation {
                 // Gets are gathered, and one that is malformed fails alone.
                 Some(Operation::Get(get)) => match asked(&get) {
-                    Ok(options) if options.is_local() => local.push((id, get.key)),
-                    Ok(options) if options == ReadOptions::default() => {
-                        strong.push((id, get.key));
+                    Ok(options) if options.is_local() => {
+                        gathered.of(&admitted, &get.key).local.push((id, get.key));
                     }
-                    Ok(options) => self.get(route.clone(), vec![(id, get.key)], options),
+                    Ok(options) if options == ReadOptions::default() => {
+                        gathered.of(&admitted, &get.key).strong.push((id, get.key));
+                    }
+                    Ok(options) => {
+                        let route = admitted.of_key(&get.key);
+                        self.get(Arc::new(route), vec![(id, get.key)], options);
+                    }
                     Err(error) => self.outbox.fail(id, error),
                 },
                 Some(Operation::Put(put)) => {
-                    writes.extend(self.write(id, &home, WriteRequest::Put(put)));
+                    let batch = gathered.of(&admitted, &put.key);
+                    let write = self.write(id, &batch.route, WriteRequest::Put(put));
+                    batch.writes.extend(write);
                 }
                 Some(Operation::Delete(delete)) => {
-                    writes.extend(self.write(id, &home, WriteRequest::Delete(delete)));
+                    let batch = gathered.of(&admitted, &delete.key);
+                    let write = self.write(id, &batch.route, WriteRequest::Delete(delete));
+                    batch.writes.extend(write);
                 }
                 Some(Operation::Register(register)) => {
-                    writes.extend(self.write(id, &home, WriteRequest::Register(register)));
+                    let route = Arc::new(admitted.of_key(&[]));
+                    let register = WriteRequest::Register(register);
+                    if let Some(write) = self.write(id, &route, register) {
+                        self.store.register(&admitted, write);
+                    }
                 }
-                Some(Operation::Scan(scan)) => self.scan(id, route.clone(), scan),
+                Some(Operation::Scan(scan)) => self.scan(id, admitted.clone(), scan),
                 None => self.outbox.fail(
                     id,
                     Error::new(Reason::Unsupported, "the operation is not known here"),
                 ),
             }
         }
-        if !writes.is_empty() {
-            self.store.write(&route, writes);
+        for batch in gathered.batches {
+            self.serve_batch(batch);
         }
-        if !local.is_empty() {
-            self.get_local(&route, local);
+    }
+
+    fn serve_batch(&self, batch: Batch) {
+        if !batch.writes.is_empty() {
+            self.store.write(&batch.route, batch.writes);
         }
-        if !strong.is_empty() {
-            self.get(route, strong, ReadOptions::default());
+        if !batch.local.is_empty() {
+            self.get_local(&batch.route, batch.local);
+        }
+        if !batch.strong.is_empty() {
+            self.get(batch.route, batch.strong, ReadOptions::default());
         }
     }
 
@@ -180,7 +229,7 @@ impl Session {
     }
 
     /// Answers gets from what this node has, in as many frames as it takes.
-    fn get_local(&self, route: &Route, mut gets: Vec<(u64, Bytes)>) {
+    fn get_local(&self, route: &Arc<Route>, mut gets: Vec<(u64, Bytes)>) {
         while !gets.is_empty() {
             let mut results = Vec::with_capacity(gets.len());
             let mut failed = Vec::with_capacity(gets.len());
@@ -213,7 +262,7 @@ impl Session {
     }
 
     /// Answers gets once their level is met, in as many frames as it takes.
-    fn get(&self, route: Route, gets: Vec<(u64, Bytes)>, options: ReadOptions) {
+    fn get(&self, route: Arc<Route>, gets: Vec<(u64, Bytes)>, options: ReadOptions) {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
         let outbox = self.outbox.clone();
@@ -250,12 +299,12 @@ impl Session {
         });
     }
 
-    fn scan(&self, id: u64, route: Route, scan: v1::ScanRequest) {
+    fn scan(&self, id: u64, admitted: Arc<Admitted>, scan: v1::ScanRequest) {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
         let outbox = self.outbox.clone();
         self.env.spawn_brief(async move {
-            let failed = match store.scan(&route, scan).await {
+            let failed = match store.scan(&admitted, scan).await {
                 Ok(page) => outbox.page(id, page),
                 Err(error) => {
                     let reason = error.reason;

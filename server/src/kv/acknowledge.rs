@@ -7,16 +7,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::address::RegionName;
 use domicile_proto::policy::{Kind, Verdict};
 use domicile_proto::v1;
 use v1::acknowledgement::Acknowledgement as Asked;
 
+use super::directory::Route;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, Outcome, Reply, Write};
 use crate::replicate::{Shipped, Wanted};
-use crate::residency::Atlas;
 use crate::seeded::{self, Bug};
 
 /// How long mirrors may take before the writer is told where its write is
@@ -24,11 +24,10 @@ use crate::seeded::{self, Bug};
 /// client library takes.
 const ACKNOWLEDGE_WAIT: Duration = Duration::from_millis(1500);
 
-/// Which mirrors a write waits for; `None`: none. An acknowledgement that the
-/// policy makes impossible is refused.
+/// Which mirrors of its range a write waits for; `None`: none. An acknowledgement
+/// that the policy makes impossible is refused.
 pub(super) fn wanted(
-    atlas: &Atlas,
-    tag: &Tag,
+    route: &Route,
     acknowledgement: Option<&v1::Acknowledgement>,
 ) -> Result<Option<Wanted>> {
     let Some(acknowledgement) = acknowledgement else {
@@ -41,24 +40,22 @@ pub(super) fn wanted(
             "the acknowledgement is not known here; nothing was written",
         ));
     };
-    let place = atlas
-        .place(tag.as_str())
-        .ok_or_else(|| Error::new(Reason::UnknownTag, "the policy does not know the tag"))?;
+    let (tag, mirrors) = (&route.tag, route.mirrors());
     match asked {
         Asked::Mirrors(0) => Ok(None),
-        Asked::Mirrors(count) if *count as usize <= place.mirrors.len() => {
+        Asked::Mirrors(count) if *count as usize <= mirrors.len() => {
             Ok(Some(Wanted::Count(*count as usize)))
         }
         Asked::Mirrors(count) => Err(Error::invalid(format!(
             "{tag} has {} mirrors, so {count} can never have the write",
-            place.mirrors.len()
+            mirrors.len()
         ))),
         Asked::Regions(set) => {
             let mut regions = BTreeSet::new();
             for name in &set.regions {
                 let region = RegionName::new(name)
                     .map_err(|e| Error::invalid(format!("a region to wait for: {e}")))?;
-                if let Verdict::Denied(denial) = atlas.may_hold(tag, &region, Kind::Value) {
+                if let Verdict::Denied(denial) = route.atlas.may_hold(tag, &region, Kind::Value) {
                     return Err(Error::new(
                         denial.reason(),
                         format!("the write would have to exist in {region}: {denial}"),
@@ -66,10 +63,10 @@ pub(super) fn wanted(
                     .fact("tag", tag)
                     .fact("region", &region));
                 }
-                if region == place.home.region {
+                if region == route.home {
                     continue;
                 }
-                if !place.mirrors.contains_key(&region) {
+                if !mirrors.contains(&region) {
                     return Err(Error::invalid(format!(
                         "{tag} has no mirror in {region}; see `domicile placement matrix`"
                     )));
@@ -85,13 +82,13 @@ pub(super) fn wanted(
 pub(super) fn waiting(
     env: &Env,
     shipped: &Arc<Shipped>,
-    (tag, home): (&Tag, &RegionName),
+    home: &RegionName,
     group: &Arc<Group>,
     write: Write,
     wanted: Wanted,
 ) -> Write {
     let (env, shipped, group) = (env.clone(), shipped.clone(), group.clone());
-    let (tag, home) = (tag.clone(), home.clone());
+    let home = home.clone();
     let Write { reply, .. } = write;
     let reply = Reply::new(move |answer| {
         let version = match &answer {
@@ -107,7 +104,8 @@ pub(super) fn waiting(
         env.spawn_brief(async move {
             // The write is applied, so it is not behind this.
             let position = group.progress().changed;
-            let waited = shipped.wait(&tag, &wanted, position, ACKNOWLEDGE_WAIT);
+            let range = group.identity().group;
+            let waited = shipped.wait(range, &wanted, position, ACKNOWLEDGE_WAIT);
             match waited.await {
                 Ok(_) => reply.send(answer),
                 Err(having) => {
@@ -134,43 +132,24 @@ pub(super) fn waiting(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use domicile_proto::internal::v1 as wire;
-    use domicile_proto::policy::DEMO;
-
     use super::*;
+    use crate::kv::directory::Directory;
+    use crate::raft::testing::Alone;
 
-    /// `global` with mirrors in two regions.
-    fn atlas() -> Atlas {
-        let mirror = |region: &str| wire::ControlMirror {
-            region: region.into(),
-            incarnation: 1,
-        };
-        Atlas::new(wire::Control {
-            cluster: Bytes::from_static(&[7; 16]),
-            policy: DEMO.into(),
-            tags: vec![wire::ControlTag {
-                tag: "global".into(),
-                home: "eu".into(),
-                epoch: 1,
-                ranges: vec![wire::ControlRange {
-                    range: 17,
-                    span: Some(wire::KeySpan::default()),
-                    home_incarnation: 1,
-                    mirrors: vec![mirror("us"), mirror("ap")],
-                }],
-            }],
-            ..wire::Control::default()
-        })
-        .unwrap()
-    }
-
-    fn asked(asked: Option<Asked>) -> Result<Option<Wanted>> {
+    /// Asks for an acknowledgement of `global`, which has mirrors in two regions.
+    async fn asked(asked: Option<Asked>) -> Result<Option<Wanted>> {
         let acknowledgement = v1::Acknowledgement {
             acknowledgement: asked,
         };
-        let tag = Tag::new("global").unwrap();
-        wanted(&atlas(), &tag, Some(&acknowledgement))
+        wanted(&route().await, Some(&acknowledgement))
+    }
+
+    async fn route() -> Route {
+        let node = Alone::new("eu");
+        node.adopt_demo();
+        let directory = Directory::new(node.gate.clone(), node.groups.clone());
+        let admitted = directory.admit("global", node.gate.region());
+        admitted.expect("admitted").of_key(b"a")
     }
 
     fn regions(names: &[&str]) -> Option<Asked> {
@@ -179,30 +158,29 @@ mod tests {
         }))
     }
 
-    #[test]
-    fn what_a_write_waits_for_is_decided_at_admission() {
-        let tag = Tag::new("global").unwrap();
-        assert_eq!(wanted(&atlas(), &tag, None).unwrap(), None);
-        assert_eq!(asked(Some(Asked::Mirrors(0))).unwrap(), None);
-        let two = asked(Some(Asked::Mirrors(2))).unwrap();
+    #[tokio::test]
+    async fn what_a_write_waits_for_is_decided_at_admission() {
+        assert_eq!(wanted(&route().await, None).unwrap(), None);
+        assert_eq!(asked(Some(Asked::Mirrors(0))).await.unwrap(), None);
+        let two = asked(Some(Asked::Mirrors(2))).await.unwrap();
         assert_eq!(two, Some(Wanted::Count(2)));
         // The home has it anyway.
-        assert_eq!(asked(regions(&["eu"])).unwrap(), None);
+        assert_eq!(asked(regions(&["eu"])).await.unwrap(), None);
         let us = BTreeSet::from([RegionName::new("us").unwrap()]);
-        let both = asked(regions(&["eu", "us"])).unwrap();
+        let both = asked(regions(&["eu", "us"])).await.unwrap();
         assert_eq!(both, Some(Wanted::Regions(us)));
     }
 
-    #[test]
-    fn what_can_never_be_is_refused() {
-        let reason = |asked: Result<Option<Wanted>>| asked.unwrap_err().reason;
-        let three = asked(Some(Asked::Mirrors(3)));
-        assert_eq!(reason(three), Reason::InvalidArgument);
-        assert_eq!(reason(asked(regions(&["EU!"]))), Reason::InvalidArgument);
+    #[tokio::test]
+    async fn what_can_never_be_is_refused() {
+        for impossible in [Some(Asked::Mirrors(3)), regions(&["EU!"])] {
+            let refused = asked(impossible).await.unwrap_err();
+            assert_eq!(refused.reason, Reason::InvalidArgument);
+        }
     }
 
-    #[test]
-    fn an_acknowledgement_that_is_not_known_is_refused() {
-        assert_eq!(asked(None).unwrap_err().reason, Reason::Unsupported);
+    #[tokio::test]
+    async fn an_acknowledgement_that_is_not_known_is_refused() {
+        assert_eq!(asked(None).await.unwrap_err().reason, Reason::Unsupported);
     }
 }

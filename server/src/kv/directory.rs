@@ -1,5 +1,8 @@
-//! Where a request goes, decided from its tag and its caller's region alone.
+//! Who is admitted, decided from the tag and the caller's region alone, and where
+//! each key of the tag goes then.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,18 +11,16 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{Denial, Isolation, Verdict};
 
 use crate::error::{Error, Reason, Result};
-use crate::kv::store::elsewhere;
 use crate::raft::{Group, Groups};
-use crate::residency::{Atlas, Gate, TagPlace};
+use crate::residency::{Atlas, Gate, RangePlace, TagPlace};
 use crate::seeded::{self, Bug};
-use crate::storage::GroupId;
+use crate::storage::{GroupId, Span};
 
-/// Where a request for a tag goes.
-#[derive(Clone)]
-pub struct Route {
-    /// The policy that admitted the request. Whatever else is decided about the
-    /// request is decided by it, not by what may have come into force since; the
-    /// gates alone look at the newest.
+/// A request for a tag that was admitted.
+pub struct Admitted {
+    /// The policy that admitted it. Whatever else is decided about the request is
+    /// decided by it, not by what may have come into force since; the gates alone
+    /// look at the newest.
     pub atlas: Arc<Atlas>,
     /// The region of the caller.
     pub caller: RegionName,
@@ -29,13 +30,38 @@ pub struct Route {
     pub home: RegionName,
     /// The epoch of the home.
     pub epoch: u64,
-    /// The group of its records, at the home and at every mirror.
-    pub range: GroupId,
-    /// What of the tag is on this node.
+    place: Arc<TagPlace>,
+    region: Arc<Region>,
+    /// The replicas of this node.
+    groups: Arc<Groups>,
+    /// Whether this is a node of the home.
+    is_home: bool,
+    /// Whether mirrors of the tag go on serving while the policy lease has lapsed.
+    serves_isolated: bool,
+}
+
+/// Where what is asked of one range of a tag goes.
+#[derive(Clone)]
+pub struct Route {
+    admitted: Arc<Admitted>,
+    /// The range: the group of its records, at the home and at every mirror; `None`:
+    /// only the home knows which it is.
+    pub range: Option<GroupId>,
+    /// Its keys.
+    pub span: Span,
+    /// What of it is on this node.
     pub here: Here,
 }
 
-/// What of a tag is on this node.
+impl Deref for Route {
+    type Target = Admitted;
+
+    fn deref(&self) -> &Admitted {
+        &self.admitted
+    }
+}
+
+/// What of a range is on this node.
 #[derive(Clone)]
 pub enum Here {
     /// A replica of the home's group.
@@ -51,7 +77,45 @@ pub enum Here {
     Nothing,
 }
 
-impl Route {
+impl Admitted {
+    /// Where a key goes.
+    pub fn of_key(self: &Arc<Self>, key: &[u8]) -> Route {
+        let mut spans = self.spans();
+        let found = spans.find(|(_, span)| span.covers(key));
+        self.route(found.expect("the ranges of a tag have every key"))
+    }
+
+    /// Where the ranges go that have keys from `start` to before `end`, in their
+    /// order: at least one. An empty end is the tag's.
+    pub fn of_span(self: &Arc<Self>, start: &[u8], end: &[u8]) -> Vec<Route> {
+        let behind = self.spans().skip_while(|(_, span)| !span.covers(start));
+        let within = behind
+            .enumerate()
+            .take_while(|(at, (_, span))| *at == 0 || end.is_empty() || span.start() < end);
+        within.map(|(_, found)| self.route(found)).collect()
+    }
+
+    /// Where a range goes; `None`: it is not known here.
+    pub(super) fn of_range(self: &Arc<Self>, range: GroupId) -> Option<Route> {
+        let found = self.spans().find(|(known, _)| *known == Some(range));
+        found.map(|found| self.route(found))
+    }
+
+    /// The ranges of the tag.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = GroupId> {
+        self.place.ranges.iter().map(|range| range.group)
+    }
+
+    /// The ranges of the tag as far as this region knows them, by key. A region that
+    /// does not hold the tag knows of no boundary.
+    fn spans(&self) -> impl Iterator<Item = (Option<GroupId>, Span)> {
+        let (only, several) = match &self.place.ranges[..] {
+            [only] => (Some((Some(only.group), Span::default())), Vec::new()),
+            several => (None, self.region.spans(several)),
+        };
+        only.into_iter().chain(several)
+    }
+
     /// For whom a request is passed on.
     pub(super) fn on_behalf(&self) -> wire::OnBehalf {
         wire::OnBehalf {
@@ -60,11 +124,80 @@ impl Route {
         }
     }
 
-    /// The replica of the tag's group on this node.
+    fn route(self: &Arc<Self>, (range, span): (Option<GroupId>, Span)) -> Route {
+        let here = match range.and_then(|range| self.groups.get(range)) {
+            Some(group) if self.is_home => Here::Home(group),
+            Some(group) => Here::Mirror {
+                group,
+                serves_isolated: self.serves_isolated,
+            },
+            None => Here::Nothing,
+        };
+        Route {
+            admitted: self.clone(),
+            range,
+            span,
+            here,
+        }
+    }
+}
+
+impl Route {
+    /// The replica of the range's group on this node.
     pub fn group(&self) -> Option<&Arc<Group>> {
         match &self.here {
             Here::Home(group) | Here::Mirror { group, .. } => Some(group),
             Here::Nothing => None,
+        }
+    }
+
+    /// The request that was admitted.
+    pub(super) fn admitted(&self) -> &Arc<Admitted> {
+        &self.admitted
+    }
+
+    /// The regions that mirror the range.
+    pub(super) fn mirrors(&self) -> BTreeSet<&RegionName> {
+        match self.range.and_then(|range| self.place.range(range)) {
+            Some(range) => range.mirrors.keys().collect(),
+            None => self.place.mirrors(),
+        }
+    }
+}
+
+/// What this node knows of its region.
+#[derive(Default)]
+struct Region {
+    catalog: Arc<wire::Catalog>,
+    /// The keys of the groups of the catalog.
+    spans: BTreeMap<GroupId, Span>,
+}
+
+impl Region {
+    fn new(catalog: wire::Catalog) -> Result<Region> {
+        let groups = catalog.groups.iter();
+        let spans = groups.map(|group| {
+            let span = Span::from_wire(group.span.as_ref())?;
+            Ok((GroupId(group.group), span))
+        });
+        Ok(Region {
+            spans: spans.collect::<Result<_>>()?,
+            catalog: Arc::new(catalog),
+        })
+    }
+
+    /// The keys of ranges, by key. Where they are not known, or do not have every
+    /// key once, all keys are of a range that the home knows.
+    fn spans(&self, ranges: &[RangePlace]) -> Vec<(Option<GroupId>, Span)> {
+        let known = ranges.iter().map(|range| {
+            let span = self.spans.get(&range.group)?;
+            Some((Some(range.group), span.clone()))
+        });
+        let mut known: Vec<_> = known.collect::<Option<_>>().unwrap_or_default();
+        known.sort_by(|(_, one), (_, other)| one.start().cmp(other.start()));
+        match Span::are_whole(known.iter().map(|(_, span)| span)) {
+            true => known,
+            false => vec![(None, Span::default())],
         }
     }
 }
@@ -74,7 +207,7 @@ impl Route {
 pub struct Directory {
     gate: Arc<Gate>,
     groups: Arc<Groups>,
-    catalog: ArcSwap<wire::Catalog>,
+    region: ArcSwap<Region>,
 }
 
 impl Directory {
@@ -83,18 +216,19 @@ impl Directory {
         Directory {
             gate,
             groups,
-            catalog: ArcSwap::default(),
+            region: ArcSwap::default(),
         }
     }
 
     /// Takes over a newer catalog of the region.
-    pub fn update(&self, catalog: wire::Catalog) {
-        self.catalog.store(Arc::new(catalog));
+    pub fn update(&self, catalog: wire::Catalog) -> Result<()> {
+        self.region.store(Arc::new(Region::new(catalog)?));
+        Ok(())
     }
 
     /// The catalog of the region; the empty one: not formed yet.
     pub fn catalog(&self) -> Arc<wire::Catalog> {
-        self.catalog.load_full()
+        self.region.load().catalog.clone()
     }
 
     /// What is known of policy, regions and tags.
@@ -102,9 +236,8 @@ impl Directory {
         self.gate.atlas()
     }
 
-    /// Admits a request of a caller and says where it goes. Nothing of the
-    /// answer depends on any key.
-    pub fn route(&self, tag: &str, caller: &RegionName) -> Result<Route> {
+    /// Admits a request of a caller. Nothing of the answer depends on any key.
+    pub fn admit(&self, tag: &str, caller: &RegionName) -> Result<Arc<Admitted>> {
         let atlas = self.formed()?;
         let place = atlas.place(tag).ok_or_else(|| unknown(tag))?;
         let region = self.gate.region();
@@ -113,7 +246,7 @@ impl Directory {
             return Err(refusal(&atlas, &place.tag, caller, denial));
         }
         self.holds_lease_for(caller, &place.home.region)?;
-        Ok(self.route_by(&atlas, place, caller))
+        Ok(self.admitted(&atlas, place, caller))
     }
 
     /// Whether callers of a region may be served by what is known of the policy.
@@ -126,15 +259,15 @@ impl Directory {
         held.map_err(|lapsed| lapsed.fact("home", home))
     }
 
-    /// Where a request goes that a node of region `from` passed on to the home for
-    /// a caller: that node has admitted the caller by what it knew, and this one
-    /// judges again. The node itself must be one that may handle the tag.
-    pub fn route_home(
+    /// Admits what a node of region `from` passed on to the home for a caller: that
+    /// node has admitted the caller by what it knew, and this one judges again. The
+    /// node itself must be one that may handle the tag.
+    pub fn admit_at_home(
         &self,
         tag: &str,
         from: &RegionName,
         caller: Option<&wire::OnBehalf>,
-    ) -> Result<Route> {
+    ) -> Result<Arc<Admitted>> {
         let region = caller.map_or("", |caller| &caller.region);
         let caller = RegionName::new(region).map_err(|e| {
             Error::invalid(format!("the region of a caller that was passed on: {e}"))
@@ -151,14 +284,12 @@ impl Directory {
         if !unchecked && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, from, &caller) {
             return Err(refusal(&atlas, &place.tag, &caller, denial));
         }
-        let route = self.route_by(&atlas, place, &caller);
-        match route.here {
-            Here::Home(_) => Ok(route),
-            // A node that was replaced does not have its group yet; another one has.
-            Here::Nothing if route.home == *self.gate.region() => Err(elsewhere()),
-            _ => Err(Error::new(
+        let admitted = self.admitted(&atlas, place, &caller);
+        match admitted.is_home {
+            true => Ok(admitted),
+            false => Err(Error::new(
                 Reason::WrongHome,
-                format!("the home of {} is {}", route.tag, route.home),
+                format!("the home of {} is {}", admitted.tag, admitted.home),
             )),
         }
     }
@@ -173,27 +304,25 @@ impl Directory {
         })
     }
 
-    fn route_by(&self, atlas: &Arc<Atlas>, place: &TagPlace, caller: &RegionName) -> Route {
-        let here = match self.groups.get(place.group) {
-            Some(group) if place.home.region == *self.gate.region() => Here::Home(group),
-            Some(group) => Here::Mirror {
-                group,
-                serves_isolated: atlas
-                    .policy
-                    .tag(&place.tag)
-                    .is_some_and(|rules| rules.on_isolation == Isolation::Serve),
-            },
-            None => Here::Nothing,
-        };
-        Route {
+    fn admitted(
+        &self,
+        atlas: &Arc<Atlas>,
+        place: &Arc<TagPlace>,
+        caller: &RegionName,
+    ) -> Arc<Admitted> {
+        let rules = atlas.policy.tag(&place.tag);
+        Arc::new(Admitted {
             atlas: atlas.clone(),
             caller: caller.clone(),
             tag: place.tag.clone(),
             home: place.home.region.clone(),
             epoch: place.home.epoch,
-            range: place.group,
-            here,
-        }
+            place: place.clone(),
+            region: self.region.load_full(),
+            groups: self.groups.clone(),
+            is_home: place.home.region == *self.gate.region(),
+            serves_isolated: rules.is_some_and(|r| r.on_isolation == Isolation::Serve),
+        })
     }
 }
 

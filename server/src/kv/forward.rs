@@ -4,6 +4,7 @@
 //! A write is passed on once. If the answer is lost the outcome is unknown,
 //! and the client retries with the same request id.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use wire::peer_response::Response;
 
 use crate::env::Env;
 use crate::error::{Error, Reason};
-use crate::kv::directory::Route;
+use crate::kv::directory::{Admitted, Route};
+use crate::kv::store::other_ranges;
 use crate::kv::tokens;
 use crate::kv::write::check_forwarded;
 use crate::net::Peers;
@@ -43,6 +45,18 @@ pub(super) struct Target<'a> {
     pub(super) group: GroupId,
     /// What the request is, and for whom.
     pub(super) route: &'a Route,
+}
+
+/// Writes that another node passed on.
+pub struct Forwarded {
+    /// The number of the request.
+    pub sequence: u64,
+    /// The group that is meant, if a replica is.
+    pub group: GroupId,
+    /// The leader's replica; 0, from another region: whichever leads.
+    pub replica: ReplicaId,
+    /// The writes, and for whom.
+    pub forward: wire::Forward,
 }
 
 /// Passes writes on, in their order.
@@ -91,6 +105,7 @@ fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>)
                     Change::Put(value) => wire::forwarded_write::Change::Put(value),
                     Change::Delete(gone) => wire::forwarded_write::Change::Delete(gone),
                     Change::Register(register) => wire::forwarded_write::Change::Register(register),
+                    Change::Advance(advance) => wire::forwarded_write::Change::Advance(advance),
                 }),
                 conditional: write.condition.is_some(),
                 condition: write.condition.map(|condition| match condition {
@@ -204,30 +219,46 @@ pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
     lasts.then(|| Error::new(reason, refusal.why.clone()))
 }
 
-/// The writes that another node passed on; what comes of all of them goes out
-/// in one answer, with a token: the other node may have no key of the tag, or not
-/// yet. One that is not known here whole is refused.
+/// The writes that another node passed on, by range, or to the one that it means;
+/// what comes of all of them goes out in one answer, with a token: the other node may
+/// have no key of the tag, or not yet. One that is not known here whole is refused.
 pub(super) fn taken(
-    route: &Route,
+    admitted: &Arc<Admitted>,
+    meant: Option<Route>,
     sequence: u64,
     forward: wire::Forward,
     answers: &Answers,
-) -> Vec<Write> {
+) -> Vec<(Route, Vec<Write>)> {
     let gathered = Arc::new(Gathered {
-        subject: Subject::Tag(route.tag.clone()),
+        subject: Subject::Tag(admitted.tag.clone()),
         sequence,
-        route: route.clone(),
         covered: parking_lot::Mutex::default(),
         answers: answers.clone(),
         outcomes: parking_lot::Mutex::new(vec![None; forward.writes.len()]),
     });
-    let mut taken = Vec::with_capacity(forward.writes.len());
+    let is_meant = meant.is_some();
+    let meant = meant.map(|route| (route, Vec::new()));
+    let mut taken: Vec<(Route, Vec<Write>)> = meant.into_iter().collect();
     for (at, write) in forward.writes.into_iter().enumerate() {
-        let gathered = gathered.clone();
-        let reply = Reply::new(move |answer| gathered.set(at, answer));
+        let covers = |(route, _): &(Route, _)| route.span.covers(&write.key);
+        let of = match taken.iter().position(covers) {
+            Some(of) => of,
+            None if is_meant => 0,
+            None => {
+                taken.push((admitted.of_key(&write.key), Vec::new()));
+                taken.len() - 1
+            }
+        };
+        let (route, writes) = &mut taken[of];
+        let (gathered, of) = (gathered.clone(), route.clone());
+        let reply = Reply::new(move |answer| gathered.set(at, &of, answer));
         match known(&write) {
             Err(unknown) => reply.send(Err(unknown)),
-            Ok((change, condition)) => taken.push(Write {
+            // What writes no record has no key.
+            Ok(_) if !write.key.is_empty() && !route.span.covers(&write.key) => {
+                reply.send(Err(other_ranges()));
+            }
+            Ok((change, condition)) => writes.push(Write {
                 id: write.id,
                 key: write.key,
                 change,
@@ -256,6 +287,7 @@ fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Er
         Some(asked::Change::Put(value)) => Change::Put(value.clone()),
         Some(asked::Change::Delete(gone)) => Change::Delete(*gone),
         Some(asked::Change::Register(register)) => Change::Register(register.clone()),
+        Some(asked::Change::Advance(advance)) => Change::Advance(*advance),
         None => return Err(unknown("change")),
     };
     let condition = match write.condition {
@@ -271,20 +303,20 @@ fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Er
 struct Gathered {
     subject: Subject,
     sequence: u64,
-    route: Route,
-    /// The last entry that was written, and the token that came with it; empty:
-    /// none did.
-    covered: parking_lot::Mutex<Option<(Index, Bytes)>>,
+    /// For each range the last entry that was written, and the token that came with
+    /// it; empty: none did.
+    covered: parking_lot::Mutex<BTreeMap<Option<GroupId>, (Route, Index, Bytes)>>,
     answers: Answers,
     outcomes: parking_lot::Mutex<Vec<Option<wire::ForwardedOutcome>>>,
 }
 
 impl Gathered {
-    fn set(&self, at: usize, answer: Result<Answer, Error>) {
+    fn set(&self, at: usize, route: &Route, answer: Result<Answer, Error>) {
         if let Ok(Answer { index, token, .. }) = &answer {
             let mut covered = self.covered.lock();
-            if covered.as_ref().is_none_or(|(last, _)| last < index) {
-                *covered = Some((*index, token.clone()));
+            let known = covered.get(&route.range);
+            if known.is_none_or(|(_, last, _)| last < index) {
+                covered.insert(route.range, (route.clone(), *index, token.clone()));
             }
         }
         let outcome = to_wire(answer);
@@ -294,11 +326,10 @@ impl Gathered {
             return;
         }
         let outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
-        let token = match self.covered.lock().take() {
-            None => Bytes::new(),
-            Some((index, token)) if token.is_empty() => tokens::covering(&self.route, index),
-            Some((_, token)) => token,
-        };
+        let covered = std::mem::take(&mut *self.covered.lock());
+        let covered = covered.values();
+        let covered = covered.map(|(route, index, token)| (route, *index, token));
+        let token = tokens::covering_written(covered);
         let answer = Response::Forward(wire::ForwardResult { outcomes, token });
         self.answers.send(&self.subject, self.sequence, answer);
     }
@@ -314,6 +345,7 @@ fn to_wire(answer: Result<Answer, Error>) -> wire::ForwardedOutcome {
                 index: index.0,
             }),
             Outcome::Registered { client } => Wire::Registered(client.to_vec().into()),
+            Outcome::Advanced => Wire::Advanced(true),
             _ => Wire::Failed(failure(&Error::internal(
                 "a write was answered without a version",
             ))),
@@ -342,6 +374,11 @@ fn from_wire(outcome: wire::ForwardedOutcome, token: &Bytes) -> Result<Answer, E
                     .try_into()
                     .map_err(|_| Error::internal("a client's id has not 16 bytes"))?,
             },
+            index: Index(0),
+            token: Bytes::new(),
+        }),
+        Some(Wire::Advanced(_)) => Ok(Answer {
+            outcome: Outcome::Advanced,
             index: Index(0),
             token: Bytes::new(),
         }),
@@ -399,12 +436,11 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use domicile_proto::address::Tag;
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
     use domicile_proto::v1::Acknowledgement;
 
     use super::*;
-    use crate::kv::directory::Here;
+    use crate::kv::directory::Directory;
     use crate::raft::testing::Alone;
 
     /// What a writer is told of a refusal for a reason.
@@ -448,15 +484,8 @@ mod tests {
         let node = Alone::new("eu");
         node.adopt_demo();
         let eu = node.gate.region();
-        let route = Route {
-            atlas: node.gate.atlas().expect("a policy"),
-            caller: eu.clone(),
-            tag: Tag::new("eu-only").expect("a tag"),
-            home: eu.clone(),
-            epoch: 1,
-            range: GroupId(16),
-            here: Here::Nothing,
-        };
+        let directory = Directory::new(node.gate.clone(), node.groups.clone());
+        let admitted = directory.admit("eu-only", eu).expect("admitted");
         let (answers, mut answered) = Answers::new(node.gate.clone(), eu.clone());
         let unknown_change = wire::ForwardedWrite {
             change: None,
@@ -521,7 +550,8 @@ mod tests {
             tag: "eu-only".into(),
             caller: None,
         };
-        let taken = taken(&route, 7, forward, &answers);
+        let taken = taken(&admitted, None, 7, forward, &answers);
+        let taken: Vec<_> = taken.into_iter().flat_map(|(_, writes)| writes).collect();
         assert_eq!(taken.len(), 1);
         assert!(matches!(taken[0].change, Change::Put(_)));
         for write in taken {

@@ -27,7 +27,8 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use directory::{Directory, Here, Route};
+pub use directory::{Admitted, Directory, Here, Route};
+pub use forward::Forwarded;
 pub use freshness::Freshness;
 pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};

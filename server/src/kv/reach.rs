@@ -246,7 +246,7 @@ impl Store {
     }
 }
 
-fn not_met() -> Error {
+pub(super) fn not_met() -> Error {
     Error::new(
         Reason::StalenessNotMet,
         "no copy here is as fresh as asked for; try later or read strongly",

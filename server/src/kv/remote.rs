@@ -12,7 +12,7 @@ use wire::peer_response::Response;
 use wire::read::What;
 use wire::read_result::Result as Wire;
 
-use super::directory::Route;
+use super::directory::{Admitted, Route};
 use super::forward::{SLOW_AFTER, error_of, failure, lasting};
 use super::options::ReadOptions;
 use super::store::{Store, elsewhere};
@@ -39,7 +39,8 @@ impl Store {
         let what = What::Keys(wire::ReadKeys {
             keys: keys.to_vec(),
         });
-        let Wire::Records(read) = self.read_at_home(route, what, token).await? else {
+        let read = self.read_at_home(route, what, token).await?;
+        let Wire::Records(read) = read else {
             return Err(Error::internal("the home answered another question"));
         };
         if read.records.is_empty() || read.records.len() > keys.len() {
@@ -53,7 +54,7 @@ impl Store {
     /// Reads a page of a scan strongly at the home.
     pub(super) async fn scan_at_home(
         &self,
-        route: &Route,
+        admitted: &Admitted,
         request: v1::ScanRequest,
     ) -> Result<v1::ScanResponse> {
         let asked = self.env.now();
@@ -63,7 +64,8 @@ impl Store {
             ..request
         };
         let what = What::Scan(request);
-        let Wire::Page(page) = self.read_at_home(route, what, options.token()).await? else {
+        let read = self.read_at_home(admitted, what, options.token()).await?;
+        let Wire::Page(page) = read else {
             return Err(Error::internal("the home answered another question"));
         };
         // A later page may be of no known age.
@@ -87,11 +89,12 @@ impl Store {
         }
     }
 
-    async fn read_at_home(&self, route: &Route, what: What, token: &Bytes) -> Result<Wire> {
-        let subject = Subject::Tag(route.tag.clone());
-        let mut last = self.unreachable(&route.home);
+    async fn read_at_home(&self, admitted: &Admitted, what: What, token: &Bytes) -> Result<Wire> {
+        let home = &admitted.home;
+        let subject = Subject::Tag(admitted.tag.clone());
+        let mut last = self.unreachable(home);
         for attempt in 0..ATTEMPTS_MAX {
-            let Some((peers, node)) = self.node_of(&route.home, attempt) else {
+            let Some((peers, node)) = self.node_of(home, attempt) else {
                 break;
             };
             let request = wire::PeerRequest {
@@ -99,13 +102,13 @@ impl Store {
                 group: 0,
                 to_replica: 0,
                 request: Some(Request::Read(wire::Read {
-                    tag: route.tag.to_string(),
+                    tag: admitted.tag.to_string(),
                     what: Some(what.clone()),
                     token: token.clone(),
-                    caller: Some(route.on_behalf()),
+                    caller: Some(admitted.on_behalf()),
                 })),
             };
-            let cleared = self.gate.egress(&route.home, &subject, request)?;
+            let cleared = self.gate.egress(home, &subject, request)?;
             // Another node may be faster; at the last it is waited for longer.
             let wait = match attempt + 1 < ATTEMPTS_MAX && peers.answering().len() > 1 {
                 true => SLOW_AFTER,
@@ -119,7 +122,7 @@ impl Store {
                     continue;
                 }
             };
-            let answer = self.gate.ingress(&route.home, &subject, answer)?;
+            let answer = self.gate.ingress(home, &subject, answer)?;
             match answer.response {
                 Some(Response::Read(wire::ReadResult {
                     result: Some(Wire::Failed(failed)),
@@ -170,8 +173,7 @@ impl Store {
 
     async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {
         let caller = read.caller.as_ref();
-        let route = self.directory.route_home(&read.tag, from, caller)?;
-        self.covers(&route, &read.token).await?;
+        let admitted = self.directory.admit_at_home(&read.tag, from, caller)?;
         match read.what {
             Some(What::Keys(keys)) => {
                 if keys.keys.len() > SESSION_OPERATIONS_MAX {
@@ -179,8 +181,15 @@ impl Store {
                         "a read has at most {SESSION_OPERATIONS_MAX} keys"
                     )));
                 }
+                // As many as are of one range: for the others the caller asks again.
+                let first = keys.keys.first().map_or(&[][..], |key| key);
+                let route = admitted.of_key(first);
+                let mut all = keys.keys.iter();
+                let others = all.position(|key| !route.span.covers(key));
+                let asked = &keys.keys[..others.unwrap_or(keys.keys.len())];
+                self.covers(&route, &read.token).await?;
                 let options = ReadOptions::default();
-                let (records, meta) = self.get(&route, &keys.keys, &options).await?;
+                let (records, meta) = self.get(&route, asked, &options).await?;
                 Ok(Wire::Records(wire::ReadRecords {
                     records: records
                         .into_iter()
@@ -189,7 +198,12 @@ impl Store {
                     meta: Some(meta),
                 }))
             }
-            Some(What::Scan(scan)) => Ok(Wire::Page(self.scan(&route, scan).await?)),
+            Some(What::Scan(scan)) => {
+                for route in admitted.of_span(&scan.start, &scan.end) {
+                    self.covers(&route, &read.token).await?;
+                }
+                Ok(Wire::Page(self.scan(&admitted, scan).await?))
+            }
             None => Err(Error::invalid("the read is not known here")),
         }
     }

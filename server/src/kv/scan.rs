@@ -2,27 +2,48 @@
 //!
 //! The token of a page says which scan it belongs to and at which version it reads. A
 //! copy that is behind that version waits, forwards or refuses; a home that has lost
-//! it says so.
+//! it says so. A scan over several ranges is read at the home, at the last version of
+//! any of them: the others are taken up to it first, so that no later write has a
+//! version below.
 //!
 //! Not done here: reading rows ([`super::read`]), what a level asks for
 //! ([`super::reach`]).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
 use domicile_proto::page::{self, PageToken, PageTokenError};
 use domicile_proto::v1;
+use wire::operation::Change;
 
-use super::directory::{Here, Route};
-use super::options::{OnUnmet, ReadOptions};
-use super::reach::{Reached, Served, WAIT_MAX, is_whole, replaced};
+use super::directory::{Admitted, Here, Route};
+use super::options::{Level, OnUnmet, ReadOptions};
+use super::reach::{Reached, Served, WAIT_MAX, is_whole, not_met, replaced};
 use super::read::{self, ScanQuery};
 use super::store::{READS_MAX, Store, WAIT_STEP, elsewhere};
 use super::tokens;
 use crate::error::{Error, Reason, Result};
+use crate::raft::Progress;
+
+/// Where a scan is.
+struct At {
+    /// Its version, once it is chosen, and the first key of the page.
+    page: PageToken,
+    /// Whether this is the first page.
+    is_first: bool,
+    /// Whether the scan touches several ranges.
+    is_of_several: bool,
+}
 
 impl Store {
     /// Reads one page of a scan.
-    pub async fn scan(&self, route: &Route, request: v1::ScanRequest) -> Result<v1::ScanResponse> {
+    pub async fn scan(
+        &self,
+        admitted: &Arc<Admitted>,
+        request: v1::ScanRequest,
+    ) -> Result<v1::ScanResponse> {
         let options = ReadOptions::from_wire(request.options.as_ref())?;
         let page_size = request.page_size as usize;
         if page_size > SCAN_PAGE_MAX {
@@ -37,27 +58,42 @@ impl Store {
                 )));
             }
         }
-        let page = match (self.scan_bounds(route, &request)?, &route.here) {
+        // The keys of the first range seal the tokens of all pages.
+        let first = admitted.of_key(&request.start);
+        let page = match (self.scan_bounds(&first, &request)?, &first.here) {
             (Some(page), _) => page,
             (None, Here::Home(group)) => {
                 // It may be behind the one that gave the token.
                 group.read_barrier().await?;
-                self.scan_bounds(route, &request)?
+                self.scan_bounds(&first, &request)?
                     .ok_or_else(foreign_page)?
             }
-            (None, _) => return self.scan_at_home(route, request).await,
+            (None, _) => return self.scan_at_home(admitted, request).await,
         };
+        let route = admitted.of_key(&page.next);
+        let mut at = At {
+            is_first: page.version.is_none(),
+            is_of_several: admitted.of_span(&request.start, &request.end).len() > 1,
+            page,
+        };
+        if at.is_of_several && at.is_first {
+            let routes = admitted.of_span(&request.start, &request.end);
+            match self.closed(&routes, &options).await? {
+                Some(version) => at.page.version = Some(version),
+                None => return self.scan_at_home(admitted, request).await,
+            }
+        }
         for _ in 0..READS_MAX {
-            let reached = match self.reach(route, &options).await? {
+            let reached = match self.reach(&route, &options).await? {
                 Served::Here(reached) => reached,
-                Served::AtHome => return self.scan_at_home(route, request).await,
+                Served::AtHome => return self.scan_at_home(admitted, request).await,
             };
-            let reached = match self.behind(route, &options, &page, reached).await? {
+            let reached = match self.behind(&route, &options, &at, reached).await? {
                 Served::Here(reached) => reached,
-                Served::AtHome => return self.scan_at_home(route, request).await,
+                Served::AtHome => return self.scan_at_home(admitted, request).await,
             };
-            let page = self.page(route, &request, &page, &reached).await;
-            if !is_whole(route, &reached) {
+            let page = self.page((&first, &route), &request, &at, &reached).await;
+            if !is_whole(&route, &reached) {
                 continue;
             }
             return match page {
@@ -67,12 +103,41 @@ impl Store {
                         && !matches!(route.here, Here::Home(_))
                         && options.on_unmet == OnUnmet::Forward =>
                 {
-                    self.scan_at_home(route, request).await
+                    self.scan_at_home(admitted, request).await
                 }
                 page => page,
             };
         }
-        Err(replaced(route))
+        Err(replaced(&route))
+    }
+
+    /// Chooses the version at which several ranges are read: the last one of any of
+    /// them. Every other is taken up to it, so that nothing is written below it any
+    /// more. `None`: it is for the home to choose.
+    async fn closed(&self, routes: &[Route], options: &ReadOptions) -> Result<Option<u64>> {
+        let mut last = Vec::with_capacity(routes.len());
+        for route in routes {
+            match &route.here {
+                Here::Home(group) => last.push(group.read_barrier().await?),
+                Here::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
+                // No mirror of one range knows how far the others' homes are.
+                Here::Mirror { .. } | Here::Nothing => {
+                    let answers = options.on_unmet != OnUnmet::Fail;
+                    return match answers || options.level == Level::Strong {
+                        true => Ok(None),
+                        false => Err(not_met()),
+                    };
+                }
+            }
+        }
+        let version = last.iter().map(|p| p.changed_version).max().unwrap_or(0);
+        for (route, progress) in routes.iter().zip(last) {
+            if progress.last_version < version {
+                let advance = Change::Advance(wire::Advance { version });
+                self.write_alone(route, advance).await?;
+            }
+        }
+        Ok(Some(version))
     }
 
     /// The scan that a page token belongs to, and where it goes on; without one,
@@ -103,11 +168,17 @@ impl Store {
         &self,
         route: &Route,
         options: &ReadOptions,
-        page: &PageToken,
+        at: &At,
         reached: Reached,
     ) -> Result<Served> {
-        let wanted = page.version.unwrap_or(0);
-        if reached.progress.changed_version >= wanted {
+        let wanted = at.page.version.unwrap_or(0);
+        // A range that was closed at a version need not have changed at it; and
+        // mirrors hear of changes alone.
+        let closed = |progress: &Progress| match (&route.here, at.is_of_several) {
+            (Here::Home(_), true) => progress.last_version,
+            _ => progress.changed_version,
+        };
+        if closed(&reached.progress) >= wanted {
             return Ok(Served::Here(reached));
         }
         let behind = || {
@@ -121,7 +192,7 @@ impl Store {
             // It has all that was committed: what gave the page is lost. Passed on,
             // it would come back here.
             let confirmed = group.read_barrier().await?;
-            if confirmed.changed_version < wanted {
+            if closed(&confirmed) < wanted {
                 return Err(Error::new(
                     Reason::SessionLost,
                     "the version of the first page of the scan was lost with a former home; \
@@ -135,7 +206,7 @@ impl Store {
             (OnUnmet::Forward, Some(_)) => Ok(Served::AtHome),
             (OnUnmet::Wait, Some(group)) => {
                 let mut progress = group.watch_progress();
-                let met = progress.wait_for(|p| p.changed_version >= wanted);
+                let met = progress.wait_for(|p| closed(p) >= wanted);
                 match tokio::time::timeout(WAIT_MAX, met).await {
                     Ok(Ok(_)) => {}
                     Ok(Err(_)) | Err(_) => return Err(behind()),
@@ -145,15 +216,17 @@ impl Store {
         }
     }
 
-    /// Reads one page from what this node has.
+    /// Reads one page of a range from what this node has. The page ends with the
+    /// range at the latest.
     async fn page(
         &self,
-        route: &Route,
+        (first, route): (&Route, &Route),
         request: &v1::ScanRequest,
-        token: &PageToken,
+        at: &At,
         reached: &Reached,
     ) -> Result<v1::ScanResponse> {
-        let version = token.version.unwrap_or(reached.progress.changed_version);
+        let changed_version = reached.progress.changed_version;
+        let version = at.page.version.unwrap_or(changed_version);
         let floor = reached.progress.mirror.map_or(0, |m| m.history_floor);
         if version < floor {
             return Err(Error::new(
@@ -163,9 +236,11 @@ impl Store {
             )
             .fact("floor", floor));
         }
+        let span_end = route.span.end();
+        let beyond = span_end.filter(|end| request.end.is_empty() || **end < request.end);
         let query = ScanQuery {
-            start: token.next.clone(),
-            end: request.end.clone(),
+            start: at.page.next.clone(),
+            end: beyond.unwrap_or(&request.end).clone(),
             records_max: match request.page_size as usize {
                 0 => SCAN_PAGE_DEFAULT,
                 size => size,
@@ -187,27 +262,37 @@ impl Store {
             start: &request.start,
             end: &request.end,
         };
-        let next = page.next.map(|next| PageToken {
+        // Behind the range goes on the next.
+        let next = page.next.or(beyond.cloned()).map(|next| PageToken {
             version: Some(version),
             next,
         });
         Ok(v1::ScanResponse {
             records: page.records,
-            next_page_token: match (next, tokens::keys(route).newest()) {
+            next_page_token: match (next, tokens::keys(first).newest()) {
                 (None, _) => Bytes::new(),
                 (Some(next), Some(key)) => next.seal(&scan, (key.id, &key.token)),
                 (Some(_), None) => return Err(elsewhere()),
             },
-            meta: Some(self.page_meta(route, version, reached)),
+            meta: Some(self.page_meta(route, version, at.is_first, reached)),
         })
     }
 
     /// What a page says of itself. A later one shows what stood when the first was
     /// read: once something was written since, nobody knows how old that is.
-    fn page_meta(&self, route: &Route, version: u64, reached: &Reached) -> v1::ReadMeta {
+    fn page_meta(
+        &self,
+        route: &Route,
+        version: u64,
+        is_first: bool,
+        reached: &Reached,
+    ) -> v1::ReadMeta {
         let meta = self.meta(route, reached);
-        if version == meta.as_of {
-            return meta;
+        if is_first || version == meta.as_of {
+            return v1::ReadMeta {
+                as_of: version,
+                ..meta
+            };
         }
         v1::ReadMeta {
             level: v1::Level::Local.into(),

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::instrument;
+use wire::operation::Change;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::acknowledge;
-use crate::kv::directory::{Directory, Here, Route};
-use crate::kv::forward::{self, Target};
+use crate::kv::directory::{Admitted, Directory, Here, Route};
+use crate::kv::forward::{self, Forwarded, Target};
 use crate::kv::freshness::Freshness;
 use crate::kv::options::ReadOptions;
 use crate::kv::reach::{Reached, Served, is_whole, replaced};
@@ -23,7 +24,9 @@ use crate::kv::read::{self, GET_BYTES_MAX};
 use crate::kv::tokens;
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
-use crate::raft::{Answers, Group, Groups, NodeId, Progress, ReplicaId, Write};
+use crate::raft::{
+    Answer, Answers, Group, Groups, NodeId, Outcome, Progress, ReplicaId, Reply, Write,
+};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::Gate;
 use crate::storage::{Disk, GroupId, Index};
@@ -111,27 +114,28 @@ impl Store {
     }
 
     /// Admits a caller's request for a tag, from the tag alone.
-    pub fn admit(&self, tag: &str, caller: &RegionName) -> Result<Route> {
-        self.directory.route(tag, caller)
+    pub fn admit(&self, tag: &str, caller: &RegionName) -> Result<Arc<Admitted>> {
+        self.directory.admit(tag, caller)
     }
 
     /// Whether a request that was admitted may be served now, as far as that is not
     /// a matter of the policy that admitted it.
-    pub fn admits_still(&self, route: &Route) -> Result<()> {
-        self.directory.holds_lease_for(&route.caller, &route.home)
+    pub fn admits_still(&self, admitted: &Admitted) -> Result<()> {
+        self.directory
+            .holds_lease_for(&admitted.caller, &admitted.home)
     }
 
     /// What a caller is told of a tag that it may ask this node for.
-    pub fn located(&self, route: &Route) -> v1::LocateResponse {
+    pub fn located(&self, admitted: &Admitted) -> v1::LocateResponse {
         v1::LocateResponse {
             region: self.gate.region().to_string(),
-            home: route.home.to_string(),
-            policy_version: route.atlas.version(),
-            ranges: vec![route.range.0],
+            home: admitted.home.to_string(),
+            policy_version: admitted.atlas.version(),
+            ranges: admitted.ranges().map(|range| range.0).collect(),
         }
     }
 
-    /// Writes. Each write is answered through its own reply.
+    /// Writes to a range. Each write is answered through its own reply.
     #[instrument(level = "debug", skip_all, fields(tag = %route.tag, writes = writes.len()))]
     pub fn write(&self, route: &Route, mut writes: Vec<Write>) {
         if writes.is_empty() {
@@ -159,6 +163,67 @@ impl Store {
             // Its own proposer says why it cannot.
             _ => self.propose(route, group, writes),
         }
+    }
+
+    /// Writes to a range; registers with every range of its tag.
+    fn write_or_register(self: &Arc<Self>, route: &Route, writes: Vec<Write>) {
+        let registers = |write: &mut Write| matches!(write.change, Change::Register(_));
+        let mut writes = writes;
+        let registering: Vec<Write> = writes.extract_if(.., registers).collect();
+        self.write(route, writes);
+        for write in registering {
+            self.register(route.admitted(), write);
+        }
+    }
+
+    /// Registers a client with every range of a tag: the first one gives it its id,
+    /// which the others take over. The home does it: it knows them.
+    pub fn register(self: &Arc<Self>, admitted: &Arc<Admitted>, write: Write) {
+        let routes = admitted.of_span(&[], &[]);
+        let first = &routes[0];
+        if routes.len() == 1 || !matches!(first.here, Here::Home(_)) {
+            return self.write(first, vec![write]);
+        }
+        let store = self.clone();
+        let Write { reply, .. } = write;
+        self.env.spawn_brief(async move {
+            reply.send(store.register_with_all(&routes).await);
+        });
+    }
+
+    async fn register_with_all(&self, routes: &[Route]) -> Result<Answer> {
+        let mut given: Option<Answer> = None;
+        for route in routes {
+            let client = match given.as_ref().map(|answer| &answer.outcome) {
+                Some(Outcome::Registered { client }) => Bytes::copy_from_slice(client),
+                _ => Bytes::new(),
+            };
+            let register = Change::Register(wire::Register {
+                client,
+                ..wire::Register::default()
+            });
+            let answer = self.write_alone(route, register).await?;
+            given.get_or_insert(answer);
+        }
+        given.ok_or_else(|| Error::internal("a tag has no range"))
+    }
+
+    /// Writes what changes no record, and waits for what comes of it.
+    pub(super) async fn write_alone(&self, route: &Route, change: Change) -> Result<Answer> {
+        let (tx, rx) = oneshot::channel();
+        // Who asked may have gone; then nobody wants the answer.
+        let reply = Reply::new(move |answer| drop(tx.send(answer)));
+        let write = Write {
+            id: None,
+            key: Bytes::new(),
+            change,
+            condition: None,
+            acknowledgement: None,
+            reply,
+        };
+        self.write(route, vec![write]);
+        rx.await
+            .unwrap_or_else(|_| Err(Error::internal("a write was not answered")))
     }
 
     /// Passes writes on to the home's region.
@@ -190,12 +255,12 @@ impl Store {
         }
         let mut proposed = Vec::with_capacity(writes.len());
         for write in writes {
-            match acknowledge::wanted(&route.atlas, &route.tag, write.acknowledgement.as_ref()) {
+            match acknowledge::wanted(route, write.acknowledgement.as_ref()) {
                 Ok(None) => proposed.push(write),
                 Ok(Some(wanted)) => proposed.push(acknowledge::waiting(
                     &self.env,
                     &self.shipped,
-                    (&route.tag, &route.home),
+                    &route.home,
                     group,
                     write,
                     wanted,
@@ -209,31 +274,37 @@ impl Store {
     /// Takes writes that a node of region `from` passed on: to the leader here,
     /// named by its replica, or to this region as the tag's home.
     pub fn take_forwarded(
-        &self,
+        self: &Arc<Self>,
         from: &RegionName,
-        (sequence, replica): (u64, ReplicaId),
-        forward: wire::Forward,
+        forwarded: Forwarded,
         answers: &Answers,
     ) -> Result<()> {
+        let Forwarded {
+            sequence,
+            group,
+            replica,
+            forward,
+        } = forwarded;
         let caller = forward.caller.as_ref();
-        let route = self.directory.route_home(&forward.tag, from, caller)?;
-        let Here::Home(group) = &route.here else {
-            return Err(elsewhere());
-        };
+        let admitted = self.directory.admit_at_home(&forward.tag, from, caller)?;
         if replica == ReplicaId(0) {
-            let writes = forward::taken(&route, sequence, forward, answers);
-            self.write(&route, writes);
+            for (route, writes) in forward::taken(&admitted, None, sequence, forward, answers) {
+                self.write_or_register(&route, writes);
+            }
             return Ok(());
         }
-        let leads = group.replica() == replica && group.leads();
-        if !leads || *from != *self.gate.region() {
+        let led = admitted.of_range(group);
+        let led = led.and_then(|route| Some((route.group()?.clone(), route)));
+        let led = led.filter(|(group, _)| group.replica() == replica && group.leads());
+        let Some((group, route)) = led.filter(|_| *from == *self.gate.region()) else {
             return Err(Error::new(
                 Reason::NoQuorum,
                 "this replica does not lead the group",
             ));
+        };
+        for (route, writes) in forward::taken(&admitted, Some(route), sequence, forward, answers) {
+            self.propose(&route, &group, writes);
         }
-        let writes = forward::taken(&route, sequence, forward, answers);
-        self.propose(&route, group, writes);
         Ok(())
     }
 
@@ -394,7 +465,7 @@ fn changed(route: &Route, progress: &Progress) -> Index {
 fn admissible(route: &Route, writes: Vec<Write>) -> Vec<Write> {
     let mut admitted = Vec::with_capacity(writes.len());
     for write in writes {
-        match acknowledge::wanted(&route.atlas, &route.tag, write.acknowledgement.as_ref()) {
+        match acknowledge::wanted(route, write.acknowledgement.as_ref()) {
             Ok(_) => admitted.push(write),
             Err(error) => write.reply.send(Err(error)),
         }
@@ -408,10 +479,19 @@ fn refuse(writes: Vec<Write>, error: &Error) {
     }
 }
 
+/// The node that passes something on has another idea of the tag's ranges.
+pub(super) fn other_ranges() -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        "the ranges of the tag have changed; nothing was done, try again",
+    )
+    .retry_after(WAIT_STEP)
+}
+
 pub(super) fn elsewhere() -> Error {
     Error::new(
         Reason::NoQuorum,
-        "no replica of the tag's group is on this node yet; try again, or another node of the \
+        "no replica of the key's group is on this node yet; try again, or another node of the \
          region",
     )
     .retry_after(WAIT_STEP)

@@ -14,7 +14,10 @@ use wire::command::Command;
 
 use super::directory::Here;
 use super::reach::WAIT_MAX;
-use super::{Directory, Freshness, Parts, ReadOptions, Route, Store, WriteRequest, reply_to};
+use super::{
+    Admitted, Directory, Forwarded, Freshness, Parts, ReadOptions, Route, Store, WriteRequest,
+    reply_to,
+};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
 use crate::raft::testing::{Alone, demo, identity, put, reinstall};
@@ -25,6 +28,8 @@ use crate::storage::{
     Durability, Engine, Index, KeyRange, Limit, Room, Row, Stage, View, Write, WriteBatch, keys,
     record,
 };
+
+mod ranges;
 
 /// How long a step of a test may take.
 const WAIT: Duration = Duration::from_secs(10);
@@ -216,9 +221,13 @@ impl Fixture {
         (reached_rx, go_on)
     }
 
-    fn route(&self) -> Route {
+    fn admitted(&self) -> Arc<Admitted> {
         let caller = self.node.gate.region().clone();
         self.store.admit("global", &caller).expect("admitted")
+    }
+
+    fn route(&self) -> Route {
+        self.admitted().of_key(b"a")
     }
 
     /// Why each kind of read is refused, at a level.
@@ -231,7 +240,7 @@ impl Fixture {
             options: Some(options),
             ..v1::ScanRequest::default()
         };
-        let scan = self.store.scan(&self.route(), scan).await;
+        let scan = self.store.scan(&self.admitted(), scan).await;
         assert!(self.get_local().is_none(), "a session's get was answered");
         [get.err(), scan.err()]
             .into_iter()
@@ -364,7 +373,7 @@ async fn a_read_that_a_mirror_was_emptied_under_does_not_count() {
                     ..v1::ScanRequest::default()
                 };
                 match scans {
-                    true => mirror.store.scan(&mirror.route(), scan).await.map(drop),
+                    true => mirror.store.scan(&mirror.admitted(), scan).await.map(drop),
                     false => mirror.get(v1::Level::Local).await.map(drop),
                 }
             }
@@ -518,8 +527,13 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
         caller: Some(home.route().on_behalf()),
     };
     let from = home.node.gate.region();
-    let leader = (1, home.group.replica());
-    let taken = home.store.take_forwarded(from, leader, forward, &answers);
+    let forwarded = Forwarded {
+        sequence: 1,
+        group: home.group.identity().group,
+        replica: home.group.replica(),
+        forward,
+    };
+    let taken = home.store.take_forwarded(from, forwarded, &answers);
     taken.expect("taken");
     let answer = answered.some(9).await.remove(0);
     let answer = answered.frame(answer).response;
@@ -566,10 +580,8 @@ async fn a_read_that_waits_waits_until_the_mirror_is_open() {
 #[tokio::test]
 async fn a_read_that_must_not_be_older_fails_where_there_is_no_copy() {
     let mirror = Fixture::in_region("us").await;
-    let route = Route {
-        here: Here::Nothing,
-        ..mirror.route()
-    };
+    let mut route = mirror.route();
+    route.here = Here::Nothing;
     let read = ReadOptions::from_wire(Some(&options(v1::Level::Bounded))).expect("valid");
     let keys = [Bytes::from_static(b"a")];
     let refused = mirror.store.get(&route, &keys, &read).await;
@@ -658,7 +670,7 @@ async fn a_refused_condition_does_not_move_what_a_reply_is_of() {
     assert!(after.last_version > before.last_version, "it was stamped");
     assert_eq!(after.changed_version, before.changed_version);
     let scan = v1::ScanRequest::default();
-    let page = home.store.scan(&home.route(), scan).await.expect("read");
+    let page = home.store.scan(&home.admitted(), scan).await.expect("read");
     let meta = page.meta.expect("it says so");
     assert_eq!(meta.as_of, before.changed_version);
 }
@@ -671,7 +683,7 @@ async fn a_later_page_of_a_scan_does_not_call_itself_newer_than_it_is() {
     for level in [v1::Level::Strong, v1::Level::Local] {
         for (version, is_newest) in [(now, true), (now - 1, false)] {
             let scan = go_on(&home, version, options(level));
-            let page = home.store.scan(&home.route(), scan).await.expect("read");
+            let page = home.store.scan(&home.admitted(), scan).await.expect("read");
             let meta = page.meta.expect("it says so");
             assert_eq!(meta.as_of, version);
             assert_eq!(meta.lag_ms.is_some(), is_newest);
@@ -690,8 +702,8 @@ async fn a_scan_waits_for_the_version_of_its_first_page() {
         on_unmet: v1::OnUnmet::Fail.into(),
         ..options(v1::Level::Local)
     };
-    let route = mirror.route();
-    let behind = mirror.store.scan(&route, go_on(&mirror, at + 1, fail));
+    let admitted = mirror.admitted();
+    let behind = mirror.store.scan(&admitted, go_on(&mirror, at + 1, fail));
     let behind = behind.await.map(drop).expect_err("it is behind");
     assert_eq!(behind.reason, Reason::StalenessNotMet);
 
@@ -701,7 +713,7 @@ async fn a_scan_waits_for_the_version_of_its_first_page() {
     };
     let waiting = tokio::spawn({
         let (mirror, scan) = (mirror.clone(), go_on(&mirror, at + 1, wait));
-        async move { mirror.store.scan(&mirror.route(), scan).await }
+        async move { mirror.store.scan(&mirror.admitted(), scan).await }
     });
     tokio::time::sleep(Duration::from_secs(2)).await;
     let position = Some(wire::ChangePosition {
@@ -739,8 +751,8 @@ async fn a_scan_of_a_version_that_its_home_lost_ends() {
         on_unmet: v1::OnUnmet::Forward.into(),
         ..options(v1::Level::Local)
     };
-    let route = home.route();
-    let scan = home.store.scan(&route, go_on(&home, at + 1, forward));
+    let admitted = home.admitted();
+    let scan = home.store.scan(&admitted, go_on(&home, at + 1, forward));
     let lost = home.node.env.scoped(scan).await.map(drop);
     assert_eq!(lost.expect_err("it is lost").reason, Reason::SessionLost);
 }
@@ -787,9 +799,9 @@ async fn a_scan_does_not_go_on_at_a_mirror_that_was_filled_since() {
     mirror.node.ship(&mirror.group, begin).await;
     mirror.page(2).await;
     let go_on = |version| go_on(&mirror, version, options(v1::Level::Local));
-    let page = mirror.store.scan(&mirror.route(), go_on(7)).await;
+    let page = mirror.store.scan(&mirror.admitted(), go_on(7)).await;
     assert_eq!(page.expect("it has this version").records.len(), 1);
-    let missing = mirror.store.scan(&mirror.route(), go_on(6)).await;
+    let missing = mirror.store.scan(&mirror.admitted(), go_on(6)).await;
     let missing = missing.map(drop).expect_err("it has no older one");
     assert_eq!(missing.reason, Reason::Compacted);
 }
@@ -831,8 +843,13 @@ async fn the_home_judges_the_caller_that_another_node_admitted() {
         };
         let gate = home.node.gate.clone();
         let (answers, _) = Answers::new(gate, us.clone());
-        let to_home = (1, crate::raft::ReplicaId(0));
-        let taken = home.store.take_forwarded(&us, to_home, forward, &answers);
+        let to_home = Forwarded {
+            sequence: 1,
+            group: home.group.identity().group,
+            replica: crate::raft::ReplicaId(0),
+            forward,
+        };
+        let taken = home.store.take_forwarded(&us, to_home, &answers);
         assert_eq!(taken.err().map(|error| error.reason), expected);
     }
 }

@@ -39,7 +39,7 @@ pub fn covering_all<'r>(entries: impl Iterator<Item = (&'r Route, Index)>) -> By
     let mut token = Token::default();
     for (route, index) in entries {
         let keys = keys(route);
-        let Some(key) = keys.newest() else {
+        let (Some(key), Some(range)) = (keys.newest(), route.range) else {
             continue;
         };
         let position = Position {
@@ -47,7 +47,7 @@ pub fn covering_all<'r>(entries: impl Iterator<Item = (&'r Route, Index)>) -> By
             index: LogIndex(index.0),
         };
         let secret = (key.id, &key.token);
-        if token.add(RangeId(route.range.0), position, secret).is_err() {
+        if token.add(RangeId(range.0), position, secret).is_err() {
             break;
         }
     }
@@ -57,13 +57,36 @@ pub fn covering_all<'r>(entries: impl Iterator<Item = (&'r Route, Index)>) -> By
     }
 }
 
+/// A token that covers what was written to ranges of a tag: of each its last entry,
+/// and the token that came with it; empty: this node makes one.
+pub(super) fn covering_written<'w>(
+    written: impl Iterator<Item = (&'w Route, Index, &'w Bytes)>,
+) -> Bytes {
+    let parts = written.map(|(route, index, given)| match given.is_empty() {
+        true => covering(route, index),
+        false => given.clone(),
+    });
+    let both = |one: Bytes, other: Bytes| {
+        let (read, more) = (Token::decode(&one).ok(), Token::decode(&other).ok());
+        let merged = read
+            .zip(more)
+            .and_then(|(read, more)| read.merge(&more).ok());
+        merged.map_or(one, |token| token.encode())
+    };
+    let parts = parts.filter(|part| !part.is_empty());
+    parts.reduce(both).unwrap_or_default()
+}
+
 /// The index that a token asks of the tag; `None`: it names a key that is not on
 /// this node, which cannot tell.
 pub(super) fn wanted(route: &Route, token: &[u8]) -> Result<Option<Index>> {
     let invalid = || Error::invalid("the read position is not one that this cluster gave");
     let token = Token::decode(token).map_err(|_| invalid())?;
+    let Some(range) = route.range else {
+        return Ok(None);
+    };
     let keys = keys(route);
-    match token.verify(RangeId(route.range.0), |key| keys.token(key)) {
+    match token.verify(RangeId(range.0), |key| keys.token(key)) {
         Ok(position) => Ok(Some(Index(position.map_or(0, |p| p.index.get())))),
         Err(TokenError::UnknownKey) => Ok(None),
         Err(_) => Err(invalid()),

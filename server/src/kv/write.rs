@@ -45,8 +45,14 @@ fn check_client(client: &[u8], sequence: u64) -> Result<()> {
 pub(super) fn check_forwarded(write: &wire::ForwardedWrite) -> Result<()> {
     use wire::forwarded_write::Change;
     match &write.change {
-        Some(Change::Register(_)) if write.key.is_empty() && write.id.is_none() => return Ok(()),
-        Some(Change::Register(_)) => return Err(Error::invalid("a registration has no key")),
+        Some(Change::Register(_) | Change::Advance(_))
+            if write.key.is_empty() && write.id.is_none() =>
+        {
+            return Ok(());
+        }
+        Some(Change::Register(_) | Change::Advance(_)) => {
+            return Err(Error::invalid("what writes no record has no key"));
+        }
         Some(Change::Put(value)) => {
             check_value(&value.bytes)?;
             if value.data_key != 0 {
@@ -174,6 +180,17 @@ pub enum WriteRequest {
     Delete(v1::DeleteRequest),
     /// A registration.
     Register(v1::RegisterRequest),
+}
+
+impl WriteRequest {
+    /// The key that it writes; empty: it writes no record.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            WriteRequest::Put(put) => &put.key,
+            WriteRequest::Delete(delete) => &delete.key,
+            WriteRequest::Register(_) => &[],
+        }
+    }
 }
 
 /// Checks a client's write; `done` gets what came of it and the log entry.

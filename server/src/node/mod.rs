@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::address::RegionName;
 use domicile_proto::v1::InitClusterRequest;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{Semaphore, watch};
@@ -40,7 +40,7 @@ use crate::kv::{self, Directory, Freshness, Store};
 use crate::net::{BoxedIo, Dial, Regions, Speaker};
 use crate::placement::{Parts, Placement};
 use crate::raft::{Group, Groups, NodeId, Timing};
-use crate::replicate::{Lane, Probes, Receiver, Replicator, Shipped, keep_lease};
+use crate::replicate::{Lane, LaneId, Probes, Receiver, Replicator, Shipped, keep_lease};
 use crate::residency::{Gate, Subject};
 use crate::storage::Disk;
 use crate::telemetry::Metrics;
@@ -329,9 +329,9 @@ impl Node {
             return false;
         };
         let region = self.gate.region();
-        let mut here = atlas.places().filter(|p| p.incarnation(region).is_some());
+        let mut here = atlas.held_in(region);
         !self.gate.lease_left().is_zero()
-            && here.all(|place| match self.groups.get(place.group) {
+            && here.all(|(place, range, _)| match self.groups.get(range.group) {
                 Some(group) => {
                     let mirror = group.progress().mirror.unwrap_or_default();
                     group.confirmed_leader().is_some()
@@ -342,7 +342,7 @@ impl Node {
     }
 
     /// How far the mirrors are that this node ships to.
-    pub fn lanes(&self) -> BTreeMap<(Tag, RegionName), Lane> {
+    pub fn lanes(&self) -> BTreeMap<LaneId, Lane> {
         self.shipped.lanes()
     }
 

@@ -10,7 +10,7 @@ use tonic_health::server::HealthReporter;
 use crate::api::KvApi;
 use crate::net::Regions;
 use crate::raft::{Groups, NodeId};
-use crate::residency::{Gate, TagPlace};
+use crate::residency::Gate;
 use crate::storage::{Disk, REGION_GROUP};
 use crate::telemetry::Metrics;
 
@@ -51,13 +51,15 @@ impl Readiness {
             group.is_some_and(|group| group.confirmed_leader().is_some())
         };
         let own = self.gate.region();
-        let is_homed_here = |place: &&TagPlace| place.home.region == *own;
-        let mut homed = atlas.places().filter(is_homed_here).peekable();
+        let ranges = atlas.ranges();
+        let mut homed = ranges
+            .filter(|(place, _)| place.home.region == *own)
+            .peekable();
         let reads = is_led(REGION_GROUP);
         let has_room = homed.peek().is_none() || self.has_room(atlas.nodes(own.as_str()));
         Serves {
             reads,
-            writes: reads && has_room && homed.all(|place| is_led(place.group)),
+            writes: reads && has_room && homed.all(|(_, range)| is_led(range.group)),
         }
     }
 

@@ -59,8 +59,8 @@ impl Fences {
             ..common
         };
         known.of_tags = atlas
-            .places()
-            .map(|place| (place.group, of_tag(place.home.epoch)))
+            .ranges()
+            .map(|(place, range)| (range.group, of_tag(place.home.epoch)))
             .collect();
         for (group, sender) in &known.groups {
             let now = known.of(*group);

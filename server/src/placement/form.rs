@@ -337,9 +337,9 @@ impl Placement {
             return false;
         };
         let region = self.speaker.region();
-        let mut here = atlas.places().filter(|p| p.incarnation(region).is_some());
-        here.all(|place| {
-            let group = self.groups.get(place.group);
+        let mut here = atlas.held_in(region);
+        here.all(|(_, range, _)| {
+            let group = self.groups.get(range.group);
             group.is_some_and(|group| group.leader().is_some())
         })
     }

@@ -230,10 +230,8 @@ impl Placement {
             return self.timing.clone();
         }
         let region = self.speaker.region();
-        let groups = self.gate.atlas().map_or(0, |atlas| {
-            let here = atlas.places().filter(|p| p.incarnation(region).is_some());
-            here.count()
-        });
+        let atlas = self.gate.atlas();
+        let groups = atlas.map_or(0, |atlas| atlas.held_in(region).count());
         let own = self.speaker.node().0;
         let at = replica.peers.iter().position(|node| node.node == own);
         // Groups begin at different nodes, so that leaders spread.

@@ -1,9 +1,10 @@
 //! What a new cluster begins with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeFrom;
 
 use bytes::Bytes;
-use domicile_proto::address::RegionName;
+use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{
     REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX, TAGS_PER_REGION_MAX,
@@ -86,7 +87,8 @@ impl Plan {
                 ));
             }
         }
-        let tags = policy.tags().iter().enumerate().map(|(at, (tag, rules))| {
+        let mut ranges = FIRST_RANGE..;
+        let tags = policy.tags().iter().map(|(tag, rules)| {
             for region in std::iter::once(&rules.home).chain(&rules.replicate_to) {
                 if !regions.iter().any(|r| r.region == region.as_str()) {
                     return Err(Error::invalid(format!(
@@ -99,7 +101,7 @@ impl Plan {
                 tag: tag.to_string(),
                 home: rules.home.to_string(),
                 epoch: 1,
-                ranges: vec![first_range(FIRST_RANGE + at as u64, &rules.replicate_to)],
+                ranges: first_ranges(tag, &mut ranges, &rules.replicate_to),
             })
         });
         let tags = tags.collect::<Result<Vec<_>>>()?;
@@ -118,7 +120,7 @@ impl Plan {
                 cluster,
                 name: request.name.clone(),
                 policy: request.policy.clone(),
-                next_range: FIRST_RANGE + tags.len() as u64,
+                next_range: ranges.start,
                 next_replica: members.len() as u64 + 1,
                 regions,
                 tags,
@@ -155,18 +157,23 @@ impl Plan {
     }
 }
 
-/// The range that a tag begins with: all its keys.
-fn first_range(range: u64, mirrors: &BTreeSet<RegionName>) -> wire::ControlRange {
+/// The ranges that a tag begins with: one that has all its keys.
+fn first_ranges(
+    tag: &Tag,
+    numbers: &mut RangeFrom<u64>,
+    mirrors: &BTreeSet<RegionName>,
+) -> Vec<wire::ControlRange> {
     let mirror = |region: &RegionName| wire::ControlMirror {
         region: region.to_string(),
         incarnation: 1,
     };
-    wire::ControlRange {
+    let numbers = numbers.take(seeded::spans(tag.as_str()).len());
+    let ranges = numbers.map(|range| wire::ControlRange {
         range,
-        span: Some(wire::KeySpan::default()),
         home_incarnation: 1,
         mirrors: mirrors.iter().map(mirror).collect(),
-    }
+    });
+    ranges.collect()
 }
 
 /// The regions of the nodes, numbered by name.

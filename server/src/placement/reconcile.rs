@@ -12,7 +12,8 @@ use super::{Placement, REPLICAS};
 use crate::error::{Reason, Result};
 use crate::raft::apply::check_level;
 use crate::raft::{NodeId, Progress, ReplicaId};
-use crate::residency::Atlas;
+use crate::residency::{Atlas, RangePlace, TagPlace};
+use crate::seeded;
 use crate::storage::{self, CONTROL_GROUP, GroupId, REGION_GROUP};
 
 /// How often the catalog is looked at besides when it changes: what could not
@@ -99,7 +100,7 @@ impl Placement {
             self.regions
                 .own()
                 .learn(&self.with_agreed_addresses(&catalog)?);
-            self.directory.update(catalog);
+            self.directory.update(catalog)?;
         }
         Ok(())
     }
@@ -165,8 +166,8 @@ impl Placement {
         let Some(atlas) = self.gate.atlas() else {
             return;
         };
-        let renewing = atlas.places().filter_map(|place| {
-            let group = self.groups.get(place.group)?;
+        let renewing = atlas.ranges().filter_map(|(place, range)| {
+            let group = self.groups.get(range.group)?;
             if !group.leads() {
                 return None;
             }
@@ -212,11 +213,8 @@ impl Placement {
         let Some(atlas) = self.gate.atlas().filter(|_| may_place) else {
             return Ok(());
         };
-        for place in atlas.places() {
-            let Some(incarnation) = place.incarnation(self.speaker.region()) else {
-                continue;
-            };
-            if catalog.groups.iter().any(|g| g.group == place.group.0) {
+        for (place, range, incarnation) in atlas.held_in(self.speaker.region()) {
+            if catalog.groups.iter().any(|g| g.group == range.group.0) {
                 continue;
             }
             let nodes = &catalog.nodes;
@@ -224,7 +222,7 @@ impl Placement {
             let replicas = nodes
                 .iter()
                 .cycle()
-                .skip(place.group.0 as usize % nodes.len().max(1))
+                .skip(range.group.0 as usize % nodes.len().max(1))
                 .take(nodes.len().min(REPLICAS))
                 .map(|node| wire::Member {
                     replica: 0,
@@ -232,13 +230,13 @@ impl Placement {
                 });
             region
                 .propose_catalog(Change::GroupPlaced(wire::Group {
-                    group: place.group.0,
+                    group: range.group.0,
                     tag: place.tag.to_string(),
                     incarnation,
                     replicas: replicas.collect(),
                     formed: false,
                     mirror: place.home.region != *self.speaker.region(),
-                    span: Some(place.span.to_wire()),
+                    span: Some(first_span(place, range)),
                 }))
                 .await?;
         }
@@ -316,4 +314,12 @@ impl Placement {
         }
         Ok(())
     }
+}
+
+/// The keys that a range begins with: all of them, if it is its tag's only one.
+fn first_span(place: &TagPlace, range: &RangePlace) -> wire::KeySpan {
+    let mut ranges = place.ranges.iter();
+    let at = ranges.position(|known| known.group == range.group);
+    let mut spans = seeded::spans(place.tag.as_str()).into_iter();
+    at.and_then(|at| spans.nth(at)).unwrap_or_default()
 }

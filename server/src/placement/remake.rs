@@ -19,27 +19,30 @@ use wire::control_change::Change as ControlChange;
 
 use super::Placement;
 use crate::error::{Error, Reason, Result};
-use crate::residency::TagPlace;
+use crate::residency::RangePlace;
 use crate::storage::GroupId;
 
 impl Placement {
-    /// Has a mirror filled from nothing. Runs at the control group's leader.
-    /// Answers its new incarnation.
+    /// Has the mirror of a tag in a region filled from nothing, all its ranges. Runs
+    /// at the control group's leader. Answers the highest of the new incarnations.
     pub async fn refill_mirror(self: &Arc<Self>, tag: &str, region: &str) -> Result<u64> {
         let control = self.control_group()?;
         control.read_barrier().await?;
-        let (place, seen) = self.mirror(tag, region)?;
-        let remade = wire::ControlMirrorRemade {
-            range: place.group.0,
-            region: region.to_owned(),
-            seen_incarnation: seen,
-        };
-        control
-            .propose_control(ControlChange::MirrorRemade(remade))
-            .await?;
-        let (_, now) = self.mirror(tag, region)?;
-        if now == seen + 1 {
-            return Ok(now);
+        let seen = self.mirrors(tag, region)?;
+        for (range, incarnation) in &seen {
+            let remade = wire::ControlMirrorRemade {
+                range: range.0,
+                region: region.to_owned(),
+                seen_incarnation: *incarnation,
+            };
+            control
+                .propose_control(ControlChange::MirrorRemade(remade))
+                .await?;
+        }
+        let now = self.mirrors(tag, region)?;
+        let meant = seen.iter().map(|(range, seen)| (*range, seen + 1));
+        if meant.eq(now.iter().copied()) {
+            return Ok(now.iter().map(|(_, now)| *now).max().unwrap_or(0));
         }
         Err(Error::new(
             Reason::NoQuorum,
@@ -47,8 +50,9 @@ impl Placement {
         ))
     }
 
-    /// Where a tag is, and the incarnation of its mirror in a region.
-    fn mirror(&self, tag: &str, region: &str) -> Result<(TagPlace, u64)> {
+    /// The ranges of a tag that a region mirrors, with the incarnations of their
+    /// mirrors: at least one.
+    fn mirrors(&self, tag: &str, region: &str) -> Result<Vec<(GroupId, u64)>> {
         self.adopt()?;
         let atlas = self.gate.atlas();
         let place = atlas.as_ref().and_then(|atlas| atlas.place(tag));
@@ -58,14 +62,20 @@ impl Placement {
                 "the policy does not know the tag; see `domicile policy show`",
             )
         })?;
-        let mut mirrors = place.mirrors.iter();
-        let mirror = mirrors.find(|(mirror, _)| mirror.as_str() == region);
-        let (_, incarnation) = mirror.ok_or_else(|| {
-            Error::invalid(format!(
+        let incarnation = |range: &RangePlace| {
+            let mut mirrors = range.mirrors.iter();
+            let mirror = mirrors.find(|(mirror, _)| mirror.as_str() == region);
+            mirror.map(|(_, incarnation)| *incarnation)
+        };
+        let ranges = place.ranges.iter();
+        let mirrors = ranges.filter_map(|range| Some((range.group, incarnation(range)?)));
+        let mirrors: Vec<_> = mirrors.collect();
+        if mirrors.is_empty() {
+            return Err(Error::invalid(format!(
                 "{region} has no mirror of {tag}; see `domicile placement matrix`"
-            ))
-        })?;
-        Ok((place.clone(), *incarnation))
+            )));
+        }
+        Ok(mirrors)
     }
 
     /// At the region group's leader: removes each group whose tag has a later
@@ -79,8 +89,9 @@ impl Placement {
         };
         for group in catalog.groups.iter().filter(|group| !group.tag.is_empty()) {
             let place = atlas.place(&group.tag);
-            let place = place.filter(|place| place.group.0 == group.group);
-            let meant = place.and_then(|place| place.incarnation(self.speaker.region()));
+            let range = place.and_then(|place| Some((place, place.range(GroupId(group.group))?)));
+            let meant =
+                range.and_then(|(place, range)| place.incarnation(range, self.speaker.region()));
             if meant.is_some_and(|meant| meant > group.incarnation) {
                 let removed = wire::GroupRemoved {
                     group: group.group,

@@ -273,13 +273,15 @@ impl Group {
         let span = &self.identity.span;
         if !span.is_whole() {
             let is_other = |write: &mut Write| {
-                let registers = matches!(write.change, wire::operation::Change::Register(_));
-                !registers && !span.covers(&write.key)
+                use wire::operation::Change;
+                let writes = matches!(write.change, Change::Put(_) | Change::Delete(_));
+                writes && !span.covers(&write.key)
             };
             for other in writes.extract_if(.., is_other) {
-                other
-                    .reply
-                    .send(Err(Error::internal("the key is of another range")));
+                other.reply.send(Err(Error::new(
+                    Reason::NoQuorum,
+                    "the key is of another range by now; nothing was written, try again",
+                )));
             }
         }
         self.proposer.propose(writes);

@@ -90,7 +90,9 @@ impl Write {
     pub fn bytes(&self) -> usize {
         let value = match &self.change {
             wire::operation::Change::Put(value) => value.bytes.len(),
-            wire::operation::Change::Delete(_) | wire::operation::Change::Register(_) => 0,
+            wire::operation::Change::Delete(_)
+            | wire::operation::Change::Register(_)
+            | wire::operation::Change::Advance(_) => 0,
         };
         // Versions, ids and lengths take less than this.
         self.key.len() + value + 96
@@ -389,7 +391,11 @@ impl Worker {
             };
             // A hybrid logical clock (Kulkarni et al. 2014): never below the
             // wall clock unless that is off, always above the version before.
-            let mut version = now.max(reign.last_version + 1);
+            let asked = match &write.change {
+                wire::operation::Change::Advance(advance) => advance.version,
+                _ => 0,
+            };
+            let mut version = now.max(reign.last_version + 1).max(asked);
             if seeded::is_on(Bug::VersionOfClock) {
                 version = (self.env.wall_ms() << 16) + 1 + operations.len() as u64;
             }
@@ -450,7 +456,7 @@ impl Worker {
         let value = match &operation.change {
             Some(Change::Put(value)) => Some(&value.bytes[..]),
             Some(Change::Delete(_)) => None,
-            Some(Change::Register(_)) | None => return,
+            Some(Change::Register(_) | Change::Advance(_)) | None => return,
         };
         let key = keys.newest();
         operation.commitment = key.map(|key| key.commit(&self.parts.tag, &operation.key, value));
@@ -545,7 +551,7 @@ fn acknowledge(replies: Vec<Reply>, version: u64) {
 
 fn answer_of(outcome: Outcome, index: Index) -> Result<Answer> {
     match outcome {
-        Outcome::Written { .. } | Outcome::Registered { .. } => Ok(Answer {
+        Outcome::Written { .. } | Outcome::Registered { .. } | Outcome::Advanced => Ok(Answer {
             outcome,
             index,
             token: Bytes::new(),

@@ -32,6 +32,7 @@ pub(super) fn digest(operation: &wire::Operation) -> Bytes {
         }
         Some(Change::Delete(_)) => hash.update([2]),
         Some(Change::Register(_)) => hash.update([3]),
+        Some(Change::Advance(_)) => hash.update([4]),
     }
     Bytes::copy_from_slice(&hash.finalize()[..DIGEST_BYTES])
 }

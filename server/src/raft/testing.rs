@@ -252,7 +252,6 @@ pub(crate) fn demo() -> wire::Control {
             epoch: 1,
             ranges: vec![wire::ControlRange {
                 range,
-                span: Some(wire::KeySpan::default()),
                 home_incarnation: 1,
                 mirrors: rules.replicate_to.iter().map(mirror).collect(),
             }],

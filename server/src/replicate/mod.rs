@@ -35,4 +35,4 @@ pub use lease::keep_lease;
 pub use probes::Probes;
 pub use receiver::Receiver;
 pub use replicator::Replicator;
-pub use shipped::{Lane, LaneState, Shipped, Wanted};
+pub use shipped::{Lane, LaneId, LaneState, Shipped, Wanted};

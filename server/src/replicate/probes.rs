@@ -2,7 +2,7 @@
 //! machines.
 //!
 //! A node asks the home, at its own monotonic time m0, for the confirmed
-//! position of each tag that it mirrors. Once its own replica has that
+//! position of each range that it mirrors. Once its own replica has that
 //! position, what it serves is not older than m0. So the lag may be
 //! overstated, never understated; before the first answer it is unknown.
 
@@ -12,9 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::limits::TAGS_PER_REGION_MAX;
 use parking_lot::Mutex;
 use wire::peer_request::Request;
 use wire::peer_response::Response;
@@ -36,7 +35,7 @@ const PROBE_IDLE: Duration = Duration::from_secs(2);
 /// How long an answer may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
-/// How long one tag's position may take to be confirmed: less than an answer may
+/// How long one range's position may take to be confirmed: less than an answer may
 /// take, so that none keeps the others from being known.
 const CONFIRM_WAIT: Duration = Duration::from_millis(1500);
 
@@ -54,7 +53,7 @@ pub struct Probes {
     asked: AtomicBool,
 }
 
-/// What the home confirmed to this node of a tag.
+/// What the home confirmed to this node of a range.
 #[derive(Debug, Default)]
 struct Confirmed {
     /// The attempt that fills the mirror. Emptied and filled anew it may be older.
@@ -176,7 +175,7 @@ impl Probes {
     fn knows_all(&self) -> bool {
         let mirrors = self.mirrors();
         let confirmed = self.confirmed.lock();
-        mirrors.values().flatten().all(|(_, group)| {
+        mirrors.values().flatten().all(|group| {
             let attempt = group.progress().mirror.unwrap_or_default().attempt;
             let known = confirmed.get(&group.identity().group);
             known.is_some_and(|known| known.attempt == attempt && !known.positions.is_empty())
@@ -184,24 +183,24 @@ impl Probes {
     }
 
     /// The mirrors on this node, by home.
-    fn mirrors(&self) -> BTreeMap<RegionName, Vec<(Tag, Arc<Group>)>> {
+    fn mirrors(&self) -> BTreeMap<RegionName, Vec<Arc<Group>>> {
         let mut mirrors: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let Some(atlas) = self.gate.atlas() else {
             return mirrors;
         };
-        for place in atlas.places() {
-            if !place.mirrors.contains_key(self.gate.region()) {
+        for (place, range) in atlas.ranges() {
+            if !range.mirrors.contains_key(self.gate.region()) {
                 continue;
             }
-            if let Some(group) = self.groups.get(place.group) {
+            if let Some(group) = self.groups.get(range.group) {
                 let home = mirrors.entry(place.home.region.clone()).or_default();
-                home.push((place.tag.clone(), group));
+                home.push(group);
             }
         }
         mirrors
     }
 
-    async fn probe(self: Arc<Self>, home: &RegionName, mirrors: Vec<(Tag, Arc<Group>)>) {
+    async fn probe(self: Arc<Self>, home: &RegionName, mirrors: Vec<Arc<Group>>) {
         let asked_at = self.env.now();
         let Some(confirmed) = self.ask(home, &mirrors).await else {
             return;
@@ -210,8 +209,9 @@ impl Probes {
             true => self.env.now(),
             false => asked_at,
         };
-        for (tag, group) in mirrors {
-            let answer = confirmed.tags.iter().find(|t| t.tag == tag.as_str());
+        for group in mirrors {
+            let range = group.identity().group.0;
+            let answer = confirmed.ranges.iter().find(|r| r.range == range);
             let Some(answer) = answer else { continue };
             let position = Position::from_wire(answer.changed);
             match has_same(&group, position, answer.version) {
@@ -236,11 +236,7 @@ impl Probes {
         confirmed.add(position, asked_at);
     }
 
-    async fn ask(
-        &self,
-        home: &RegionName,
-        mirrors: &[(Tag, Arc<Group>)],
-    ) -> Option<wire::ProbeResult> {
+    async fn ask(&self, home: &RegionName, mirrors: &[Arc<Group>]) -> Option<wire::ProbeResult> {
         let peers = self.regions.of(home)?;
         let up = peers.connected();
         let node = *up.get(self.env.random() as usize % up.len().max(1))?;
@@ -249,7 +245,10 @@ impl Probes {
             group: 0,
             to_replica: 0,
             request: Some(Request::Probe(wire::Probe {
-                tags: mirrors.iter().map(|(tag, _)| tag.to_string()).collect(),
+                ranges: mirrors
+                    .iter()
+                    .map(|group| group.identity().group.0)
+                    .collect(),
             })),
         };
         let cleared = self.gate.egress(home, &Subject::Control, request).ok()?;
@@ -262,23 +261,25 @@ impl Probes {
         }
     }
 
-    /// Answers a probe: the confirmed positions of tags that are homed here.
+    /// Answers a probe: the confirmed positions of ranges that are homed here.
     pub async fn answer(&self, probe: wire::Probe) -> wire::ProbeResult {
         let atlas = self.gate.atlas();
-        // A node that asks has no more mirrors than a region may have tags.
-        let tags: BTreeSet<String> = probe.tags.into_iter().take(TAGS_PER_REGION_MAX).collect();
-        let confirm = tags.into_iter().map(|tag| {
-            let place = atlas.as_ref().and_then(|atlas| atlas.place(&tag));
-            let is_home = place.is_some_and(|p| p.home.region == *self.gate.region());
-            let group = place
-                .filter(|_| is_home)
-                .and_then(|p| self.groups.get(p.group));
+        let homed: BTreeSet<GroupId> = atlas
+            .iter()
+            .flat_map(|atlas| atlas.ranges())
+            .filter(|(place, _)| place.home.region == *self.gate.region())
+            .map(|(_, range)| range.group)
+            .collect();
+        // So each is confirmed once, however often it is asked for.
+        let asked: BTreeSet<GroupId> = probe.ranges.into_iter().map(GroupId).collect();
+        let confirm = asked.intersection(&homed).map(|range| {
+            let group = self.groups.get(*range);
             async move {
                 let group = group?;
                 let confirmed = tokio::time::timeout(CONFIRM_WAIT, group.read_barrier());
                 let progress = confirmed.await.ok()?.ok()?;
-                Some(wire::ProbedTag {
-                    tag,
+                Some(wire::ProbedRange {
+                    range: range.0,
                     changed: progress.changed.to_wire(),
                     version: progress.changed_version,
                 })
@@ -286,7 +287,7 @@ impl Probes {
         });
         let confirmed = futures::future::join_all(confirm).await;
         wire::ProbeResult {
-            tags: confirmed.into_iter().flatten().collect(),
+            ranges: confirmed.into_iter().flatten().collect(),
         }
     }
 }

@@ -73,10 +73,10 @@ impl Receiver {
         }
     }
 
-    /// Takes what a node of region `from` shipped. What is taken one after the
-    /// other goes into the log in that order.
-    pub fn take(&self, from: &RegionName, ship: wire::Ship, answer: Answer) {
-        let (group, command) = match self.check(from, ship) {
+    /// Takes what a node of region `from` shipped to a range. What is taken one
+    /// after the other goes into the log in that order.
+    pub fn take(&self, from: &RegionName, range: GroupId, ship: wire::Ship, answer: Answer) {
+        let (group, command) = match self.check(from, range, ship) {
             Ok(checked) => checked,
             Err(shown) => {
                 return answer(Ok(wire::ShipResult {
@@ -123,6 +123,7 @@ impl Receiver {
     fn check(
         &self,
         from: &RegionName,
+        range: GroupId,
         ship: wire::Ship,
     ) -> Result<(Arc<Group>, Option<Command>), Shown> {
         let refused = |why: &str| Shown::Refused(why.into());
@@ -136,13 +137,16 @@ impl Receiver {
         let place = atlas
             .place(&ship.tag)
             .ok_or_else(|| refused("the policy does not know the tag"))?;
+        let range = place
+            .range(range)
+            .ok_or_else(|| refused("the tag has no such range"))?;
         if place.home.region != *from || place.home.epoch != ship.epoch {
             return Err(refused("the sender is not the tag's home"));
         }
-        if !place.mirrors.contains_key(self.gate.region()) {
-            return Err(refused("the tag has no mirror in this region"));
+        if !range.mirrors.contains_key(self.gate.region()) {
+            return Err(refused("the range has no mirror in this region"));
         }
-        let Some(group) = self.groups.get(place.group) else {
+        let Some(group) = self.groups.get(range.group) else {
             return Err(Shown::Leader(0));
         };
         if !group.leads() {
@@ -366,7 +370,8 @@ mod tests {
         };
         let home = RegionName::new(&global.home).expect("a name");
         let answer = move |result| drop(tx.send(result));
-        receiver.take(&home, ship, Box::new(answer));
+        let range = GroupId(global.ranges[0].range);
+        receiver.take(&home, range, ship, Box::new(answer));
         let shown = rx.await.expect("answered").expect("taken");
         shown.result.expect("an answer")
     }

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::address::{RegionName, Tag};
-
 use super::sender::Sender;
-use super::shipped::Shipped;
+use super::shipped::{LaneId, Shipped};
 use crate::env::{Env, Task};
 use crate::net::Regions;
 use crate::raft::Groups;
@@ -27,7 +25,7 @@ struct Running {
     _task: Task,
 }
 
-/// Runs a sender for each mirror of each tag whose home group this node leads.
+/// Runs a sender for each mirror of each range whose home group this node leads.
 pub struct Replicator {
     /// Time, randomness and tasks.
     pub env: Env,
@@ -46,7 +44,7 @@ pub struct Replicator {
 impl Replicator {
     /// Runs for as long as the node does.
     pub async fn follow(self: Arc<Self>) {
-        let mut senders: BTreeMap<(Tag, RegionName), Running> = BTreeMap::new();
+        let mut senders: BTreeMap<LaneId, Running> = BTreeMap::new();
         loop {
             let wanted = self.wanted();
             senders.retain(|lane, running| {
@@ -55,13 +53,13 @@ impl Replicator {
                     sender.incarnation == running.incarnation && sender.epoch == running.epoch
                 });
                 if !keep {
-                    self.shipped.close(&lane.0, &lane.1);
+                    self.shipped.close(lane);
                 }
                 keep
             });
             for (lane, sender) in wanted {
-                senders.entry(lane).or_insert_with_key(|(tag, region)| {
-                    self.shipped.open(tag, region);
+                senders.entry(lane).or_insert_with_key(|lane| {
+                    self.shipped.open(lane);
                     Running {
                         incarnation: sender.incarnation,
                         epoch: sender.epoch,
@@ -73,20 +71,20 @@ impl Replicator {
         }
     }
 
-    fn wanted(&self) -> BTreeMap<(Tag, RegionName), Sender> {
+    fn wanted(&self) -> BTreeMap<LaneId, Sender> {
         let mut wanted = BTreeMap::new();
         let Some(atlas) = self.gate.atlas() else {
             return wanted;
         };
-        for place in atlas.places() {
+        for (place, range) in atlas.ranges() {
             let lies = seeded::is_on(Bug::LyingSender);
-            if place.home.region != *self.gate.region() || (place.mirrors.is_empty() && !lies) {
+            if place.home.region != *self.gate.region() || (range.mirrors.is_empty() && !lies) {
                 continue;
             }
-            let Some(group) = self.groups.get(place.group).filter(|g| g.leads()) else {
+            let Some(group) = self.groups.get(range.group).filter(|g| g.leads()) else {
                 continue;
             };
-            let mut mirrors = place.mirrors.clone();
+            let mut mirrors = range.mirrors.clone();
             if lies {
                 for region in atlas.policy.regions().keys() {
                     mirrors.entry(region.clone()).or_insert(1);
@@ -97,6 +95,11 @@ impl Replicator {
                 let Some(peers) = self.regions.of(region) else {
                     continue;
                 };
+                let lane = LaneId {
+                    tag: place.tag.clone(),
+                    range: range.group,
+                    region: region.clone(),
+                };
                 let sender = Sender {
                     env: self.env.clone(),
                     gate: self.gate.clone(),
@@ -104,12 +107,11 @@ impl Replicator {
                     shipped: self.shipped.clone(),
                     group: group.clone(),
                     peers,
-                    tag: place.tag.clone(),
-                    region: region.clone(),
+                    lane: lane.clone(),
                     incarnation: *incarnation,
                     epoch: place.home.epoch,
                 };
-                wanted.insert((place.tag.clone(), region.clone()), sender);
+                wanted.insert(lane, sender);
             }
         }
         wanted

@@ -1,4 +1,4 @@
-//! Ships the changes of one tag to one mirror region.
+//! Ships the changes of one range to one mirror region.
 //!
 //! A session begins by asking how far the mirror is. Then batches follow each
 //! other, each naming the one before it, several on their way at once; the
@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -20,7 +19,7 @@ use wire::ship::Cargo;
 use wire::ship_result::Result as Shown;
 
 use super::feed;
-use super::shipped::{Lane, LaneState, Shipped};
+use super::shipped::{Lane, LaneId, LaneState, Shipped};
 use super::transfer;
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -52,7 +51,7 @@ const RETRY_WAIT: Duration = Duration::from_millis(200);
 /// thought.
 const MOVED_WAIT: Duration = Duration::from_millis(20);
 
-/// Ships the changes of one tag to one mirror region.
+/// Ships the changes of one range to one mirror region.
 pub(super) struct Sender {
     pub(super) env: Env,
     pub(super) gate: Arc<Gate>,
@@ -60,8 +59,7 @@ pub(super) struct Sender {
     pub(super) shipped: Arc<Shipped>,
     pub(super) group: Arc<Group>,
     pub(super) peers: Arc<Peers>,
-    pub(super) tag: Tag,
-    pub(super) region: RegionName,
+    pub(super) lane: LaneId,
     pub(super) incarnation: u64,
     pub(super) epoch: u64,
 }
@@ -147,7 +145,7 @@ impl Sender {
     }
 
     async fn session(&self, node: NodeId) -> Ended {
-        if seeded::is_on(Bug::LyingSender) && self.tag.as_str().ends_with("-only") {
+        if seeded::is_on(Bug::LyingSender) && self.lane.tag.as_str().ends_with("-only") {
             let shared = self.group.progress().tag_key;
             return match self.stream(node, Position::default(), shared).await {
                 Ok(()) => Ended::Moved,
@@ -208,7 +206,7 @@ impl Sender {
             "the mirror has the change {cursor:?}, and the home, which ends at {confirmed:?}, has \
              not: the home was put back to an older copy; nothing is shipped to {} and nothing \
              counts as copied there",
-            self.region
+            self.lane.region
         )))
     }
 
@@ -287,7 +285,7 @@ impl Sender {
             return Ok(());
         }
         // What the gate refuses now is not noted each time it is tried.
-        self.gate.allows(&self.region, &self.tag)?;
+        self.gate.allows(&self.lane.region, &self.lane.tag)?;
         self.group.account(rows).await.map_err(|_| Ended::Lost)
     }
 
@@ -296,8 +294,8 @@ impl Sender {
         Ends {
             cluster: &identity.cluster,
             range: identity.group,
-            tag: self.tag.as_str(),
-            to: self.region.as_str(),
+            tag: self.lane.tag.as_str(),
+            to: self.lane.region.as_str(),
         }
     }
 
@@ -310,7 +308,7 @@ impl Sender {
             feed::changes(
                 self.disk.state.as_ref(),
                 self.group.identity().group,
-                self.tag.as_str(),
+                self.lane.tag.as_str(),
                 sent,
                 until,
             )
@@ -329,11 +327,11 @@ impl Sender {
         let (count, last) = (copy.records.len() as u64, Position::from_wire(copy.last));
         let digest = ledger::digest(&copy.records);
         let answer = self.ship_records(node, Cargo::Copy(compress(copy)), digest);
-        let (shipped, tag, region) = (self.shipped.clone(), self.tag.clone(), self.region.clone());
+        let (shipped, lane) = (self.shipped.clone(), self.lane.clone());
         Box::pin(async move {
             let state = answer.await;
             if state.is_ok() {
-                shipped.update(&tag, &region, |lane| lane.records += count);
+                shipped.update(&lane, |lane| lane.records += count);
             }
             (last, state)
         })
@@ -343,7 +341,7 @@ impl Sender {
     fn copied(&self, prev: Position, page: feed::Changes) -> wire::Copy {
         wire::Copy {
             incarnation: self.incarnation,
-            transfer: transfer::of_changes(&self.region, self.incarnation, prev, page.last),
+            transfer: transfer::of_changes(&self.lane.region, self.incarnation, prev, page.last),
             from: self.gate.region().to_string(),
             prev: prev.to_wire(),
             last: page.last.to_wire(),
@@ -429,8 +427,12 @@ impl Sender {
     ) -> Result<(Vec<wire::CopiedRecord>, Vec<wire::CopiedOutcomes>)> {
         match left {
             Left::Records(start) => {
-                let page =
-                    feed::records(view, self.tag.as_str(), &self.group.identity().span, start)?;
+                let page = feed::records(
+                    view,
+                    self.lane.tag.as_str(),
+                    &self.group.identity().span,
+                    start,
+                )?;
                 *left = match page.next {
                     Some(next) => Left::Records(next),
                     None => Left::Outcomes(Position::default()),
@@ -458,7 +460,7 @@ impl Sender {
             incarnation: self.incarnation,
             attempt,
             page,
-            transfer: transfer::of_page(&self.region, self.incarnation, attempt, page),
+            transfer: transfer::of_page(&self.lane.region, self.incarnation, attempt, page),
             from: self.gate.region().to_string(),
             records,
             outcomes,
@@ -496,8 +498,8 @@ impl Sender {
         cleared: Cleared<wire::PeerRequest>,
     ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
         let sent = self.peers.send(node, cleared);
-        let (gate, region) = (self.gate.clone(), self.region.clone());
-        let subject = Subject::Tag(self.tag.clone());
+        let (gate, region) = (self.gate.clone(), self.lane.region.clone());
+        let subject = Subject::Tag(self.lane.tag.clone());
         async move {
             match tokio::time::timeout(SHIP_WAIT, sent).await {
                 Ok(Ok(answer)) => answered(gate.ingress(&region, &subject, answer)?),
@@ -513,7 +515,7 @@ impl Sender {
             group: self.group.identity().group.0,
             to_replica: 0,
             request: Some(Request::Ship(wire::Ship {
-                tag: self.tag.to_string(),
+                tag: self.lane.tag.to_string(),
                 epoch: self.epoch,
                 // The gate's to say.
                 policy_version: 0,
@@ -521,12 +523,12 @@ impl Sender {
                 digest,
             })),
         };
-        let subject = Subject::Tag(self.tag.clone());
-        self.gate.egress(&self.region, &subject, request)
+        let subject = Subject::Tag(self.lane.tag.clone());
+        self.gate.egress(&self.lane.region, &subject, request)
     }
 
     fn note(&self, change: impl FnOnce(&mut Lane)) {
-        self.shipped.update(&self.tag, &self.region, change);
+        self.shipped.update(&self.lane, change);
     }
 }
 
@@ -554,6 +556,7 @@ fn compress(message: &impl Message) -> bytes::Bytes {
 
 #[cfg(test)]
 mod tests {
+    use domicile_proto::address::{RegionName, Tag};
     use tokio::sync::oneshot;
 
     use super::*;
@@ -587,8 +590,11 @@ mod tests {
             shipped: Shipped::new(home.env.clone()),
             group: group.clone(),
             peers: Arc::new(peers),
-            tag: Tag::new("global").expect("a tag"),
-            region: us,
+            lane: LaneId {
+                tag: Tag::new("global").expect("a tag"),
+                range: GroupId(GLOBAL),
+                region: us,
+            },
             incarnation: 1,
             epoch: 1,
         }

@@ -10,6 +10,18 @@ use tokio::sync::watch;
 
 use crate::env::{Env, Instant};
 use crate::raft::Position;
+use crate::storage::GroupId;
+
+/// The mirror of one range in one region.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LaneId {
+    /// The tag of the range.
+    pub tag: Tag,
+    /// The range.
+    pub range: GroupId,
+    /// The region of the mirror.
+    pub region: RegionName,
+}
 
 /// What goes on between this node and a mirror.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +62,7 @@ pub enum Wanted {
 /// The mirrors that this node ships to.
 pub struct Shipped {
     env: Env,
-    lanes: Mutex<BTreeMap<(Tag, RegionName), Lane>>,
+    lanes: Mutex<BTreeMap<LaneId, Lane>>,
     moved: watch::Sender<u64>,
 }
 
@@ -65,15 +77,15 @@ impl Shipped {
     }
 
     /// The mirrors that this node ships to.
-    pub fn lanes(&self) -> BTreeMap<(Tag, RegionName), Lane> {
+    pub fn lanes(&self) -> BTreeMap<LaneId, Lane> {
         self.lanes.lock().clone()
     }
 
-    /// Waits until the wanted mirrors have a change. Answers the regions that
-    /// have it, all that are wanted or those that do at the deadline.
+    /// Waits until the wanted mirrors of a range have a change. Answers the regions
+    /// that have it, all that are wanted or those that do at the deadline.
     pub async fn wait(
         &self,
-        tag: &Tag,
+        range: GroupId,
         wanted: &Wanted,
         position: Position,
         wait: Duration,
@@ -81,7 +93,7 @@ impl Shipped {
         let deadline = self.env.now() + wait;
         let mut moved = self.moved.subscribe();
         loop {
-            let have = self.having(tag, position);
+            let have = self.having(range, position);
             let met = match wanted {
                 Wanted::Count(count) => have.len() >= *count,
                 Wanted::Regions(regions) => regions.is_subset(&have),
@@ -91,34 +103,32 @@ impl Shipped {
             }
             match tokio::time::timeout_at(deadline, moved.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(self.having(tag, position)),
+                Ok(Err(_)) | Err(_) => return Err(self.having(range, position)),
             }
         }
     }
 
-    fn having(&self, tag: &Tag, position: Position) -> BTreeSet<RegionName> {
+    fn having(&self, range: GroupId, position: Position) -> BTreeSet<RegionName> {
         let lanes = self.lanes.lock();
         let having = lanes
             .iter()
-            .filter(|((of, _), lane)| of == tag && lane.acked >= position);
-        having.map(|((_, region), _)| region.clone()).collect()
+            .filter(|(id, lane)| id.range == range && lane.acked >= position);
+        having.map(|(id, _)| id.region.clone()).collect()
     }
 
-    /// Begins or ends to ship to a mirror.
-    pub(super) fn open(&self, tag: &Tag, region: &RegionName) {
-        self.lanes
-            .lock()
-            .insert((tag.clone(), region.clone()), Lane::default());
+    /// Begins to ship to a mirror.
+    pub(super) fn open(&self, id: &LaneId) {
+        self.lanes.lock().insert(id.clone(), Lane::default());
     }
 
     /// Ends to ship to a mirror.
-    pub(super) fn close(&self, tag: &Tag, region: &RegionName) {
-        self.lanes.lock().remove(&(tag.clone(), region.clone()));
+    pub(super) fn close(&self, id: &LaneId) {
+        self.lanes.lock().remove(id);
     }
 
     /// Changes what is known of a mirror, and tells those who wait.
-    pub(super) fn update(&self, tag: &Tag, region: &RegionName, change: impl FnOnce(&mut Lane)) {
-        if let Some(lane) = self.lanes.lock().get_mut(&(tag.clone(), region.clone())) {
+    pub(super) fn update(&self, id: &LaneId, change: impl FnOnce(&mut Lane)) {
+        if let Some(lane) = self.lanes.lock().get_mut(id) {
             change(lane);
         }
         self.moved.send_modify(|count| *count += 1);
@@ -131,6 +141,7 @@ mod tests {
     use crate::storage::Index;
 
     const WAIT: Duration = Duration::from_secs(1);
+    const RANGE: GroupId = GroupId(18);
 
     fn at(index: u64) -> Position {
         Position {
@@ -144,52 +155,65 @@ mod tests {
         RegionName::new(name).unwrap()
     }
 
-    /// Ships `global` to two mirrors, which have nothing yet.
-    fn shipped() -> (Arc<Shipped>, Tag) {
-        let shipped = Shipped::new(Env::real());
-        let tag = Tag::new("global").unwrap();
-        shipped.open(&tag, &region("us"));
-        shipped.open(&tag, &region("ap"));
-        (shipped, tag)
+    /// The mirror of the range in a region.
+    fn lane(region_name: &str) -> LaneId {
+        LaneId {
+            tag: Tag::new("global").unwrap(),
+            range: RANGE,
+            region: region(region_name),
+        }
     }
 
-    /// A write waits for as many mirrors as it wants, and for no other tag's.
+    /// Ships a range to two mirrors, which have nothing yet.
+    fn shipped() -> Arc<Shipped> {
+        let shipped = Shipped::new(Env::real());
+        shipped.open(&lane("us"));
+        shipped.open(&lane("ap"));
+        shipped
+    }
+
+    /// A write waits for as many mirrors of its range as it wants, and for no other
+    /// range's, of the same tag or another.
     #[tokio::test(start_paused = true)]
     async fn a_write_waits_until_its_mirrors_have_it() {
-        let (shipped, tag) = shipped();
+        let shipped = shipped();
         let us = BTreeSet::from([region("us")]);
         let both = BTreeSet::from([region("ap"), region("us")]);
         let ack = |name: &str, index| {
-            shipped.update(&tag, &region(name), |lane| lane.acked = at(index));
+            shipped.update(&lane(name), |lane| lane.acked = at(index));
         };
         ack("us", 6);
         ack("ap", 7);
+        let beside = LaneId {
+            range: GroupId(20),
+            ..lane("us")
+        };
+        shipped.open(&beside);
+        shipped.update(&beside, |lane| lane.acked = at(9));
         let one = Wanted::Regions(us.clone());
         assert_eq!(
-            shipped.wait(&tag, &one, at(7), WAIT).await,
+            shipped.wait(RANGE, &one, at(7), WAIT).await,
             Err(BTreeSet::from([region("ap")]))
         );
         let waiting = shipped.clone();
-        let waiting = {
-            let tag = tag.clone();
-            tokio::spawn(async move { waiting.wait(&tag, &Wanted::Count(2), at(7), WAIT).await })
-        };
+        let waiting =
+            tokio::spawn(async move { waiting.wait(RANGE, &Wanted::Count(2), at(7), WAIT).await });
         tokio::task::yield_now().await;
         ack("us", 7);
         assert_eq!(waiting.await.unwrap(), Ok(both.clone()));
-        assert_eq!(shipped.wait(&tag, &one, at(7), WAIT).await, Ok(both));
-        let other = Tag::new("other").unwrap();
-        let none = shipped.wait(&other, &Wanted::Count(1), at(1), WAIT).await;
+        assert_eq!(shipped.wait(RANGE, &one, at(7), WAIT).await, Ok(both));
+        let other = GroupId(21);
+        let none = shipped.wait(other, &Wanted::Count(1), at(1), WAIT).await;
         assert_eq!(none, Err(BTreeSet::new()));
     }
 
     /// A mirror that is not shipped to any more counts for nothing.
     #[tokio::test(start_paused = true)]
     async fn a_mirror_that_is_gone_does_not_count() {
-        let (shipped, tag) = shipped();
-        shipped.update(&tag, &region("us"), |lane| lane.acked = at(9));
-        shipped.close(&tag, &region("us"));
-        let gone = shipped.wait(&tag, &Wanted::Count(1), at(1), WAIT).await;
+        let shipped = shipped();
+        shipped.update(&lane("us"), |lane| lane.acked = at(9));
+        shipped.close(&lane("us"));
+        let gone = shipped.wait(RANGE, &Wanted::Count(1), at(1), WAIT).await;
         assert_eq!(gone, Err(BTreeSet::new()));
     }
 }

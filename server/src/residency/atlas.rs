@@ -1,13 +1,14 @@
 //! What a node knows of policy, regions and tags.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{Caller, Kind, Policy, Verdict, may_access, may_hold, may_serve};
 
 use crate::error::{Error, Reason, Result};
-use crate::storage::{GroupId, Span};
+use crate::storage::GroupId;
 
 /// The control group's state as it was applied here, and the policy in it.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct Atlas {
     pub control: wire::Control,
     /// The policy in force.
     pub policy: Policy,
-    tags: BTreeMap<Tag, TagPlace>,
+    tags: BTreeMap<Tag, Arc<TagPlace>>,
 }
 
 /// Where a tag is.
@@ -24,14 +25,10 @@ pub struct Atlas {
 pub struct TagPlace {
     /// The tag.
     pub tag: Tag,
-    /// Its range, which is its group in every region that holds it.
-    pub group: GroupId,
-    /// The keys of the range.
-    pub span: Span,
     /// Where it is written.
     pub home: Home,
-    /// Its mirrors, with their incarnations.
-    pub mirrors: BTreeMap<RegionName, u64>,
+    /// Its ranges, at least one. Which keys each has only its holders know.
+    pub ranges: Vec<RangePlace>,
 }
 
 /// Where a tag is written.
@@ -41,24 +38,44 @@ pub struct Home {
     pub region: RegionName,
     /// Its epoch.
     pub epoch: u64,
-    /// The number of the creation of its group.
-    pub incarnation: u64,
+}
+
+/// Where a range of a tag's keys is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangePlace {
+    /// Its group, which has the same id in every region that holds it.
+    pub group: GroupId,
+    /// The number of the creation of its group at the home.
+    pub home_incarnation: u64,
+    /// Its mirrors, with the numbers of their creations.
+    pub mirrors: BTreeMap<RegionName, u64>,
 }
 
 impl TagPlace {
-    /// The regions that hold it, the home first.
+    /// The regions that hold something of it, the home first.
     pub fn holders(&self) -> Vec<String> {
-        let holders = std::iter::once(&self.home.region).chain(self.mirrors.keys());
+        let holders = std::iter::once(&self.home.region).chain(self.mirrors());
         holders.map(RegionName::to_string).collect()
     }
 
-    /// The incarnation of the tag's group in a region; `None`: the region
-    /// holds nothing of it.
-    pub fn incarnation(&self, region: &RegionName) -> Option<u64> {
+    /// The regions that mirror a range of it.
+    pub fn mirrors(&self) -> BTreeSet<&RegionName> {
+        let mirrors = self.ranges.iter().flat_map(|range| range.mirrors.keys());
+        mirrors.collect()
+    }
+
+    /// The range of this id; `None`: the tag has none such.
+    pub fn range(&self, id: GroupId) -> Option<&RangePlace> {
+        self.ranges.iter().find(|range| range.group == id)
+    }
+
+    /// The incarnation of a range's group in a region; `None`: the region holds
+    /// nothing of it.
+    pub fn incarnation(&self, range: &RangePlace, region: &RegionName) -> Option<u64> {
         if self.home.region == *region {
-            return Some(self.home.incarnation);
+            return Some(range.home_incarnation);
         }
-        self.mirrors.get(region).copied()
+        range.mirrors.get(region).copied()
     }
 }
 
@@ -74,25 +91,26 @@ pub fn read_policy(text: &str) -> Result<Policy> {
     Ok(policy)
 }
 
-/// The range of a tag. This build routes a tag to one range that has all its keys;
-/// one that splits ranges raises the feature level first.
-fn only_range(tag: &wire::ControlTag) -> Result<&wire::ControlRange> {
-    let [range] = &tag.ranges[..] else {
-        return Err(several_ranges(&tag.tag));
-    };
-    match Span::from_wire(range.span.as_ref())?.is_whole() {
-        true => Ok(range),
-        false => Err(several_ranges(&tag.tag)),
+/// The ranges of a tag.
+fn ranges(tag: &wire::ControlTag) -> Result<Vec<RangePlace>> {
+    let corrupt = |e| Error::corruption(format!("a name in the control group's state: {e}"));
+    let mut ranges = Vec::with_capacity(tag.ranges.len());
+    for range in &tag.ranges {
+        let mut mirrors = BTreeMap::new();
+        for mirror in &range.mirrors {
+            let region = RegionName::new(&mirror.region).map_err(corrupt)?;
+            mirrors.insert(region, mirror.incarnation);
+        }
+        ranges.push(RangePlace {
+            group: GroupId(range.range),
+            home_incarnation: range.home_incarnation,
+            mirrors,
+        });
     }
-}
-
-fn several_ranges(tag: &str) -> Error {
-    Error::new(
-        Reason::UpgradeNeeded,
-        format!(
-            "the keys of {tag} are in several ranges, which this build does not know; upgrade this node"
-        ),
-    )
+    match ranges.is_empty() {
+        false => Ok(ranges),
+        true => Err(Error::corruption(format!("{} has no range", tag.tag))),
+    }
 }
 
 impl Atlas {
@@ -103,24 +121,15 @@ impl Atlas {
         let mut tags = BTreeMap::new();
         for known in &control.tags {
             let tag = Tag::new(&known.tag).map_err(corrupt)?;
-            let range = only_range(known)?;
-            let mut mirrors = BTreeMap::new();
-            for mirror in &range.mirrors {
-                let region = RegionName::new(&mirror.region).map_err(corrupt)?;
-                mirrors.insert(region, mirror.incarnation);
-            }
             let place = TagPlace {
                 tag: tag.clone(),
-                group: GroupId(range.range),
-                span: Span::from_wire(range.span.as_ref())?,
                 home: Home {
                     region: RegionName::new(&known.home).map_err(corrupt)?,
                     epoch: known.epoch,
-                    incarnation: range.home_incarnation,
                 },
-                mirrors,
+                ranges: ranges(known)?,
             };
-            tags.insert(tag, place);
+            tags.insert(tag, Arc::new(place));
         }
         Ok(Atlas {
             control,
@@ -130,14 +139,31 @@ impl Atlas {
     }
 
     /// Where a tag is; `None`: there is no such tag.
-    pub fn place(&self, tag: &str) -> Option<&TagPlace> {
+    pub fn place(&self, tag: &str) -> Option<&Arc<TagPlace>> {
         // A name that is no tag is no tag that is known.
         self.tags.get(&Tag::new(tag).ok()?)
     }
 
     /// Where every tag is.
     pub fn places(&self) -> impl Iterator<Item = &TagPlace> {
-        self.tags.values()
+        self.tags.values().map(|place| &**place)
+    }
+
+    /// Every range of every tag, with the tag's place.
+    pub fn ranges(&self) -> impl Iterator<Item = (&TagPlace, &RangePlace)> {
+        self.places()
+            .flat_map(|place| place.ranges.iter().map(move |range| (place, range)))
+    }
+
+    /// The ranges that a region holds, with the incarnations of its groups.
+    pub fn held_in<'a>(
+        &'a self,
+        region: &'a RegionName,
+    ) -> impl Iterator<Item = (&'a TagPlace, &'a RangePlace, u64)> {
+        let held = |(place, range): (&'a TagPlace, &'a RangePlace)| {
+            Some((place, range, place.incarnation(range, region)?))
+        };
+        self.ranges().filter_map(held)
     }
 
     /// The policy version.

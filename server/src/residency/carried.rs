@@ -276,7 +276,7 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
             | Request::ReadIndex(wire::ReadIndex {})
             | Request::Digest(wire::Digest {}),
         ) => Cargo::Nothing.of(group),
-        Some(Request::Probe(wire::Probe { tags: _ })) => Cargo::Nothing.of(Of::NoTag),
+        Some(Request::Probe(wire::Probe { ranges: _ })) => Cargo::Nothing.of(Of::NoTag),
         Some(Request::Forward(wire::Forward {
             writes: _,
             tag,
@@ -359,7 +359,7 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
                 rows: _,
             })
             | Response::Ship(wire::ShipResult { result: _ })
-            | Response::Probe(wire::ProbeResult { tags: _ }),
+            | Response::Probe(wire::ProbeResult { ranges: _ }),
         ) => Cargo::Nothing,
         // What came of writes tells of their records: that they were there, and
         // their versions.

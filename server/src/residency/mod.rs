@@ -26,7 +26,7 @@ mod atlas;
 mod carried;
 mod gate;
 
-pub use atlas::{Atlas, Home, TagPlace, read_policy};
+pub use atlas::{Atlas, Home, RangePlace, TagPlace, read_policy};
 pub use carried::{Cargo, Carried, Carries, Crossing, Of, carried};
 pub use gate::{Cause, Cleared, Evidence, Gate, LEASE, Refusals, Side, Subject, Untrusted};
 

@@ -49,6 +49,28 @@ impl Span {
         *key >= *self.start && self.end.as_ref().is_none_or(|end| *key < **end)
     }
 
+    /// The first key.
+    pub fn start(&self) -> &[u8] {
+        &self.start
+    }
+
+    /// The key behind the last; `None`: it goes to the tag's last.
+    pub fn end(&self) -> Option<&Bytes> {
+        self.end.as_ref()
+    }
+
+    /// Whether spans, in their order, have every key of a tag once.
+    pub fn are_whole<'s>(spans: impl Iterator<Item = &'s Span>) -> bool {
+        let mut reached = Some(Bytes::new());
+        for span in spans {
+            if reached.as_ref() != Some(&span.start) {
+                return false;
+            }
+            reached.clone_from(&span.end);
+        }
+        reached.is_none()
+    }
+
     /// The newest versions of the records in it, from `from` on.
     pub fn records(&self, tag: &str, from: &[u8]) -> KeyRange {
         keys::records(tag, from.max(&self.start), self.end.as_deref())
@@ -98,6 +120,16 @@ mod tests {
             assert_eq!(within(&left), (expected, expected), "{key:?}");
             assert_eq!(within(&right), (!expected, !expected), "{key:?}");
         }
+    }
+
+    #[test]
+    fn the_spans_of_a_tag_have_every_key_once() {
+        let (left, right) = (span(b"", Some(b"m")), span(b"m", None));
+        let whole = |spans: &[&Span]| Span::are_whole(spans.iter().copied());
+        assert!(whole(&[&Span::default()]) && whole(&[&left, &right]));
+        assert!(!whole(&[]) && !whole(&[&left]) && !whole(&[&right]));
+        assert!(!whole(&[&right, &left]) && !whole(&[&left, &Span::default()]));
+        assert!(!whole(&[&left, &span(b"n", None)]));
     }
 
     #[test]

@@ -134,7 +134,7 @@ async fn a_full_mirror_takes_no_copies_says_so_and_leaves_its_home_alone() {
     world.put("eu/1", "global", "b", "1").await;
     let stopped = |world: &World| {
         let lanes = world.nodes.values().flat_map(|node| node.lanes());
-        let mut lanes = lanes.filter(|((_, region), _)| region.as_str() == "us");
+        let mut lanes = lanes.filter(|(id, _)| id.region.as_str() == "us");
         lanes.any(|(_, lane)| match lane.state {
             LaneState::Stopped(why) => why.starts_with("DISK_FULL at us/1: "),
             _ => false,

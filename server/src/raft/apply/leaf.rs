@@ -76,6 +76,7 @@ fn bare_operation(operation: &wire::Operation) -> wire::Operation {
             Change::Put(value) => Change::Put(bare_value(value)),
             Change::Delete(gone) => Change::Delete(*gone),
             Change::Register(register) => Change::Register(register.clone()),
+            Change::Advance(advance) => Change::Advance(*advance),
         }),
         condition: operation.condition,
         commitment: operation.commitment.clone(),

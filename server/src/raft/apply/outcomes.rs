@@ -91,8 +91,14 @@ struct Remembered {
     entry: Position,
 }
 
-/// The id of the client that an operation of this version registers.
-fn client_id(version: u64, nonce: &[u8]) -> Result<[u8; CLIENT_BYTES]> {
+/// The id of the client that an operation of this version registers: one that it got
+/// of another range of the tag, or one of this group's own.
+fn client_id(version: u64, register: &wire::Register) -> Result<[u8; CLIENT_BYTES]> {
+    if !register.client.is_empty() {
+        let given = register.client[..].try_into();
+        return given.map_err(|_| Error::corruption("a client's id has not 16 bytes"));
+    }
+    let nonce = &register.nonce[..];
     let mut id = [0; CLIENT_BYTES];
     id[..8].copy_from_slice(&version.to_be_bytes());
     let nonce: [u8; 8] = nonce
@@ -177,10 +183,11 @@ impl Outcomes {
         &mut self,
         entry: Position,
         version: u64,
-        nonce: &[u8],
+        register: &wire::Register,
     ) -> Result<([u8; CLIENT_BYTES], wire::StoredOutcome)> {
-        let id = client_id(version, nonce)?;
-        self.memory.registered = version;
+        let id = client_id(version, register)?;
+        // An id of another range may be of a version that this group never gave.
+        self.memory.registered = self.memory.registered.max(registered_at(&id));
         let client = Bytes::copy_from_slice(&id);
         let remembered = Remembered {
             outcome: Outcome::Registered { client: id },
@@ -430,7 +437,11 @@ mod tests {
 
     /// The client that the operation of this version registered.
     fn client(version: u64) -> Bytes {
-        Bytes::copy_from_slice(&client_id(version, &[7; 8]).unwrap())
+        let register = wire::Register {
+            nonce: Bytes::from_static(&[7; 8]),
+            ..wire::Register::default()
+        };
+        Bytes::copy_from_slice(&client_id(version, &register).unwrap())
     }
 
     fn id(registered: u64, sequence: u64, acked_below: u64) -> wire::WriteId {
@@ -499,7 +510,11 @@ mod tests {
         fn register(&mut self) -> u64 {
             self.version += 1;
             let entry = self.entry();
-            let registered = self.outcomes.register(entry, self.version, &[7; 8]);
+            let register = wire::Register {
+                nonce: Bytes::from_static(&[7; 8]),
+                ..wire::Register::default()
+            };
+            let registered = self.outcomes.register(entry, self.version, &register);
             self.rows.outcomes.push(registered.unwrap().1);
             self.version
         }

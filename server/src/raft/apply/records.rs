@@ -33,6 +33,8 @@ pub enum Outcome {
         /// Its id.
         client: [u8; 16],
     },
+    /// The group's last version is at least what was asked for.
+    Advanced,
     /// Its request id is too old to know what came of it; nothing was written.
     Forgotten,
     /// Its request id came before with another write; nothing was written.
@@ -118,9 +120,14 @@ impl Applier<'_> {
             let version = operation.version;
             if let Some(Change::Register(register)) = &operation.change {
                 self.state.last_version = version;
-                let (client, row) = self.outcomes.register(entry, version, &register.nonce)?;
+                let (client, row) = self.outcomes.register(entry, version, register)?;
                 stored.outcomes.push(row);
                 outcomes.push(Outcome::Registered { client });
+                continue;
+            }
+            if let Some(Change::Advance(_)) = &operation.change {
+                self.state.last_version = version;
+                outcomes.push(Outcome::Advanced);
                 continue;
             }
             let id = operation.id.clone();
@@ -196,7 +203,7 @@ impl Applier<'_> {
         let value = match operation.change {
             Some(Change::Put(value)) => Some(value),
             Some(Change::Delete(_)) => None,
-            Some(Change::Register(_)) | None => {
+            Some(Change::Register(_) | Change::Advance(_)) | None => {
                 return Err(Error::corruption("an operation changes nothing"));
             }
         };

@@ -92,7 +92,10 @@ impl Mirror {
         let nonce = Bytes::from_static(&[9; 8]);
         let register = wire::Operation {
             version,
-            change: Some(wire::operation::Change::Register(wire::Register { nonce })),
+            change: Some(wire::operation::Change::Register(wire::Register {
+                nonce,
+                ..wire::Register::default()
+            })),
             ..wire::Operation::default()
         };
         let batch = wire::Batch {
