@@ -23,11 +23,16 @@ struct Memory<'a> {
     wrote: BTreeMap<&'a str, Known<'a>>,
     /// Its newest read of each key.
     read: BTreeMap<&'a str, Known<'a>>,
-    /// Its newest write in each tag.
-    newest_write: BTreeMap<&'a str, Known<'a>>,
-    /// Its newest read in each tag.
-    newest_read: BTreeMap<&'a str, Known<'a>>,
+    /// Its newest write in each range.
+    newest_write: BTreeMap<Range<'a>, Known<'a>>,
+    /// Its newest read in each range.
+    newest_read: BTreeMap<Range<'a>, Known<'a>>,
+    /// The keys at which tags are split.
+    splits: &'a [String],
 }
+
+/// A range: its tag, and how many splits are before it.
+type Range<'a> = (&'a str, usize);
 
 /// Judges every session of a history.
 pub fn check(history: &History) -> Checked {
@@ -40,10 +45,13 @@ pub fn check(history: &History) -> Checked {
     let deletes = Deletes::of(history);
     let ends = epoch_ends(history);
     let logs = region_logs(history);
+    let splits: Vec<String> = history
+        .run()
+        .map_or_else(Vec::new, |run| run.splits.iter().cloned().collect());
     let (mut findings, mut checked) = (Vec::new(), 0);
     for (session, operations) in sessions {
         checked += operations.len() as u64;
-        let found = guarantees(&operations, &deletes)
+        let found = guarantees(&operations, &deletes, &splits)
             .into_iter()
             .chain(
                 operations
@@ -71,9 +79,26 @@ fn tag<'a>(operation: &Operation<'a>) -> &'a str {
     named.unwrap_or_else(|| operation.key().split_once('/').map_or("", |(tag, _)| tag))
 }
 
-fn guarantees<'a>(operations: &[Operation<'a>], deletes: &Deletes<'_>) -> Vec<Finding> {
+/// The range of an operation. An element of a set has a record of its own.
+fn range<'a>(operation: &Operation<'a>, splits: &[String]) -> Range<'a> {
+    let key = match (operation.f(), &operation.invoke.value) {
+        (F::Add | F::Remove, Value::Int(element)) => format!("{}/{element}", operation.key()),
+        _ => operation.key().to_owned(),
+    };
+    let before = splits.iter().filter(|split| split.as_str() <= key.as_str());
+    (tag(operation), before.count())
+}
+
+fn guarantees<'a>(
+    operations: &[Operation<'a>],
+    deletes: &Deletes<'_>,
+    splits: &'a [String],
+) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut memory = Memory::default();
+    let mut memory = Memory {
+        splits,
+        ..Memory::default()
+    };
     let retries = retries(operations);
     // A session may have operations in flight together; each is bound only by what was answered before it was invoked.
     let mut events: Vec<(u64, bool, usize)> = Vec::new();
@@ -140,10 +165,10 @@ impl<'a> Memory<'a> {
     fn bounds(&self, operation: &Operation<'a>) -> [Option<(&'static str, Known<'a>)>; 2] {
         let named = |name, known: Option<&Known<'a>>| known.map(|known| (name, *known));
         if operation.f().is_write() {
-            let tag = tag(operation);
+            let range = range(operation, self.splits);
             [
-                named("monotonic-writes", self.newest_write.get(tag)),
-                named("writes-follow-reads", self.newest_read.get(tag)),
+                named("monotonic-writes", self.newest_write.get(&range)),
+                named("writes-follow-reads", self.newest_read.get(&range)),
             ]
         } else {
             let key = operation.key();
@@ -155,14 +180,16 @@ impl<'a> Memory<'a> {
     }
 
     fn learn(&mut self, operation: Operation<'a>, own: Stamp) {
-        let (by_key, by_tag) = match operation.f() {
+        let (by_key, by_range) = match operation.f() {
             F::Read => (&mut self.read, &mut self.newest_read),
             f if f.is_write() => (&mut self.wrote, &mut self.newest_write),
             _ => return,
         };
         for known in [
             by_key.entry(operation.key()).or_insert((own, operation)),
-            by_tag.entry(tag(&operation)).or_insert((own, operation)),
+            by_range
+                .entry(range(&operation, self.splits))
+                .or_insert((own, operation)),
         ] {
             if known.0 < own {
                 *known = (own, operation);

@@ -60,6 +60,8 @@ pub struct Run {
     pub bank_overdraft: bool,
     /// Every replica that must appear in the final reads of the set workload.
     pub replicas: BTreeSet<String>,
+    /// The keys, with their tags, at which tags are split into ranges. Versions are compared within a range.
+    pub splits: BTreeSet<String>,
 }
 
 /// One change in a group's log.

@@ -19,6 +19,8 @@ use crate::chaos::{Report, judge::judge};
 use crate::check::coverage::Requirements;
 use crate::cluster::Broken;
 use crate::history::{History, Isolation, Note, RegionId, Run};
+#[cfg(feature = "seeded-bugs")]
+use crate::workload::mark;
 use crate::workload::{Clients, Recorder, Stage};
 
 /// How long a healed cluster may take until each tag takes writes.
@@ -52,6 +54,8 @@ pub struct Ended {
 /// Runs a plan. Once in a process: see the module.
 pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
     domicile_client::draw_from_seed(plan.number("clients"));
+    #[cfg(feature = "seeded-bugs")]
+    split(plan);
     let trace = Trace::new(plan, trace)?;
     trace.listen();
     // Between two ticks, when faults begin, only the last one's time is known.
@@ -131,6 +135,39 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
     })
 }
 
+/// The keys at which tags are split when they are formed, if the variable
+/// `SEEDED_SPLIT` says so. A mirror leaves scans over several ranges to the home; where
+/// there are mirrors, the set, which is read at each, stays in one.
+#[cfg(feature = "seeded-bugs")]
+fn splits(plan: &Plan) -> BTreeMap<&'static str, [&'static str; 2]> {
+    let tags = plan.shape.tags().iter().map(|tag| match tag.stored.len() {
+        1 => (tag.name, ["k0-3", "set/5"]),
+        _ => (tag.name, ["k0-3", "list"]),
+    });
+    match std::env::var_os("SEEDED_SPLIT") {
+        Some(_) => tags.collect(),
+        None => BTreeMap::new(),
+    }
+}
+
+/// The keys at which tags are split when they are formed: none.
+#[cfg(not(feature = "seeded-bugs"))]
+fn splits(_: &Plan) -> BTreeMap<&'static str, [&'static str; 2]> {
+    BTreeMap::new()
+}
+
+/// Has the tags formed of several ranges.
+#[cfg(feature = "seeded-bugs")]
+fn split(plan: &Plan) {
+    let tags = splits(plan).into_iter().map(|(tag, keys)| {
+        let mark = mark(plan.seed, tag);
+        let keys = keys.map(|key| format!("{mark}{key}").into_bytes());
+        (tag.to_owned(), keys.to_vec())
+    });
+    let set = domicile_server::seeded::SPLITS.set(tags.collect());
+    set.expect("one run in a process");
+}
+
 /// Requires that nothing leaked. A sender that lies on purpose does send; its
 /// receivers must refuse it.
 fn leaked(trace: &Trace) -> Result<()> {
@@ -149,6 +186,8 @@ fn header(plan: &Plan) -> Run {
     let left = plan.remains.iter();
     let left: Vec<_> = left.flat_map(|what| what.hosts(plan.shape)).collect();
     let shape = plan.shape.name();
+    let splits = splits(plan).into_iter();
+    let splits = splits.flat_map(|(tag, keys)| keys.map(|key| format!("{tag}/{key}")));
     let faults = plan.faults.iter().map(|span| span.fault.name().to_owned());
     Run {
         workload: "simulation".to_owned(),
@@ -169,6 +208,7 @@ fn header(plan: &Plan) -> Run {
             .filter(|host| !left.contains(host))
             .map(|(r, n)| format!("{r}/{n}"))
             .collect(),
+        splits: splits.collect(),
         ..Run::default()
     }
 }
