@@ -2,7 +2,8 @@
 //! home, in another region.
 //!
 //! A write is passed on once. If the answer is lost the outcome is unknown,
-//! and the client retries with the same request id.
+//! and the client retries with the same request id. What was certainly not sent is
+//! refused: nothing was written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -192,13 +193,7 @@ fn answered(replies: Vec<Reply>, response: Option<Response>) {
         }
         // Refused before it was taken: certainly not applied.
         Some(Response::Refusal(refusal)) => {
-            let refused = lasting(&refusal).unwrap_or_else(|| {
-                Error::new(
-                    Reason::NoQuorum,
-                    "the leader has changed; nothing was written, try again",
-                )
-                .retry_after(Duration::from_millis(100))
-            });
+            let refused = lasting(&refusal).unwrap_or_else(|| for_now(&refusal));
             for reply in replies {
                 reply.send(Err(refused.again()));
             }
@@ -217,6 +212,17 @@ pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
         Reason::ResidencyViolation | Reason::AccessRegionDenied | Reason::GrantDenied
     );
     lasts.then(|| Error::new(reason, refusal.why.clone()))
+}
+
+/// What was passed on was not taken, or never sent: it may be at the next attempt.
+fn for_now(refusal: &wire::Refusal) -> Error {
+    let why = match (refusal.reason.parse(), refusal.why.as_str()) {
+        (Ok(Reason::Unreachable), _) => "the leader cannot be reached now",
+        (_, "") => "the leader has changed",
+        (_, why) => why,
+    };
+    let message = format!("{why}; nothing was written, try again");
+    Error::new(Reason::NoQuorum, message).retry_after(Duration::from_millis(100))
 }
 
 /// The writes that another node passed on, by range, or to the one that it means;
@@ -461,7 +467,13 @@ mod tests {
             let told = told(lasting.name());
             assert_eq!((told.reason, told.retry_after), (lasting, None));
         }
-        for passing in ["", "NO_QUORUM", "NOT_FORMED", "SOMETHING_NEW"] {
+        for passing in [
+            "",
+            "NO_QUORUM",
+            "NOT_FORMED",
+            "UNREACHABLE",
+            "SOMETHING_NEW",
+        ] {
             let told = told(passing);
             assert_eq!(told.reason, Reason::NoQuorum, "{passing}");
             assert!(told.retry_after.is_some(), "{passing}");

@@ -19,7 +19,7 @@ use crate::error::{Error, Reason, Result};
 use crate::net::connection::{Connection, Link, send_snapshot};
 use crate::net::contact::Reach;
 use crate::net::dial::Dial;
-use crate::net::queue::{Lane, Queue};
+use crate::net::queue::{Lane, Queue, not_connected, refuse};
 use crate::net::seen::{Memory, Seen};
 use crate::net::slow::Slow;
 use crate::raft::{Budget, NodeId, Parts, Transport, Window};
@@ -519,12 +519,15 @@ impl Transport for Peers {
         request: Cleared<wire::PeerRequest>,
     ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         let (tx, rx) = oneshot::channel();
-        if let Some(handle) = self.links.read().get(&node) {
-            let way = match Lane::of(request.message()) {
-                Lane::Quick => &handle.quick,
-                Lane::Bulk => &handle.bulk,
-            };
-            way.queue.put((request, tx));
+        match self.links.read().get(&node) {
+            Some(handle) => {
+                let way = match Lane::of(request.message()) {
+                    Lane::Quick => &handle.quick,
+                    Lane::Bulk => &handle.bulk,
+                };
+                way.queue.put((request, tx));
+            }
+            None => refuse(tx, &not_connected()),
         }
         rx
     }
@@ -535,8 +538,9 @@ impl Transport for Peers {
         request: Cleared<wire::PeerRequest>,
     ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
         let (tx, rx) = oneshot::channel();
-        if let Some(handle) = self.links.read().get(&node) {
-            handle.quick.queue.gather((request, tx));
+        match self.links.read().get(&node) {
+            Some(handle) => handle.quick.queue.gather((request, tx)),
+            None => refuse(tx, &not_connected()),
         }
         rx
     }

@@ -113,8 +113,8 @@ impl Waiting {
 }
 
 impl Queue {
-    /// Puts a request behind the others. Without a connection it fails at
-    /// once; where too much waits it is refused.
+    /// Puts a request behind the others. Without a connection, or where too much
+    /// waits, it is refused at once.
     pub(super) fn put(&self, call: Call) {
         self.add(call, true);
     }
@@ -128,7 +128,8 @@ impl Queue {
         let bytes = call.0.message().encoded_len();
         let mut waiting = self.waiting.lock();
         if !waiting.open {
-            return;
+            drop(waiting);
+            return refuse(call.1, &not_connected());
         }
         if !waiting.has_room(bytes) {
             waiting.sweep();
@@ -163,9 +164,12 @@ impl Queue {
         self.waiting.lock().open = true;
     }
 
-    /// Fails what waits, and what comes.
+    /// Refuses what waits, and what comes. What was taken has been sent perhaps.
     pub(super) fn shut(&self) {
-        *self.waiting.lock() = Waiting::default();
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for ((_, answer), _) in waiting.calls {
+            refuse(answer, &not_connected());
+        }
     }
 
     /// Drops what nobody waits for any more.
@@ -228,6 +232,11 @@ pub(super) fn refuse(answer: oneshot::Sender<Untrusted<wire::PeerResponse>>, why
     })));
 }
 
+/// There is no connection, so nothing was sent.
+pub(super) fn not_connected() -> Error {
+    Error::new(Reason::Unreachable, "the node is not connected")
+}
+
 fn overloaded() -> Error {
     Error::new(
         Reason::Overloaded,
@@ -278,6 +287,18 @@ mod tests {
             let cleared = gate.egress(gate.region(), &group.subject, request);
             let (call, answer) = oneshot::channel();
             ((cleared.expect("it may go"), call), answer)
+        }
+    }
+
+    impl Calls {
+        /// Why a call was refused.
+        fn reason(&self, answer: Untrusted<wire::PeerResponse>) -> String {
+            let gate = &self.0.gate;
+            let opened = gate.ingress(gate.region(), &Subject::Control, answer);
+            match opened.expect("it bears nothing").response {
+                Some(Response::Refusal(refusal)) => refusal.reason,
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -403,14 +424,7 @@ mod tests {
         let (third, mut refused) = calls.append(3, 1000);
         queue.put(third);
         let refused = refused.try_recv().expect("it is answered at once");
-        let gate = &calls.0.gate;
-        let refused = gate.ingress(gate.region(), &Subject::Control, refused);
-        match refused.expect("it bears nothing").response {
-            Some(Response::Refusal(refusal)) => {
-                assert_eq!(refusal.reason, Reason::Overloaded.name());
-            }
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(calls.reason(refused), Reason::Overloaded.name());
         drop(given_up);
         let (fourth, _answer) = calls.append(4, 1000);
         queue.put(fourth);
@@ -423,13 +437,21 @@ mod tests {
     async fn without_a_connection_nothing_waits() {
         let calls = Calls::new();
         let queue = Queue::default();
+        let refused = async |answer: Answer| calls.reason(answer.await.expect("it is answered"));
+        let unreachable = Reason::Unreachable.name();
         let (call, answer) = calls.append(1, 10);
         queue.put(call);
-        assert!(answer.await.is_err(), "it has failed");
+        assert_eq!(refused(answer).await, unreachable);
         queue.open();
-        let (call, answer) = calls.append(2, 10);
+        let (call, sent) = calls.append(2, 10);
+        queue.put(call);
+        let taken = queue.take(9, 9000);
+        let (call, answer) = calls.append(3, 10);
         queue.put(call);
         queue.shut();
-        assert!(answer.await.is_err(), "what waited has failed");
+        assert_eq!(refused(answer).await, unreachable);
+        // What came of one that was taken is not known.
+        drop(taken);
+        assert!(sent.await.is_err());
     }
 }

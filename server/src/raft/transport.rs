@@ -42,8 +42,8 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Queues a request. Requests to one node arrive in the order they were
     /// queued, or not at all, but that heartbeats, votes and questions overtake
-    /// what may be large. The receiver fails when the request or its answer is
-    /// lost; the caller sets its own deadline, and what still waits when it
+    /// what may be large. What is certainly not sent is answered with a refusal; the
+    /// receiver fails when the request or its answer is lost; the caller sets its own deadline, and what still waits when it
     /// drops the receiver is not sent.
     fn send(
         &self,

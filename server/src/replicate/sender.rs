@@ -22,7 +22,7 @@ use super::feed;
 use super::shipped::{Lane, LaneId, LaneState, Shipped};
 use super::transfer;
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
 use crate::raft::apply::ledger::{self, Ends};
 use crate::raft::{Group, NodeId, Position, Transport};
@@ -544,6 +544,10 @@ fn answered(answer: wire::PeerResponse) -> Result<wire::MirrorState, Ended> {
             Some(Shown::Refused(why)) => Err(Ended::Refused(why)),
             None => Err(Ended::Refused("the answer is not known here".into())),
         },
+        // It was never sent.
+        Some(Response::Refusal(refusal)) if refusal.reason == Reason::Unreachable.name() => {
+            Err(Ended::Lost)
+        }
         Some(Response::Refusal(refusal)) => Err(Ended::Refused(refusal.why)),
         _ => Err(Ended::Refused("the answer does not fit".into())),
     }
