@@ -138,7 +138,7 @@ impl Store {
                 })) => return Ok(read),
                 Some(Response::Refusal(refusal)) => match lasting(&refusal) {
                     Some(refused) => return Err(refused),
-                    None => last = Error::new(Reason::Unreachable, refusal.why),
+                    None => last = not_now(self.unreachable(&route.home), refusal),
                 },
                 _ => return Err(Error::internal("the home answered another question")),
             }
@@ -206,5 +206,38 @@ impl Store {
             }
             None => Err(Error::invalid("the read is not known here")),
         }
+    }
+}
+
+/// The home, or this node's own gate, did not take a read and may at the next
+/// attempt. Whichever of them says so, the reason is the one of a home that cannot
+/// be reached.
+fn not_now(mut unreachable: Error, refusal: wire::Refusal) -> Error {
+    if refusal.reason != Reason::Unreachable.name() {
+        unreachable.message = refusal.why;
+    }
+    unreachable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lease may lapse before a read passes the gate, or while it waits for the
+    /// socket.
+    #[test]
+    fn a_read_that_may_not_pass_now_has_one_reason_wherever_it_is_stopped() {
+        let unreachable = || Error::new(Reason::NoQuorum, "no node").fact("home", "eu");
+        let refusal = |reason: Reason, why: &str| wire::Refusal {
+            why: why.into(),
+            reason: reason.name().into(),
+        };
+        let stopped = not_now(unreachable(), refusal(Reason::NoQuorum, "the lease lapsed"));
+        assert_eq!(stopped.reason, Reason::NoQuorum);
+        assert_eq!(stopped.message, "the lease lapsed");
+        assert_eq!(stopped.facts["home"], "eu");
+        let unsent = not_now(unreachable(), refusal(Reason::Unreachable, "not connected"));
+        assert_eq!(unsent.reason, Reason::NoQuorum);
+        assert_eq!(unsent.message, "no node");
     }
 }
