@@ -180,13 +180,14 @@ impl From<Refusal> for Error {
                 | Reason::Backfilling
                 | Reason::StalenessNotMet
                 | Reason::Forming
-                | Reason::ShuttingDown,
+                | Reason::ShuttingDown
+                // A node answers, and one that it needs does not.
+                | Reason::Unreachable,
             ) => Error::Unavailable(refusal),
             Some(Reason::AckNotReached) => Error::AckNotReached {
                 request_id: None,
                 refusal,
             },
-            Some(Reason::Unreachable) => Error::Unreachable(Cause::new(refusal.message())),
             Some(Reason::Deadline) => Error::Deadline(Cause::new(refusal.message())),
             Some(
                 Reason::Internal | Reason::Storage | Reason::Corruption | Reason::StoreOutdated,

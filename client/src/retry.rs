@@ -92,6 +92,9 @@ fn advice(refusal: &Refusal) -> Advice {
             | Reason::NotFormed
             | Reason::UnknownGroup,
         ) => Advice::Elsewhere,
+        // The node that was asked lives, and one behind it did not answer: it says when
+        // to ask again where that is safe.
+        Some(Reason::Unreachable) if refusal.retry_after().is_some() => Advice::Again,
         Some(Reason::WriteOutcomeUnknown) => Advice::AskAgain,
         Some(Reason::DiskFull) => Advice::Full,
         Some(Reason::AckNotReached) => Advice::WaitOn,
@@ -315,6 +318,29 @@ mod tests {
         let mut read = attempts(Safety::Read);
         read.failed(lost(false), true).expect("on");
         assert!(read.failed(lost(false), false).is_ok());
+    }
+
+    /// A node that lives could not reach another one.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_another_one_did_not_reach_is_tried_again_where_that_is_advised() {
+        let unreached = |retry_after_ms| {
+            Fault::Refused(Refusal::from(v1::Failure {
+                reason: Reason::Unreachable.name().into(),
+                message: "127.0.0.1:1 did not answer".into(),
+                retry_after_ms,
+                ..v1::Failure::default()
+            }))
+        };
+        let error = attempts(Safety::Once).failed(unreached(0), false);
+        let error = error.expect_err("it stays so");
+        assert_eq!(error.reason(), Some(Reason::Unreachable));
+        let mut repair = Attempts::new(Safety::Once, env::after(Duration::from_secs(15)));
+        let pause = repair.failed(unreached(500), false).expect("again");
+        assert!(pause >= Duration::from_millis(500));
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let error = repair.failed(unreached(500), false).expect_err("over");
+        assert_eq!(error.reason(), Some(Reason::Unreachable));
+        assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
     }
 
     /// Two of three are dead, and the last one that was asked is.

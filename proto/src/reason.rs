@@ -75,7 +75,7 @@ reasons! {
     UnknownGroup = "UNKNOWN_GROUP", "There is no such group on this node.", "See `domicile cluster status`.";
     PolicyInvalid = "POLICY_INVALID", "The policy document is not valid.", "Correct the line that the message names.";
     ShuttingDown = "SHUTTING_DOWN", "The node is shutting down; nothing was applied.", "Go to another node.";
-    Unreachable = "UNREACHABLE", "No node could be reached.", "Check the endpoints; see whether the nodes run.";
+    Unreachable = "UNREACHABLE", "A node that is needed could not be reached.", "Check the endpoints; see whether the nodes run.";
     Storage = "STORAGE", "The disk failed. The node stops itself.", "See the node's log; replace the disk and the node.";
     Corruption = "CORRUPTION", "Stored bytes are not what was written. The node stops itself.", "See the node's log; bring the node back with `domicile node replace`.";
     StoreOutdated = "STORE_OUTDATED", "The store of the node is older than what the node has acknowledged with it, as after an older copy of the disk was put back. The node stops itself.", "Set the store aside with `domiciled set-aside`, start the node again and run `domicile node replace`.";

@@ -1,6 +1,7 @@
 //! What operators ask.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::v1;
@@ -34,6 +35,9 @@ const TO_REGION: &str = "region";
 
 /// To the leader.
 const TO_LEADER: &str = "leader";
+
+/// After what time a repair is tried again where a node did not answer.
+const REPAIR_PAUSE: Duration = Duration::from_millis(500);
 
 /// Serves operators.
 #[derive(Clone)]
@@ -93,7 +97,7 @@ impl AdminApi {
                 Reason::NoQuorum,
                 format!("group {group} has no leader now; try again"),
             )
-            .retry_after(std::time::Duration::from_millis(200))
+            .retry_after(Duration::from_millis(200))
         };
         let leader = open.leader().ok_or_else(no_leader)?;
         let passed_on = request.metadata().get(PASSED_ON);
@@ -154,7 +158,7 @@ impl AdminApi {
         };
         let peers = self.regions.of(region).ok_or_else(unknown)?;
         let address = peers.address(node).ok_or_else(unknown)?;
-        let channel = channel(peers.dial(), &address).await?;
+        let channel = channel(peers.dial(), &address).await.map_err(goes_on)?;
         Ok(AdminServiceClient::new(channel))
     }
 
@@ -235,11 +239,12 @@ impl AdminService for AdminApi {
         let leader = self.leader_in(region, REGION_GROUP, &request).await;
         if let Some((mut leader, to)) = leader.map_err(status)? {
             let passed = leader.replace_node(passed_on(request.into_inner(), to));
-            return passed.await.map_err(of_former_leader);
+            return passed.await.map_err(of_repair);
         }
         let placement = self.placement.clone();
         let replace = async move { placement.replace_node(request.into_inner()).await };
-        let replicas = self.env.scoped(replace).await.map_err(status)?;
+        let replaced = self.env.scoped(replace).await.map_err(goes_on);
+        let replicas = replaced.map_err(status)?;
         Ok(Response::new(v1::ReplaceNodeResponse { replicas }))
     }
 
@@ -269,11 +274,12 @@ impl AdminService for AdminApi {
         let leader = self.leader_of(CONTROL_GROUP, &request).await;
         if let Some(mut leader) = leader.map_err(status)? {
             let passed = leader.rebuild_region(passed_on(request.into_inner(), TO_LEADER));
-            return passed.await.map_err(of_former_leader);
+            return passed.await.map_err(of_repair);
         }
         let placement = self.placement.clone();
         let rebuild = async move { placement.rebuild_region(&request.into_inner().region).await };
-        let rebuilt = self.env.scoped(rebuild).await.map_err(status)?;
+        let rebuilt = self.env.scoped(rebuild).await.map_err(goes_on);
+        let rebuilt = rebuilt.map_err(status)?;
         Ok(Response::new(v1::RebuildRegionResponse {
             nodes: rebuilt.nodes as u32,
             incarnation: rebuilt.incarnation,
@@ -385,7 +391,7 @@ impl AdminService for AdminApi {
         let alone = self.auditing.clone().try_acquire_owned().map_err(|_| {
             let busy = "the node is being audited already; try again when that has ended";
             let busy = Error::new(Reason::Overloaded, busy);
-            status(busy.retry_after(std::time::Duration::from_secs(1)))
+            status(busy.retry_after(Duration::from_secs(1)))
         })?;
         let (disk, given_up) = (self.disk.clone(), self.closing.child_token());
         let wanted = given_up.clone().drop_guard();
@@ -415,6 +421,25 @@ impl AdminService for AdminApi {
     }
 }
 
+/// A node that was to be asked on the way did not answer. Nothing was sent, or what
+/// was is of a repair, which goes on where it stopped: it may be tried again.
+fn goes_on(error: Error) -> Error {
+    match error.reason {
+        Reason::Unreachable => error.retry_after(REPAIR_PAUSE),
+        _ => error,
+    }
+}
+
+/// The same where the node that a repair was passed on to went away.
+fn of_repair(refused: Status) -> Status {
+    if refused.get_details_error_info().is_some() {
+        return of_former_leader(refused);
+    }
+    let gone = "the node that leads went away before it answered; what it began goes on where it \
+                stopped when the command is run again";
+    status(goes_on(Error::new(Reason::Unreachable, gone)))
+}
+
 /// A node that is thought to lead and belongs to no cluster has lost its disk;
 /// the caller must not be told to form a cluster.
 fn of_former_leader(refused: Status) -> Status {
@@ -429,6 +454,6 @@ fn of_former_leader(refused: Status) -> Status {
              lead, too many nodes of the region have lost their disks for one to be replaced: keep \
              the disks that are left, and see `domicile explain NO_QUORUM`",
         )
-        .retry_after(std::time::Duration::from_millis(500)),
+        .retry_after(Duration::from_millis(500)),
     )
 }
