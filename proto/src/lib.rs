@@ -7,6 +7,7 @@
 pub mod address;
 pub mod audit;
 pub mod commitment;
+pub mod host_port;
 pub mod level;
 pub mod limits;
 pub mod page;

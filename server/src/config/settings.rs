@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::host_port::is_host_port;
 use toml::de::DeValue;
 
 /// How many connections of clients are open at once by default: each costs some tens of
@@ -324,7 +325,7 @@ impl Kind {
                 .parse()
                 .is_ok_and(|socket: SocketAddr| socket.port() != 0),
             (Kind::Callers, Value::Text(text)) => read_callers(text).is_some(),
-            (Kind::Address, Value::Text(text)) => is_address(text),
+            (Kind::Address, Value::Text(text)) => is_host_port(text),
             (Kind::Path, Value::Text(text)) => return check_path(text).map(|()| value),
             (Kind::Choice(words), Value::Text(text)) => words.contains(&text.as_str()),
             _ => false,
@@ -374,21 +375,6 @@ pub(super) fn read_callers(text: &str) -> Option<Vec<(RegionName, SocketAddr)>> 
         (socket.port() != 0).then_some((region, socket))
     });
     entries.collect()
-}
-
-/// Whether a text is `HOST:PORT`, with an IPv6 host in brackets.
-fn is_address(text: &str) -> bool {
-    if let Ok(socket) = text.parse::<SocketAddr>() {
-        return socket.port() != 0;
-    }
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let begins = host.starts_with(|c: char| c.is_ascii_alphanumeric());
-    // 253 is the longest name of the domain name system.
-    let named = begins && host.len() <= 253 && host.chars().all(allowed);
-    named && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// The type of a TOML value, for an error.
