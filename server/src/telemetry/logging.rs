@@ -23,6 +23,12 @@ use crate::error::{Error, Result};
 /// What begins the names of our own crates.
 pub(super) const OWN_CRATES: &str = "domicile";
 
+/// Modules of libraries that report as errors what happens when a leadership moves, a
+/// replica is removed or a node stops: that nobody takes a message any more. What is
+/// wrong with another node, and why a replica of this one stopped, is said by our own
+/// code; a disk that fails by other modules, too.
+const ENDINGS: [&str; 2] = ["openraft::core::heartbeat", "openraft::raft"];
+
 /// The modules that the line on what was left out names at most.
 const TARGETS_NAMED_MAX: usize = 5;
 
@@ -147,7 +153,12 @@ fn levels(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    Targets::new()
+    let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        .with_target(OWN_CRATES, level)
+        .with_target(OWN_CRATES, level);
+    // Who asks for more wants all of it.
+    match level > LevelFilter::INFO {
+        true => targets,
+        false => targets.with_targets(ENDINGS.map(|ending| (ending, LevelFilter::OFF))),
+    }
 }

@@ -372,6 +372,31 @@ fn libraries_never_log_below_warn() {
     });
 }
 
+/// What openraft says of a hand-over or a stop is no error; what it says of a disk
+/// is.
+#[test]
+fn what_ends_in_good_order_is_no_error_in_the_log() {
+    let written = Written::default();
+    let log = Log::default();
+    let (subscriber, logging) = logging::build(&log, false, written.clone(), a_minute_a_line());
+    tracing::subscriber::with_default(subscriber, || {
+        let log_all = || {
+            tracing::error!(target: "openraft::core::heartbeat::worker", "nobody takes a vote");
+            tracing::error!(target: "openraft::raft::raft_inner", "nobody takes a message");
+            tracing::error!(target: "openraft::core::raft_core", "the storage failed");
+            tracing::error!(target: "openraft::core::sm::worker", "an entry was not applied");
+        };
+        log_all();
+        let text = written.take();
+        assert!(!text.contains("nobody takes"), "{text}");
+        assert!(text.contains("the storage failed") && text.contains("not applied"));
+        logging.set_level(LogLevel::Debug).expect("the log runs");
+        log_all();
+        let text = written.take();
+        assert_eq!(text.matches("nobody takes").count(), 2, "{text}");
+    });
+}
+
 #[test]
 fn text_is_colored_on_request_only_and_json_is_one_object_a_line() {
     let written = Written::default();
