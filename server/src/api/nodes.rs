@@ -48,18 +48,34 @@ struct Voter {
     has_room: bool,
 }
 
-/// How a group is: down without a leader, or where no node takes what is written;
-/// degraded when the next failure would stop it or a voter is missing, as it is
+/// Who leads a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads {
+    /// A replica that a quorum confirmed.
+    One,
+    /// Another one in a moment.
+    Next,
+    /// None.
+    Nobody,
+}
+
+/// How a group is: down without a leader, unless it changes leaders right now, or
+/// where no node takes what is written; degraded when it does, when the next failure would stop it or a voter is missing, as it is
 /// until a learner has all that it is to take the place of.
-fn health(has_leader: bool, is_written: bool, voters: &[Voter], learners: usize) -> v1::Health {
+fn health(leads: Leads, is_written: bool, voters: &[Voter], learners: usize) -> v1::Health {
     let live = voters.iter().filter(|voter| voter.is_live).count();
     let with_room = voters
         .iter()
         .filter(|voter| voter.is_live && voter.has_room)
         .count();
-    if !has_leader || live <= voters.len() / 2 || (is_written && with_room == 0) {
+    if leads == Leads::Nobody || live <= voters.len() / 2 || (is_written && with_room == 0) {
         v1::Health::Down
-    } else if live < voters.len() || voters.len() < 3 || with_room < live || learners > 0 {
+    } else if leads == Leads::Next
+        || live < voters.len()
+        || voters.len() < 3
+        || with_room < live
+        || learners > 0
+    {
         v1::Health::Degraded
     } else {
         v1::Health::Ok
@@ -125,7 +141,12 @@ impl AdminApi {
             "control" => 0,
             _ => status.members.len() - voters.len(),
         };
-        let health = health(status.leader.is_some(), kind == "data", &voters, learners);
+        let leads = match status.leader {
+            Some(_) => Leads::One,
+            None if group.is_led() => Leads::Next,
+            None => Leads::Nobody,
+        };
+        let health = health(leads, kind == "data", &voters, learners);
         v1::GroupStatus {
             group: identity.group.0,
             kind: kind.into(),
@@ -260,20 +281,22 @@ mod tests {
     #[test]
     fn a_group_is_as_well_as_its_leader_its_quorum_and_its_disks() {
         use v1::Health::{Degraded, Down, Ok};
-        let written = |voters: &[Voter]| health(true, true, voters, 0);
+        let written = |voters: &[Voter]| health(Leads::One, true, voters, 0);
         assert_eq!(written(&[WELL, WELL, WELL]), Ok);
-        assert_eq!(health(false, true, &[WELL, WELL, WELL], 0), Down);
+        let well = [WELL, WELL, WELL];
+        assert_eq!(health(Leads::Nobody, true, &well, 0), Down);
+        assert_eq!(health(Leads::Next, true, &well, 0), Degraded);
         assert_eq!(written(&[WELL, WELL, GONE]), Degraded);
         assert_eq!(written(&[WELL, GONE, GONE]), Down);
         assert_eq!(written(&[WELL]), Degraded);
         // One of them was replaced, and its records are still being copied.
-        assert_eq!(health(true, true, &[WELL, WELL, WELL], 1), Degraded);
+        assert_eq!(health(Leads::One, true, &well, 1), Degraded);
         // Writes go where there is room; nowhere, if there is none.
         assert_eq!(written(&[WELL, FULL, FULL]), Degraded);
         assert_eq!(written(&[FULL, FULL, FULL]), Down);
         assert_eq!(written(&[GONE, FULL, FULL]), Down);
         // The group that places others is still agreed on.
-        assert_eq!(health(true, false, &[FULL, FULL, FULL], 0), Degraded);
+        assert_eq!(health(Leads::One, false, &[FULL, FULL, FULL], 0), Degraded);
     }
 
     #[test]

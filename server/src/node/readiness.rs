@@ -48,7 +48,7 @@ impl Readiness {
         };
         let is_led = |group| {
             let group = self.groups.get(group);
-            group.is_some_and(|group| group.confirmed_leader().is_some())
+            group.is_some_and(|group| group.is_led())
         };
         let own = self.gate.region();
         let ranges = atlas.ranges();

@@ -18,7 +18,7 @@ use tracing::instrument;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::apply::{Applied, Identity, is_below, tag_keys};
-use crate::raft::leadership::Heard;
+use crate::raft::leadership::Leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, Running};
 use crate::raft::proposer::{self, Proposer, Write};
@@ -112,11 +112,9 @@ pub struct Group {
     pub(super) transport: SharedTransport,
     running: Arc<Running>,
     fence: watch::Receiver<wire::Fence>,
-    pub(super) heard: Mutex<Option<Heard>>,
+    pub(super) leadership: Leadership,
     /// The key of the tag, by id, that was found right for these holders.
     right_key: Mutex<Option<(u64, Vec<String>)>>,
-    /// For how long a quorum's confirmation of the leader counts.
-    pub(super) confirmed_for: Duration,
     _watch: Task,
     _retention: Task,
 }
@@ -214,9 +212,8 @@ impl Group {
             rows,
             tag_keys,
             fence,
-            heard: Mutex::default(),
+            leadership: Leadership::new(&timing),
             right_key: Mutex::default(),
-            confirmed_for: timing.confirmed_for(),
             _watch: watch,
             _retention: retention.start(),
         }))

@@ -5,9 +5,71 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::Mutex;
 
 use super::group::{Group, Leader};
+use super::timing::Timing;
+use super::types::ReplicaId;
 use crate::env::Instant;
+
+/// How long a change of leaders counts as one at most: a hand-over between regions
+/// takes two round trips. What is told within seconds must not wait for more.
+const CHANGING_MAX: Duration = Duration::from_secs(1);
+
+/// What is known of who leads a group.
+pub(super) struct Leadership {
+    heard: Mutex<Option<Heard>>,
+    standing: Mutex<Standing>,
+    /// For how long a quorum's confirmation of the leader counts.
+    confirmed_for: Duration,
+    /// How long a change of leaders may take before there is none.
+    changing_for: Duration,
+}
+
+/// Who led when that was looked at last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// It has not been looked at.
+    #[default]
+    Unknown,
+    /// A quorum confirmed this replica in this term.
+    Led(ReplicaId, u64),
+    /// Since then another one is to lead, or came to and is not confirmed yet.
+    Changing(Instant),
+    /// No quorum confirmed the leader any more.
+    Lost,
+}
+
+impl Standing {
+    /// How it is now; `confirmed` and `named`: who leads as a quorum says, and as
+    /// this replica thinks, each with its term.
+    fn next(
+        self,
+        confirmed: Option<(ReplicaId, u64)>,
+        named: Option<(ReplicaId, u64)>,
+        now: Instant,
+    ) -> Standing {
+        match (confirmed, self) {
+            (Some((leader, term)), _) => Standing::Led(leader, term),
+            // It has not gone: it hears from no quorum.
+            (None, Standing::Led(leader, term)) if named == Some((leader, term)) => Standing::Lost,
+            (None, Standing::Unknown | Standing::Led(..)) => Standing::Changing(now),
+            (None, as_before) => as_before,
+        }
+    }
+}
+
+impl Leadership {
+    /// Nothing is known yet.
+    pub(super) fn new(timing: &Timing) -> Self {
+        Leadership {
+            heard: Mutex::default(),
+            standing: Mutex::default(),
+            confirmed_for: timing.confirmed_for(),
+            changing_for: timing.election_max.min(CHANGING_MAX),
+        }
+    }
+}
 
 /// What a follower heard of its leader last.
 #[derive(Clone, Copy)]
@@ -22,12 +84,34 @@ impl Group {
     /// Who leads the group, if a quorum confirmed that within the last seconds:
     /// what is told of a group.
     pub fn confirmed_leader(&self) -> Option<Leader> {
-        let leader = self.leader()?;
-        let age = match leader.replica == self.replica {
-            true => self.acked_age()?,
-            false => self.heard_age()?,
-        };
-        (age <= self.confirmed_for).then_some(leader)
+        let (leader, term) = (self.leader(), self.term());
+        let confirmed = leader.filter(|leader| {
+            let age = match leader.replica == self.replica {
+                true => self.acked_age(),
+                false => self.heard_age(),
+            };
+            age.is_some_and(|age| age <= self.leadership.confirmed_for)
+        });
+        let in_term = |leader: Leader| (leader.replica, term);
+        let mut standing = self.leadership.standing.lock();
+        let (now, named) = (self.env.now(), leader.map(in_term));
+        *standing = standing.next(confirmed.map(in_term), named, now);
+        confirmed
+    }
+
+    /// Whether the group has a leader, or has had one until a moment ago and elects
+    /// another one: it serves again at once, or this becomes false.
+    pub fn is_led(&self) -> bool {
+        if self.confirmed_leader().is_some() {
+            return true;
+        }
+        match *self.leadership.standing.lock() {
+            Standing::Changing(since) => {
+                let passed = self.env.now().saturating_duration_since(since);
+                passed <= self.leadership.changing_for
+            }
+            _ => false,
+        }
     }
 
     /// How long ago a quorum confirmed that this replica leads; `None`: it does
@@ -43,7 +127,7 @@ impl Group {
     /// How long ago a quorum confirmed the leader of this term, as that said;
     /// `None`: it was not heard.
     fn heard_age(&self) -> Option<Duration> {
-        let heard = (*self.heard.lock())?;
+        let heard = (*self.leadership.heard.lock())?;
         if heard.term != self.term() {
             return None;
         }
@@ -55,7 +139,7 @@ impl Group {
     pub(in crate::raft) fn hear_leader(&self, term: u64, quorum_ms: Option<u64>) {
         // A build that does not say is believed.
         let quorum_age = Duration::from_millis(quorum_ms.unwrap_or(0));
-        *self.heard.lock() = Some(Heard {
+        *self.leadership.heard.lock() = Some(Heard {
             term,
             at: self.env.now(),
             quorum_age,
@@ -93,5 +177,34 @@ impl Group {
             .iter()
             .flatten();
         voters.all(|voter| *voter == self.replica)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_hands_over_is_no_leader_that_is_lost() {
+        let now = crate::env::Env::real().now();
+        let (first, second) = ((ReplicaId(1), 4), (ReplicaId(2), 5));
+        let led = Standing::default().next(Some(first), Some(first), now);
+        assert_eq!(led, Standing::Led(ReplicaId(1), 4));
+        // Nobody leads, then the next one that no quorum has answered yet.
+        let changing = led.next(None, None, now);
+        assert_eq!(changing, Standing::Changing(now));
+        let later = now + Duration::from_millis(30);
+        assert_eq!(changing.next(None, Some(second), later), changing);
+        let led = changing.next(Some(second), Some(second), later);
+        assert_eq!(led, Standing::Led(ReplicaId(2), 5));
+        // It leads on, and hears from no quorum; that it then gives up changes nothing.
+        let lost = led.next(None, Some(second), later);
+        assert_eq!(lost, Standing::Lost);
+        assert_eq!(lost.next(None, None, later), Standing::Lost);
+        // One that was just opened has a moment, too.
+        assert_eq!(
+            Standing::default().next(None, None, now),
+            Standing::Changing(now)
+        );
     }
 }
