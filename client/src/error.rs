@@ -254,6 +254,11 @@ impl Refusal {
         self.0.retry_after
     }
 
+    /// Whether it was no node that answered.
+    pub(crate) fn is_of_no_node(&self) -> bool {
+        self.0.reason.is_empty() && self.0.code == Code::Unimplemented
+    }
+
     /// Whether this library says so, rather than a server.
     pub fn is_local(&self) -> bool {
         self.0.local
@@ -320,19 +325,29 @@ impl Cause {
         Cause(text.into())
     }
 
-    /// The innermost error says most: "connection refused" rather than
-    /// "transport error".
-    fn innermost(status: &Status) -> Self {
-        let mut text = status.message().to_owned();
-        let mut source = std::error::Error::source(status);
-        while let Some(error) = source {
-            text = error.to_string();
-            source = error.source();
+    /// Why no connection was made. What the system says says most: "connection
+    /// refused" rather than "transport error".
+    fn unconnected(status: &Status) -> Self {
+        match of_system(status) {
+            Some(text) => Cause(text.into()),
+            None => Cause(
+                format!(
+                    "no node answers there, or something else does ({}); check the address, and \
+                     that it is the one that a node listens on",
+                    innermost(status)
+                )
+                .into(),
+            ),
         }
-        if text.is_empty() {
-            text = format!("{:?}", status.code());
-        }
-        Cause(text.into())
+    }
+
+    /// Why a connection ended before its answer came. The libraries name their own
+    /// layers, and not what happened to the node.
+    fn disconnected(status: &Status) -> Self {
+        let detail = of_system(status).unwrap_or_else(|| innermost(status));
+        let lost = "the connection was closed before an answer came: the node has stopped, or \
+                    cannot be reached any more";
+        Cause(format!("{lost} ({detail})").into())
     }
 }
 
@@ -392,10 +407,21 @@ impl Fault {
         self
     }
 
-    /// The same, naming the endpoint that gave no answer.
+    /// The same, naming the endpoint that gave no answer, or one that is of no node.
     pub(crate) fn at(mut self, endpoint: &str) -> Self {
-        if let Fault::Lost { cause, .. } = &mut self {
-            *cause = Cause::new(&format!("{endpoint}: {cause}"));
+        match &mut self {
+            Fault::Lost { cause, .. } => *cause = Cause::new(&format!("{endpoint}: {cause}")),
+            Fault::Refused(refusal) if refusal.is_of_no_node() => {
+                *refusal = Refusal(Arc::new(RefusalParts {
+                    code: refusal.code(),
+                    local: false,
+                    reason: String::new(),
+                    message: format!("{endpoint}: {}", refusal.message()),
+                    facts: BTreeMap::new(),
+                    retry_after: None,
+                }));
+            }
+            Fault::Refused(_) => {}
         }
         self
     }
@@ -433,27 +459,64 @@ impl From<Status> for Fault {
             })));
         }
         if has_source::<tonic::ConnectError>(&status) {
-            return Fault::lost(false, Cause::innermost(&status));
+            return Fault::lost(false, Cause::unconnected(&status));
         }
         if has_source::<tonic::TimeoutExpired>(&status) || status.code() == Code::DeadlineExceeded {
             return Fault::late(true);
         }
         let made_here = std::error::Error::source(&status).is_some();
-        match status.code() {
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
-                Fault::lost(true, Cause::innermost(&status))
-            }
-            _ if made_here => Fault::lost(true, Cause::innermost(&status)),
-            code => Fault::Refused(Refusal(Arc::new(RefusalParts {
-                code,
+        let plain = |message: &str| {
+            Fault::Refused(Refusal(Arc::new(RefusalParts {
+                code: status.code(),
                 local: false,
                 reason: String::new(),
-                message: status.message().to_owned(),
+                message: message.to_owned(),
                 facts: BTreeMap::new(),
                 retry_after: None,
-            }))),
+            })))
+        };
+        match status.code() {
+            _ if made_here => Fault::lost(true, Cause::disconnected(&status)),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
+                Fault::lost(true, Cause::new(&innermost(&status)))
+            }
+            // No node answers this to any call that this program makes.
+            Code::Unimplemented => plain(NO_NODE),
+            _ => plain(status.message()),
         }
     }
+}
+
+/// What answers is no node: a node's metrics port, another program, or a proxy.
+const NO_NODE: &str = "what answers at this address does not know the call: it is not the address \
+                       that a node listens on for gRPC. Is it a node's metrics port, another \
+                       program, or a node of another release?";
+
+/// What the innermost error says, or the status itself.
+fn innermost(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    match text.is_empty() {
+        true => format!("{:?}", status.code()),
+        false => text,
+    }
+}
+
+/// What the system said of the socket, if that is why.
+fn of_system(status: &Status) -> Option<String> {
+    let mut source = std::error::Error::source(status);
+    let mut said = None;
+    while let Some(error) = source {
+        let of_system = error.downcast_ref::<std::io::Error>();
+        let of_system = of_system.filter(|error| error.get_ref().is_none());
+        said = of_system.map(ToString::to_string).or(said);
+        source = error.source();
+    }
+    said
 }
 
 /// Whether an error of this type stands in the chain of sources.
@@ -542,6 +605,29 @@ mod tests {
             Fault::from(status),
             Fault::Lost { late: true, .. }
         ));
+    }
+
+    /// hyper and h2 say "http2 error", the metrics port "404".
+    #[test]
+    fn what_is_said_of_a_lost_node_tells_what_to_look_at() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("http2 error")]
+        struct Http2;
+
+        let lost = Fault::from(Status::from_error(Box::new(Http2)));
+        assert!(matches!(lost, Fault::Lost { sent: true, .. }));
+        let said = lost.cause().to_string();
+        assert!(said.contains("the node has stopped"), "{said}");
+        let ssh = Status::from_error(Box::new(tonic::ConnectError(Box::new(Http2))));
+        let said = Fault::from(ssh).cause().to_string();
+        assert!(said.contains("check the address"), "{said}");
+
+        let metrics = Fault::from(Status::new(Code::Unimplemented, "HTTP status code 404"));
+        let Fault::Refused(refusal) = metrics.at("http://127.0.0.1:9464") else {
+            panic!("something answers");
+        };
+        assert!(refusal.message().contains("metrics port"), "{refusal}");
+        assert!(refusal.message().starts_with("http://127.0.0.1:9464: "));
     }
 
     #[test]

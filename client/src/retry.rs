@@ -98,6 +98,7 @@ fn advice(refusal: &Refusal) -> Advice {
         Some(Reason::WriteOutcomeUnknown) => Advice::AskAgain,
         Some(Reason::DiskFull) => Advice::Full,
         Some(Reason::AckNotReached) => Advice::WaitOn,
+        None if refusal.is_of_no_node() => Advice::Elsewhere,
         _ => Advice::Final,
     }
 }
