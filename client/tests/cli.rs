@@ -121,9 +121,12 @@ async fn the_cluster_in_json_keeps_its_schema() {
     let moved = json_of(&node, "node move eu/2=127.0.0.1:7412").await;
     let there = json!({ "node": 2, "region": "eu", "address": "127.0.0.1:7412" });
     assert_eq!(moved, json!({ "moved": [there] }));
-    for name in ["eu/3", "3"] {
-        let replaced = json_of(&node, &format!("node replace {name}")).await;
-        assert_eq!(replaced, json!({ "node": 3, "replicas": 2 }));
+    for (name, unchanged) in [("eu/3", false), ("3", true)] {
+        let ran = run(Some(&node), &format!("node replace {name} -o json")).await;
+        let replaced: Value = serde_json::from_str(&ran.out).expect("JSON");
+        let expected = json!({ "node": 3, "replicas": 2, "unchanged": unchanged });
+        assert_eq!(replaced, expected);
+        assert_eq!(ran.err.contains("nothing was replaced"), unchanged);
     }
 }
 

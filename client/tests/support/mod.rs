@@ -640,7 +640,10 @@ impl AdminService for Fake {
     ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
         let v1::ReplaceNodeRequest { region, node, .. } = r.into_inner();
         match (region.as_str(), node) {
-            ("" | "eu", 3) => Ok(Response::new(v1::ReplaceNodeResponse { replicas: 2 })),
+            ("" | "eu", 3) => Ok(Response::new(v1::ReplaceNodeResponse {
+                replicas: 2,
+                unchanged: region.is_empty(),
+            })),
             _ => Err(status(failure(Reason::UnknownNode, Code::NotFound))),
         }
     }

@@ -244,8 +244,11 @@ impl AdminService for AdminApi {
         let placement = self.placement.clone();
         let replace = async move { placement.replace_node(request.into_inner()).await };
         let replaced = self.env.scoped(replace).await.map_err(goes_on);
-        let replicas = replaced.map_err(status)?;
-        Ok(Response::new(v1::ReplaceNodeResponse { replicas }))
+        let replaced = replaced.map_err(status)?;
+        Ok(Response::new(v1::ReplaceNodeResponse {
+            replicas: replaced.replicas,
+            unchanged: replaced.unchanged,
+        }))
     }
 
     async fn move_node(

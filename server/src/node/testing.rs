@@ -22,7 +22,7 @@ use super::{Limits, Node, Wiring};
 use crate::env::Env;
 use crate::error::{Reason, Result};
 use crate::net::{BoxedIo, Caller, Dial, Speaker, channel};
-use crate::placement::Rebuilt;
+use crate::placement::{Rebuilt, Replaced};
 use crate::raft::testing::put;
 use crate::raft::{Group, NodeId, Timing};
 use crate::residency::Untrusted;
@@ -420,7 +420,7 @@ impl World {
     }
 
     /// Has the node that leads a region replace one that lost its disk.
-    pub(super) async fn replace(&self, region: &str, node: u64) -> Result<u32> {
+    pub(super) async fn replace(&self, region: &str, node: u64) -> Result<Replaced> {
         let leader = self.leader(region, region_group).expect("one leads");
         let leader = &self.nodes[&leader];
         let request = v1::ReplaceNodeRequest {

@@ -39,6 +39,7 @@ use reserve::Forming;
 
 pub use form::Formed;
 pub use rebuild::Rebuilt;
+pub use replace::Replaced;
 pub use upgrade::NodeLevel;
 
 use std::collections::BTreeMap;

@@ -26,9 +26,18 @@ const POLICY_WAIT: Duration = Duration::from_secs(20);
 /// How often it is asked.
 const POLICY_STEP: Duration = Duration::from_millis(50);
 
+/// What a replacement came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// How many replicas the node has; 0: only its address was changed.
+    pub replicas: u32,
+    /// Whether it had its store and voted in every group before: nothing was replaced.
+    pub unchanged: bool,
+}
+
 impl Placement {
     /// Replaces every replica of a node. Runs at the region group's leader.
-    pub async fn replace_node(&self, request: v1::ReplaceNodeRequest) -> Result<u32> {
+    pub async fn replace_node(&self, request: v1::ReplaceNodeRequest) -> Result<Replaced> {
         let _alone = self.replacing.lock().await;
         let node = NodeId(request.node);
         let region = self.region_group()?;
@@ -46,7 +55,7 @@ impl Placement {
         {
             let own = self.speaker.region().clone();
             return match self.move_node(&own, node, &request.address).await? {
-                true => Ok(0),
+                true => Ok(Replaced::default()),
                 false => Err(Error::new(
                     Reason::NoQuorum,
                     "the node has kept its store, and the control group could not agree on its \
@@ -66,6 +75,8 @@ impl Placement {
         if node == self.speaker.node() {
             return self.replaced_here(&region, &catalog).await;
         }
+        let had_store = self.has_its_replica(&catalog, node, &request.address);
+        let unchanged = had_store.await? && self.is_seated_everywhere(&catalog, node);
         let own = self.speaker.region().clone();
         self.replace_in_control(&own, node, &request.address)
             .await?;
@@ -87,36 +98,48 @@ impl Placement {
         let nodes = self.with_agreed_addresses(&catalog)?;
         self.regions.own().learn(&nodes);
         let address = self.address_of(node)?;
-        let mut replaced = 1;
+        let mut replicas = 1;
         for group in &catalog.groups {
             let Some(new) = group.replicas.iter().find(|m| m.node == node.0) else {
                 continue;
             };
             self.place_at(&address, &catalog, group, new).await?;
             self.hand_over(group, new, node).await?;
-            replaced += 1;
+            replicas += 1;
         }
-        Ok(replaced)
+        Ok(Replaced {
+            replicas,
+            unchanged,
+        })
+    }
+
+    /// Whether a node votes in every group of the region with the replica that it is
+    /// to have.
+    fn is_seated_everywhere(&self, catalog: &wire::Catalog, node: NodeId) -> bool {
+        catalog.groups.iter().all(|group| {
+            let meant = group.replicas.iter().find(|m| m.node == node.0);
+            let open = self.groups.get(GroupId(group.group));
+            meant.is_none_or(|meant| {
+                open.is_some_and(|open| open.is_seated(ReplicaId(meant.replica), node, true))
+            })
+        })
     }
 
     /// The node to replace leads the region itself: it never lost its disk, or an
     /// earlier command has given it its new replicas. Answers their number if
     /// all of them vote. A group that has not taken its replica in tells it
     /// nothing, so then another node must go on.
-    async fn replaced_here(&self, region: &Group, catalog: &wire::Catalog) -> Result<u32> {
+    async fn replaced_here(&self, region: &Group, catalog: &wire::Catalog) -> Result<Replaced> {
         let own = self.speaker.node();
-        let mut replaced = 1;
-        for group in &catalog.groups {
-            let Some(meant) = group.replicas.iter().find(|m| m.node == own.0) else {
-                continue;
-            };
-            let open = self.groups.get(GroupId(group.group));
-            if !open.is_some_and(|open| open.is_seated(ReplicaId(meant.replica), own, true)) {
-                return Err(self.hand_over_region(region).await);
-            }
-            replaced += 1;
+        if !self.is_seated_everywhere(catalog, own) {
+            return Err(self.hand_over_region(region).await);
         }
-        Ok(replaced)
+        let groups = catalog.groups.iter();
+        let here = groups.filter(|group| group.replicas.iter().any(|m| m.node == own.0));
+        Ok(Replaced {
+            replicas: 1 + here.count() as u32,
+            unchanged: true,
+        })
     }
 
     /// Lets another node lead the region. Answers what to do.

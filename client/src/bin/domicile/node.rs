@@ -34,7 +34,7 @@ pub(crate) enum Command {
 ///
 /// The node must be running with an empty data directory. Ask another node of
 /// its region. Its replicas come back under new ids; the command ends when it
-/// votes again.
+/// votes again. One that has its store and votes is left as it is, which is said.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Replace {
     /// The node, as in `eu/2`. A number alone counts in the region of the node
@@ -133,7 +133,11 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
         let kept = "the node has kept its store; only its address was changed";
         context.output.message(kept);
     }
-    let json = json!({ "node": node, "replicas": replicas });
+    if replaced.unchanged {
+        let whole = "the node has its store and votes in all its groups; nothing was replaced";
+        context.output.message(whole);
+    }
+    let json = json!({ "node": node, "replicas": replicas, "unchanged": replaced.unchanged });
     let text = || {
         table(
             ["NODE", "REPLICAS"],

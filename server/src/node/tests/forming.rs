@@ -287,7 +287,8 @@ async fn a_replacement_that_was_interrupted_goes_on_whoever_leads() {
     };
     assert!(refusals > 0, "a node replaced itself");
     let groups = world.nodes["eu/2"].groups().all();
-    assert_eq!(replaced as usize, groups.len());
+    assert_eq!(replaced.replicas as usize, groups.len());
+    assert!(!replaced.unchanged);
     // One node of each region votes in the control group.
     let own_region = groups
         .iter()
@@ -303,7 +304,12 @@ async fn a_replacement_that_was_interrupted_goes_on_whoever_leads() {
     // Asked for again where it leads, it is done.
     world.lead("eu/2", region_group).await;
     let again = world.replace("eu", 2).await.expect("done");
-    assert_eq!(again, replaced);
+    assert!(again.unchanged, "it has its store and votes");
+    assert_eq!(again.replicas, replaced.replicas);
+    // And where another node leads.
+    world.lead("eu/1", region_group).await;
+    let again = world.replace("eu", 2).await.expect("done");
+    assert!(again.unchanged, "it has its store and votes");
 }
 
 /// A region of which node 2 was wiped, and was given two ids one after the

@@ -115,7 +115,7 @@ async fn a_replacement_with_an_address_keeps_the_store_that_is_there() {
     };
     let replacing = leader.placement.replace_node(request);
     let replaced = leader.env.scoped(replacing).await;
-    assert_eq!(replaced.expect("moved"), 0);
+    assert_eq!(replaced.expect("moved").replicas, 0);
     world
         .until("all reach it", |world| {
             reaches(world, "eu/1", "eu/2") && reaches(world, "eu/3", "eu/2")
