@@ -18,7 +18,7 @@ use super::Placement;
 use super::replace::place_control;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{NodeId, ReplicaId};
-use crate::storage::REGION_GROUP;
+use crate::storage::{self, REGION_GROUP};
 
 /// How long the node at the new address may take to say who it is.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
@@ -154,20 +154,24 @@ impl Placement {
     }
 
     fn note_move(&self, moved: wire::MovedNode) -> Result<()> {
-        self.disk.anchor.update(|anchor| {
-            let same = |m: &wire::MovedNode| (&m.region, m.node) == (&moved.region, moved.node);
-            anchor.moved.retain(|known| !same(known));
-            anchor.moved.push(moved);
-        })?;
-        self.take_moves_over()
+        storage::in_place(|| {
+            self.disk.anchor.update(|anchor| {
+                let same = |m: &wire::MovedNode| (&m.region, m.node) == (&moved.region, moved.node);
+                anchor.moved.retain(|known| !same(known));
+                anchor.moved.push(moved);
+            })?;
+            self.take_moves_over()
+        })
     }
 
     fn forget_move(&self, region: &RegionName, node: NodeId) -> Result<()> {
-        self.disk.anchor.update(|anchor| {
-            let same = |m: &wire::MovedNode| m.region == region.as_str() && m.node == node.0;
-            anchor.moved.retain(|known| !same(known));
-        })?;
-        self.take_moves_over()
+        storage::in_place(|| {
+            self.disk.anchor.update(|anchor| {
+                let same = |m: &wire::MovedNode| m.region == region.as_str() && m.node == node.0;
+                anchor.moved.retain(|known| !same(known));
+            })?;
+            self.take_moves_over()
+        })
     }
 
     /// Dials nodes where they were said to be. What the control group has agreed on
@@ -193,7 +197,8 @@ impl Placement {
 
     /// Has the control group agree on what this node was told, once it can.
     pub(super) async fn propose_moves(&self) {
-        let moves = self.disk.anchor.get().moved.into_iter();
+        // Whoever writes the anchor holds it while the disk syncs.
+        let moves = storage::in_place(|| self.disk.anchor.get().moved).into_iter();
         let proposing = moves.map(async |moved| {
             let Ok(region) = RegionName::new(&moved.region) else {
                 return;
