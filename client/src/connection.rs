@@ -274,8 +274,9 @@ fn parse(name: &str) -> Result<Uri, Error> {
     let uri: Uri = full
         .parse()
         .map_err(|_| Error::invalid(format!("`{name}` is no endpoint: http://HOST:PORT")))?;
+    let is_bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
     match (uri.scheme_str(), uri.port()) {
-        (Some("http"), Some(_)) => Ok(uri),
+        (Some("http"), Some(_)) if is_bare => Ok(uri),
         (Some("https"), _) => Err(Error::invalid(
             "https endpoints need TLS, which this version does not have yet; use http://",
         )),

@@ -5,6 +5,7 @@ use std::ops::RangeFrom;
 
 use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::host_port::check_host_port;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{
     REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX, TAGS_PER_REGION_MAX,
@@ -182,6 +183,10 @@ fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
     for node in nodes {
         let region = RegionName::new(&node.region)
             .map_err(|e| Error::invalid(format!("the region of a node: {e}")))?;
+        let callers = node.callers.iter().map(|callers| &callers.address);
+        for address in std::iter::once(&node.address).chain(callers) {
+            check_host_port(address).map_err(|e| Error::invalid(e.to_string()))?;
+        }
         let known = by_region.entry(region).or_default();
         let usable = (1..=u64::from(u32::MAX)).contains(&node.node);
         if !usable || known.insert(node.node, node).is_some() {

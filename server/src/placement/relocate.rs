@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::host_port::check_host_port;
 use domicile_proto::internal::v1 as wire;
 
 use super::Placement;
@@ -35,6 +36,7 @@ impl Placement {
     /// control group agree on it. Answers whether it does: otherwise only this node
     /// knows.
     pub async fn move_node(&self, region: &RegionName, node: NodeId, to: &str) -> Result<bool> {
+        check_host_port(to).map_err(|error| Error::invalid(error.to_string()))?;
         let name = format!("{region}/{node}");
         let from = self.agreed_address(region, node)?;
         let from = from.ok_or_else(|| {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::host_port::check_host_port;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use wire::catalog_change::Change;
@@ -39,6 +40,10 @@ impl Placement {
     /// Replaces every replica of a node. Runs at the region group's leader.
     pub async fn replace_node(&self, request: v1::ReplaceNodeRequest) -> Result<Replaced> {
         let _alone = self.replacing.lock().await;
+        if !request.address.is_empty() {
+            let checked = check_host_port(&request.address);
+            checked.map_err(|error| Error::invalid(error.to_string()))?;
+        }
         let node = NodeId(request.node);
         let region = self.region_group()?;
         let mut catalog = self.formed()?;
@@ -126,8 +131,7 @@ impl Placement {
     }
 
     /// The node to replace leads the region itself: it never lost its disk, or an
-    /// earlier command has given it its new replicas. Answers their number if
-    /// all of them vote. A group that has not taken its replica in tells it
+    /// earlier command has given it its new replicas. Done if all of them vote. A group that has not taken its replica in tells it
     /// nothing, so then another node must go on.
     async fn replaced_here(&self, region: &Group, catalog: &wire::Catalog) -> Result<Replaced> {
         let own = self.speaker.node();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domicile_client::Client;
+use domicile_proto::host_port::check_host_port;
 use domicile_proto::v1::{
     GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress, RegionCallers,
 };
@@ -106,16 +107,22 @@ pub(crate) fn node_address(text: &str) -> Result<NodeAddress, String> {
     let region = domicile_proto::address::RegionName::new(region);
     let region = region.map_err(|error| error.to_string())?;
     let node: u64 = node.parse().map_err(|_| wrong())?;
-    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-    if node == 0 || host.is_empty() || port.parse::<u16>().is_err() {
+    if node == 0 {
         return Err(wrong());
     }
+    host_port(address)?;
     Ok(NodeAddress {
         node,
         region: region.to_string(),
         address: address.to_owned(),
         callers: Vec::new(),
     })
+}
+
+/// Reads `HOST:PORT`.
+pub(crate) fn host_port(text: &str) -> Result<String, String> {
+    check_host_port(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 /// Where callers of a region reach a node.

@@ -44,7 +44,7 @@ pub(crate) struct Replace {
 
     /// HOST:PORT at which the other nodes reach it now. Default: as before. A node
     /// that has its store there keeps it, as with `domicile node move`.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = cluster::host_port)]
     address: Option<String>,
 }
 

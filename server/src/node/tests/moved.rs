@@ -65,6 +65,7 @@ async fn a_node_at_another_port_keeps_its_store() {
         ("eu/1", "eu-3:7400", Reason::UnknownNode),
         ("eu/1", "eu-2:7999", Reason::Unreachable),
         ("eu/2", "eu-2:7400", Reason::InvalidArgument),
+        ("eu/1", "http://eu-2:7500", Reason::InvalidArgument),
     ] {
         let refused = tell(&world, at, "eu/2", address).await.expect_err("wrong");
         assert_eq!(refused.reason, reason, "{refused}");
