@@ -232,6 +232,7 @@ impl AdminApi {
             },
             unreached_ms: reach.unreached.map_or(0, |of| of.as_millis().max(1) as u64),
             unreached_why: reach.why.unwrap_or_default(),
+            empty: reach.is_empty,
             says_address: says_address
                 .filter(|says| *says != node.address)
                 .unwrap_or_default(),

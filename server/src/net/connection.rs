@@ -181,7 +181,7 @@ impl Connection {
                 }
                 // It answers and refuses: someone has to correct something.
                 Err(error) => {
-                    self.link.contact.refused(Some(&error.message));
+                    self.link.contact.refused(Some(&error));
                     if refused != Some(error.reason) {
                         tracing::warn!(region = %self.region, node = %self.node, %error, "refused");
                         refused = Some(error.reason);

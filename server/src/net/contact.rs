@@ -10,6 +10,7 @@ use domicile_proto::internal::v1 as wire;
 use parking_lot::Mutex;
 
 use crate::env::Instant;
+use crate::error::{Error, Reason};
 
 /// How often a node says how it is.
 pub const STATE_STEP: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ struct Heard {
     /// for.
     at: Instant,
     /// Why it refused to be spoken to, the last time.
-    refusal: Option<String>,
+    refusal: Option<(Reason, String)>,
     /// How it was when it last said so.
     state: Option<wire::NodeState>,
 }
@@ -41,6 +42,8 @@ pub struct Reach {
     pub unreached: Option<Duration>,
     /// What answers at its address instead, in a sentence.
     pub why: Option<String>,
+    /// Whether what answers there is the node, with an empty store.
+    pub is_empty: bool,
     /// How it says that it is; `None`: it is not reached, or does not say.
     pub state: Option<wire::NodeState>,
 }
@@ -80,8 +83,8 @@ impl Contact {
     }
 
     /// Something answers at its address and refuses; `None`: nothing answers.
-    pub(super) fn refused(&self, why: Option<&str>) {
-        self.0.lock().refusal = why.map(str::to_owned);
+    pub(super) fn refused(&self, why: Option<&Error>) {
+        self.0.lock().refusal = why.map(|why| (why.reason, why.message.clone()));
     }
 
     /// Whether it is reached now.
@@ -97,7 +100,8 @@ impl Contact {
             },
             false => Reach {
                 unreached: Some(silent),
-                why: heard.refusal.clone(),
+                why: heard.refusal.as_ref().map(|(_, why)| why.clone()),
+                is_empty: matches!(heard.refusal, Some((Reason::NotFormed, _))),
                 state: None,
             },
         }
@@ -116,7 +120,8 @@ mod tests {
         let unreached = |contact: &Contact, at| contact.reach(after(at)).unreached;
         let contact = Contact::new(began);
         assert_eq!(unreached(&contact, 7), Some(Duration::from_secs(7)));
-        contact.refused(Some("another node is there"));
+        let refused = Error::new(Reason::UnknownNode, "another node is there");
+        contact.refused(Some(&refused));
         let why = contact.reach(after(8)).why;
         assert_eq!(why.as_deref(), Some("another node is there"));
 

@@ -1,12 +1,14 @@
 //! `domicile cluster`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use domicile_client::Client;
 use domicile_proto::host_port::check_host_port;
 use domicile_proto::v1::{
-    GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress, RegionCallers,
+    DiskState, GetClusterStatusResponse, GroupStatus, Health, InitClusterRequest, NodeAddress,
+    NodeStatus, RegionCallers, ReplicaStatus,
 };
 use serde_json::{Value, json};
 
@@ -362,8 +364,15 @@ fn hints(status: &GetClusterStatusResponse) -> Vec<String> {
     if status.cluster_id.is_empty() {
         return vec![NOT_FORMED.to_owned()];
     }
-    let mut hints: Vec<_> = status.nodes.iter().flat_map(node::hints).collect();
-    let leaderless = status.groups.iter().filter(|group| group.leader.is_none());
+    let lost = lost_regions(&status.nodes);
+    let mut hints: Vec<_> = lost.values().map(|nodes| lost_hint(nodes)).collect();
+    let is_lost = |node: &&NodeStatus| node.empty && lost.contains_key(node.region.as_str());
+    let others = status.nodes.iter().filter(|node| !is_lost(node));
+    hints.extend(others.flat_map(node::hints));
+    // One that changes its leader right now is not down.
+    let is_leaderless =
+        |group: &&GroupStatus| group.leader.is_none() && group.health() == Health::Down;
+    let leaderless = status.groups.iter().filter(is_leaderless);
     let leaderless: Vec<_> = leaderless.map(|group| group.group.to_string()).collect();
     match &leaderless[..] {
         [] => {}
@@ -382,6 +391,39 @@ fn hints(status: &GetClusterStatusResponse) -> Vec<String> {
         )),
     }
     hints
+}
+
+/// The regions most of whose nodes are empty, and their nodes.
+fn lost_regions(nodes: &[NodeStatus]) -> BTreeMap<&str, Vec<&NodeStatus>> {
+    let mut regions: BTreeMap<&str, Vec<&NodeStatus>> = BTreeMap::new();
+    for node in nodes {
+        regions.entry(&node.region).or_default().push(node);
+    }
+    let empty = |nodes: &[&NodeStatus]| nodes.iter().filter(|node| node.empty).count();
+    regions.retain(|_, nodes| empty(nodes) > nodes.len() / 2);
+    regions
+}
+
+/// What to do about a region most of whose nodes are empty: one cannot be replaced
+/// where no quorum is left that agrees on it.
+fn lost_hint(nodes: &[&NodeStatus]) -> String {
+    let name = |node: &NodeStatus| format!("{}/{}", node.region, node.node);
+    let (empty, left): (Vec<&NodeStatus>, Vec<_>) = nodes.iter().partition(|node| node.empty);
+    let names = |nodes: &[&NodeStatus]| nodes.iter().map(|n| name(n)).collect::<Vec<_>>();
+    let region = nodes.first().map_or("", |node| &node.region);
+    let keep = match &names(&left)[..] {
+        [] => String::new(),
+        left => format!(
+            "; leave {} as it is, it may have the only copy",
+            left.join(", ")
+        ),
+    };
+    format!(
+        "{} of the {} nodes of {region} are empty ({}): its groups have no quorum, and domicile node replace cannot bring them back. If their data directories are elsewhere, stop them and start them with those. If they are lost: a region that is the home of no tag comes back with domicile region rebuild {region}{keep}",
+        empty.len(),
+        nodes.len(),
+        names(&empty).join(", "),
+    )
 }
 
 fn status_json(status: &GetClusterStatusResponse) -> Value {

@@ -400,6 +400,7 @@ pub(crate) fn node_json(node: &NodeStatus) -> Value {
         "level": node.level,
         "unreached_ms": node.unreached_ms,
         "unreached_why": node.unreached_why,
+        "empty": node.empty,
         "says_address": node.says_address,
         "disk": disk_word(node),
         "disk_silent_ms": node.disk_silent_ms,
