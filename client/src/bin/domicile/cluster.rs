@@ -310,9 +310,21 @@ fn status_text(output: &Output, status: &GetClusterStatusResponse) -> String {
     );
     text += &table(
         [
-            "GROUP", "KIND", "TAG", "LEADER", "TERM", "APPLIED", "BEHIND", "VOTERS", "HEALTH",
+            "GROUP",
+            "KIND",
+            "TAG",
+            "LEADER",
+            "TERM",
+            "APPLIED",
+            "BEHIND",
+            "VOTERS UP",
+            "LEARNERS",
+            "HEALTH",
         ],
-        status.groups.iter().map(|group| group_row(output, group)),
+        status
+            .groups
+            .iter()
+            .map(|group| group_row(output, group, &status.nodes)),
     );
     text += &node::nodes_table(&status.nodes);
     for hint in hints(status) {
@@ -321,16 +333,26 @@ fn status_text(output: &Output, status: &GetClusterStatusResponse) -> String {
     text
 }
 
-fn group_row(output: &Output, group: &GroupStatus) -> [String; 9] {
+/// The voters of a group whose nodes answer and end what they write, and all.
+fn voters(group: &GroupStatus, nodes: &[NodeStatus]) -> (usize, usize) {
+    let voters = group.replicas.iter().filter(|replica| replica.voter);
+    let is_up = |replica: &&ReplicaStatus| {
+        let is_there = |node: &&NodeStatus| {
+            let is_of_region = replica.region.is_empty() || replica.region == node.region;
+            is_of_region && node.node == replica.node
+        };
+        let node = nodes.iter().find(is_there);
+        node.is_some_and(|node| node.reachable && node.disk() != DiskState::Silent)
+    };
+    (voters.clone().filter(is_up).count(), voters.count())
+}
+
+fn group_row(output: &Output, group: &GroupStatus, nodes: &[NodeStatus]) -> [String; 10] {
     let behind = group.replicas.iter().filter_map(|replica| replica.matched);
     let behind = behind
         .min()
         .map(|least| group.last_index.saturating_sub(least));
-    let voters = group
-        .replicas
-        .iter()
-        .filter(|replica| replica.voter)
-        .count();
+    let (up, voters) = voters(group, nodes);
     [
         group.group.to_string(),
         group.kind.clone(),
@@ -341,7 +363,8 @@ fn group_row(output: &Output, group: &GroupStatus) -> [String; 9] {
         group.term.to_string(),
         group.applied_index.to_string(),
         behind.map_or("–".to_owned(), |entries| entries.to_string()),
-        format!("{voters}/{}", group.replicas.len()),
+        format!("{up}/{voters}"),
+        (group.replicas.len() - voters).to_string(),
         painted(output, group.health()),
     ]
 }
@@ -427,7 +450,10 @@ fn lost_hint(nodes: &[&NodeStatus]) -> String {
 }
 
 fn status_json(status: &GetClusterStatusResponse) -> Value {
-    let groups: Vec<_> = status.groups.iter().map(group_json).collect();
+    let groups = status.groups.iter();
+    let groups: Vec<_> = groups
+        .map(|group| group_json(group, &status.nodes))
+        .collect();
     let nodes: Vec<_> = status.nodes.iter().map(node::node_json).collect();
     json!({
         "cluster_id": status.cluster_id,
@@ -441,7 +467,8 @@ fn status_json(status: &GetClusterStatusResponse) -> Value {
     })
 }
 
-fn group_json(group: &GroupStatus) -> Value {
+fn group_json(group: &GroupStatus, nodes: &[NodeStatus]) -> Value {
+    let (up, voters) = voters(group, nodes);
     let replicas: Vec<_> = group
         .replicas
         .iter()
@@ -463,6 +490,8 @@ fn group_json(group: &GroupStatus) -> Value {
         "last_index": group.last_index,
         "applied_index": group.applied_index,
         "health": health_word(group.health()),
+        "voters": voters,
+        "voters_up": up,
         "replicas": replicas,
     })
 }
