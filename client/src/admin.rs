@@ -5,6 +5,8 @@
 //! to a node that answers, and again only if it was refused or not sent.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::v1;
@@ -38,6 +40,17 @@ const CHANGE_TRIED_FOR: Duration = Duration::from_secs(15);
 pub struct Admin {
     client: Client,
     timeout: Option<Duration>,
+    retried: Option<Listener>,
+}
+
+/// Is told why an attempt did not do it.
+#[derive(Clone)]
+struct Listener(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 impl Admin {
@@ -45,6 +58,7 @@ impl Admin {
         Admin {
             client,
             timeout: None,
+            retried: None,
         }
     }
 
@@ -52,6 +66,14 @@ impl Admin {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Has somebody hear, whenever a change is to be tried again, why the last attempt
+    /// did not do it.
+    #[must_use]
+    pub fn on_retry(mut self, hears: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.retried = Some(Listener(Arc::new(hears)));
         self
     }
 
@@ -310,7 +332,7 @@ impl Admin {
             let asked = self.who_answers(deadline).await?;
             if asked.up.is_empty() {
                 let fault = Fault::lost(false, Cause::new(&asked.silent.join("; ")));
-                tokio::time::sleep(attempts.failed(fault, false)?).await;
+                self.pause(&mut attempts, fault, false).await?;
             }
             for (index, endpoint) in asked.up.iter().enumerate() {
                 let left = deadline.saturating_duration_since(env::now());
@@ -323,10 +345,26 @@ impl Admin {
                     Err(_) => Fault::late(true),
                 };
                 let others = index + 1 < asked.up.len();
-                let pause = attempts.failed(fault.at(endpoint.name()), others)?;
-                tokio::time::sleep(pause).await;
+                let fault = fault.at(endpoint.name());
+                self.pause(&mut attempts, fault, others).await?;
             }
         }
+    }
+
+    /// Waits until a change may be tried again, if it may.
+    async fn pause(
+        &self,
+        attempts: &mut Attempts,
+        fault: Fault,
+        others: bool,
+    ) -> Result<(), Error> {
+        let why = fault.cause();
+        let pause = attempts.failed(fault, others)?;
+        if let Some(Listener(hears)) = &self.retried {
+            hears(&why.to_string());
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     /// Checks that all endpoints are of one cluster, as far as they answer within a

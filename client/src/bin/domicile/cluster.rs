@@ -16,6 +16,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::node;
 use crate::output::{Colour, Output, table};
+use crate::progress::Progress;
 use crate::upgrade;
 
 /// How often `--watch` looks.
@@ -187,7 +188,12 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
         remembered_outcomes: arguments.remembered_outcomes,
     };
     let client = context.connect_for_change().await?;
-    let formed = client.admin().init_cluster(request).await?;
+    let progress = Progress::default();
+    let admin = client.admin().on_retry(progress.listener());
+    // What an interrupted command has begun is held for a time.
+    let what = "the nodes to form the cluster (those of a command that was killed wait for 20 s)";
+    let formed = admin.init_cluster(request);
+    let formed = progress.shown(context, what, formed).await?;
     for warning in &formed.warnings {
         context.output.message(&format!("warning: {warning}"));
     }
@@ -262,8 +268,11 @@ async fn watch(context: &Context, client: &Client) -> Result<(), Failure> {
 async fn transfer_leader(context: &Context, arguments: &TransferLeader) -> Result<(), Failure> {
     let (group, (region, to)) = (arguments.group, arguments.to.clone());
     let client = context.connect_for_change().await?;
-    let admin = client.admin();
-    admin.transfer_leader(group, region.as_str(), to).await?;
+    let progress = Progress::default();
+    let admin = client.admin().on_retry(progress.listener());
+    let moved = admin.transfer_leader(group, region.as_str(), to);
+    let what = "the leadership to be handed over";
+    progress.shown(context, what, moved).await?;
     let json = json!({ "group": group, "leader": to });
     let leader = match region.as_str() {
         "" => to.to_string(),

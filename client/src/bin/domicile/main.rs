@@ -19,6 +19,7 @@ mod node;
 mod output;
 mod placement;
 mod policy;
+mod progress;
 mod put;
 mod region;
 mod replication;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domicile_client::{Client, Error};
 use domicile_proto::v1::{DiskState, GetClusterStatusResponse, NodeAddress, NodeStatus};
@@ -13,13 +13,20 @@ use crate::Context;
 use crate::cluster;
 use crate::failure::Failure;
 use crate::output::table;
+use crate::progress::{Progress, now};
 
 /// How long a node may take to come back, when `--timeout` is not given: its
 /// groups may be large and its way slow. It is shown how far it is.
 const REPLACE_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// How often it is shown how far a node is.
+/// What takes no longer is not shown.
+const PROGRESS_FIRST: Duration = Duration::from_secs(1);
+
+/// How often it is looked how far a node is.
 const PROGRESS_STEP: Duration = Duration::from_secs(5);
+
+/// How often that is shown where it is the same.
+const PROGRESS_AGAIN: Duration = Duration::from_secs(10);
 
 /// Lists and repairs nodes.
 #[derive(Debug, clap::Subcommand)]
@@ -84,7 +91,11 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::List => list(context).await,
         Command::Replace(arguments) => replace(context, arguments).await,
-        Command::Move(arguments) => relocate(context, &arguments).await,
+        Command::Move(arguments) => {
+            let moving = relocate(context, &arguments);
+            let what = "the nodes to answer and the cluster to agree";
+            Progress::default().shown(context, what, moving).await
+        }
     }
 }
 
@@ -107,7 +118,8 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
         .output
         .message("asking for the replacement, which copies every record of the node's groups");
     let (region, node) = arguments.node;
-    let admin = client.admin();
+    let waiting = Progress::default();
+    let admin = client.admin().on_retry(waiting.listener());
     let limit = context.global.timeout.unwrap_or(REPLACE_WAIT);
     let time_is_up = tokio::time::sleep(limit);
     let replacing = async {
@@ -126,7 +138,7 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
     };
     let replaced = tokio::select! {
         ended = replacing => ended?,
-        never = show_progress(context, &region, node) => match never {},
+        never = show_progress(context, &waiting, &region, node) => match never {},
     };
     let replicas = replaced.replicas;
     if replicas == 0 {
@@ -148,11 +160,17 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
 }
 
 /// Shows from time to time how far a node is that comes back.
-async fn show_progress(context: &Context, region: &str, node: u64) -> Infallible {
+async fn show_progress(
+    context: &Context,
+    waiting: &Progress,
+    region: &str,
+    node: u64,
+) -> Infallible {
+    let since = now();
+    tokio::time::sleep(PROGRESS_FIRST).await;
     let clients: Vec<Client> = context.connect_each().await.unwrap_or_default();
-    let mut shown = Vec::new();
+    let (mut shown, mut shown_at) = (Vec::new(), None::<Instant>);
     loop {
-        tokio::time::sleep(PROGRESS_STEP).await;
         let asked = clients
             .iter()
             .map(async |client| client.admin().timeout(PROGRESS_STEP).cluster_status().await);
@@ -160,10 +178,14 @@ async fn show_progress(context: &Context, region: &str, node: u64) -> Infallible
         let asked = futures::future::join_all(asked).await.into_iter();
         let seen: Vec<_> = asked.filter_map(Result::ok).collect();
         let lines = progress(&seen, region, node);
-        if lines != shown {
+        let is_old = shown_at.is_none_or(|at| at.elapsed() >= PROGRESS_AGAIN);
+        if lines != shown || is_old {
+            let what = "the node to be replaced";
+            context.output.message(&waiting.line(what, since));
             lines.iter().for_each(|line| context.output.message(line));
-            shown = lines;
+            (shown, shown_at) = (lines, Some(now()));
         }
+        tokio::time::sleep(PROGRESS_STEP).await;
     }
 }
 
@@ -233,9 +255,6 @@ async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
     }
     let mut rounds = 0;
     while agreed.len() < arguments.nodes.len() && !told.is_empty() && rounds < AGREE_ROUNDS {
-        if rounds == 0 {
-            context.output.message("waiting for the cluster to agree");
-        }
         rounds += 1;
         tokio::time::sleep(AGREE_STEP).await;
         for (_, client) in endpoints.clone() {

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::Failure;
 use crate::output::table;
+use crate::progress::Progress;
 
 /// Shows and repairs the regions.
 #[derive(Debug, clap::Subcommand)]
@@ -51,7 +52,11 @@ async fn rebuild(context: &Context, arguments: Rebuild) -> Result<(), Failure> {
     context
         .output
         .message("forming the region anew; its mirrors are filled afterwards");
-    let rebuilt = client.admin().rebuild_region(region.as_str()).await?;
+    let progress = Progress::default();
+    let admin = client.admin().on_retry(progress.listener());
+    let rebuilt = admin.rebuild_region(region.as_str());
+    let what = "the nodes to form the region";
+    let rebuilt = progress.shown(context, what, rebuilt).await?;
     let json = json!({
         "region": region,
         "nodes": rebuilt.nodes,

@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::Failure;
 use crate::output::table;
+use crate::progress::Progress;
 
 /// Watches the copying to mirrors.
 #[derive(Debug, clap::Subcommand)]
@@ -55,8 +56,11 @@ async fn refill(context: &Context, arguments: Refill) -> Result<(), Failure> {
         )));
     }
     let client = context.connect_for_change().await?;
-    let admin = client.admin();
-    let incarnation = admin.refill_mirror(tag.as_str(), region.as_str()).await?;
+    let progress = Progress::default();
+    let admin = client.admin().on_retry(progress.listener());
+    let incarnation = admin.refill_mirror(tag.as_str(), region.as_str());
+    let what = "the mirror to be made anew";
+    let incarnation = progress.shown(context, what, incarnation).await?;
     context
         .output
         .message("the mirror is filled from now on; see `domicile replication status`");

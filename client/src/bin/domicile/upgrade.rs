@@ -7,6 +7,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::node;
 use crate::output::table;
+use crate::progress::Progress;
 
 /// Shows and ends an upgrade of the cluster.
 #[derive(Debug, clap::Subcommand)]
@@ -74,7 +75,11 @@ fn next(status: &GetClusterStatusResponse) -> String {
 
 async fn finalize(context: &Context) -> Result<(), Failure> {
     let client = context.connect_for_change().await?;
-    let done = client.admin().finalize_upgrade().await?;
+    let progress = Progress::default();
+    let admin = client.admin().on_retry(progress.listener());
+    let done = admin.finalize_upgrade();
+    let what = "every node to say what it knows";
+    let done = progress.shown(context, what, done).await?;
     if done.before == done.level {
         let status = client.admin().cluster_status().await?;
         let message = format!("nothing was finalized; next: {}", next(&status));
