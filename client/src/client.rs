@@ -234,7 +234,7 @@ impl Client {
                     }
                     return Ok(reply);
                 }
-                Err(fault) => fault,
+                Err(fault) => fault.at(endpoint.name()),
             };
             if away.is_none() {
                 tag.doubt(index, &fault);

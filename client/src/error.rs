@@ -345,8 +345,8 @@ impl Cause {
     /// layers, and not what happened to the node.
     fn disconnected(status: &Status) -> Self {
         let detail = of_system(status).unwrap_or_else(|| innermost(status));
-        let lost = "the connection was closed before an answer came: the node has stopped, or \
-                    cannot be reached any more";
+        let lost = "the connection was closed before an answer came: the node has stopped or \
+                    cannot be reached any more, or what is there is no node";
         Cause(format!("{lost} ({detail})").into())
     }
 }
