@@ -436,6 +436,16 @@ fn lost_regions(nodes: &[NodeStatus]) -> BTreeMap<&str, Vec<&NodeStatus>> {
     regions
 }
 
+/// Says what to do where a command failed because most nodes of a region are empty.
+pub(crate) async fn tell_lost_regions(context: &Context, client: &Client) {
+    let status = client.admin().timeout(WATCH_TIMEOUT).cluster_status().await;
+    // Nobody answers: the command has said so.
+    let nodes = status.map_or_else(|_| Vec::new(), |status| status.nodes);
+    for nodes in lost_regions(&nodes).values() {
+        context.output.message(&lost_hint(nodes));
+    }
+}
+
 /// What to do about a region most of whose nodes are empty: one cannot be replaced
 /// where no quorum is left that agrees on it.
 fn lost_hint(nodes: &[&NodeStatus]) -> String {
@@ -503,4 +513,42 @@ fn group_json(group: &GroupStatus, nodes: &[NodeStatus]) -> Value {
         "voters_up": up,
         "replicas": replicas,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_most_nodes_are_empty_none_is_to_be_replaced() {
+        let node = |node, empty| NodeStatus {
+            region: "eu".into(),
+            node,
+            empty,
+            reachable: !empty,
+            ..NodeStatus::default()
+        };
+        let status = |empty: [bool; 3]| GetClusterStatusResponse {
+            cluster_id: "6f".into(),
+            nodes: (1..).zip(empty).map(|(n, empty)| node(n, empty)).collect(),
+            ..GetClusterStatusResponse::default()
+        };
+        let one = hints(&status([false, false, true]));
+        assert!(
+            one.len() == 1 && one[0].contains("node replace eu/3"),
+            "{one:?}"
+        );
+        let two = hints(&status([false, true, true]));
+        assert!(two.len() == 1 && !two[0].contains("replace eu/"), "{two:?}");
+        for part in [
+            "2 of the 3",
+            "eu/2, eu/3",
+            "leave eu/1 as it is",
+            "region rebuild eu",
+        ] {
+            assert!(two[0].contains(part), "{two:?}");
+        }
+        let all = hints(&status([true, true, true]));
+        assert!(all.len() == 1 && !all[0].contains("leave"), "{all:?}");
+    }
 }

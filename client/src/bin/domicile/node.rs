@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use domicile_client::{Client, Error};
+use domicile_client::{Client, Error, Reason};
 use domicile_proto::v1::{DiskState, GetClusterStatusResponse, NodeAddress, NodeStatus};
 use futures::FutureExt;
 use serde_json::{Value, json};
@@ -137,8 +137,17 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
         }
     };
     let replaced = tokio::select! {
-        ended = replacing => ended?,
+        ended = replacing => ended,
         never = show_progress(context, &waiting, &region, node) => match never {},
+    };
+    let replaced = match replaced {
+        Ok(replaced) => replaced,
+        Err(error) => {
+            if error.reason() == Some(Reason::NoQuorum) {
+                cluster::tell_lost_regions(context, &client).await;
+            }
+            return Err(error.into());
+        }
     };
     let replicas = replaced.replicas;
     if replicas == 0 {
