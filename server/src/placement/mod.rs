@@ -7,7 +7,7 @@
 //! ([`reconcile`]): a region places a group for each tag that the policy puts
 //! there, each node opens the replicas that are meant to be on it, and one
 //! initialises each group that is not formed yet. A node that lost its disk
-//! gets new replica ids ([`replace`]) and joins as a learner first; a group
+//! gets new replica ids ([`replace`]) and joins as a learner first ([`place`]); a group
 //! that is formed is never initialised again. One that runs elsewhere keeps its store
 //! ([`relocate`]). A region that lost all its stores
 //! and is nobody's home is made anew, as another incarnation ([`rebuild`]); so is a
@@ -23,6 +23,7 @@
 mod doors;
 mod fences;
 mod form;
+mod place;
 mod plan;
 mod rebuild;
 mod reconcile;

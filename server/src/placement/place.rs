@@ -1,0 +1,114 @@
+//! Starting a replica that joins an existing group.
+//!
+//! The node that replaces another one, or that looks which replicas are where, asks
+//! for it (`doors`).
+//!
+//! Not done here: giving it its id and its vote ([`super::replace`]).
+
+use std::sync::Arc;
+
+use domicile_proto::internal::v1 as wire;
+
+use super::Placement;
+use crate::error::{Error, Reason, Result};
+use crate::raft::Group;
+use crate::storage::{Condition, GroupId};
+
+impl Placement {
+    /// Starts a replica here that joins an existing group, or only says which
+    /// one is here.
+    pub(super) async fn place_here(
+        self: &Arc<Self>,
+        request: wire::PlaceRequest,
+    ) -> Result<wire::PlaceResponse> {
+        self.adopt()?;
+        let knows_policy = self.gate.atlas().is_some();
+        let disk_full = self.disk.condition() != Condition::Sound;
+        let placed = |here: Option<&Group>| wire::PlaceResponse {
+            disk_full,
+            replica: here.map_or(0, |open| open.replica().0),
+            knows_policy,
+            incarnation: here.map_or(0, |open| open.identity().incarnation),
+        };
+        if request.region != self.speaker.region().as_str() || request.node != self.speaker.node().0
+        {
+            return Err(Error::new(
+                Reason::UnknownNode,
+                format!(
+                    "this is node {}, not {}/{}",
+                    self.speaker.name(),
+                    request.region,
+                    request.node
+                ),
+            ));
+        }
+        let Some(group) = request.group else {
+            return Err(Error::invalid("the group is missing"));
+        };
+        let _alone = self.placing.lock().await;
+        let here = self.groups.get(GroupId(group.group));
+        if request.replica == 0 {
+            return Ok(placed(here.as_deref()));
+        }
+        self.is_free().await?;
+        self.speaker.join(request.cluster.clone())?;
+        self.regions.own().learn(&request.nodes);
+        self.regions.learn(&request.regions)?;
+        if let Some(open) = &here
+            && open.replica().0 == request.replica
+        {
+            return Ok(placed(Some(open)));
+        }
+        let replica = wire::AnchoredReplica {
+            group: group.group,
+            tag: group.tag,
+            incarnation: group.incarnation,
+            replica: request.replica,
+            peers: request.nodes,
+            regions: request.regions,
+            mirror: group.mirror,
+            span: group.span,
+            ..wire::AnchoredReplica::default()
+        };
+        match here {
+            None => self.anchor(&request.cluster, replica.clone())?,
+            Some(open) if self.supersede(&open, &replica).await? => {}
+            Some(_) => {
+                return Err(Error::new(
+                    Reason::AlreadyFormed,
+                    format!(
+                        "node {} still has its old store, with a replica of group {}; stop it, run \
+                         `domiciled set-aside` on its data directory, start it and run this \
+                         command again",
+                        self.speaker.name(),
+                        group.group
+                    ),
+                ));
+            }
+        }
+        let open = self.open(&replica).await?;
+        Ok(placed(Some(&open)))
+    }
+
+    /// Puts a replica in the place of one that was given its id and nothing
+    /// else: a command that was run again may have given the node a newer id
+    /// before it heard of the older one. Answers whether it could.
+    async fn supersede(&self, open: &Group, new: &wire::AnchoredReplica) -> Result<bool> {
+        if open.replica().0 >= new.replica || open.status().term > 0 {
+            return Ok(false);
+        }
+        let group = open.identity().group;
+        let old = self.disk.anchor.replica(group);
+        self.groups.remove(group);
+        open.shutdown().await;
+        if self.disk.renumber_replica(new.clone())? {
+            tracing::info!(%group, old = %open.replica(), "an id that was never used is given up");
+            return Ok(true);
+        }
+        // It has voted, or was given an entry, meanwhile.
+        if let Some(old) = old {
+            self.open(&old).await?;
+        }
+        Ok(false)
+    }
+}
