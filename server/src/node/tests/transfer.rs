@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use domicile_proto::address::RegionName;
 
+use super::truth::policy_of;
 use crate::error::{Reason, Result};
 use crate::node::testing::{Which, World, region_group};
 use crate::raft::NodeId;
-use crate::storage::{CONTROL_GROUP, Room};
+use crate::storage::{CONTROL_GROUP, Condition, Room};
 
 const ALL: [&str; 5] = ["eu/1", "eu/2", "eu/3", "us/1", "ap/1"];
 
@@ -104,4 +105,54 @@ async fn what_cannot_lead_is_refused_and_nothing_is_begun() {
     let refused = transfer(&world, HOME, "eu/3").await.expect_err("empty");
     assert_eq!(refused.reason, Reason::CannotLead, "{refused}");
     assert_eq!(group.status().term, term, "an election was caused");
+}
+
+/// It could not give itself its vote, and would keep the group without a leader.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_disk_does_not_answer_is_not_asked_to_lead() {
+    let world = World::start(&ALL).await;
+    world.init("eu/1", &ALL).await.expect("formed");
+    world.until_ready().await;
+    transfer(&world, HOME, "eu/1").await.expect("it leads");
+    let group = HOME(&world.nodes["eu/1"]).expect("it leads");
+    let term = group.status().term;
+    world.freeze("eu/2", true);
+    // It is asked for something.
+    world.put("eu/1", "eu-only", "a", "1").await;
+    let is_silent = |_: &World| group.condition_of(NodeId(2)) == Some(Condition::Stalled);
+    world.until("it is known", is_silent).await;
+    let refused = transfer(&world, HOME, "eu/2").await.expect_err("refused");
+    assert_eq!(refused.reason, Reason::CannotLead, "{refused}");
+    assert!(refused.message.contains("disk"), "{refused}");
+    assert!(leads(&world, HOME, "eu/1"));
+    assert_eq!(group.status().term, term, "an election was caused");
+    world.freeze("eu/2", false);
+    world.until("it answers", |world| !is_silent(world)).await;
+    transfer(&world, HOME, "eu/2").await.expect("handed over");
+    assert!(leads(&world, HOME, "eu/2"));
+}
+
+/// None of the many groups that it leads waits for an election.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_hands_over_all_that_it_leads() {
+    let all = ["eu/1", "eu/2", "eu/3"];
+    let mut world = World::start(&all).await;
+    let formed = world.init_as("eu/1", &all, "test", &policy_of(40)).await;
+    formed.expect("formed");
+    world.until_ready().await;
+    let led = |world: &World, name: &str| {
+        let groups = world.nodes[name].groups().all().into_iter();
+        let led = groups.filter(|group| group.leads());
+        led.map(|group| group.identity().group).collect::<Vec<_>>()
+    };
+    let before = led(&world, "eu/1");
+    assert!(before.len() >= 5, "it leads only {}", before.len());
+    let env = world.nodes["eu/2"].env.clone();
+    let began = env.now();
+    world.stop("eu/1").await;
+    let took = env.now() - began;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let after = [led(&world, "eu/2"), led(&world, "eu/3")].concat();
+    let lost: Vec<_> = before.iter().filter(|id| !after.contains(id)).collect();
+    assert!(lost.is_empty(), "{lost:?} have no leader");
 }

@@ -133,7 +133,7 @@ async fn nobody_leads_without_a_quorum_and_everything_says_so() {
 }
 
 /// The policy of so many tags, all homed and stored in `eu`.
-fn policy_of(tags: usize) -> String {
+pub(super) fn policy_of(tags: usize) -> String {
     let head = "schema = \"domicile.policy/v1\"\nversion = 1\n\
                 [regions.eu]\njurisdiction = \"DE\"\n";
     let tag = |at| format!("[tags.t{at}]\nhome = \"eu\"\nstore = [\"eu\"]\n");
