@@ -138,7 +138,7 @@ impl Store {
                 })) => return Ok(read),
                 Some(Response::Refusal(refusal)) => match lasting(&refusal) {
                     Some(refused) => return Err(refused),
-                    None => last = not_now(self.unreachable(&route.home), refusal),
+                    None => last = not_now(self.unreachable(home), refusal),
                 },
                 _ => return Err(Error::internal("the home answered another question")),
             }
