@@ -747,6 +747,7 @@ impl AdminService for Fake {
                 state: "streaming".into(),
                 why: String::new(),
                 records: 40,
+                range: 16,
             }],
             inbound: Vec::new(),
             lease_ms: 29_000,
