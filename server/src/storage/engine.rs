@@ -274,11 +274,6 @@ pub trait Engine: Send + Sync + 'static {
         0
     }
 
-    /// About how many bytes of the tables are rows of some ranges.
-    fn table_bytes_of(&self, _ranges: &[KeyRange]) -> u64 {
-        0
-    }
-
     /// Lets tables be merged in the background, or not.
     fn set_merging(&self, _merging: bool) -> Result<()> {
         Ok(())

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::anchor::AnchorFile;
 use super::blocking::in_place;
-use super::engine::{Engine, KeyRange, Limit, Wal};
+use super::engine::{Engine, Limit, Wal};
 use super::ids::{GroupId, Index};
 use super::log_tail::Tail;
 use super::log_worker::Worker;
@@ -348,16 +348,6 @@ impl LogWriter {
     /// Says when the writer failed; the node must exit then.
     pub fn failed(&self) -> watch::Receiver<Option<Arc<Error>>> {
         self.shared.failed.subscribe()
-    }
-
-    /// The rows of all logs that are not purged.
-    pub(super) fn kept(&self) -> Vec<KeyRange> {
-        let tails = self.shared.tails.lock();
-        let kept = tails.iter().map(|(group, tail)| {
-            let from = tail.purged.map_or(Index(0), Index::next);
-            keys::log_entries(*group, from)
-        });
-        kept.collect()
     }
 
     /// The bytes of entries that wait to be written.

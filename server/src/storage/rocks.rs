@@ -373,16 +373,6 @@ impl Engine for Rocks {
         self.number("rocksdb.live-sst-files-size")
     }
 
-    fn table_bytes_of(&self, ranges: &[KeyRange]) -> u64 {
-        let ends = ranges
-            .iter()
-            .filter_map(|range| Some((range, range.end.as_ref()?)));
-        let ranges: Vec<_> = ends
-            .map(|(range, end)| rocksdb::Range::new(&range.start, end))
-            .collect();
-        self.db.get_approximate_sizes(&ranges).into_iter().sum()
-    }
-
     fn set_merging(&self, merging: bool) -> Result<()> {
         let disabled = if merging { "false" } else { "true" };
         self.db

@@ -126,23 +126,16 @@ impl Disk {
     }
 
     /// Looks after the room: the ballast, quotas, and that merging tables does
-    /// not take the rest. Of the log only what is not purged is written again: a
-    /// large log that was purged is merged where there is little room, for nothing
-    /// else gives its room back. It may wait for the disk.
+    /// not take the rest. It may wait for the disk.
     pub fn tend(&self) -> Result<()> {
         self.space.tend()?;
         let Some(free) = self.free()? else {
             return Ok(());
         };
-        let logged = self.engine.table_bytes_of(&self.log.kept());
-        let written = [
-            (&self.engine, self.engine.table_bytes().min(logged)),
-            (&self.unwatched, self.unwatched.table_bytes()),
-        ];
         let mut merges = self.merges.lock();
-        for (merges, (engine, bytes)) in merges.iter_mut().zip(written) {
-            let needed = self.space.merging_needs(bytes.min(MERGED_BYTES_MAX));
-            let may = free.bytes >= needed;
+        for (merges, engine) in merges.iter_mut().zip([&self.engine, &self.unwatched]) {
+            let tables = engine.table_bytes().min(MERGED_BYTES_MAX);
+            let may = free.bytes >= self.space.merging_needs(tables);
             if may != *merges {
                 engine.set_merging(may)?;
                 *merges = may;

@@ -179,10 +179,6 @@ impl Engine for Watched {
         self.engine.table_bytes()
     }
 
-    fn table_bytes_of(&self, ranges: &[KeyRange]) -> u64 {
-        self.engine.table_bytes_of(ranges)
-    }
-
     fn set_merging(&self, merging: bool) -> Result<()> {
         self.heard(self.engine.set_merging(merging))
     }

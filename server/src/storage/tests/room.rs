@@ -44,32 +44,6 @@ fn tables_are_merged_only_where_there_is_room_for_both() {
     disk.tend().unwrap();
 }
 
-/// Only merging gives back what was purged, and it writes none of that again.
-#[test]
-fn a_log_that_was_purged_is_merged_where_there_is_little_room() {
-    let folder = tempfile::tempdir().unwrap();
-    let (disk, told) = measured(folder.path(), Free::bytes(GIB));
-    disk.add_replica(replica(G)).unwrap();
-    let entry = Bytes::from(vec![7; 1 << 20]);
-    for index in 0..70 {
-        let entries = vec![(Index(index), entry.clone())];
-        wait(|done| disk.log.append(G, entries, done)).unwrap();
-    }
-    // It rolled, and the table follows.
-    let mut waited = 0;
-    while disk.engine.table_bytes() < 60 << 20 {
-        waited += 1;
-        assert!(waited < 500, "{} bytes", disk.engine.table_bytes());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    told.set(Free::bytes((64 << 20) + (20 << 20)));
-    disk.tend().unwrap();
-    assert!(!disk.merges.lock()[0], "as much would be written again");
-    wait(|done| disk.log.purge(G, log_id(60), done)).unwrap();
-    disk.tend().unwrap();
-    assert!(disk.merges.lock()[0], "nearly nothing would be");
-}
-
 #[test]
 fn a_new_file_of_the_log_takes_little_at_once() {
     let folder = tempfile::tempdir().unwrap();
