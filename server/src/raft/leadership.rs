@@ -53,7 +53,7 @@ impl Standing {
             (Some((leader, term)), _) => Standing::Led(leader, term),
             // It has not gone: it hears from no quorum.
             (None, Standing::Led(leader, term)) if named == Some((leader, term)) => Standing::Lost,
-            (None, Standing::Unknown | Standing::Led(..)) => Standing::Changing(now),
+            (None, Standing::Led(..)) => Standing::Changing(now),
             (None, as_before) => as_before,
         }
     }
@@ -201,10 +201,8 @@ mod tests {
         let lost = led.next(None, Some(second), later);
         assert_eq!(lost, Standing::Lost);
         assert_eq!(lost.next(None, None, later), Standing::Lost);
-        // One that was just opened has a moment, too.
-        assert_eq!(
-            Standing::default().next(None, None, now),
-            Standing::Changing(now)
-        );
+        // One that was just opened has had no leader that a quorum confirmed.
+        let opened = Standing::default();
+        assert_eq!(opened.next(None, Some(first), now), opened);
     }
 }
