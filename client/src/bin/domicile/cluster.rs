@@ -456,8 +456,8 @@ fn lost_hint(nodes: &[&NodeStatus]) -> String {
     let keep = match &names(&left)[..] {
         [] => String::new(),
         left => format!(
-            "; leave {} as it is, it may have the only copy",
-            left.join(", ")
+            ", once the stores of {left} are set aside; of a region that is the home of a tag they may be the only copy: leave them as they are",
+            left = left.join(", ")
         ),
     };
     format!(
@@ -543,7 +543,7 @@ mod tests {
         for part in [
             "2 of the 3",
             "eu/2, eu/3",
-            "leave eu/1 as it is",
+            "once the stores of eu/1 are set aside",
             "region rebuild eu",
         ] {
             assert!(two[0].contains(part), "{two:?}");

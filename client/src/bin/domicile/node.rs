@@ -124,6 +124,7 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
     let time_is_up = tokio::time::sleep(limit);
     let replacing = async {
         tokio::pin!(time_is_up);
+        let mut is_first = true;
         // Polled once, for only then does it see the time pass.
         (&mut time_is_up).now_or_never();
         loop {
@@ -131,12 +132,12 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
             match admin.replace_node(region.clone(), node, address).await {
                 // The nodes wait for two minutes at a time, and go on where they
                 // stopped.
-                Err(Error::Deadline(_)) if !time_is_up.is_elapsed() => {}
-                ended => return ended,
+                Err(Error::Deadline(_)) if !time_is_up.is_elapsed() => is_first = false,
+                ended => return (ended, is_first),
             }
         }
     };
-    let replaced = tokio::select! {
+    let (replaced, is_first) = tokio::select! {
         ended = replacing => ended,
         never = show_progress(context, &waiting, &region, node) => match never {},
     };
@@ -154,11 +155,13 @@ async fn replace(context: &Context, arguments: Replace) -> Result<(), Failure> {
         let kept = "the node has kept its store; only its address was changed";
         context.output.message(kept);
     }
-    if replaced.unchanged {
+    // An attempt whose answer was lost may have replaced it.
+    let unchanged = replaced.unchanged && is_first && !waiting.was_told();
+    if unchanged {
         let whole = "the node has its store and votes in all its groups; nothing was replaced";
         context.output.message(whole);
     }
-    let json = json!({ "node": node, "replicas": replicas, "unchanged": replaced.unchanged });
+    let json = json!({ "node": node, "replicas": replicas, "unchanged": unchanged });
     let text = || {
         table(
             ["NODE", "REPLICAS"],

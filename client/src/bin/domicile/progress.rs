@@ -36,6 +36,11 @@ impl Progress {
         move |said| *why.lock() = Some(said.to_owned())
     }
 
+    /// Whether an attempt did not do it.
+    pub(crate) fn was_told(&self) -> bool {
+        self.why.lock().is_some()
+    }
+
     /// How long something has taken, and why it does.
     pub(crate) fn line(&self, what: &str, since: Instant) -> String {
         let seconds = since.elapsed().as_secs();
