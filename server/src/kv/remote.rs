@@ -200,6 +200,8 @@ impl Store {
             }
             Some(What::Scan(scan)) => {
                 for route in admitted.of_span(&scan.start, &scan.end) {
+                    // It would go on to another node of the home, and from there back.
+                    route.group().ok_or_else(elsewhere)?;
                     self.covers(&route, &read.token).await?;
                 }
                 Ok(Wire::Page(self.scan(&admitted, scan).await?))
