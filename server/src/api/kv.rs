@@ -98,14 +98,11 @@ impl KvApi {
         request: WriteRequest,
     ) -> Result<Written> {
         let (tx, rx) = oneshot::channel();
-        let registers = matches!(request, WriteRequest::Register(_));
         let route = admitted.of_key(request.key());
         // The caller may have gone; then nobody wants the answer.
         let write = reply_to(request, move |answer| drop(tx.send(answer)));
-        match write {
-            Some(write) if registers => self.store.register(&admitted, write),
-            Some(write) => self.store.write(&route, vec![write]),
-            None => {}
+        if let Some(write) = write {
+            self.store.write(&route, vec![write]);
         }
         let answer = match tokio::time::timeout(deadline, rx).await {
             Ok(Ok(answer)) => answer?,

@@ -169,11 +169,9 @@ impl Session {
                     batch.writes.extend(write);
                 }
                 Some(Operation::Register(register)) => {
-                    let route = Arc::new(admitted.of_key(&[]));
-                    let register = WriteRequest::Register(register);
-                    if let Some(write) = self.write(id, &route, register) {
-                        self.store.register(&admitted, write);
-                    }
+                    let batch = gathered.of(&admitted, &[]);
+                    let write = self.write(id, &batch.route, WriteRequest::Register(register));
+                    batch.writes.extend(write);
                 }
                 Some(Operation::Scan(scan)) => self.scan(id, admitted.clone(), scan),
                 None => self.outbox.fail(

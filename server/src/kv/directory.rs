@@ -151,6 +151,11 @@ impl Route {
         }
     }
 
+    /// Whether its tag has other ranges.
+    pub(super) fn is_split(&self) -> bool {
+        self.place.ranges.len() > 1
+    }
+
     /// The request that was admitted.
     pub(super) fn admitted(&self) -> &Arc<Admitted> {
         &self.admitted

@@ -20,7 +20,7 @@ use crate::error::{Error, Reason};
 use crate::kv::directory::{Admitted, Route};
 use crate::kv::store::other_ranges;
 use crate::kv::tokens;
-use crate::kv::write::check_forwarded;
+use crate::kv::write::{check_forwarded, check_from_afar};
 use crate::net::Peers;
 use crate::raft::{Answer, Answers, NodeId, Outcome, ReplicaId, Reply, Transport, Write};
 use crate::residency::{Gate, Subject};
@@ -258,8 +258,12 @@ pub(super) fn taken(
         let (route, writes) = &mut taken[of];
         let (gathered, of) = (gathered.clone(), route.clone());
         let reply = Reply::new(move |answer| gathered.set(at, &of, answer));
-        match known(&write) {
-            Err(unknown) => reply.send(Err(unknown)),
+        let from_afar = match is_meant {
+            true => Ok(()),
+            false => check_from_afar(&write),
+        };
+        match from_afar.and_then(|()| known(&write)) {
+            Err(refused) => reply.send(Err(refused)),
             // What writes no record has no key.
             Ok(_) if !write.key.is_empty() && !route.span.covers(&write.key) => {
                 reply.send(Err(other_ranges()));
@@ -546,6 +550,20 @@ mod tests {
             wire::ForwardedWrite {
                 change: Some(wire::forwarded_write::Change::Register(
                     wire::Register::default(),
+                )),
+                ..put()
+            },
+            wire::ForwardedWrite {
+                key: Bytes::new(),
+                change: Some(wire::forwarded_write::Change::Register(wire::Register {
+                    client: long(15),
+                    ..wire::Register::default()
+                })),
+                ..put()
+            },
+            wire::ForwardedWrite {
+                change: Some(wire::forwarded_write::Change::Advance(
+                    wire::Advance::default(),
                 )),
                 ..put()
             },

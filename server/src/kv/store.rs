@@ -135,9 +135,20 @@ impl Store {
         }
     }
 
-    /// Writes to a range. Each write is answered through its own reply.
+    /// Writes to a range; who registers does so with every range of the tag. Each
+    /// write is answered through its own reply.
+    pub fn write(self: &Arc<Self>, route: &Route, mut writes: Vec<Write>) {
+        if route.is_split() {
+            let registers = |write: &mut Write| matches!(write.change, Change::Register(_));
+            for registering in writes.extract_if(.., registers) {
+                self.register(route.admitted(), registering);
+            }
+        }
+        self.write_to(route, writes);
+    }
+
     #[instrument(level = "debug", skip_all, fields(tag = %route.tag, writes = writes.len()))]
-    pub fn write(&self, route: &Route, mut writes: Vec<Write>) {
+    fn write_to(&self, route: &Route, mut writes: Vec<Write>) {
         if writes.is_empty() {
             return;
         }
@@ -165,24 +176,13 @@ impl Store {
         }
     }
 
-    /// Writes to a range; registers with every range of its tag.
-    fn write_or_register(self: &Arc<Self>, route: &Route, writes: Vec<Write>) {
-        let registers = |write: &mut Write| matches!(write.change, Change::Register(_));
-        let mut writes = writes;
-        let registering: Vec<Write> = writes.extract_if(.., registers).collect();
-        self.write(route, writes);
-        for write in registering {
-            self.register(route.admitted(), write);
-        }
-    }
-
     /// Registers a client with every range of a tag: the first one gives it its id,
     /// which the others take over. The home does it: it knows them.
-    pub fn register(self: &Arc<Self>, admitted: &Arc<Admitted>, write: Write) {
+    fn register(self: &Arc<Self>, admitted: &Arc<Admitted>, write: Write) {
         let routes = admitted.of_span(&[], &[]);
         let first = &routes[0];
-        if routes.len() == 1 || !matches!(first.here, Here::Home(_)) {
-            return self.write(first, vec![write]);
+        if !matches!(first.here, Here::Home(_)) {
+            return self.write_to(first, vec![write]);
         }
         let store = self.clone();
         let Write { reply, .. } = write;
@@ -221,7 +221,7 @@ impl Store {
             acknowledgement: None,
             reply,
         };
-        self.write(route, vec![write]);
+        self.write_to(route, vec![write]);
         rx.await
             .unwrap_or_else(|_| Err(Error::internal("a write was not answered")))
     }
@@ -289,7 +289,7 @@ impl Store {
         let admitted = self.directory.admit_at_home(&forward.tag, from, caller)?;
         if replica == ReplicaId(0) {
             for (route, writes) in forward::taken(&admitted, None, sequence, forward, answers) {
-                self.write_or_register(&route, writes);
+                self.write(&route, writes);
             }
             return Ok(());
         }

@@ -10,6 +10,9 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::{Answer, Outcome, Reply, Write};
 use crate::storage::Index;
 
+/// The bytes of a client's id.
+const CLIENT_BYTES: usize = 16;
+
 /// Refuses a key that is empty or too long.
 pub fn check_key(key: &Bytes) -> Result<()> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
@@ -32,12 +35,27 @@ pub(super) fn check_value(value: &[u8]) -> Result<()> {
 }
 
 fn check_client(client: &[u8], sequence: u64) -> Result<()> {
-    if client.len() != 16 || sequence == 0 {
+    if client.len() != CLIENT_BYTES || sequence == 0 {
         return Err(Error::invalid(
             "a request id has a client id of 16 bytes and a sequence from 1",
         ));
     }
     Ok(())
+}
+
+/// Refuses what only nodes of the home ask each other for: to take over a client
+/// that another range registered, or a version.
+pub(super) fn check_from_afar(write: &wire::ForwardedWrite) -> Result<()> {
+    use wire::forwarded_write::Change;
+    let is_of_the_home = match &write.change {
+        Some(Change::Register(register)) => !register.client.is_empty(),
+        Some(Change::Advance(_)) => true,
+        Some(Change::Put(_) | Change::Delete(_)) | None => false,
+    };
+    match is_of_the_home {
+        true => Err(Error::invalid("only the home itself may ask for this")),
+        false => Ok(()),
+    }
 }
 
 /// Checks what another node passed on as what a client sends is checked: the
@@ -46,13 +64,17 @@ pub(super) fn check_forwarded(write: &wire::ForwardedWrite) -> Result<()> {
     use wire::forwarded_write::Change;
     match &write.change {
         Some(Change::Register(_) | Change::Advance(_))
-            if write.key.is_empty() && write.id.is_none() =>
+            if !write.key.is_empty() || write.id.is_some() =>
         {
-            return Ok(());
-        }
-        Some(Change::Register(_) | Change::Advance(_)) => {
             return Err(Error::invalid("what writes no record has no key"));
         }
+        Some(Change::Register(register)) => {
+            return match register.client.len() {
+                0 | CLIENT_BYTES => Ok(()),
+                _ => Err(Error::invalid("the id of a client has 16 bytes")),
+            };
+        }
+        Some(Change::Advance(_)) => return Ok(()),
         Some(Change::Put(value)) => {
             check_value(&value.bytes)?;
             if value.data_key != 0 {

@@ -395,6 +395,8 @@ impl Worker {
                 wire::operation::Change::Advance(advance) => advance.version,
                 _ => 0,
             };
+            // The end of versions is for the clock to reach, not for who asks.
+            let asked = asked.min(VERSION_MAX);
             let mut version = now.max(reign.last_version + 1).max(asked);
             if seeded::is_on(Bug::VersionOfClock) {
                 version = (self.env.wall_ms() << 16) + 1 + operations.len() as u64;

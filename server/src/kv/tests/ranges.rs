@@ -80,17 +80,10 @@ impl Split {
 
     async fn write(&self, request: WriteRequest) -> Result<Written, Error> {
         let (tx, rx) = tokio::sync::oneshot::channel();
-        let (admitted, registers) = (
-            self.admitted(),
-            matches!(request, WriteRequest::Register(_)),
-        );
-        let route = admitted.of_key(request.key());
+        let route = self.admitted().of_key(request.key());
         let write = reply_to(request, move |answer| drop(tx.send(answer)));
         let write = write.expect("it is valid");
-        match registers {
-            true => self.store.register(&admitted, write),
-            false => self.store.write(&route, vec![write]),
-        }
+        self.store.write(&route, vec![write]);
         rx.await.expect("answered").map(|(written, _)| written)
     }
 
@@ -408,4 +401,80 @@ async fn the_leader_takes_what_is_of_its_own_range() {
     };
     assert_eq!(other.reason, "NO_QUORUM");
     assert!(written.version > version);
+}
+
+/// A node of another region may lie: what only the home's own nodes ask each other
+/// for it does not get, with one range or several.
+#[tokio::test(start_paused = true)]
+async fn no_version_and_no_client_is_taken_over_from_afar() {
+    use wire::forwarded_write::Change;
+    let home = Split::in_region("eu").await;
+    home.put("a", None).await.expect("written");
+    let last = home.left.progress().last_version;
+    let from = RegionName::new("us").expect("a name");
+    let (answers, mut answered) = Answers::new(home.node.gate.clone(), from.clone());
+    let client = Bytes::from_static(&[0xff; 16]);
+    let changes = [
+        Change::Advance(wire::Advance { version: u64::MAX }),
+        Change::Register(wire::Register {
+            client,
+            ..wire::Register::default()
+        }),
+    ];
+    let writes = changes.map(|change| wire::ForwardedWrite {
+        change: Some(change),
+        ..wire::ForwardedWrite::default()
+    });
+    let forwarded = Forwarded {
+        sequence: 1,
+        group: GroupId(0),
+        replica: ReplicaId(0),
+        forward: wire::Forward {
+            writes: writes.into(),
+            tag: "global".into(),
+            caller: Some(home.admitted().on_behalf()),
+        },
+    };
+    let taken = home.store.take_forwarded(&from, forwarded, &answers);
+    taken.expect("taken");
+    let answer = answered.some(9).await.remove(0);
+    let answer = answered.frame(answer).response;
+    let Some(wire::peer_response::Response::Forward(result)) = answer else {
+        panic!("{answer:?}");
+    };
+    for outcome in result.outcomes {
+        let Some(wire::forwarded_outcome::Outcome::Failed(failed)) = outcome.outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(failed.reason, "INVALID_ARGUMENT");
+    }
+    assert_eq!(home.left.progress().last_version, last);
+}
+
+/// Passed on to another node of the home, a page would come back from there.
+#[tokio::test(start_paused = true)]
+async fn a_home_node_without_a_range_passes_no_page_on() {
+    let home = Split::in_region("eu").await;
+    home.put("a", None).await.expect("written");
+    let page = home.page(Bytes::new(), v1::Level::Strong).await;
+    let page_token = page.expect("read").next_page_token;
+    for group in [&home.left, &home.right] {
+        home.node.groups.remove(group.identity().group);
+    }
+    let from = RegionName::new("us").expect("a name");
+    let read = wire::Read {
+        tag: "global".into(),
+        what: Some(wire::read::What::Scan(v1::ScanRequest {
+            page_token,
+            ..v1::ScanRequest::default()
+        })),
+        token: Bytes::new(),
+        caller: Some(home.admitted().on_behalf()),
+    };
+    let served = home.store.serve_remote(&from, read);
+    let served = home.node.env.scoped(served).await.result;
+    let Some(wire::read_result::Result::Failed(failed)) = served else {
+        panic!("{served:?}");
+    };
+    assert_eq!(failed.message, crate::kv::store::elsewhere().message);
 }

@@ -35,7 +35,7 @@ use crate::storage::{Engine, GroupId, Limit, keys};
 pub(crate) const DIGEST_BYTES: usize = 16;
 
 /// The bytes of a client's id.
-const CLIENT_BYTES: usize = 16;
+pub(super) const CLIENT_BYTES: usize = 16;
 
 /// The rows read at once when a group opens.
 const LOAD_ROWS: usize = 4096;

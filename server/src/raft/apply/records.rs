@@ -7,7 +7,7 @@ use wire::operation::{Change, Condition};
 
 use super::Applier;
 use super::newest::Newest;
-use super::outcomes::Known;
+use super::outcomes::{CLIENT_BYTES, Known};
 use crate::error::{Error, Result};
 use crate::raft::types::Position;
 use crate::seeded::{self, Bug};
@@ -93,6 +93,11 @@ impl Writes {
     }
 }
 
+/// Whether a registration gives an id of its own, or takes over one that is one.
+fn is_well_formed(register: &wire::Register) -> bool {
+    register.client.is_empty() || register.client.len() == CLIENT_BYTES
+}
+
 impl Applier<'_> {
     /// Applies the operations of one entry in order.
     pub(super) fn batch(
@@ -120,6 +125,10 @@ impl Applier<'_> {
             let version = operation.version;
             if let Some(Change::Register(register)) = &operation.change {
                 self.state.last_version = version;
+                if !is_well_formed(register) {
+                    outcomes.push(Outcome::Unknown);
+                    continue;
+                }
                 let (client, row) = self.outcomes.register(entry, version, register)?;
                 stored.outcomes.push(row);
                 outcomes.push(Outcome::Registered { client });
