@@ -39,9 +39,13 @@ const FRAMES_WAITING_MAX: usize = 2;
 const HELLO_WAIT: Duration = Duration::from_secs(2);
 
 /// A connection on which requests wait and nothing comes back for this long is
-/// given up: packets may vanish without an error. Only of the quick one: what is
-/// large takes its time.
+/// given up: packets may vanish without an error.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// The same of the bulk connection, while the quick one lives: the other node says
+/// each second how it is, on both, and the largest answer takes seconds on a slow
+/// link.
+const BULK_SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// How often silence is looked for, and what nobody waits for is dropped.
 const SILENCE_CHECK: Duration = Duration::from_millis(500);
@@ -296,8 +300,12 @@ impl Connection {
                 tokio::time::sleep(SILENCE_CHECK).await;
                 self.queue.sweep();
                 let mut pending = pending.lock();
-                let is_silent = self.env.now().duration_since(pending.heard) > SILENCE_MAX;
-                if self.quick.is_none() && is_silent && !pending.calls.is_empty() {
+                let patience = match &self.quick {
+                    None => SILENCE_MAX,
+                    Some(_) => BULK_SILENCE_MAX,
+                };
+                let is_silent = self.env.now().duration_since(pending.heard) > patience;
+                if is_silent && !pending.calls.is_empty() {
                     return "nothing came back for a while";
                 }
                 // One replica that hangs leaves calls without an answer for as long as
