@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use domicile_client::{Client, Error, Reason};
 use domicile_proto::v1::{DiskState, GetClusterStatusResponse, NodeAddress, NodeStatus};
-use futures::FutureExt;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 
 use crate::Context;
@@ -24,6 +25,12 @@ const PROGRESS_FIRST: Duration = Duration::from_secs(1);
 
 /// How often it is looked how far a node is.
 const PROGRESS_STEP: Duration = Duration::from_secs(5);
+
+/// How long other endpoints are waited for once the cluster agrees on a move.
+const AGREED_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a node that is not reached is taken for one that restarts.
+const RESTARTING_MS: u64 = 60_000;
 
 /// How often that is shown where it is the same.
 const PROGRESS_AGAIN: Duration = Duration::from_secs(10);
@@ -205,6 +212,11 @@ async fn show_progress(
 /// it. One that has all is not named.
 fn progress(seen: &[GetClusterStatusResponse], region: &str, node: u64) -> Vec<String> {
     let mut lines = BTreeMap::new();
+    let is_it = |known: &&NodeStatus| known.node == node && known.region == region;
+    let mut known = seen.iter().flat_map(|status| &status.nodes).filter(is_it);
+    if known.clone().next().is_some() && known.all(|known| !known.reachable) {
+        return vec![format!("node {region}/{node} is not reached")];
+    }
     for group in seen.iter().flat_map(|status| &status.groups) {
         // Only a leader knows how far anyone is.
         if group
@@ -238,53 +250,82 @@ fn progress(seen: &[GetClusterStatusResponse], region: &str, node: u64) -> Vec<S
 }
 
 async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
-    let endpoints = context.connect_each().await?;
-    let endpoints = context.global.endpoints.iter().zip(&endpoints);
+    let nodes = &arguments.nodes;
+    let names: BTreeSet<_> = nodes.iter().map(node_key).collect();
+    if names.len() < nodes.len() {
+        return Err(Failure::usage("a node stands twice; it is at one address"));
+    }
+    let clients = context.connect_each().await?;
+    let endpoints = context.global.endpoints.iter().zip(&clients);
+    let asking = endpoints.map(async |(name, client)| {
+        let told = futures::future::join_all(nodes.iter().map(|moved| tell(client, moved)));
+        (name, client, told.await)
+    });
+    let mut asking: FuturesUnordered<_> = asking.collect();
     let mut agreed: BTreeSet<_> = BTreeSet::new();
     let mut told = Vec::new();
     let mut failed = None;
-    for (name, client) in endpoints.clone() {
-        let mut taken = 0;
-        for moved in &arguments.nodes {
-            match tell(client, moved).await {
+    loop {
+        // Who is silent, or gone, need not be waited for once the cluster agrees.
+        let answer = match agreed.len() == nodes.len() {
+            true => tokio::time::timeout(AGREED_WAIT, asking.next()).await.ok(),
+            false => Some(asking.next().await),
+        };
+        let Some(Some((name, client, answers))) = answer else {
+            break;
+        };
+        let mut is_told = false;
+        for (moved, answer) in nodes.iter().zip(answers) {
+            match answer {
                 Ok(is_agreed) => {
-                    taken += 1;
-                    if is_agreed {
-                        agreed.insert(node_key(moved));
-                    }
+                    is_told = true;
+                    agreed.extend(is_agreed.then(|| node_key(moved)));
                 }
                 // This node may be gone, empty or about to end: the others are told.
                 Err(error) => {
-                    context.output.message(&format!("{name}: {error}"));
+                    let node = format!("{}/{}", moved.region, moved.node);
+                    let line = format!("{name} was not told of {node}: {error}");
+                    context.output.message(&line);
                     failed = Some(error);
                 }
             }
         }
-        match taken {
-            all if all == arguments.nodes.len() => told.push(name.clone()),
-            _ => context.output.message(&format!("not told: {name}")),
+        if is_told {
+            told.push((name, client));
         }
     }
+    drop(asking);
     let mut rounds = 0;
-    while agreed.len() < arguments.nodes.len() && !told.is_empty() && rounds < AGREE_ROUNDS {
+    while agreed.len() < nodes.len() && !told.is_empty() && rounds < AGREE_ROUNDS {
         rounds += 1;
         tokio::time::sleep(AGREE_STEP).await;
-        for (_, client) in endpoints.clone() {
-            for moved in &arguments.nodes {
-                if !agreed.contains(&node_key(moved))
-                    && tell(client, moved).await.is_ok_and(|is| is)
-                {
-                    agreed.insert(node_key(moved));
+        for (_, client) in &told {
+            for moved in nodes {
+                let key = node_key(moved);
+                if !agreed.contains(&key) && tell(client, moved).await.is_ok_and(|is| is) {
+                    agreed.insert(key);
                 }
             }
         }
     }
-    if agreed.len() == arguments.nodes.len() {
-        return moved_nodes(context, &arguments.nodes);
+    if agreed.len() == nodes.len() {
+        return moved_nodes(context, nodes);
+    }
+    if !agreed.is_empty() {
+        let taken = agreed
+            .iter()
+            .map(|(region, node)| format!("{region}/{node}"));
+        let taken = taken.collect::<Vec<_>>().join(", ");
+        context
+            .output
+            .message(&format!("only this is done: {taken}"));
     }
     match failed {
-        Some(error) if told.is_empty() => Err(error.into()),
-        _ => Err(Failure::NotAgreed(told.join(", "))),
+        Some(error) if told.is_empty() || !agreed.is_empty() => Err(error.into()),
+        _ => {
+            let told = told.iter().map(|(name, _)| name.as_str());
+            Err(Failure::NotAgreed(told.collect::<Vec<_>>().join(", ")))
+        }
     }
 }
 
@@ -390,6 +431,11 @@ pub(crate) fn hints(node: &NodeStatus) -> Vec<String> {
         hints.push(format!(
             "node {name} is not reached at {}: {}",
             node.address, node.unreached_why
+        ));
+    } else if !node.reachable && node.unreached_ms < RESTARTING_MS {
+        hints.push(format!(
+            "node {name} has not been reached for {}: is it running?",
+            for_long(node.unreached_ms)
         ));
     } else if !node.reachable {
         hints.push(format!(
