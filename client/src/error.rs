@@ -465,6 +465,11 @@ impl From<Status> for Fault {
             return Fault::late(true);
         }
         let made_here = std::error::Error::source(&status).is_some();
+        // The same deadline, where the node's own library was the quicker one to see it
+        // pass.
+        if status.code() == Code::Cancelled && !made_here {
+            return Fault::late(true);
+        }
         let plain = |message: &str| {
             Fault::Refused(Refusal(Arc::new(RefusalParts {
                 code: status.code(),
@@ -477,7 +482,7 @@ impl From<Status> for Fault {
         };
         match status.code() {
             _ if made_here => Fault::lost(true, Cause::disconnected(&status)),
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
+            Code::Unavailable | Code::Unknown | Code::Internal => {
                 Fault::lost(true, Cause::new(&innermost(&status)))
             }
             // No node answers this to any call that this program makes.
@@ -599,12 +604,13 @@ mod tests {
 
     #[test]
     fn the_time_limit_of_tonic_is_lateness() {
-        let status = Status::from_error(Box::new(tonic::TimeoutExpired(())));
-        assert_eq!(status.code(), Code::Cancelled);
-        assert!(matches!(
-            Fault::from(status),
-            Fault::Lost { late: true, .. }
-        ));
+        let here = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        assert_eq!(here.code(), Code::Cancelled);
+        let at_the_node = Status::new(Code::Cancelled, "Timeout expired");
+        for status in [here, at_the_node] {
+            let fault = Fault::from(status);
+            assert!(matches!(fault, Fault::Lost { late: true, .. }), "{fault:?}");
+        }
     }
 
     /// hyper and h2 say "http2 error", the metrics port "404".

@@ -526,6 +526,7 @@ mod tests {
             node,
             empty,
             reachable: !empty,
+            unreached_ms: 120_000,
             ..NodeStatus::default()
         };
         let status = |empty: [bool; 3]| GetClusterStatusResponse {
