@@ -39,11 +39,17 @@ fn disk_of(state: &wire::NodeState) -> v1::DiskState {
     }
 }
 
+/// Why a node may not be reached that asks this one things.
+const ONE_WAY: &str = "it reaches this node, so it runs: see what keeps connections from passing \
+    the other way, as a firewall or a wrong address";
+
 /// A voter of a group, as far as this node knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Voter {
-    /// It is reached, and its disk ends writes.
-    is_live: bool,
+    /// It is reached.
+    is_reached: bool,
+    /// Its disk ends writes, as far as is known.
+    is_writing: bool,
     /// Its disk is not below the reserve.
     has_room: bool,
 }
@@ -60,15 +66,18 @@ enum Leads {
 }
 
 /// How a group is: down without a leader, unless it changes leaders right now, or
-/// where no node takes what is written; degraded when it does, when the next failure would stop it or a voter is missing, as it is
-/// until a learner has all that it is to take the place of.
+/// where no quorum of disks or no node at all takes what is written; degraded when it
+/// changes leaders, when the next failure would stop it, or when a voter is missing,
+/// as it is until a learner has all that it is to take the place of. Who is not
+/// reached from here may be from elsewhere: a quorum has confirmed the leader.
 fn health(leads: Leads, is_written: bool, voters: &[Voter], learners: usize) -> v1::Health {
-    let live = voters.iter().filter(|voter| voter.is_live).count();
-    let with_room = voters
+    let writing = voters.iter().filter(|voter| voter.is_writing).count();
+    let live = voters
         .iter()
-        .filter(|voter| voter.is_live && voter.has_room)
-        .count();
-    if leads == Leads::Nobody || live <= voters.len() / 2 || (is_written && with_room == 0) {
+        .filter(|voter| voter.is_reached && voter.is_writing);
+    let with_room = live.clone().filter(|voter| voter.has_room).count();
+    let live = live.count();
+    if leads == Leads::Nobody || writing <= voters.len() / 2 || (is_written && with_room == 0) {
         v1::Health::Down
     } else if leads == Leads::Next
         || live < voters.len()
@@ -112,11 +121,15 @@ impl AdminApi {
             let named = self.name(group, member.node);
             let reach = named.map(|(region, node)| self.reach(&region, node));
             let Some(reach) = reach.filter(|reach| reach.unreached.is_none()) else {
-                return Voter::default();
+                return Voter {
+                    is_writing: true,
+                    ..Voter::default()
+                };
             };
             let disk = reach.state.as_ref().map(disk_of);
             Voter {
-                is_live: disk != Some(v1::DiskState::Silent),
+                is_reached: true,
+                is_writing: disk != Some(v1::DiskState::Silent),
                 has_room: disk != Some(v1::DiskState::Full),
             }
         };
@@ -214,6 +227,15 @@ impl AdminApi {
             false => peers.as_ref().and_then(|peers| peers.calls_from(id)),
         };
         let ahead_ms = state.clock_ahead_ms;
+        let asks = peers.as_ref().is_some_and(|peers| peers.asks(id));
+        let why = match &reach {
+            Reach {
+                why: None,
+                unreached: Some(_),
+                ..
+            } if asks => Some(ONE_WAY.to_owned()),
+            reach => reach.why.clone(),
+        };
         v1::NodeStatus {
             node: node.node,
             region: region.to_string(),
@@ -231,7 +253,7 @@ impl AdminApi {
                 None => 0,
             },
             unreached_ms: reach.unreached.map_or(0, |of| of.as_millis().max(1) as u64),
-            unreached_why: reach.why.unwrap_or_default(),
+            unreached_why: why.unwrap_or_default(),
             empty: reach.is_empty,
             says_address: says_address
                 .filter(|says| *says != node.address)
@@ -267,16 +289,21 @@ mod tests {
     use super::*;
 
     const WELL: Voter = Voter {
-        is_live: true,
+        is_reached: true,
+        is_writing: true,
         has_room: true,
     };
     const FULL: Voter = Voter {
-        is_live: true,
         has_room: false,
+        ..WELL
     };
     const GONE: Voter = Voter {
-        is_live: false,
-        has_room: true,
+        is_reached: false,
+        ..WELL
+    };
+    const SILENT: Voter = Voter {
+        is_writing: false,
+        ..WELL
     };
 
     #[test]
@@ -288,7 +315,9 @@ mod tests {
         assert_eq!(health(Leads::Nobody, true, &well, 0), Down);
         assert_eq!(health(Leads::Next, true, &well, 0), Degraded);
         assert_eq!(written(&[WELL, WELL, GONE]), Degraded);
-        assert_eq!(written(&[WELL, GONE, GONE]), Down);
+        assert_eq!(written(&[WELL, GONE, GONE]), Degraded);
+        assert_eq!(written(&[WELL, WELL, SILENT]), Degraded);
+        assert_eq!(written(&[WELL, SILENT, SILENT]), Down);
         assert_eq!(written(&[WELL]), Degraded);
         // One of them was replaced, and its records are still being copied.
         assert_eq!(health(Leads::One, true, &well, 1), Degraded);

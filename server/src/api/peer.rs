@@ -113,6 +113,7 @@ impl PeerService for PeerApi {
                     () = closing.cancelled() => return,
                 };
                 let Ok(Some(frame)) = frame else { return };
+                calling.iter().for_each(Calling::hear);
                 for request in frame.requests {
                     taken.take(Untrusted::received(request));
                 }
@@ -137,7 +138,7 @@ impl PeerService for PeerApi {
             gathered: VecDeque::new(),
             reads,
             state_due: self.env.now() + STATE_STEP,
-            _held: (reading, calling),
+            _reading: reading,
         };
         let frames = futures::stream::unfold(answering, async move |mut answering| {
             let frame = answering.next().await?;
@@ -244,8 +245,8 @@ struct Answering {
     reads: Arc<Budget>,
     /// When the other node must hear again how this one is.
     state_due: Instant,
-    /// What ends with the connection.
-    _held: (Task, Option<Calling>),
+    /// Ends with the connection.
+    _reading: Task,
 }
 
 impl Answering {

@@ -16,7 +16,7 @@ use crate::error::{Error, Reason};
 pub const STATE_STEP: Duration = Duration::from_secs(1);
 
 /// A node of which nothing was heard for this long is not reached.
-const SILENT_AFTER: Duration = Duration::from_secs(3);
+pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// What is heard of one node.
 pub(super) struct Contact(Mutex<Heard>);

@@ -14,10 +14,10 @@ use tokio::sync::{oneshot, watch};
 use tonic::transport::Channel;
 use wire::send_snapshot_request::Part;
 
-use crate::env::{Env, Task};
+use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
 use crate::net::connection::{Connection, Link, send_snapshot};
-use crate::net::contact::Reach;
+use crate::net::contact::{Reach, SILENT_AFTER};
 use crate::net::dial::Dial;
 use crate::net::queue::{Lane, Queue, not_connected, refuse};
 use crate::net::seen::{Memory, Seen};
@@ -215,9 +215,10 @@ pub struct Peers {
 }
 
 /// The open connections that a node has made to this one.
-#[derive(Default)]
 struct Calls {
     open: usize,
+    /// When it asked something last.
+    heard: Instant,
     /// Where it says that it is; empty: its build does not say.
     address: String,
 }
@@ -226,6 +227,15 @@ struct Calls {
 pub struct Calling {
     peers: Arc<Peers>,
     node: NodeId,
+}
+
+impl Calling {
+    /// Notes that the node asks something.
+    pub fn hear(&self) {
+        if let Some(calls) = self.peers.callers.lock().get_mut(&self.node) {
+            calls.heard = self.peers.env.now();
+        }
+    }
 }
 
 impl Drop for Calling {
@@ -392,7 +402,11 @@ impl Peers {
     /// returned is kept.
     pub fn called_by(self: &Arc<Self>, node: NodeId, address: &str) -> Calling {
         let mut callers = self.callers.lock();
-        let calls = callers.entry(node).or_default();
+        let calls = callers.entry(node).or_insert_with(|| Calls {
+            open: 0,
+            heard: self.env.now(),
+            address: String::new(),
+        });
         calls.open += 1;
         address.clone_into(&mut calls.address);
         Calling {
@@ -409,6 +423,13 @@ impl Peers {
         let known = self.address(node)?;
         let moved = !says.is_empty() && says != known && !self.is_connected(node);
         moved.then_some(says)
+    }
+
+    /// Whether a node asks this one things, whether or not it is reached.
+    pub fn asks(&self, node: NodeId) -> bool {
+        let callers = self.callers.lock();
+        let heard = callers.get(&node).map(|calls| calls.heard);
+        heard.is_some_and(|at| self.env.now().saturating_duration_since(at) <= SILENT_AFTER)
     }
 
     /// The nodes that answer now.

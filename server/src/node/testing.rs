@@ -56,7 +56,12 @@ type Listener = mpsc::UnboundedSender<io::Result<BoxedIo>>;
 
 /// The sockets of every node that runs, by address.
 #[derive(Clone, Default)]
-struct Network(Arc<Mutex<BTreeMap<String, Listener>>>, Stopped, Cut);
+struct Network(
+    Arc<Mutex<BTreeMap<String, Listener>>>,
+    Stopped,
+    Cut,
+    Unheard,
+);
 
 /// The addresses of the nodes that are stopped: their sockets take what fits into
 /// them and bring nothing.
@@ -67,6 +72,11 @@ struct Stopped(Arc<Mutex<BTreeSet<String>>>);
 /// them.
 #[derive(Clone, Default)]
 struct Cut(Arc<Mutex<BTreeSet<String>>>);
+
+/// The addresses of the nodes whose own connections are cut off; those that others
+/// open to them are not.
+#[derive(Clone, Default)]
+struct Unheard(Arc<Mutex<BTreeSet<String>>>);
 
 /// The network as one node sees it.
 struct Sockets {
@@ -86,13 +96,16 @@ struct Stoppable {
     address: String,
     stopped: Stopped,
     cut: Cut,
+    unheard: Unheard,
     again: Pin<Box<tokio::time::Sleep>>,
 }
 
 impl Stoppable {
     fn is_cut(&self) -> bool {
         let cut = self.cut.0.lock();
-        !self.of.is_empty() && (cut.contains(&self.of) || cut.contains(&self.address))
+        let is_unheard = self.unheard.0.lock().contains(&self.of);
+        let is_cut = cut.contains(&self.of) || cut.contains(&self.address);
+        !self.of.is_empty() && (is_cut || is_unheard)
     }
 }
 
@@ -141,6 +154,7 @@ impl Dial for Sockets {
             address: address.clone(),
             stopped: self.network.1.clone(),
             cut: self.network.2.clone(),
+            unheard: self.network.3.clone(),
             again: Box::pin(tokio::time::sleep(STOPPED_STEP)),
         };
         if near.is_cut() {
@@ -280,6 +294,12 @@ impl World {
             true => drop(cut.insert(address(name))),
             false => drop(cut.remove(&address(name))),
         }
+    }
+
+    /// Has what a node sends over connections of its own vanish: it reaches nobody,
+    /// and is reached.
+    pub(super) fn unhear(&self, name: &str) {
+        self.network.3.0.lock().insert(address(name));
     }
 
     /// The frames of heartbeats and small questions that nodes of `eu` have sent each

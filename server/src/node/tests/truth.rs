@@ -257,6 +257,29 @@ async fn disks_without_room_are_told_of() {
     }
 }
 
+/// A firewall between nodes may let only one side open connections.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_reaches_nobody_and_is_reached_says_what_is_so() {
+    let world = ready().await;
+    world.unhear("eu/1");
+    tokio::time::sleep(SAID_WITHIN).await;
+    let said = Said::by(&world, "eu/1").await;
+    let group = |kind| said.status.groups.iter().find(move |g| g.kind == kind);
+    let region = group("region").expect("it is told of");
+    assert!(
+        region.leader.is_some_and(|leader| leader != 1),
+        "{region:#?}"
+    );
+    // It hears from the leader, which a quorum has confirmed.
+    assert_eq!(region.health(), v1::Health::Degraded, "{region:#?}");
+    assert_eq!(said.status.health(), v1::Health::Degraded);
+    let leader = format!("eu/{}", region.leader.unwrap_or_default());
+    let why = &said.node(&leader).unreached_why;
+    assert!(why.contains("it reaches this node"), "{:#?}", said.status);
+    let said = Said::by(&world, &leader).await;
+    assert!(said.node("eu/1").reachable && said.is_well());
+}
+
 /// A node whose store came up elsewhere is reached by nobody, though it reaches
 /// everybody itself.
 #[tokio::test(start_paused = true)]
