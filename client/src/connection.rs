@@ -274,6 +274,15 @@ fn parse(name: &str) -> Result<Uri, Error> {
     let uri: Uri = full
         .parse()
         .map_err(|_| Error::invalid(format!("`{name}` is no endpoint: http://HOST:PORT")))?;
+    // What stands before the host would go nowhere, and into messages.
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        return Err(Error::invalid(
+            "an endpoint is http://HOST:PORT, without a user name or a password",
+        ));
+    }
     let is_bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
     match (uri.scheme_str(), uri.port()) {
         (Some("http"), Some(_)) if is_bare => Ok(uri),

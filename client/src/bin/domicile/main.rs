@@ -27,6 +27,7 @@ mod request_id;
 mod scan;
 mod upgrade;
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ struct Global {
         env = "DOMICILE_ENDPOINTS",
         value_name = "URL",
         value_delimiter = ',',
+        value_parser = trimmed,
         default_value = "http://127.0.0.1:7400"
     )]
     endpoints: Vec<String>,
@@ -162,6 +164,9 @@ impl Context {
 
     /// Connects to each endpoint by itself.
     async fn connect_each(&self) -> Result<Vec<Client>, Failure> {
+        if self.global.endpoints.is_empty() {
+            return Err(Failure::usage("--endpoints names no node"));
+        }
         let mut clients = Vec::new();
         for endpoint in &self.global.endpoints {
             clients.push(self.connect_to(&[endpoint], TIMEOUT_DEFAULT).await?);
@@ -199,6 +204,11 @@ impl Context {
     }
 }
 
+/// What a value is without the blanks around it.
+fn trimmed(text: &str) -> Result<String, Infallible> {
+    Ok(text.trim().to_owned())
+}
+
 /// Reads `250ms`, `5s`, `2m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic());
@@ -219,7 +229,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { global, command } = Arguments::parse();
+    let Arguments {
+        mut global,
+        command,
+    } = Arguments::parse();
+    // Lists that are put together often have a comma too many.
+    global.endpoints.retain(|endpoint| !endpoint.is_empty());
     let context = Context {
         output: Output::new(global.output),
         global,
