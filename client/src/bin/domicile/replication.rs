@@ -1,12 +1,19 @@
 //! `domicile replication`.
 
+use std::time::Duration;
+
 use domicile_proto::v1::GetReplicationResponse;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde_json::json;
 
 use crate::Context;
 use crate::failure::Failure;
 use crate::output::table;
 use crate::progress::Progress;
+
+/// How long a further node is waited for once one has answered.
+const OTHERS_WAIT: Duration = Duration::from_secs(1);
 
 /// Watches the copying to mirrors.
 #[derive(Debug, clap::Subcommand)]
@@ -72,23 +79,49 @@ async fn refill(context: &Context, arguments: Refill) -> Result<(), Failure> {
     context.output.document(&json, text, b"")
 }
 
+/// What several nodes answer. Once one has, each further one is waited for no longer
+/// than a node that lives may take.
+async fn soon_after_the_first<T, E>(
+    asked: impl Iterator<Item = impl Future<Output = Result<T, E>>>,
+) -> Vec<Option<Result<T, E>>> {
+    let asked = asked
+        .enumerate()
+        .map(async |(nth, asked)| (nth, asked.await));
+    let mut asking: FuturesUnordered<_> = asked.collect();
+    let mut answers: Vec<_> = (0..asking.len()).map(|_| None).collect();
+    let mut is_answered = false;
+    loop {
+        let next = match is_answered {
+            true => tokio::time::timeout(OTHERS_WAIT, asking.next()).await,
+            false => Ok(asking.next().await),
+        };
+        let Ok(Some((nth, answer))) = next else {
+            return answers;
+        };
+        is_answered |= answer.is_ok();
+        answers[nth] = Some(answer);
+    }
+}
+
 async fn status(context: &Context) -> Result<(), Failure> {
     let clients = context.connect_each().await?;
     let asked = clients
         .iter()
         .map(async |client| client.admin().replication().await);
-    let asked = futures::future::join_all(asked).await;
+    let asked = soon_after_the_first(asked).await;
     let (mut answers, mut unanswered, mut failed) = (Vec::new(), Vec::new(), None);
     for (endpoint, answer) in context.global.endpoints.iter().zip(asked) {
-        match answer {
-            Ok(answer) => answers.push(answer),
-            Err(error) => {
-                let what = format!("the node at {endpoint} did not answer: {error}");
-                context.output.message(&what);
-                unanswered.push(endpoint);
-                failed = Some(error);
+        let why = match answer {
+            Some(Ok(answer)) => {
+                answers.push(answer);
+                continue;
             }
-        }
+            Some(Err(error)) => format!(": {}", failed.insert(error)),
+            None => " as soon as others".to_owned(),
+        };
+        let what = format!("the node at {endpoint} did not answer{why}");
+        context.output.message(&what);
+        unanswered.push(endpoint);
     }
     if let (Some(error), true) = (failed, answers.is_empty()) {
         return Err(error.into());
