@@ -352,8 +352,9 @@ impl Placement {
             Reason::Forming,
             format!(
                 "node {} is being taken into a cluster by another command; wait for what comes of \
-                 that, then run this one again",
-                self.speaker.name()
+                 that, then run this one again. Of a command that was killed it is free after {} s",
+                self.speaker.name(),
+                RESERVED_FOR.as_secs()
             ),
         )
     }

@@ -190,9 +190,8 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
     let client = context.connect_for_change().await?;
     let progress = Progress::default();
     let admin = client.admin().on_retry(progress.listener());
-    // What an interrupted command has begun is held for a time.
-    let what = "the nodes to form the cluster (those of a command that was killed wait for 20 s)";
     let formed = admin.init_cluster(request);
+    let what = "the nodes to form the cluster";
     let formed = progress.shown(context, what, formed).await?;
     for warning in &formed.warnings {
         context.output.message(&format!("warning: {warning}"));
