@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     options: Options,
     /// The routes to homes that operations were redirected to, by the
     /// endpoints that were named.
-    homes: Mutex<BTreeMap<String, Arc<Routes>>>,
+    homes: Mutex<BTreeMap<String, Weak<Routes>>>,
     tags: Mutex<BTreeMap<Tag, Arc<TagRoute>>>,
 }
 
@@ -104,9 +104,11 @@ impl Inner {
         }
         let named = refusal.facts().get(ENDPOINTS_FACT)?;
         let mut homes = self.homes.lock();
-        if let Some(known) = homes.get(named) {
-            return Some(known.clone());
+        if let Some(known) = homes.get(named).and_then(Weak::upgrade) {
+            return Some(known);
         }
+        // What no tag is sent to any more has ended its connections.
+        homes.retain(|_, known| known.strong_count() > 0);
         if homes.len() >= HOMES_MAX {
             return None;
         }
@@ -118,7 +120,7 @@ impl Inner {
             return None;
         }
         let routes = Arc::new(Routes::new(endpoints));
-        homes.insert(named.clone(), routes.clone());
+        homes.insert(named.clone(), Arc::downgrade(&routes));
         Some(routes)
     }
 }

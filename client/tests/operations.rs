@@ -638,9 +638,15 @@ async fn a_tag_that_was_sent_to_its_home_comes_back_when_the_home_is_gone() {
         shared.put("k", "v").await.expect("at the home");
         assert_eq!(old.fake.seen.lock().applied, 1);
         *named.lock().expect("nobody panicked") = new.address.to_string();
-        old.stop().await;
+        let (_, left) = old.stop().await;
         shared.put("k", "v").await.expect("where the home is now");
         assert_eq!(new.fake.seen.lock().applied, 1);
+        // Sessions are opened again twice a second for as long as they are kept.
+        let left = tokio::net::TcpListener::bind(left)
+            .await
+            .expect("it is free");
+        let dialed = tokio::time::timeout(Duration::from_millis(1500), left.accept());
+        dialed.await.expect_err("nobody goes there any more");
     }
 }
 
