@@ -105,7 +105,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     if more && matches!(context.output.format(), Format::Jsonl | Format::Raw) {
         context
             .output
-            .message(&format!("{count} records; there are more, see --limit"));
+            .message(&format!("{count} records; there may be more, see --limit"));
     }
     if context.output.format() == Format::Table {
         context.output.message(&format!(
@@ -114,7 +114,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
             meta.served_by,
             lag_text(&meta),
             if more {
-                "; there are more, see --limit"
+                "; there may be more, see --limit"
             } else {
                 ""
             },
