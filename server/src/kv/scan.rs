@@ -135,7 +135,7 @@ impl Store {
             if progress.last_version < version {
                 let advance = Change::Advance(wire::Advance { version });
                 let advanced = self.write_alone(route, advance).await;
-                advanced.map_err(|_| not_closed())?;
+                advanced.map_err(not_closed)?;
             }
         }
         Ok(Some(version))
@@ -265,8 +265,10 @@ impl Store {
             start: &request.start,
             end: &request.end,
         };
-        // Behind the range goes on the next.
-        let next = page.next.or(beyond.cloned()).map(|next| PageToken {
+        // Behind the range goes on the next; at the end of the scan none does.
+        let is_asked = |next: &Bytes| request.end.is_empty() || *next < request.end;
+        let next = page.next.or(beyond.cloned()).filter(is_asked);
+        let next = next.map(|next| PageToken {
             version: Some(version),
             next,
         });
@@ -306,13 +308,17 @@ impl Store {
     }
 }
 
-/// It is a read: whether its entry is in the log matters to nobody.
-fn not_closed() -> Error {
-    Error::new(
-        Reason::NoQuorum,
-        "the ranges of the scan could not be brought to one version now; try again",
-    )
-    .retry_after(WAIT_STEP)
+/// A range was not taken up to the version of the others. It is a read: whether its
+/// entry is in the log matters to nobody.
+fn not_closed(why: Error) -> Error {
+    match why.reason {
+        Reason::WriteOutcomeUnknown | Reason::Unreachable => Error::new(
+            Reason::NoQuorum,
+            "the ranges of the scan could not be brought to one version now; try again",
+        )
+        .retry_after(WAIT_STEP),
+        _ => why,
+    }
 }
 
 fn foreign_page() -> Error {

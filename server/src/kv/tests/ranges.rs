@@ -16,7 +16,7 @@ use crate::kv::{
 };
 use crate::raft::testing::{Alone, demo, identity};
 use crate::raft::{Answers, Group, ReplicaId};
-use crate::storage::{GroupId, Span};
+use crate::storage::{Durability, GroupId, Room, Span, WriteBatch, keys};
 
 const RIGHT: u64 = 40;
 
@@ -210,6 +210,59 @@ async fn a_scan_of_a_version_that_a_range_does_not_have_ends() {
         let page = home.page(token, v1::Level::Strong).await;
         assert_eq!(page.map(drop).err().map(|e| e.reason), expected);
     }
+}
+
+/// A page may end where its scan does, and a range begin there.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_goes_on_at_the_end_of_its_scan_is_the_last() {
+    let home = Split::in_region("eu").await;
+    home.put("z", None).await.expect("written");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    // More deleted rows than are examined for one page, the last of them right
+    // before the end of the scan.
+    let deleted = wire::StoredRecord {
+        version: 1,
+        ..wire::StoredRecord::default()
+    };
+    let mut rows = WriteBatch::new();
+    for key in 0..20 * 512 {
+        let key = keys::record("global", format!("a/{key:05}").as_bytes());
+        rows.put_message(key, &deleted);
+    }
+    home.node
+        .disk
+        .state
+        .write(rows, Durability::Buffered)
+        .expect("written");
+    home.put("a", None).await.expect("written");
+    let scan = v1::ScanRequest {
+        end: Bytes::from_static(b"a/10238\0"),
+        options: Some(options(v1::Level::Strong)),
+        ..v1::ScanRequest::default()
+    };
+    let page = home.store.scan(&home.admitted(), scan).await.expect("read");
+    assert_eq!(
+        (page.records.len(), page.next_page_token),
+        (1, Bytes::new())
+    );
+}
+
+/// Whoever reads hears what an operator has to do.
+#[tokio::test(start_paused = true)]
+async fn a_scan_that_cannot_close_a_range_says_why() {
+    let home = Split::in_region("eu").await;
+    home.put("z", None).await.expect("written");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    home.put("a", None).await.expect("written");
+    home.node.memory.set_room(Room::Low);
+    assert_eq!(home.put("b", None).await, Err(Reason::DiskFull));
+    let page = home.page(Bytes::new(), v1::Level::Strong).await;
+    let refused = page.map(drop).expect_err("a range is behind");
+    assert_eq!(refused.reason, Reason::DiskFull);
+    home.node.memory.set_room(Room::Ample);
+    home.page(Bytes::new(), v1::Level::Strong)
+        .await
+        .expect("read");
 }
 
 /// One mirror of a range cannot know what the others lack.
