@@ -199,7 +199,10 @@ impl Client {
         let mut redirected = false;
         let mut refused_by = None;
         loop {
-            let routes = away.as_deref().unwrap_or(&inner.routes);
+            let (routes, known) = match &away {
+                Some(home) => (&*home.routes, &home.asked),
+                None => (&inner.routes, tag.own()),
+            };
             let index = routes.choose(tag, plan.wants_leader, tried);
             // Where nobody else could do it, a slow answer is better than none.
             let attempt_timeout = match routes.is_last(index, tried) {
@@ -208,13 +211,11 @@ impl Client {
             };
             let attempt_end = deadline.min(env::after(attempt_timeout));
             let endpoint = &routes.endpoints()[index];
-            // The nodes of a redirect were named by one that knows the policy.
-            let asked = match away {
-                Some(_) => Ok(()),
-                None => tag.ask(routes, index, attempt_end).await,
-            };
-            let narrowed = match asked {
-                Ok(()) => tag.narrow(endpoint, operation.clone(), attempt_end).await,
+            let asked = match tag.ask(routes, known, index, attempt_end).await {
+                Ok(opening) => {
+                    let narrowed = tag.narrow(endpoint, operation.clone(), attempt_end);
+                    narrowed.await.map(|operation| (opening, operation))
+                }
                 Err(fault) => Err(fault),
             };
             if let Err(error) = inner.options.clusters.check() {
@@ -225,8 +226,11 @@ impl Client {
                 });
             }
             let admitted = inner.options.clusters.admits(endpoint.name());
-            let answer = match admitted.and(narrowed) {
-                Ok(operation) => endpoint.call(tag, operation, attempt_end).await,
+            let answer = match admitted.and(asked) {
+                Ok((opening, operation)) => {
+                    let called = endpoint.call(tag, operation, opening, attempt_end);
+                    called.await
+                }
                 Err(fault) => Err(fault),
             };
             let fault = match answer {
@@ -238,13 +242,10 @@ impl Client {
                 }
                 Err(fault) => fault.at(endpoint.name()),
             };
-            if away.is_none() {
-                tag.doubt(index, &fault);
-            }
+            known.doubt(index, &fault);
             if !redirected && let Some(home) = inner.home_of(&fault) {
                 redirected = true;
-                tag.redirect(home.clone());
-                away = Some(home);
+                away = Some(tag.redirect(home));
                 tried.clear();
                 refused_by = None;
                 continue;
@@ -253,7 +254,7 @@ impl Client {
                 refused_by = Some(index);
             }
             let others = routes.has_untried(tried);
-            if !others && away.is_some() && matches!(fault, Fault::Lost { .. }) {
+            if !others && away.is_some() && fault.is_elsewhere() {
                 // The home may have moved: the nodes of this region know.
                 tag.come_back();
                 away = None;

@@ -1,7 +1,5 @@
 //! One endpoint: its connection, and the two ways over it.
 
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,33 +7,18 @@ use std::time::Duration;
 use domicile_proto::limits::CLIENT_MESSAGE_BYTES_MAX;
 use domicile_proto::v1;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
-use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::v1::session_operation::Operation;
-use hyper_util::rt::TokioIo;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Uri};
 
 use crate::cluster::Clusters;
-use crate::dial::{Dial, Socket};
+use crate::dial::{Dial, TcpDial};
 use crate::env::{self, Instant};
-use crate::error::{Error, Fault};
+use crate::error::{Cause, Error, Fault};
+use crate::opening::{Openings, Way};
 use crate::read::Meta;
 use crate::route::TagRoute;
 use crate::session::Session;
-
-/// How long a connection may be silent with requests open before it is asked
-/// whether it lives.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long it may take to answer that.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How many bytes the server may send ahead on one stream: a few frames, so
-/// that a window update is not waited for.
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-
-/// The same over all streams of the connection.
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 /// What carries the operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +65,7 @@ pub(crate) struct Endpoint {
     name: String,
     /// `host:port`.
     authority: String,
-    kv: KvServiceClient<Channel>,
+    openings: Arc<Openings>,
     admin: AdminServiceClient<Channel>,
     session: Option<Session>,
     clusters: Arc<Clusters>,
@@ -95,38 +78,25 @@ impl Endpoint {
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
         let uri = parse(name)?;
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let endpoint = Channel::builder(uri)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-        let channel = match &options.dial {
-            // The library would time it from outside, and then not tell that
-            // there was no connection to send anything over.
-            Some(dial) => {
-                let connector = connector(dial.clone(), options.connect_timeout);
-                endpoint.connect_with_connector_lazy(connector)
-            }
-            None => endpoint
-                .connect_timeout(options.connect_timeout)
-                .connect_lazy(),
+        let dial = options.dial.clone();
+        let way = Way {
+            uri,
+            dial: dial.unwrap_or_else(|| Arc::new(TcpDial)),
+            timeout: options.connect_timeout,
         };
-        let kv = KvServiceClient::new(channel.clone())
+        let admin = AdminServiceClient::new(way.channel())
             .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
-        let admin = AdminServiceClient::new(channel)
-            .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+        let openings = Arc::new(Openings::new(way));
         let session = (options.transport == Transport::Session).then(|| {
             let (name, clusters) = (name.to_owned(), options.clusters.clone());
             let opened = move |metadata: &MetadataMap| clusters.hear(&name, metadata);
-            Session::start(kv.clone(), options.in_flight_max, opened)
+            Session::start(openings.clone(), options.in_flight_max, opened)
         });
         Ok(Endpoint {
             name: name.to_owned(),
             authority,
-            kv,
+            openings,
             admin,
             session,
             clusters: options.clusters.clone(),
@@ -166,50 +136,79 @@ impl Endpoint {
         }
     }
 
+    /// The number of the connection in use.
+    pub(crate) fn opening(&self) -> u64 {
+        self.openings.number()
+    }
+
     /// Asks whether the node serves a tag; its refusal names the nodes that do.
-    /// Neither key nor value goes with it.
+    /// Neither key nor value goes with it. Answers on which connection it said so,
+    /// too.
     pub(crate) async fn locate(
         &self,
         tag: &TagRoute,
         deadline: Instant,
-    ) -> Result<v1::LocateResponse, Fault> {
-        let mut kv = self.kv.clone();
+    ) -> Result<(u64, v1::LocateResponse), Fault> {
+        let opening = self.openings.current();
+        let mut kv = opening.kv.clone();
         let asked = kv.locate(request(tag, v1::LocateRequest {}, deadline));
-        match tokio::time::timeout_at(deadline, asked).await {
+        // Of the operation that waits for it nothing was sent.
+        let fault = match tokio::time::timeout_at(deadline, asked).await {
             Ok(Ok(located)) => {
                 self.clusters.hear(&self.name, located.metadata())?;
-                Ok(located.into_inner())
+                return Ok((opening.number, located.into_inner()));
             }
-            // Of the operation that waits for it nothing was sent.
-            Ok(Err(status)) => Err(Fault::from(status).before_sending()),
-            Err(_) => Err(Fault::late(false)),
-        }
+            Ok(Err(status)) => Fault::from(status).before_sending(),
+            Err(_) => Fault::late(false),
+        };
+        self.give_up(opening.number, &fault);
+        Err(fault)
     }
 
-    /// Sends one operation and waits for its answer until the deadline.
+    /// Sends one operation over the connection of this number, and waits for its
+    /// answer until the deadline. Where that has ended nothing is sent.
     pub(crate) async fn call(
         &self,
         tag: &TagRoute,
         operation: Operation,
+        opening: u64,
         deadline: Instant,
     ) -> Result<Reply, Fault> {
         if let Some(session) = &self.session {
-            return session.call(&tag.tag, operation, deadline).await;
+            let called = session.call(&tag.tag, operation, opening, deadline);
+            return called.await;
         }
-        let answer = tokio::time::timeout_at(deadline, self.unary(tag, operation, deadline)).await;
+        let answer = self.unary(tag, operation, opening, deadline);
+        let answer = tokio::time::timeout_at(deadline, answer).await;
         let result = answer.unwrap_or_else(|_| Err(Fault::late(true)));
         let answers = !matches!(result, Err(Fault::Lost { .. }));
         self.answers.store(answers, Ordering::Relaxed);
+        if let Err(fault) = &result {
+            self.give_up(opening, fault);
+        }
         result
+    }
+
+    /// Leaves a connection that lost what went over it; a session makes the next one
+    /// by itself.
+    fn give_up(&self, opening: u64, fault: &Fault) {
+        if self.session.is_none() && fault.is_broken() {
+            self.openings.renew(opening);
+        }
     }
 
     async fn unary(
         &self,
         tag: &TagRoute,
         operation: Operation,
+        opening: u64,
         deadline: Instant,
     ) -> Result<Reply, Fault> {
-        let mut kv = self.kv.clone();
+        let current = self.openings.current();
+        if current.number != opening {
+            return Err(ended());
+        }
+        let mut kv = current.kv.clone();
         Ok(match operation {
             Operation::Put(body) => {
                 Reply::Put(kv.put(request(tag, body, deadline)).await?.into_inner())
@@ -233,25 +232,9 @@ impl Endpoint {
     }
 }
 
-/// Sockets that a [`Dial`] opens in time, for a channel.
-fn connector(
-    dial: Arc<dyn Dial>,
-    timeout: Duration,
-) -> impl tower::Service<
-    Uri,
-    Response = TokioIo<Box<dyn Socket>>,
-    Error = io::Error,
-    Future = impl Future<Output = io::Result<TokioIo<Box<dyn Socket>>>> + Send,
-> + Send
-+ 'static {
-    tower::service_fn(move |uri: Uri| {
-        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let socket = tokio::time::timeout(timeout, dial.dial(authority));
-        async move {
-            let socket = socket.await.map_err(|_| io::ErrorKind::TimedOut)?;
-            socket.map(TokioIo::new)
-        }
-    })
+/// Nothing was sent: what was said before the connection ended may not hold.
+pub(crate) fn ended() -> Fault {
+    Fault::lost(false, Cause::new("the connection was made anew"))
 }
 
 /// A unary request names its tag and its time in the metadata.

@@ -440,6 +440,22 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether the connection is gone. One that is only slow is asked by the library
+    /// whether it lives.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self, Fault::Lost { late: false, .. })
+    }
+
+    /// Whether the tag may be served by other nodes now.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        match self {
+            Fault::Lost { .. } => true,
+            Fault::Refused(refusal) => refusal.reason() == Some(Reason::NotHeldHere),
+        }
+    }
+}
+
 impl From<Status> for Fault {
     /// A status with our `ErrorInfo` is an answer. One without may be made by
     /// tonic on this side, where its source tells whether anything was sent.

@@ -45,6 +45,7 @@ mod dial;
 mod env;
 mod error;
 mod get;
+mod opening;
 mod put;
 mod read;
 mod registration;

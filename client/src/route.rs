@@ -7,7 +7,7 @@
 //! writes and strong reads of the tag go there.
 //!
 //! An endpoint is asked whether it serves a tag before the first key or value of
-//! the tag goes there ([`TagRoute::ask`]). One that may not serve it names the
+//! the tag goes there, on each connection anew ([`TagRoute::ask`]). One that may not serve it names the
 //! nodes of the tag's home; from then on the tag's operations go there and
 //! nowhere else ([`TagRoute::away`]).
 
@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use domicile_proto::address::Tag;
-use domicile_proto::reason::Reason;
 use domicile_proto::token::Token;
 use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
@@ -46,6 +45,41 @@ pub(crate) struct Routes {
     silent: AtomicU64,
 }
 
+/// Which endpoints have said that they serve a tag, each on which of its connections;
+/// 0: none. On the next one it is asked again: another node may answer there.
+#[derive(Debug)]
+pub(crate) struct Asked([AtomicU64; ENDPOINTS_MAX]);
+
+impl Default for Asked {
+    fn default() -> Self {
+        Asked(std::array::from_fn(|_| AtomicU64::default()))
+    }
+}
+
+impl Asked {
+    /// The connection in use, if the endpoint has said so on it.
+    fn said(&self, routes: &Routes, index: usize) -> Option<u64> {
+        let opening = routes.endpoints[index].opening();
+        (self.0[index].load(Ordering::Relaxed) == opening).then_some(opening)
+    }
+
+    /// Notes what a failure says of whether an endpoint serves the tag.
+    pub(crate) fn doubt(&self, index: usize, fault: &Fault) {
+        if fault.is_elsewhere() {
+            self.0[index].store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The nodes of a home that a tag was redirected to.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// The nodes.
+    pub(crate) routes: Arc<Routes>,
+    /// Which of them have said that they serve the tag.
+    pub(crate) asked: Asked,
+}
+
 /// What is known of a tag.
 #[derive(Debug)]
 pub(crate) struct TagRoute {
@@ -57,10 +91,9 @@ pub(crate) struct TagRoute {
     leader: AtomicUsize,
     /// The nodes of the tag's home, if those that the caller listed may not
     /// serve it.
-    away: ArcSwapOption<Routes>,
-    /// Which of the caller's endpoints have said that they serve the tag, a bit
-    /// each. One that is lost is asked again: another node may answer there.
-    serving: AtomicU64,
+    away: ArcSwapOption<Serving>,
+    /// The caller's endpoints.
+    own: Asked,
     /// The ranges of the tag, once a node has said.
     ranges: ArcSwapOption<Vec<u64>>,
     /// Held while an endpoint is asked, so that operations that begin together
@@ -80,7 +113,7 @@ impl TagRoute {
             metadata,
             leader: AtomicUsize::new(NONE),
             away: ArcSwapOption::empty(),
-            serving: AtomicU64::new(0),
+            own: Asked::default(),
             ranges: ArcSwapOption::empty(),
             asking: Mutex::new(()),
             registration: Registration::default(),
@@ -94,24 +127,33 @@ impl TagRoute {
         &self.registration
     }
 
-    /// Makes sure that an endpoint of the caller's may have keys and values of the
-    /// tag.
+    /// Which of the caller's endpoints have said that they serve the tag.
+    pub(crate) fn own(&self) -> &Asked {
+        &self.own
+    }
+
+    /// Makes sure that an endpoint may have keys and values of the tag. Answers on
+    /// which of its connections it said so.
     pub(crate) async fn ask(
         &self,
         routes: &Routes,
+        asked: &Asked,
         index: usize,
         deadline: Instant,
-    ) -> Result<(), Fault> {
-        if self.is_served_by(index) {
-            return Ok(());
+    ) -> Result<u64, Fault> {
+        if let Some(opening) = asked.said(routes, index) {
+            return Ok(opening);
         }
         let asking = tokio::time::timeout_at(deadline, self.asking.lock()).await;
         let _asking = asking.map_err(|_| Fault::late(false))?;
-        if !self.is_served_by(index) {
-            self.learn(routes.endpoints[index].locate(self, deadline).await?);
-            self.serving.fetch_or(1 << index, Ordering::Relaxed);
+        if let Some(opening) = asked.said(routes, index) {
+            return Ok(opening);
         }
-        Ok(())
+        let located = routes.endpoints[index].locate(self, deadline);
+        let (opening, located) = located.await?;
+        self.learn(located);
+        asked.0[index].store(opening, Ordering::Relaxed);
+        Ok(opening)
     }
 
     /// Makes sure that it is known which positions of a token are for the nodes
@@ -132,7 +174,8 @@ impl TagRoute {
             return Ok(operation);
         };
         if self.ranges.load().is_none() {
-            self.learn(endpoint.locate(self, deadline).await?);
+            let (_, located) = endpoint.locate(self, deadline).await?;
+            self.learn(located);
         }
         let ranges = self.ranges.load_full().unwrap_or_default();
         // What cannot be read is for the node to refuse; and a node that says no
@@ -149,24 +192,8 @@ impl TagRoute {
         self.ranges.store(Some(Arc::new(located.ranges)));
     }
 
-    fn is_served_by(&self, index: usize) -> bool {
-        self.serving.load(Ordering::Relaxed) & (1 << index) != 0
-    }
-
-    /// Notes what a failure at an endpoint of the caller's says of whether it
-    /// serves the tag: one that was lost may be another node when it is back.
-    pub(crate) fn doubt(&self, index: usize, fault: &Fault) {
-        let doubtful = match fault {
-            Fault::Lost { .. } => true,
-            Fault::Refused(refusal) => refusal.reason() == Some(Reason::NotHeldHere),
-        };
-        if doubtful {
-            self.serving.fetch_and(!(1 << index), Ordering::Relaxed);
-        }
-    }
-
     /// The nodes of the tag's home, if it was redirected there.
-    pub(crate) fn away(&self) -> Option<Arc<Routes>> {
+    pub(crate) fn away(&self) -> Option<Arc<Serving>> {
         self.away.load_full()
     }
 
@@ -178,10 +205,15 @@ impl TagRoute {
     }
 
     /// Redirects the tag's operations.
-    pub(crate) fn redirect(&self, routes: Arc<Routes>) {
+    pub(crate) fn redirect(&self, routes: Arc<Routes>) -> Arc<Serving> {
+        let serving = Arc::new(Serving {
+            routes,
+            asked: Asked::default(),
+        });
         self.leader.store(NONE, Ordering::Relaxed);
         self.ranges.store(None);
-        self.away.store(Some(routes));
+        self.away.store(Some(serving.clone()));
+        serving
     }
 }
 

@@ -26,18 +26,17 @@ use domicile_proto::address::Tag;
 use domicile_proto::limits::{SESSION_IN_FLIGHT_MAX, SESSION_OPERATIONS_MAX};
 use domicile_proto::reason::Reason;
 use domicile_proto::v1;
-use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::v1::session_operation::Operation;
 use domicile_proto::v1::session_result::Result as Outcome;
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 
-use crate::connection::Reply;
+use crate::connection::{Reply, ended};
 use crate::env::{self, Instant, Task};
 use crate::error::{Cause, Fault, Refusal};
+use crate::opening::Openings;
 use crate::read::Meta;
 use crate::retry::Backoff;
 
@@ -73,13 +72,13 @@ impl Session {
     /// `opened` hears what a node says when it accepts the stream, and may refuse
     /// it before anything is sent.
     pub(crate) fn start(
-        kv: KvServiceClient<Channel>,
+        openings: Arc<Openings>,
         in_flight_max: usize,
         opened: impl Fn(&MetadataMap) -> Result<(), Fault> + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Shared::new(in_flight_max));
         Session {
-            _reader: env::spawn(keep_open(shared.clone(), kv, opened)),
+            _reader: env::spawn(keep_open(shared.clone(), openings, opened)),
             _expiry: env::spawn(expire(shared.clone())),
             shared,
         }
@@ -101,8 +100,15 @@ impl Session {
         }
     }
 
-    /// Sends one operation and waits for its answer until the deadline.
-    pub(crate) async fn call(&self, tag: &Tag, operation: Operation, deadline: Instant) -> Answer {
+    /// Sends one operation over the connection of this number, and waits for its
+    /// answer until the deadline. Where that has ended nothing is sent.
+    pub(crate) async fn call(
+        &self,
+        tag: &Tag,
+        operation: Operation,
+        opening: u64,
+        deadline: Instant,
+    ) -> Answer {
         let shared = &*self.shared;
         match shared.permits.try_acquire() {
             Ok(permit) => permit.forget(),
@@ -115,12 +121,13 @@ impl Session {
             }
         }
         let (sender, receiver) = oneshot::channel();
-        shared.push(Slot {
+        let slot = Slot {
             tag: tag.clone(),
             operation: Some(operation),
             deadline,
             sender,
-        })?;
+        };
+        shared.push(slot, opening)?;
         // The expiry task answers at the deadline, so this always ends.
         receiver
             .await
@@ -203,7 +210,8 @@ struct State {
     queue: VecDeque<u64>,
     /// Counts the operations.
     count: u64,
-    /// Counts the streams, so that a former one takes nothing more.
+    /// The connection of the stream, so that a former one takes nothing more; 0:
+    /// there is none.
     stream: u64,
     /// Set while operations are refused.
     down: Option<Down>,
@@ -251,7 +259,7 @@ impl Shared {
     }
 
     /// Queues an operation whose permit is taken.
-    fn push(&self, slot: Slot) -> Result<(), Fault> {
+    fn push(&self, slot: Slot, opening: u64) -> Result<(), Fault> {
         let deadline = slot.deadline;
         let (waker, is_earlier) = {
             let mut state = self.state.lock();
@@ -259,6 +267,11 @@ impl Shared {
                 drop(state);
                 self.permits.add_permits(1);
                 return Err(why.to_fault(false));
+            }
+            if state.stream != opening {
+                drop(state);
+                self.permits.add_permits(1);
+                return Err(ended());
             }
             state.insert(slot);
             let is_earlier = state.earliest.is_none_or(|earliest| deadline < earliest);
@@ -306,12 +319,11 @@ impl Shared {
         }
     }
 
-    /// Begins a stream; a former one takes nothing more.
-    fn begin(&self) -> u64 {
+    /// Begins a stream over a connection; a former one takes nothing more.
+    fn begin(&self, opening: u64) {
         let mut state = self.state.lock();
-        state.stream += 1;
+        state.stream = opening;
         state.waker = None;
-        state.stream
     }
 
     /// The stream is accepted.
@@ -333,7 +345,7 @@ impl Shared {
         self.open.store(false, Ordering::Relaxed);
         let slots = {
             let mut state = self.state.lock();
-            state.stream += 1;
+            state.stream = 0;
             state.down = Some(why.clone());
             state.queue.clear();
             state.remove_if(|_| true)
@@ -474,7 +486,7 @@ fn answer(outcome: Option<Outcome>, meta: &Arc<Meta>, token: &Bytes) -> Answer {
 /// The sending half of a stream. It is polled when HTTP/2 can send.
 struct Outbound {
     shared: Arc<Shared>,
-    /// The number of the stream.
+    /// The connection of the stream.
     stream: u64,
     /// Whether callers that were about to run have had their chance.
     waited: bool,
@@ -526,17 +538,19 @@ impl Stream for Outbound {
 /// Opens the stream, reads it to its end, and so on.
 async fn keep_open(
     shared: Arc<Shared>,
-    kv: KvServiceClient<Channel>,
+    openings: Arc<Openings>,
     heard: impl Fn(&MetadataMap) -> Result<(), Fault> + Send,
 ) {
     let mut backoff = Backoff::new();
     loop {
+        let opening = openings.current();
+        shared.begin(opening.number);
         let outbound = Outbound {
-            stream: shared.begin(),
+            stream: opening.number,
             shared: shared.clone(),
             waited: false,
         };
-        let mut kv = kv.clone();
+        let mut kv = opening.kv.clone();
         let opened = tokio::time::timeout(OPEN_TIMEOUT, kv.session(outbound)).await;
         let fault = match opened {
             Ok(Ok(response)) => match heard(response.metadata()) {
@@ -551,6 +565,7 @@ async fn keep_open(
         };
         let why = Down::new(&fault);
         shared.set_down(&why);
+        openings.renew(opening.number);
         tokio::time::sleep(backoff.pause().max(why.retry_after())).await;
     }
 }

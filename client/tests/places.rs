@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use support::{Fake, Running};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
 
 const KEY: &str = "key-that-must-not-leave";
 const VALUE: &str = "value-that-must-not-leave";
@@ -20,6 +22,10 @@ const BOTH: [Transport; 2] = [Transport::Session, Transport::Unary];
 struct Captured {
     endpoint: String,
     bytes: Arc<Mutex<Vec<u8>>>,
+    /// The node behind it.
+    node: Arc<Mutex<SocketAddr>>,
+    /// Ends the connections.
+    ends: broadcast::Sender<()>,
 }
 
 impl Captured {
@@ -27,16 +33,20 @@ impl Captured {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let bytes = Arc::new(Mutex::new(Vec::new()));
-        let (kept, to) = (bytes.clone(), node.address);
+        let node = Arc::new(Mutex::new(node.address));
+        let ends = broadcast::Sender::new(1);
+        let (kept, to, ending) = (bytes.clone(), node.clone(), ends.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let to = *to.lock();
                 let Ok(node) = TcpStream::connect(to).await else {
                     continue;
                 };
+                let mut ended = ending.subscribe();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_node, mut to_node) = node.into_split();
                 let kept = kept.clone();
-                tokio::spawn(async move {
+                let there = async move {
                     let mut buffer = vec![0; 64 * 1024];
                     while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
                         kept.lock().extend_from_slice(&buffer[..count]);
@@ -44,16 +54,31 @@ impl Captured {
                             return;
                         }
                     }
-                });
-                tokio::spawn(async move {
+                };
+                let back = async move {
                     tokio::io::copy(&mut from_node, &mut to_client).await.ok();
+                };
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = async { tokio::join!(there, back); } => {}
+                        _ = ended.recv() => {}
+                    }
                 });
             }
         });
         Captured {
             endpoint: format!("http://{address}"),
             bytes,
+            node,
+            ends,
         }
+    }
+
+    /// Another node answers at the address from now on, on new connections.
+    fn becomes(&self, node: &Running) {
+        *self.node.lock() = node.address;
+        self.bytes.lock().clear();
+        self.ends.send(()).expect("there are connections");
     }
 
     fn holds(&self, word: &str) -> bool {
@@ -150,5 +175,29 @@ async fn a_node_that_serves_the_tag_gets_it_all() {
         let db = connect(transport, &captured.endpoint).await;
         assert!(every_operation(&db).await);
         assert!(captured.holds(KEY) && captured.holds(VALUE));
+    }
+}
+
+/// What a node said counts on the connection that it said it on: addresses are
+/// exchanged, and given to other machines.
+#[tokio::test]
+async fn nor_a_node_that_comes_to_be_where_one_was_that_serves_it() {
+    for transport in BOTH {
+        for is_redirected in [false, true] {
+            let eu = Fake::new().start().await;
+            let us = Fake::new().away("").start().await;
+            let captured = Captured::before(&eu).await;
+            let own = Fake::new().away(&captured.endpoint).start().await;
+            let db = match is_redirected {
+                true => connect(transport, &own.endpoint()).await,
+                false => connect(transport, &captured.endpoint).await,
+            };
+            assert!(every_operation(&db).await, "it serves all of it");
+            captured.becomes(&us);
+            // Time for a session to be opened again.
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            assert!(!every_operation(&db).await, "nobody serves it");
+            captured.assert_clean();
+        }
     }
 }
