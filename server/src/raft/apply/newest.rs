@@ -51,6 +51,8 @@ impl Lately {
     /// Takes the row that a key has from now on.
     pub(super) fn insert(&mut self, key: &[u8], newest: Newest) {
         if let Some(known) = self.young.get_mut(key) {
+            self.young_bytes += newest.row.len();
+            self.young_bytes -= known.row.len();
             *known = newest;
             return;
         }
@@ -84,6 +86,25 @@ mod tests {
             deleted: false,
             row: Bytes::from(vec![0; 1000]),
         }
+    }
+
+    #[test]
+    fn rows_that_grow_count_for_what_they_have_become() {
+        let mut lately = Lately::default();
+        for size in [1, 100_000] {
+            for key in 0..1000_u64 {
+                let row = Bytes::from(vec![0; size]);
+                let newest = Newest { row, ..newest(1) };
+                lately.insert(&key.to_be_bytes(), newest);
+                lately.settle();
+            }
+        }
+        let rows = lately.young.values().chain(lately.old.values());
+        let kept: usize = rows.map(|newest| newest.row.len()).sum();
+        assert!(
+            kept <= 2 * (GENERATION_BYTES_MAX + 100_000),
+            "{kept} bytes kept"
+        );
     }
 
     #[test]
