@@ -252,14 +252,14 @@ impl Store {
         };
         let tag = route.tag.clone();
         // Whoever scans waits, so that whoever writes does not.
-        let turn = self.scans.acquire().await;
+        let turn = self.scans.clone().acquire_owned().await;
         let page = self.disk.blocking(move |disk| {
+            // Held until it is read: whoever asked may have gone by then.
+            let _turn = turn;
             let page = read::scan(disk.state.as_ref(), tag.as_str(), &query);
             disk.heard(page)
         });
-        let page = page.await;
-        drop(turn);
-        let page = page?;
+        let page = page.await?;
         let scan = page::Scan {
             tag: route.tag.as_str(),
             start: &request.start,

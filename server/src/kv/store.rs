@@ -82,8 +82,8 @@ pub struct Store {
     speaker: Speaker,
     pub(super) disk: Arc<Disk>,
     /// One for each page of a scan that may be read at once.
-    pub(super) scans: Semaphore,
-    disk_reads: Semaphore,
+    pub(super) scans: Arc<Semaphore>,
+    disk_reads: Arc<Semaphore>,
     /// Spreads what is passed on over the nodes of a region.
     turn: AtomicU64,
 }
@@ -102,8 +102,8 @@ impl Store {
             regions: parts.regions,
             speaker: parts.speaker,
             disk: parts.disk,
-            scans: Semaphore::new(SCANS_MAX),
-            disk_reads: Semaphore::new(DISK_READS_MAX),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             turn: AtomicU64::new(0),
         }
     }
@@ -386,14 +386,13 @@ impl Store {
             return Ok(records);
         }
         let (tag, keys) = (route.tag.clone(), keys.to_vec());
-        let turn = self.disk_reads.acquire().await;
+        let turn = self.disk_reads.clone().acquire_owned().await;
         let records = self.disk.blocking(move |disk| {
+            let _turn = turn;
             let records = read::get_first(disk.state.as_ref(), tag.as_str(), &keys, version);
             disk.heard(records)
         });
-        let records = records.await;
-        drop(turn);
-        records
+        records.await
     }
 
     /// Reads the first keys as this node has them, at once, as many as one
