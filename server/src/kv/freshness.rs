@@ -56,6 +56,11 @@ impl Freshness {
                 let asked = std::mem::take(&mut *this.asked.lock());
                 let of_home = groups.all().into_iter().filter(|group| {
                     let identity = group.identity();
+                    let is_asked = asked.contains(&identity.group);
+                    // A leader looks at itself: what it was behind by then counts.
+                    if group.leads() && is_asked {
+                        group.quorum_age();
+                    }
                     identity.subject != Subject::Control && !identity.is_mirror && !group.leads()
                 });
                 let followed: Vec<_> = of_home.collect();

@@ -11,6 +11,7 @@ use super::group::{Group, Leader};
 use super::timing::Timing;
 use super::types::ReplicaId;
 use crate::env::Instant;
+use crate::storage::Index;
 
 /// How long a change of leaders counts as one at most: a hand-over between regions
 /// takes two round trips. What is told within seconds must not wait for more.
@@ -18,6 +19,7 @@ const CHANGING_MAX: Duration = Duration::from_secs(1);
 
 /// What is known of who leads a group.
 pub(super) struct Leadership {
+    caught_up: Mutex<CaughtUp>,
     heard: Mutex<Option<Heard>>,
     standing: Mutex<Standing>,
     /// For how long a quorum's confirmation of the leader counts.
@@ -63,11 +65,50 @@ impl Leadership {
     /// Nothing is known yet.
     pub(super) fn new(timing: &Timing) -> Self {
         Leadership {
+            caught_up: Mutex::default(),
             heard: Mutex::default(),
             standing: Mutex::default(),
             confirmed_for: timing.confirmed_for(),
             changing_for: timing.election_max.min(CHANGING_MAX),
         }
+    }
+}
+
+/// When a leader's state had all that it had committed: applying may be behind, and
+/// others may have read by then what is not here yet.
+#[derive(Debug, Default)]
+struct CaughtUp {
+    term: u64,
+    /// The state is not older than this.
+    at: Option<Instant>,
+    /// What was committed at a moment and was not applied when that was looked at.
+    behind: Option<(Index, Instant)>,
+}
+
+impl CaughtUp {
+    /// Since when the state is not older, with a quorum's confirmation of `acked`.
+    fn look(
+        &mut self,
+        term: u64,
+        acked: Instant,
+        (applied, committed): (Index, Index),
+    ) -> Option<Instant> {
+        if self.term != term {
+            *self = CaughtUp {
+                term,
+                ..CaughtUp::default()
+            };
+        }
+        if let Some((_, at)) = self.behind.take_if(|(index, _)| *index <= applied) {
+            self.at = self.at.max(Some(at));
+        }
+        if applied >= committed {
+            self.behind = None;
+            self.at = self.at.max(Some(acked));
+        } else if self.behind.is_none() {
+            self.behind = Some((committed, acked));
+        }
+        self.at
     }
 }
 
@@ -152,18 +193,29 @@ impl Group {
     pub fn quorum_age(&self) -> Option<Duration> {
         let leader = self.raft.as_leader().ok()?;
         let term = leader.leader_id().term;
+        let metrics = self.raft.metrics();
+        let committed = metrics
+            .borrow_watched()
+            .local_committed
+            .map(|id| id.index());
+        let progress = self.progress();
         // Until it is elected again, one that led when it was stopped believes
         // that it still does, and may not have applied all of its log.
-        if self.progress().term != term || term <= self.opened_in {
+        if progress.term != term || term <= self.opened_in {
             return None;
         }
-        if self.is_alone() {
+        let acked = match self.is_alone() {
             // It is the quorum, and no other can come to be without it.
-            return Some(Duration::ZERO);
-        }
-        // Both instants are tokio's, so what has passed since is the same.
-        let passed = leader.last_quorum_acked()?.elapsed();
-        self.env.age(self.env.now().checked_sub(passed)?)
+            true => self.env.now(),
+            false => {
+                // Both instants are tokio's, so what has passed since is the same.
+                let passed = leader.last_quorum_acked()?.elapsed();
+                self.env.now().checked_sub(passed)?
+            }
+        };
+        let indexes = (progress.index, Index(committed.unwrap_or(0)));
+        let at = self.leadership.caught_up.lock().look(term, acked, indexes);
+        self.env.age(at?)
     }
 
     /// Whether this replica is the only voter.
@@ -183,6 +235,27 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_is_as_old_as_what_is_committed_and_not_applied() {
+        let began = crate::env::Env::real().now();
+        let after = |ms| began + Duration::from_millis(ms);
+        let mut caught_up = CaughtUp::default();
+        let mut look = |term, ms, applied, committed| {
+            caught_up.look(term, after(ms), (Index(applied), Index(committed)))
+        };
+        assert_eq!(look(4, 10, 6, 7), None, "it never had all");
+        assert_eq!(look(4, 20, 7, 7), Some(after(20)));
+        // Applying stands still, whatever a quorum confirms.
+        assert_eq!(look(4, 30, 7, 9), Some(after(20)));
+        assert_eq!(look(4, 500, 8, 12), Some(after(20)));
+        // It has what had been committed when that was looked at.
+        assert_eq!(look(4, 510, 9, 12), Some(after(30)));
+        assert_eq!(look(4, 520, 11, 14), Some(after(30)));
+        assert_eq!(look(4, 530, 12, 14), Some(after(510)));
+        assert_eq!(look(4, 540, 14, 14), Some(after(540)));
+        assert_eq!(look(6, 550, 14, 15), None, "another term");
+    }
 
     #[test]
     fn a_leader_that_hands_over_is_no_leader_that_is_lost() {

@@ -154,7 +154,8 @@ async fn writes_that_wait_are_bounded_in_bytes() {
         }
         assert_eq!(refused, 7);
         // Nobody else could lead, so what it reads is not old.
-        assert_eq!(group.quorum_age(), Some(Duration::ZERO));
+        let age = group.quorum_age().expect("it leads");
+        assert!(age < Duration::from_millis(100), "{age:?}");
         // Whoever waits has left, so there is room again.
         for number in 0..40 {
             group.propose(vec![write(number, 1024 * 1024)]);
