@@ -10,7 +10,7 @@ use domicile_proto::internal::v1 as wire;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::transport::Channel;
 use wire::send_snapshot_request::Part;
 
@@ -210,6 +210,7 @@ pub struct Peers {
     /// Nodes that are elsewhere than everybody says: what is said, and where.
     moved: RwLock<BTreeMap<NodeId, (String, String)>>,
     forwarding: Arc<Budget>,
+    fills: Arc<Semaphore>,
     callers: Mutex<BTreeMap<NodeId, Calls>>,
     slow: Mutex<Slow>,
 }
@@ -276,6 +277,10 @@ impl Handle {
 /// region: the log of the groups goes the same way.
 const FORWARDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// How many mirrors are filled at once over the connection to a region: one that finds
+/// the queue full of the others' pages would have to begin anew.
+const FILLS_MAX: usize = 3;
+
 /// The bytes of appends that may be on their way to one node, of all groups
 /// together: what a node that stands still costs its leader in memory. More than
 /// a fast connection takes in a round trip round the world.
@@ -299,6 +304,7 @@ impl Peers {
             links: RwLock::default(),
             moved: RwLock::default(),
             forwarding: Arc::new(Budget::new(FORWARDING_BYTES_MAX)),
+            fills: Arc::new(Semaphore::new(FILLS_MAX)),
             callers: Mutex::default(),
             slow: Mutex::default(),
         }
@@ -453,6 +459,11 @@ impl Peers {
     /// How much of what clients write may be on its way to these nodes.
     pub fn forwarding(&self) -> &Arc<Budget> {
         &self.forwarding
+    }
+
+    /// Whose turn it is to fill a mirror at these nodes.
+    pub fn fills(&self) -> &Semaphore {
+        &self.fills
     }
 
     /// How many frames of heartbeats and small questions went to a node.

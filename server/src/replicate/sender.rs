@@ -358,6 +358,8 @@ impl Sender {
 
     /// Fills the mirror, which is as it was `seen`, from a view of the home.
     async fn fill(&self, node: NodeId, seen: &wire::MirrorState) -> Result<(), Ended> {
+        // Its error says that the sender is closed, which it never is.
+        let _turn = self.peers.fills().acquire().await;
         let attempt = self.env.random() | 1;
         let (progress, view) = self.group.position().await?;
         let begin = wire::BeginBackfill {
