@@ -198,12 +198,7 @@ impl Placement {
             _ => self.regions.own().clone(),
         };
         let timing = self.timing_of(replica);
-        let region = self.speaker.region();
-        let cluster = self.speaker.cluster().unwrap_or_default();
-        let identity = Identity::new(id, replica.incarnation, &replica.tag, region)?
-            .of_cluster(cluster)
-            .of_span(Span::from_wire(replica.span.as_ref())?)
-            .as_mirror(replica.mirror);
+        let identity = self.identity(replica)?;
         let group = Group::open(
             Opening {
                 env: self.env.clone(),
@@ -221,6 +216,17 @@ impl Placement {
         self.groups.add(group.clone());
         tracing::info!(group = %id, replica = replica.replica, tag = replica.tag, "replica open");
         Ok(group)
+    }
+
+    /// Of which group a replica here is; an error if it is of none that can be.
+    fn identity(&self, replica: &wire::AnchoredReplica) -> Result<Identity> {
+        let group = GroupId(replica.group);
+        let region = self.speaker.region();
+        let cluster = self.speaker.cluster().unwrap_or_default();
+        let identity = Identity::new(group, replica.incarnation, &replica.tag, region)?;
+        let span = Span::from_wire(replica.span.as_ref())?;
+        let identity = identity.of_cluster(cluster).of_span(span);
+        Ok(identity.as_mirror(replica.mirror))
     }
 
     /// The timing of a replica here.

@@ -70,6 +70,8 @@ impl Placement {
             span: group.span,
             ..wire::AnchoredReplica::default()
         };
+        // What cannot be opened is not anchored: no later start could, either.
+        self.identity(&replica)?;
         match here {
             None => self.anchor(&request.cluster, replica.clone())?,
             Some(open) if self.supersede(&open, &replica).await? => {}

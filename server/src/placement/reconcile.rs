@@ -9,7 +9,7 @@ use wire::catalog_change::Change;
 
 use super::form::across;
 use super::{Placement, REPLICAS};
-use crate::error::{Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::apply::check_level;
 use crate::raft::{NodeId, Progress, ReplicaId};
 use crate::residency::{Atlas, RangePlace, TagPlace};
@@ -236,7 +236,7 @@ impl Placement {
                     replicas: replicas.collect(),
                     formed: false,
                     mirror: place.home.region != *self.speaker.region(),
-                    span: Some(first_span(place, range)),
+                    span: Some(first_span(place, range)?),
                 }))
                 .await?;
         }
@@ -317,9 +317,20 @@ impl Placement {
 }
 
 /// The keys that a range begins with: all of them, if it is its tag's only one.
-fn first_span(place: &TagPlace, range: &RangePlace) -> wire::KeySpan {
-    let mut ranges = place.ranges.iter();
-    let at = ranges.position(|known| known.group == range.group);
-    let mut spans = seeded::spans(place.tag.as_str()).into_iter();
-    at.and_then(|at| spans.nth(at)).unwrap_or_default()
+fn first_span(place: &TagPlace, range: &RangePlace) -> Result<wire::KeySpan> {
+    let spans = seeded::spans(place.tag.as_str());
+    let mut with_span = place.ranges.iter().zip(spans.iter());
+    let found = with_span.find(|(known, _)| known.group == range.group);
+    match found {
+        Some((_, span)) if place.ranges.len() == spans.len() => Ok(span.clone()),
+        // Each of them would take the keys of all for its own.
+        _ => Err(Error::new(
+            Reason::UpgradeNeeded,
+            format!(
+                "tag {} has {} ranges, which this build does not place; upgrade this node",
+                place.tag,
+                place.ranges.len()
+            ),
+        )),
+    }
 }

@@ -50,7 +50,7 @@ impl Disk {
     /// again, as after an opening that failed, stays as it is.
     pub fn add_replica(&self, replica: AnchoredReplica) -> Result<()> {
         let group = GroupId(replica.group);
-        let named = |r: &AnchoredReplica| (r.replica, r.incarnation, r.tag.clone());
+        let named = |r: &AnchoredReplica| (r.replica, r.incarnation, r.tag.clone(), r.span.clone());
         match self.anchor.replica(group) {
             Some(known) if named(&known) == named(&replica) => return Ok(()),
             Some(_) => {
