@@ -52,10 +52,11 @@ impl Contents {
             None => Default::default(),
         };
         Ok(Contents {
+            // Before the state: what is ingested in between is seen twice, not never.
+            staged: staged(disk.state.as_ref())?,
             anchor: disk.anchor.get(),
             state: disk.state_unwatched().view()?,
             log: disk.log_engine().view()?,
-            staged: staged(disk.state.as_ref())?,
             aside,
             strange,
             // It would not have started.
