@@ -344,7 +344,8 @@ impl RaftLogStorage<Types> for LogStore {
                 .first
                 .map(|first| first.max(behind))
                 .filter(|first| Some(*first) <= last);
-            if state.last < Some(log_id) {
+            // By index: what a snapshot replaces may be of a later term.
+            if last < Some(log_id.index()) {
                 state.last = Some(log_id);
             }
             self.inner
