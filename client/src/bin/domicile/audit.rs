@@ -83,12 +83,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         .into_iter()
         .partition(|report: &NodeReport| hex(&report.cluster) == basis.cluster_id);
     reports = ours;
-    unread.extend(others.iter().map(|report: &NodeReport| Gap {
-        node: name(report),
-        place: "node".into(),
-        why: "the node that answers there is of another cluster".into(),
-        count: 1,
-    }));
+    unread.extend(others.iter().map(strange));
     let running: BTreeSet<NodeName> = reports.iter().map(name).collect();
     for (directory, disk) in disks {
         let node = name(&disk.report);
@@ -126,7 +121,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     // A directory that was named and not read leaves the audit incomplete.
     if !unread.is_empty() {
         judged.verdict = judged.verdict.max(Verdict::Incomplete);
-        judged.gaps.extend(unread);
+        explain(&mut judged.gaps, unread);
     }
     let json = to_json(&basis, &reports, &judged);
     let text = || text(&basis, &reports, &judged);
@@ -139,6 +134,39 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Verdict::Incomplete => Err(Failure::audit(11)),
     }
 }
+
+/// A node that answers and is not of the cluster.
+fn strange(report: &NodeReport) -> Gap {
+    let (region, node) = name(report);
+    let why = match report.cluster.is_empty() {
+        true => format!(
+            "the node runs with an empty store, of no cluster: start it with its data directory, \
+             or, if that is lost, run `domicile node replace {region}/{node}`"
+        ),
+        false => "the node that answers there is of another cluster".to_owned(),
+    };
+    Gap {
+        node: (region, node),
+        place: NODE.into(),
+        why,
+        count: 1,
+    }
+}
+
+/// Adds gaps whose cause is known; of the same nodes it is not said, too, that they
+/// were not read.
+fn explain(gaps: &mut Vec<Gap>, known: Vec<Gap>) {
+    let is_known = |gap: &Gap| {
+        known
+            .iter()
+            .any(|k| (&k.node, &k.place) == (&gap.node, &gap.place))
+    };
+    gaps.retain(|gap| gap.place != NODE || !is_known(gap));
+    gaps.extend(known);
+}
+
+/// The place of a gap that is a whole node.
+const NODE: &str = "node";
 
 /// What the counts are held against.
 struct Basis {
@@ -400,4 +428,34 @@ fn text(basis: &Basis, reports: &[NodeReport], judged: &Judgement) -> String {
         text += &format!("{FROM_DISKS}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_node_is_told_of_once_and_with_what_to_do() {
+        let report = NodeReport {
+            region: "eu".into(),
+            node: 3,
+            ..NodeReport::default()
+        };
+        let gap = |node, why: &str| Gap {
+            node: ("eu".to_owned(), node),
+            place: NODE.into(),
+            why: why.into(),
+            count: 1,
+        };
+        let mut gaps = vec![gap(2, "was not read"), gap(3, "was not read")];
+        explain(&mut gaps, vec![strange(&report)]);
+        assert_eq!(gaps.len(), 2, "{gaps:?}");
+        assert_eq!((&*gaps[0].why, gaps[1].node.1), ("was not read", 3));
+        assert!(gaps[1].why.contains("node replace eu/3"), "{gaps:?}");
+        let foreign = NodeReport {
+            cluster: vec![1].into(),
+            ..report
+        };
+        assert!(strange(&foreign).why.contains("another cluster"));
+    }
 }
