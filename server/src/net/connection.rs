@@ -20,8 +20,8 @@ use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::net::contact::Contact;
 use crate::net::dial::{Dial, KeepAlive, channel_kept};
-use crate::net::peers::Speaker;
 use crate::net::queue::{Call, Queue, refuse};
+use crate::net::speaker::Speaker;
 use crate::raft::NodeId;
 use crate::residency::{Gate, Untrusted};
 
