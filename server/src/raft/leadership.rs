@@ -193,11 +193,6 @@ impl Group {
     pub fn quorum_age(&self) -> Option<Duration> {
         let leader = self.raft.as_leader().ok()?;
         let term = leader.leader_id().term;
-        let metrics = self.raft.metrics();
-        let committed = metrics
-            .borrow_watched()
-            .local_committed
-            .map(|id| id.index());
         let progress = self.progress();
         // Until it is elected again, one that led when it was stopped believes
         // that it still does, and may not have applied all of its log.
@@ -213,7 +208,11 @@ impl Group {
                 self.env.now().checked_sub(passed)?
             }
         };
-        let indexes = (progress.index, Index(committed.unwrap_or(0)));
+        // After the confirmation: all that was committed by then is among it.
+        let metrics = self.raft.metrics();
+        let committed = metrics.borrow_watched().local_committed;
+        let committed = committed.map_or(0, |id| id.index());
+        let indexes = (progress.index, Index(committed));
         let at = self.leadership.caught_up.lock().look(term, acked, indexes);
         self.env.age(at?)
     }
