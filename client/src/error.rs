@@ -438,9 +438,7 @@ impl Fault {
             Fault::Lost { cause, .. } => cause.clone(),
         }
     }
-}
 
-impl Fault {
     /// Whether the connection is gone. One that is only slow is asked by the library
     /// whether it lives.
     pub(crate) fn is_broken(&self) -> bool {

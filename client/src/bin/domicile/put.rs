@@ -41,8 +41,7 @@ pub(crate) struct Arguments {
 
     /// The request id that an earlier attempt printed, of which the outcome
     /// is unknown or the acknowledgement was not reached, or one from `domicile
-    /// request-id`. Everything else but
-    /// `--ack` must be as it was.
+    /// request-id`. Everything else but `--ack` must be as it was.
     #[arg(long, value_name = "ID")]
     request_id: Option<RequestId>,
 
