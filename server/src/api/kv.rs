@@ -17,7 +17,9 @@ use crate::api::session;
 use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::{Admitted, ReadOptions, Route, Store, WriteRequest, Written, covering, reply_to};
+use crate::kv::{
+    Admitted, ReadOptions, Route, Scanner, Store, WriteRequest, Written, covering, reply_to,
+};
 use crate::net::Caller;
 use crate::storage::Index;
 use crate::telemetry::{Metrics, Operation};
@@ -146,6 +148,11 @@ pub(super) fn caller_of(extensions: &http::Extensions) -> Result<RegionName> {
         })
 }
 
+/// Who waits for turns at reading pages: the connection.
+fn scanner_of(extensions: &http::Extensions) -> Scanner {
+    extensions.get::<Scanner>().cloned().unwrap_or_default()
+}
+
 fn outcome_unknown() -> Error {
     Error::new(
         Reason::WriteOutcomeUnknown,
@@ -247,7 +254,9 @@ impl KvService for KvApi {
     ) -> Result<Response<v1::ScanResponse>, Status> {
         let scan = async {
             let (admitted, deadline) = self.admitted(&request)?;
-            within(deadline, self.store.scan(&admitted, request.into_inner())).await
+            let scanner = scanner_of(request.extensions());
+            let scan = self.store.scan(&admitted, request.into_inner(), &scanner);
+            within(deadline, scan).await
         };
         self.observe("Scan", Operation::Scan, scan).await
     }
@@ -290,7 +299,10 @@ impl KvService for KvApi {
             &self.env,
             self.store.clone(),
             self.metrics.clone(),
-            caller_of(request.extensions()).map_err(status)?,
+            (
+                caller_of(request.extensions()).map_err(status)?,
+                scanner_of(request.extensions()),
+            ),
             request.into_inner(),
             self.closing.clone(),
         );

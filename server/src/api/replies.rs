@@ -117,6 +117,11 @@ impl Outbox {
         self.send(Reply::Written(result(id, answer), route, index));
     }
 
+    /// Waits until the client has gone, so that nobody hears an answer.
+    pub(super) async fn gone(&self) {
+        self.replies.closed().await;
+    }
+
     /// Says the last word.
     pub(super) fn close(&self, error: Error) {
         self.send(Reply::Closing(error));

@@ -26,7 +26,9 @@ use crate::api::replies::{Counted, Outbox, Replies, result};
 use crate::api::status::failure;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::{Admitted, ReadOptions, Route, Store, WriteRequest, Written, check_key, reply_to};
+use crate::kv::{
+    Admitted, ReadOptions, Route, Scanner, Store, WriteRequest, Written, check_key, reply_to,
+};
 use crate::telemetry::{Metrics, Operation as Kind};
 
 /// Begins to serve a session.
@@ -34,7 +36,7 @@ pub(super) fn serve(
     env: &Env,
     store: Arc<Store>,
     metrics: Metrics,
-    caller: RegionName,
+    (caller, scanner): (RegionName, Scanner),
     requests: Streaming<v1::SessionRequest>,
     closing: CancellationToken,
 ) -> Replies {
@@ -46,6 +48,7 @@ pub(super) fn serve(
         store,
         metrics,
         caller,
+        scanner,
         outbox,
         slots: slots.clone(),
     };
@@ -58,6 +61,7 @@ struct Session {
     store: Arc<Store>,
     metrics: Metrics,
     caller: RegionName,
+    scanner: Scanner,
     outbox: Outbox,
     slots: Arc<Semaphore>,
 }
@@ -268,7 +272,10 @@ impl Session {
             let (ids, keys): (Vec<u64>, Vec<Bytes>) = gets.into_iter().unzip();
             let mut done = 0;
             while done < ids.len() {
-                let answer = store.get(&route, &keys[done..], &options).await;
+                let answer = tokio::select! {
+                    answer = store.get(&route, &keys[done..], &options) => answer,
+                    () = outbox.gone() => return,
+                };
                 let (records, meta) = match answer {
                     Ok(answer) => answer,
                     Err(error) => {
@@ -301,8 +308,13 @@ impl Session {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
         let outbox = self.outbox.clone();
+        let scanner = self.scanner.clone();
         self.env.spawn_brief(async move {
-            let failed = match store.scan(&admitted, scan).await {
+            let page = tokio::select! {
+                page = store.scan(&admitted, scan, &scanner) => page,
+                () = outbox.gone() => return,
+            };
+            let failed = match page {
                 Ok(page) => outbox.page(id, page),
                 Err(error) => {
                     let reason = error.reason;

@@ -4,8 +4,9 @@
 //! ([`directory`]); a write goes to the tag's home, here or over to its leader
 //! or its region ([`store`], [`forward`]), and may wait for mirrors
 //! ([`acknowledge`]); a read is served here if the copy meets the level
-//! asked for ([`reach`], [`read`], [`scan`]), with a truthful upper bound of its age
-//! ([`freshness`]), or passed on to the home ([`remote`]). Read positions
+//! asked for ([`reach`], [`read`], [`scan`], whose pages wait for their [`turns`]),
+//! with a truthful upper bound of its age ([`freshness`]), or passed on to the home
+//! ([`remote`]). Read positions
 //! are made and verified under the keys of the tag ([`tokens`]).
 //!
 //! Not done here: the wire (`api`), agreement (`raft`), deciding where groups
@@ -22,6 +23,7 @@ mod remote;
 mod scan;
 mod store;
 mod tokens;
+mod turns;
 mod write;
 
 #[cfg(test)]
@@ -34,4 +36,5 @@ pub use options::ReadOptions;
 pub use read::{Page, ScanQuery};
 pub use store::{Parts, Store};
 pub use tokens::{covering, covering_all, has_key};
+pub use turns::Scanner;
 pub use write::{WriteRequest, Written, check_key, reply_to};

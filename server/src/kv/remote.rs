@@ -17,6 +17,7 @@ use super::forward::{SLOW_AFTER, error_of, failure, lasting};
 use super::options::ReadOptions;
 use super::store::{Store, elsewhere};
 use super::tokens;
+use super::turns::Scanner;
 use crate::error::{Error, Reason, Result};
 use crate::raft::Transport;
 use crate::residency::Subject;
@@ -171,6 +172,12 @@ impl Store {
         tokens::not_lost(wanted, &group.read_barrier().await?)
     }
 
+    /// All of a region's callers wait for their turns at pages together.
+    fn scanner_of(&self, region: &RegionName) -> Scanner {
+        let mut scanners = self.scanners.lock();
+        scanners.entry(region.clone()).or_default().clone()
+    }
+
     async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {
         let caller = read.caller.as_ref();
         let admitted = self.directory.admit_at_home(&read.tag, from, caller)?;
@@ -204,7 +211,8 @@ impl Store {
                     route.group().ok_or_else(elsewhere)?;
                     self.covers(&route, &read.token).await?;
                 }
-                Ok(Wire::Page(self.scan(&admitted, scan).await?))
+                let scanner = self.scanner_of(from);
+                Ok(Wire::Page(self.scan(&admitted, scan, &scanner).await?))
             }
             None => Err(Error::invalid("the read is not known here")),
         }

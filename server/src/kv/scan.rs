@@ -24,6 +24,7 @@ use super::reach::{Reached, Served, WAIT_MAX, is_whole, not_met, replaced};
 use super::read::{self, ScanQuery};
 use super::store::{READS_MAX, Store, WAIT_STEP, elsewhere};
 use super::tokens;
+use super::turns::Scanner;
 use crate::error::{Error, Reason, Result};
 use crate::raft::Progress;
 
@@ -38,11 +39,12 @@ struct At {
 }
 
 impl Store {
-    /// Reads one page of a scan.
+    /// Reads one page of a scan, when it is the turn of who asks.
     pub async fn scan(
         &self,
         admitted: &Arc<Admitted>,
         request: v1::ScanRequest,
+        scanner: &Scanner,
     ) -> Result<v1::ScanResponse> {
         let options = ReadOptions::from_wire(request.options.as_ref())?;
         let page_size = request.page_size as usize;
@@ -92,7 +94,8 @@ impl Store {
                 Served::Here(reached) => reached,
                 Served::AtHome => return self.scan_at_home(admitted, request).await,
             };
-            let page = self.page((&first, &route), &request, &at, &reached).await;
+            let page = self.page((&first, &route), &request, &at, (&reached, scanner));
+            let page = page.await;
             if !is_whole(&route, &reached) {
                 continue;
             }
@@ -226,7 +229,7 @@ impl Store {
         (first, route): (&Route, &Route),
         request: &v1::ScanRequest,
         at: &At,
-        reached: &Reached,
+        (reached, scanner): (&Reached, &Scanner),
     ) -> Result<v1::ScanResponse> {
         let changed_version = reached.progress.changed_version;
         let version = at.page.version.unwrap_or(changed_version);
@@ -251,8 +254,7 @@ impl Store {
             version,
         };
         let tag = route.tag.clone();
-        // Whoever scans waits, so that whoever writes does not.
-        let turn = self.scans.clone().acquire_owned().await;
+        let turn = self.turns.wait(scanner).await;
         let page = self.disk.blocking(move |disk| {
             // Held until it is read: whoever asked may have gone by then.
             let _turn = turn;

@@ -1,5 +1,6 @@
 //! The records of the tags this region serves.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::instrument;
 use wire::operation::Change;
@@ -22,6 +24,7 @@ use crate::kv::options::ReadOptions;
 use crate::kv::reach::{Reached, Served, is_whole, replaced};
 use crate::kv::read::{self, GET_BYTES_MAX};
 use crate::kv::tokens;
+use crate::kv::turns::{Scanner, Turns};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{
@@ -40,10 +43,6 @@ pub(super) const READS_MAX: usize = 3;
 /// The gets that ask the disk at once: enough to keep a disk busy, fewer than the
 /// threads that other work on the disk needs.
 const DISK_READS_MAX: usize = 32;
-
-/// The pages of scans that a node reads at once: more would take the processor
-/// from who writes and agrees.
-const SCANS_MAX: usize = 2;
 
 /// What the store works with.
 pub struct Parts {
@@ -81,8 +80,9 @@ pub struct Store {
     regions: Arc<Regions>,
     speaker: Speaker,
     pub(super) disk: Arc<Disk>,
-    /// One for each page of a scan that may be read at once.
-    pub(super) scans: Arc<Semaphore>,
+    pub(super) turns: Turns,
+    /// The other regions, as they ask for pages.
+    pub(super) scanners: Mutex<BTreeMap<RegionName, Scanner>>,
     disk_reads: Arc<Semaphore>,
     /// Spreads what is passed on over the nodes of a region.
     turn: AtomicU64,
@@ -102,7 +102,8 @@ impl Store {
             regions: parts.regions,
             speaker: parts.speaker,
             disk: parts.disk,
-            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            turns: Turns::new(),
+            scanners: Mutex::default(),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             turn: AtomicU64::new(0),
         }

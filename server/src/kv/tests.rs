@@ -15,8 +15,8 @@ use wire::command::Command;
 use super::directory::Here;
 use super::reach::WAIT_MAX;
 use super::{
-    Admitted, Directory, Forwarded, Freshness, Parts, ReadOptions, Route, Store, WriteRequest,
-    reply_to,
+    Admitted, Directory, Forwarded, Freshness, Parts, ReadOptions, Route, Scanner, Store,
+    WriteRequest, reply_to,
 };
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
@@ -230,6 +230,14 @@ impl Fixture {
         self.admitted().of_key(b"a")
     }
 
+    async fn scan(
+        &self,
+        admitted: &Arc<Admitted>,
+        scan: v1::ScanRequest,
+    ) -> Result<v1::ScanResponse> {
+        self.store.scan(admitted, scan, &Scanner::default()).await
+    }
+
     /// Why each kind of read is refused, at a level.
     async fn refused(&self, level: v1::Level) -> Vec<Reason> {
         let options = options(level);
@@ -240,7 +248,7 @@ impl Fixture {
             options: Some(options),
             ..v1::ScanRequest::default()
         };
-        let scan = self.store.scan(&self.admitted(), scan).await;
+        let scan = self.scan(&self.admitted(), scan).await;
         assert!(self.get_local().is_none(), "a session's get was answered");
         [get.err(), scan.err()]
             .into_iter()
@@ -373,7 +381,7 @@ async fn a_read_that_a_mirror_was_emptied_under_does_not_count() {
                     ..v1::ScanRequest::default()
                 };
                 match scans {
-                    true => mirror.store.scan(&mirror.admitted(), scan).await.map(drop),
+                    true => mirror.scan(&mirror.admitted(), scan).await.map(drop),
                     false => mirror.get(v1::Level::Local).await.map(drop),
                 }
             }
@@ -670,7 +678,7 @@ async fn a_refused_condition_does_not_move_what_a_reply_is_of() {
     assert!(after.last_version > before.last_version, "it was stamped");
     assert_eq!(after.changed_version, before.changed_version);
     let scan = v1::ScanRequest::default();
-    let page = home.store.scan(&home.admitted(), scan).await.expect("read");
+    let page = home.scan(&home.admitted(), scan).await.expect("read");
     let meta = page.meta.expect("it says so");
     assert_eq!(meta.as_of, before.changed_version);
 }
@@ -683,7 +691,7 @@ async fn a_later_page_of_a_scan_does_not_call_itself_newer_than_it_is() {
     for level in [v1::Level::Strong, v1::Level::Local] {
         for (version, is_newest) in [(now, true), (now - 1, false)] {
             let scan = go_on(&home, version, options(level));
-            let page = home.store.scan(&home.admitted(), scan).await.expect("read");
+            let page = home.scan(&home.admitted(), scan).await.expect("read");
             let meta = page.meta.expect("it says so");
             assert_eq!(meta.as_of, version);
             assert_eq!(meta.lag_ms.is_some(), is_newest);
@@ -703,7 +711,7 @@ async fn a_scan_waits_for_the_version_of_its_first_page() {
         ..options(v1::Level::Local)
     };
     let admitted = mirror.admitted();
-    let behind = mirror.store.scan(&admitted, go_on(&mirror, at + 1, fail));
+    let behind = mirror.scan(&admitted, go_on(&mirror, at + 1, fail));
     let behind = behind.await.map(drop).expect_err("it is behind");
     assert_eq!(behind.reason, Reason::StalenessNotMet);
 
@@ -713,7 +721,7 @@ async fn a_scan_waits_for_the_version_of_its_first_page() {
     };
     let waiting = tokio::spawn({
         let (mirror, scan) = (mirror.clone(), go_on(&mirror, at + 1, wait));
-        async move { mirror.store.scan(&mirror.admitted(), scan).await }
+        async move { mirror.scan(&mirror.admitted(), scan).await }
     });
     tokio::time::sleep(Duration::from_secs(2)).await;
     let position = Some(wire::ChangePosition {
@@ -752,7 +760,7 @@ async fn a_scan_of_a_version_that_its_home_lost_ends() {
         ..options(v1::Level::Local)
     };
     let admitted = home.admitted();
-    let scan = home.store.scan(&admitted, go_on(&home, at + 1, forward));
+    let scan = home.scan(&admitted, go_on(&home, at + 1, forward));
     let lost = home.node.env.scoped(scan).await.map(drop);
     assert_eq!(lost.expect_err("it is lost").reason, Reason::SessionLost);
 }
@@ -799,9 +807,9 @@ async fn a_scan_does_not_go_on_at_a_mirror_that_was_filled_since() {
     mirror.node.ship(&mirror.group, begin).await;
     mirror.page(2).await;
     let go_on = |version| go_on(&mirror, version, options(v1::Level::Local));
-    let page = mirror.store.scan(&mirror.admitted(), go_on(7)).await;
+    let page = mirror.scan(&mirror.admitted(), go_on(7)).await;
     assert_eq!(page.expect("it has this version").records.len(), 1);
-    let missing = mirror.store.scan(&mirror.admitted(), go_on(6)).await;
+    let missing = mirror.scan(&mirror.admitted(), go_on(6)).await;
     let missing = missing.map(drop).expect_err("it has no older one");
     assert_eq!(missing.reason, Reason::Compacted);
 }

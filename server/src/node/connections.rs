@@ -35,6 +35,7 @@ use super::serve::Limits;
 use crate::api::refusal;
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
+use crate::kv::Scanner;
 use crate::net::{BoxedIo, Caller};
 use crate::telemetry::{Connection as Class, Metrics};
 
@@ -121,6 +122,7 @@ impl Connections {
         };
         Some(Seated {
             io: Cut::new(io, when.boxed()),
+            scanner: Scanner::default(),
             seat,
         })
     }
@@ -281,6 +283,7 @@ fn class_of(path: &str) -> Class {
 /// A socket with its place.
 pub(super) struct Seated {
     io: Cut<BoxedIo>,
+    scanner: Scanner,
     seat: Arc<Seat>,
 }
 
@@ -288,6 +291,7 @@ pub(super) struct Seated {
 #[derive(Clone)]
 pub(super) struct Seating {
     caller: Caller,
+    scanner: Scanner,
     seat: Arc<Seat>,
 }
 
@@ -297,6 +301,7 @@ impl Connected for Seated {
     fn connect_info(&self) -> Seating {
         Seating {
             caller: self.io.socket().connect_info(),
+            scanner: self.scanner.clone(),
             seat: self.seat.clone(),
         }
     }
@@ -402,6 +407,7 @@ where
                 return std::future::ready(Ok(refusal(refused))).boxed();
             }
             request.extensions_mut().insert(seating.caller);
+            request.extensions_mut().insert(seating.scanner);
         }
         // Another node that is heard out would keep this one for as long as it
         // has something to send.

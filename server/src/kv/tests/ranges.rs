@@ -12,7 +12,7 @@ use domicile_proto::v1;
 use super::{options, store};
 use crate::error::{Error, Reason};
 use crate::kv::{
-    Admitted, Forwarded, ReadOptions, Store, WriteRequest, Written, covering, reply_to,
+    Admitted, Forwarded, ReadOptions, Scanner, Store, WriteRequest, Written, covering, reply_to,
 };
 use crate::raft::testing::{Alone, demo, identity};
 use crate::raft::{Answers, Group, ReplicaId};
@@ -109,6 +109,11 @@ impl Split {
         records[0].as_ref().map_or(0, |record| record.version)
     }
 
+    async fn scan(&self, scan: v1::ScanRequest) -> Result<v1::ScanResponse, Error> {
+        let (admitted, scanner) = (self.admitted(), Scanner::default());
+        self.store.scan(&admitted, scan, &scanner).await
+    }
+
     async fn page(&self, token: Bytes, level: v1::Level) -> Result<v1::ScanResponse, Error> {
         let scan = v1::ScanRequest {
             page_size: 1,
@@ -116,9 +121,7 @@ impl Split {
             options: Some(options(level)),
             ..v1::ScanRequest::default()
         };
-        let admitted = self.admitted();
-        let scan = self.store.scan(&admitted, scan);
-        self.node.env.scoped(scan).await
+        self.node.env.scoped(self.scan(scan)).await
     }
 }
 
@@ -183,7 +186,7 @@ async fn a_scan_over_several_ranges_is_read_at_one_version() {
         start: Bytes::from_static(b"m"),
         ..v1::ScanRequest::default()
     };
-    let one = home.store.scan(&home.admitted(), scan).await.expect("read");
+    let one = home.scan(scan).await.expect("read");
     assert_eq!((one.records.len(), one.next_page_token), (3, Bytes::new()));
     assert_eq!(home.left.progress().last_version, before);
 }
@@ -240,7 +243,7 @@ async fn a_page_that_goes_on_at_the_end_of_its_scan_is_the_last() {
         options: Some(options(v1::Level::Strong)),
         ..v1::ScanRequest::default()
     };
-    let page = home.store.scan(&home.admitted(), scan).await.expect("read");
+    let page = home.scan(scan).await.expect("read");
     assert_eq!(
         (page.records.len(), page.next_page_token),
         (1, Bytes::new())
@@ -281,7 +284,7 @@ async fn a_mirror_leaves_scans_over_several_ranges_to_the_home() {
         options: Some(options(v1::Level::Local)),
         ..v1::ScanRequest::default()
     };
-    let scan = mirror.store.scan(&mirror.admitted(), scan).await;
+    let scan = mirror.scan(scan).await;
     assert!(scan.expect("of one range it can").records.is_empty());
 }
 
