@@ -2,9 +2,9 @@
 //! again (Ongaro's thesis, section 6.3).
 //!
 //! A client is registered by a log entry before it writes, and its id begins
-//! with the version of that entry. So a group tells a client that it has
-//! forgotten from one that it never registered: versions up to the last
-//! registration were given, above it none was. Neither is applied.
+//! with the version of that entry. So a group tells a client that it may have
+//! forgotten from one that it never registered: none of those that it forgot was
+//! registered above a version that it notes. Neither is applied.
 //!
 //! Each entry leaves one row with the outcomes of its identified writes; the
 //! table in memory is built from the rows when a group opens. A client says
@@ -165,8 +165,9 @@ impl Outcomes {
             return Known::New;
         }
         let Some(client) = self.clients.get(&id.client) else {
-            return match registered_at(&id.client) <= self.memory.registered {
+            return match registered_at(&id.client) <= self.memory.forgotten_registered {
                 true => Known::Forgotten,
+                // All of such a version that were registered are here.
                 false => Known::Unknown,
             };
         };
@@ -186,8 +187,6 @@ impl Outcomes {
         register: &wire::Register,
     ) -> Result<([u8; CLIENT_BYTES], wire::StoredOutcome)> {
         let id = client_id(version, register)?;
-        // An id of another range may be of a version that this group never gave.
-        self.memory.registered = self.memory.registered.max(registered_at(&id));
         let client = Bytes::copy_from_slice(&id);
         let remembered = Remembered {
             outcome: Outcome::Registered { client: id },
@@ -369,6 +368,9 @@ impl Outcomes {
                 return;
             };
             self.memory.forgotten = version;
+            // An id of another range may be of a later version than all writes here.
+            let registered = &mut self.memory.forgotten_registered;
+            *registered = registered_at(&client).max(*registered);
             self.forget(&client);
         }
     }
@@ -588,21 +590,18 @@ mod tests {
     fn a_client_that_was_never_registered_is_told_apart_from_a_forgotten_one() {
         let mut table = Table::of(1, 0);
         table.begin(10);
-        assert!(matches!(
-            table.outcomes.known(&id(100, 1, 0)),
-            Known::Unknown
-        ));
+        let known = |table: &Table, client| table.outcomes.known(&id(client, 1, 0));
+        assert!(matches!(known(&table, 100), Known::Unknown));
         let a = table.register();
+        table.begin(11);
         let b = table.register();
-        assert!(matches!(
-            table.outcomes.known(&id(a, 1, 0)),
-            Known::Forgotten
-        ));
-        assert!(matches!(table.outcomes.known(&id(b, 1, 0)), Known::New));
-        assert!(matches!(
-            table.outcomes.known(&id(b + 1, 1, 0)),
-            Known::Unknown
-        ));
+        assert!(matches!(known(&table, a), Known::Forgotten));
+        assert!(matches!(known(&table, b), Known::New));
+        // Of the versions between them, and of those above, nobody was registered.
+        for never in [a + 1, b - 1, b + 1] {
+            let known = known(&table, never);
+            assert!(matches!(known, Known::Unknown), "{never}: {known:?}");
+        }
     }
 
     #[test]
