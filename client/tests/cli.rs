@@ -116,6 +116,7 @@ async fn the_cluster_in_json_keeps_its_schema() {
     let rebuilt = json_of(&node, "region rebuild ap --yes").await;
     let expected = json!({
         "region": "ap", "nodes": 3, "incarnation": 2, "mirrors": ["global"],
+        "unchanged": false,
     });
     assert_eq!(rebuilt, expected);
     let moved = json_of(&node, "node move eu/2=127.0.0.1:7412").await;

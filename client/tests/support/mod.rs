@@ -668,6 +668,7 @@ impl AdminService for Fake {
                 nodes: 3,
                 incarnation: 2,
                 mirrors: vec!["global".into()],
+                unchanged: false,
             })),
             _ => Err(status(failure(
                 Reason::InvalidArgument,

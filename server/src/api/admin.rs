@@ -286,6 +286,7 @@ impl AdminService for AdminApi {
         Ok(Response::new(v1::RebuildRegionResponse {
             nodes: rebuilt.nodes as u32,
             incarnation: rebuilt.incarnation,
+            unchanged: rebuilt.is_unchanged,
             mirrors: rebuilt.mirrors,
         }))
     }

@@ -35,6 +35,8 @@ pub struct Rebuilt {
     pub nodes: usize,
     /// The number of this creation of it.
     pub incarnation: u64,
+    /// Whether all its nodes had their stores of it, so that nothing was done.
+    pub is_unchanged: bool,
     /// The tags whose mirrors there are filled again.
     pub mirrors: Vec<String>,
 }
@@ -57,7 +59,10 @@ impl Placement {
         let group = self.control_group()?;
         group.read_barrier().await?;
         let (region, peers) = self.rebuildable(name)?;
-        if peers.region() == self.speaker.region() {
+        let is_formed = region.rebuild() == Rebuild::Unspecified;
+        // A node of the region may say that there is nothing to do.
+        let has_replica = self.groups.get(REGION_GROUP).is_some();
+        if peers.region() == self.speaker.region() && !(is_formed && has_replica) {
             return Err(self.hand_over_control(&group, &region).await);
         }
         let found = self.found_in(&region, &peers).await?;
@@ -73,7 +78,9 @@ impl Placement {
             (_, Rebuild::Anchoring) | (Found::All, Rebuild::Begun) => {}
             // The ids of an earlier attempt may have voted.
             (Found::Nothing, _) => self.step(&region, Rebuild::Anchoring).await?,
-            (Found::Some, _) | (Found::All, Rebuild::Unspecified) => return Err(not_lost(&region)),
+            // As after a command whose answer was lost.
+            (Found::All, Rebuild::Unspecified) => return self.whole_region(&region, true),
+            (Found::Some, _) => return Err(not_lost(&region)),
         }
         let (region, _) = self.rebuildable(name)?;
         for node in &region.nodes {
@@ -89,15 +96,21 @@ impl Placement {
         self.step(&region, Rebuild::Begun).await?;
         self.begin_region(&peers, &catalog).await?;
         self.step(&region, Rebuild::Unspecified).await?;
+        self.whole_region(&region, false)
+    }
+
+    /// What a region is that has all its nodes.
+    fn whole_region(&self, region: &wire::ControlRegion, is_unchanged: bool) -> Result<Rebuilt> {
         let control = self.control()?.unwrap_or_default();
         let mirrored = |tag: &&wire::ControlTag| {
             let mut mirrors = tag.ranges.iter().flat_map(|range| &range.mirrors);
-            mirrors.any(|mirror| mirror.region == name)
+            mirrors.any(|mirror| mirror.region == region.region)
         };
         let mirrors = control.tags.iter().filter(mirrored);
         Ok(Rebuilt {
             nodes: region.nodes.len(),
             incarnation: region.incarnation,
+            is_unchanged,
             mirrors: mirrors.map(|tag| tag.tag.clone()).collect(),
         })
     }
@@ -131,12 +144,6 @@ impl Placement {
     /// has given its new replica may lead the control group by now: it hands
     /// over to another region. Answers what to do.
     async fn hand_over_control(&self, group: &Group, region: &wire::ControlRegion) -> Error {
-        // While the region is being formed, its replica here is what an
-        // interrupted command gave it.
-        let is_formed = region.rebuild() == Rebuild::Unspecified;
-        if is_formed && self.groups.get(REGION_GROUP).is_some() {
-            return not_lost(region);
-        }
         let status = group.status();
         let elsewhere = status.members.iter().find(|member| {
             let known = self.regions.resolve(member.node);

@@ -49,17 +49,21 @@ async fn rebuild(context: &Context, arguments: Rebuild) -> Result<(), Failure> {
         )));
     }
     let client = context.connect_for_change().await?;
-    context
-        .output
-        .message("forming the region anew; its mirrors are filled afterwards");
     let progress = Progress::default();
     let admin = client.admin().on_retry(progress.listener());
     let rebuilt = admin.rebuild_region(region.as_str());
-    let what = "the nodes to form the region";
+    let what = "the nodes to form the region; its mirrors are filled afterwards";
     let rebuilt = progress.shown(context, what, rebuilt).await?;
+    // An attempt whose answer was lost may have formed it.
+    let unchanged = rebuilt.unchanged && !progress.was_told();
+    if unchanged {
+        let whole = "every node of the region has its store; nothing was formed anew";
+        context.output.message(whole);
+    }
     let json = json!({
         "region": region,
         "nodes": rebuilt.nodes,
+        "unchanged": unchanged,
         "incarnation": rebuilt.incarnation,
         "mirrors": rebuilt.mirrors,
     });
