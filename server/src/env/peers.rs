@@ -15,12 +15,29 @@ use super::Instant;
 /// How long a clock counts that was not heard of again.
 const HEARD_MAX: Duration = Duration::from_secs(30);
 
+/// How long nothing is heard while this process runs and others reach it: each
+/// other node speaks once a second.
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+
+/// How long after a silence what is heard may have waited for this process, which
+/// was stopped perhaps. What comes after that was said since.
+const WAITED_MAX: Duration = Duration::from_millis(1_200);
+
 /// The wall clocks of other nodes, as they were heard last.
 #[derive(Debug, Default)]
 pub struct PeerClocks {
-    heard: Mutex<BTreeMap<String, Heard>>,
+    known: Mutex<Known>,
     /// Whether this machine's clock was found to be off.
     is_off: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    clocks: BTreeMap<String, Heard>,
+    /// When any was heard last.
+    last: Option<Instant>,
+    /// Until when a clock that looks late may be one that waited.
+    doubtful_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -37,10 +54,16 @@ impl PeerClocks {
         let ahead_ms = i128::from(theirs_ms) - i128::from(own_ms);
         let ahead_ms = ahead_ms.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
         let heard = Heard { ahead_ms, at: now };
-        let mut known = self.heard.lock();
-        match known.get_mut(node) {
+        let mut known = self.known.lock();
+        let last = known.last.replace(now);
+        if last.is_some_and(|last| now.saturating_duration_since(last) > SILENCE_MAX) {
+            known.doubtful_until = Some(now + WAITED_MAX);
+        }
+        let is_doubtful = known.doubtful_until.is_some_and(|until| now < until);
+        match known.clocks.get_mut(node) {
+            Some(known) if is_doubtful && ahead_ms < known.ahead_ms => {}
             Some(known) => *known = heard,
-            None => drop(known.insert(node.to_owned(), heard)),
+            None => drop(known.clocks.insert(node.to_owned(), heard)),
         }
     }
 
@@ -62,8 +85,9 @@ impl PeerClocks {
     /// How far this machine's clock is ahead of the median of all, its own
     /// among them; of a single other one, ahead of that.
     pub(super) fn ahead_ms(&self, now: Instant) -> Option<i64> {
-        let heard = self.heard.lock();
-        let fresh = heard
+        let known = self.known.lock();
+        let fresh = known
+            .clocks
             .values()
             .filter(|heard| now.saturating_duration_since(heard.at) <= HEARD_MAX);
         let mut clocks: Vec<i64> = fresh.map(|heard| heard.ahead_ms).collect();
@@ -112,5 +136,27 @@ mod tests {
         assert_eq!(clocks.ahead_ms(now), Some(0));
         let later = now + HEARD_MAX + Duration::from_secs(1);
         assert_eq!(clocks.ahead_ms(later), None);
+    }
+
+    /// A process that was stopped reads what was said meanwhile: it does not take its
+    /// own clock for one that is ahead. One that was set is seen a little later.
+    #[test]
+    fn what_waited_for_a_stopped_process_is_not_a_clock_that_is_late() {
+        let clocks = PeerClocks::default();
+        #[allow(clippy::disallowed_methods, reason = "no simulated time is here")]
+        let start = Instant::now();
+        let hear = |at_ms: u64, said_ms: u64| {
+            let now = start + Duration::from_millis(at_ms);
+            clocks.hear("eu/2", said_ms, at_ms, now);
+            clocks.hear("eu/3", said_ms, at_ms, now);
+            clocks.ahead_ms(now)
+        };
+        assert_eq!(hear(1_000, 1_000), Some(0));
+        for said in [2_000, 3_000, 4_000] {
+            assert_eq!(hear(4_900, said), Some(0), "{said}");
+        }
+        assert_eq!(hear(5_001, 5_000), Some(0));
+        assert_eq!(hear(6_000, 5_500), Some(0));
+        assert_eq!(hear(7_000, 6_500), Some(500));
     }
 }
