@@ -56,7 +56,7 @@ use crate::kv::Directory;
 use crate::net::{Regions, Speaker};
 use crate::raft::{Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
 use crate::residency::Gate;
-use crate::storage::{self, CONTROL_GROUP, Disk, GroupId, Index, REGION_GROUP, Span};
+use crate::storage::{self, CONTROL_GROUP, Disk, GroupId, REGION_GROUP, Span};
 
 /// How many replicas a group has where there are enough nodes.
 const REPLICAS: usize = 3;
@@ -264,13 +264,15 @@ impl Placement {
         for group in self.groups.all() {
             group.shutdown().await;
         }
-        let applied: BTreeMap<GroupId, Index> = self
-            .groups
-            .all()
+        let groups = self.groups.all();
+        let applied: BTreeMap<_, _> = groups
             .iter()
-            .map(|g| (g.identity().group, g.progress().index))
+            .map(|g| (g.identity().group, (g.replica().0, g.progress().index)))
             .collect();
-        if let Err(error) = self.disk.make_applied_durable(&applied) {
+        let flushed = self
+            .disk
+            .blocking(move |disk| disk.make_replicas_durable(&applied));
+        if let Err(error) = flushed.await {
             tracing::error!(%error, "state not flushed");
         }
     }

@@ -4,6 +4,7 @@
 //! without a sync, and answers their proposers. The log replays what a crash
 //! loses; the log is purged only behind what a flush has made durable.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -365,10 +366,10 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .map_err(io::Error::other)?;
         if let Some(last) = snapshot.meta.last_log_id {
             // It goes on by itself when its replica is closed.
-            let (group, replica) = (self.identity.group, self.replica.0);
-            let applied = Index(last.index());
+            let applied = (self.replica.0, Index(last.index()));
+            let applied = BTreeMap::from([(self.identity.group, applied)]);
             self.disk
-                .blocking(move |disk| disk.make_replica_durable(group, replica, applied))
+                .blocking(move |disk| disk.make_replicas_durable(&applied))
                 .await
                 .map_err(io::Error::other)?;
         }

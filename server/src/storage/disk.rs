@@ -313,20 +313,24 @@ impl Disk {
     /// these may be purged afterwards. The caller has applied them. Floors that
     /// reach so far already say that it is durable.
     pub fn make_applied_durable(&self, applied: &BTreeMap<GroupId, Index>) -> Result<()> {
-        self.raise_applied_floors(applied, |_| true)
+        self.raise_applied_floors(applied, |_, _| true)
     }
 
-    /// The same for one replica. Nothing is raised if its group has another one
-    /// by then: whoever asks may outlive it.
-    pub fn make_replica_durable(&self, group: GroupId, replica: u64, applied: Index) -> Result<()> {
-        let applied = BTreeMap::from([(group, applied)]);
-        self.raise_applied_floors(&applied, |here| here.replica == replica)
+    /// The same for replicas, with what each has applied. Nothing is raised of one
+    /// whose group has another replica by then: whoever asks may outlive it.
+    pub fn make_replicas_durable(&self, applied: &BTreeMap<GroupId, (u64, Index)>) -> Result<()> {
+        let floors = applied.iter().map(|(group, (_, index))| (*group, *index));
+        let is_meant = |group: GroupId, here: &AnchoredReplica| {
+            let meant = applied.get(&group);
+            meant.is_some_and(|(replica, _)| *replica == here.replica)
+        };
+        self.raise_applied_floors(&floors.collect(), is_meant)
     }
 
     fn raise_applied_floors(
         &self,
         applied: &BTreeMap<GroupId, Index>,
-        is_meant: impl Fn(&AnchoredReplica) -> bool,
+        is_meant: impl Fn(GroupId, &AnchoredReplica) -> bool,
     ) -> Result<()> {
         let durable = |(group, index): (&GroupId, &Index)| {
             let replica = self.anchor.replica(*group);
@@ -341,7 +345,7 @@ impl Disk {
         self.anchor.update(|anchor| {
             for (group, index) in applied {
                 let replica = anchor::find_mut(anchor, *group);
-                if let Some(replica) = replica.filter(|replica| is_meant(replica)) {
+                if let Some(replica) = replica.filter(|replica| is_meant(*group, replica)) {
                     replica.applied_floor = replica.applied_floor.max(index.0);
                 }
             }

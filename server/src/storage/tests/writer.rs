@@ -1,5 +1,6 @@
 //! The log writer: order, shared syncs, floors, the first error.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::*;
@@ -282,8 +283,9 @@ async fn what_an_old_replica_applied_says_nothing_of_the_next() {
     let disk = Disk::memory(&memory, memory_options()).unwrap();
     disk.add_replica(replica(G)).unwrap();
     let here = replica(G).replica;
-    disk.make_replica_durable(G, here + 1, Index(500)).unwrap();
+    let only = |replica, index| BTreeMap::from([(G, (replica, Index(index)))]);
+    disk.make_replicas_durable(&only(here + 1, 500)).unwrap();
     assert_eq!(disk.anchor.replica(G).unwrap().applied_floor, 0);
-    disk.make_replica_durable(G, here, Index(7)).unwrap();
+    disk.make_replicas_durable(&only(here, 7)).unwrap();
     assert_eq!(disk.anchor.replica(G).unwrap().applied_floor, 7);
 }
