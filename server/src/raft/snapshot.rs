@@ -117,7 +117,7 @@ fn chunks(
     view: Arc<dyn View>,
     identity: &Identity,
 ) -> impl Stream<Item = Result<wire::SnapshotChunk>> + Send + use<> {
-    let mut ranges = identity.rows();
+    let mut ranges = identity.brought();
     if seeded::is_on(Bug::SnapshotForgetsOutcomes) {
         ranges.retain(|range| *range != keys::outcomes_of(identity.group));
     }
@@ -215,7 +215,7 @@ impl Staging {
     pub(super) fn begin(disk: &Disk, identity: &Identity, name: &str) -> Result<Self> {
         Ok(Staging {
             stage: disk.state.stage(name)?,
-            allowed: identity.rows(),
+            allowed: identity.brought(),
             chunks: 0,
             rows: 0,
         })
@@ -258,7 +258,7 @@ pub(super) fn install(disk: &Disk, identity: &Identity, snapshot: SnapshotData) 
         SnapshotData::View(view) => {
             let name = format!("view-{}", identity.group);
             let mut stage = disk.state.stage(&name)?;
-            for mut range in identity.rows() {
+            for mut range in identity.brought() {
                 loop {
                     let rows = view.scan(
                         &range,
@@ -278,6 +278,8 @@ pub(super) fn install(disk: &Disk, identity: &Identity, snapshot: SnapshotData) 
             name
         }
     };
+    // What the replica itself knows of earlier incarnations stays, and theirs comes to
+    // it.
     disk.state
         .ingest(&name, &identity.rows(), WriteBatch::default())
 }

@@ -39,7 +39,7 @@ use super::ids::{GroupId, Index};
 use super::span::Span;
 use crate::error::{Error, Result};
 
-pub use ledger::{LedgerKey, is_received, parse_ledger, received_by, sent_by};
+pub use ledger::{LedgerKey, is_received, parse_ledger, received_by, received_until, sent_by};
 
 const STATE_GROUP: u8 = 0x01;
 const STATE_RECORD: u8 = 0x02;
@@ -337,7 +337,7 @@ pub fn histories(tag: &str, start: &[u8], end: Option<&[u8]>) -> KeyRange {
 /// Every row of a group in the state instance, ascending. `tag` is empty for a
 /// region group, which has no records; of a tag it has the keys in `span`. What was
 /// received is by region and incarnation: what an earlier one received is kept
-/// beside it, and is not part of it.
+/// beside it, and is not part of it ([`received_until`]).
 pub fn everything(
     group: GroupId,
     tag: &str,

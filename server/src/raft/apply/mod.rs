@@ -203,6 +203,18 @@ impl Identity {
         keys::everything(self.group, &self.tag, &self.span, own)
     }
 
+    /// The rows that a snapshot brings: with what earlier incarnations received, of
+    /// which a replica that gets it may have none, or others.
+    pub fn brought(&self) -> Vec<KeyRange> {
+        let (region, own) = (self.region.as_str(), self.incarnation);
+        let received = keys::received_by(self.group, region, own);
+        let mut ranges = self.rows();
+        for range in ranges.iter_mut().filter(|range| **range == received) {
+            *range = keys::received_until(self.group, region, own);
+        }
+        ranges
+    }
+
     /// The same group as a mirror, or not.
     #[must_use]
     pub fn as_mirror(mut self, is_mirror: bool) -> Self {

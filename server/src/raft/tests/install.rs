@@ -40,8 +40,9 @@ use crate::raft::{
     SnapshotReceiver, Timing, Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Side, Untrusted};
+use crate::storage::keys::LedgerKey;
 use crate::storage::testing::{CrashImages, staged_files};
-use crate::storage::{Disk, DiskOptions, GroupId, Index};
+use crate::storage::{Disk, DiskOptions, Durability, GroupId, Index, WriteBatch};
 
 const GROUP: GroupId = GroupId(18);
 
@@ -752,6 +753,53 @@ async fn an_install_ends_though_its_replica_is_stopped() {
         assert_eq!(digest, leader.digests[&applied(&disk).index()], "a mixture");
         assert_eq!(applied(&disk), applied(&leader.alone.disk));
         drop(images.end());
+    };
+    env.scoped(test).await;
+}
+
+/// The ledgers of what was received before are kept for ever, also when every node
+/// that wrote them was replaced. What a replica has of them stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_brings_what_earlier_incarnations_received() {
+    let env = &Env::real();
+    let test = async {
+        let mut behind = behind(env, 0).await;
+        let (leader, follower) = (&mut behind.leader, &behind.follower);
+        let received = |incarnation, transfer| {
+            let row = LedgerKey {
+                group: GROUP,
+                to: "eu",
+                incarnation,
+                is_page: false,
+                at: [1, 2, 3],
+                transfer,
+            };
+            row.received()
+        };
+        let own = ours().incarnation;
+        let write = |disk: &Disk, rows: &[Bytes]| {
+            let mut batch = WriteBatch::new();
+            for row in rows {
+                batch.put(row.clone(), Bytes::from_static(b"a batch"));
+            }
+            disk.state.write(batch, Durability::Buffered)
+        };
+        let (both, first, second) = (received(0, 1), received(0, 2), received(0, 3));
+        let later = received(own + 1, 4);
+        let theirs = [both.clone(), first.clone(), later.clone()];
+        write(&leader.alone.disk, &theirs).expect("written");
+        write(&follower.disk, &[both.clone(), second.clone()]).expect("written");
+        leader.put("last").await;
+        leader.purge().await;
+        let parts = leader.snapshot().await;
+        let installed = receive(env, &follower.groups, &follower.gate, parts);
+        installed.await.expect("installed");
+        for (row, is_there) in [(both, true), (first, true), (second, true), (later, false)] {
+            let found = follower.disk.state.get(&row).expect("read");
+            assert_eq!(found.is_some(), is_there, "{row:?}");
+        }
+        follower.catch_up(leader).await;
+        behind.follower.stop().await;
     };
     env.scoped(test).await;
 }

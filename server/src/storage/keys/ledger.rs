@@ -96,6 +96,14 @@ pub fn received_by(group: GroupId, region: &str, incarnation: u64) -> KeyRange {
     KeyRange::prefix(key.freeze())
 }
 
+/// The same in all incarnations up to one.
+pub fn received_until(group: GroupId, region: &str, incarnation: u64) -> KeyRange {
+    KeyRange {
+        start: received_by(group, region, 0).start,
+        end: received_by(group, region, incarnation).end,
+    }
+}
+
 /// Whether a row is a receiver's of a batch.
 pub fn is_received(row: &[u8]) -> bool {
     row.first() == Some(&STATE_RECEIVED)
