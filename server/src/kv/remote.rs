@@ -120,6 +120,10 @@ impl Store {
                 Ok(Err(_)) => continue,
                 Err(_) => {
                     peers.doubt(node);
+                    last.message = format!(
+                        "the nodes of the home {home} that were asked did not answer in time; try \
+                         again"
+                    );
                     continue;
                 }
             };
@@ -175,7 +179,8 @@ impl Store {
     /// All of a region's callers wait for their turns at pages together.
     fn scanner_of(&self, region: &RegionName) -> Scanner {
         let mut scanners = self.scanners.lock();
-        scanners.entry(region.clone()).or_default().clone()
+        let scanner = scanners.entry(region.clone());
+        scanner.or_insert_with(Scanner::passing_on).clone()
     }
 
     async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {

@@ -5,21 +5,49 @@
 //! it asks for: another one that asks for a page waits for few of its pages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Reason, Result};
 
 /// The pages of scans that a node reads at once: more would take the processor
 /// from who writes and agrees.
 const PAGES_MAX: usize = 2;
 
+/// How long what another node passed on waits for its turn. That node asks elsewhere
+/// after a second, and nothing tells that it does not wait any more: read then, the
+/// page would be for nobody, and keep those behind it waiting.
+const PASSED_ON_WAIT: Duration = Duration::from_millis(500);
+
+/// What a caller is advised to wait when too many ask for pages.
+const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
+
 /// One that asks for pages: a connection of clients, or another region. Clones are
 /// the same.
 #[derive(Clone)]
-pub struct Scanner(Arc<Semaphore>);
+pub struct Scanner {
+    pages: Arc<Semaphore>,
+    /// How long it waits for a turn; `None`: as long as somebody waits for it.
+    patience: Option<Duration>,
+}
 
 impl Default for Scanner {
     fn default() -> Self {
-        Scanner(Arc::new(Semaphore::new(PAGES_MAX)))
+        Scanner {
+            pages: Arc::new(Semaphore::new(PAGES_MAX)),
+            patience: None,
+        }
+    }
+}
+
+impl Scanner {
+    /// The nodes of another region, which pass on what their callers ask for.
+    pub(super) fn passing_on() -> Self {
+        Scanner {
+            patience: Some(PASSED_ON_WAIT),
+            ..Scanner::default()
+        }
     }
 }
 
@@ -39,21 +67,29 @@ impl Turns {
     }
 
     /// Waits until it is the turn of one that asks.
-    pub(super) async fn wait(&self, scanner: &Scanner) -> Turn {
-        // Neither is ever closed.
-        let own = scanner.0.clone().acquire_owned().await.ok();
-        let node = self.0.clone().acquire_owned().await.ok();
-        Turn {
-            _node: node,
-            _own: own,
-        }
+    pub(super) async fn wait(&self, scanner: &Scanner) -> Result<Turn> {
+        let turn = async {
+            // Neither is ever closed.
+            let own = scanner.pages.clone().acquire_owned().await.ok();
+            let node = self.0.clone().acquire_owned().await.ok();
+            Turn {
+                _node: node,
+                _own: own,
+            }
+        };
+        let Some(patience) = scanner.patience else {
+            return Ok(turn.await);
+        };
+        let turn = tokio::time::timeout(patience, turn).await;
+        turn.map_err(|_| {
+            let busy = "the home has too many pages of scans to read; try again after the delay";
+            Error::new(Reason::Overloaded, busy).retry_after(RETRY_OVERLOADED)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use parking_lot::Mutex;
 
     use super::*;
@@ -65,7 +101,7 @@ mod tests {
         let ask = |name: &'static str, scanner: &Scanner| {
             let (turns, read, scanner) = (turns.clone(), read.clone(), scanner.clone());
             tokio::spawn(async move {
-                let _turn = turns.wait(&scanner).await;
+                let _turn = turns.wait(&scanner).await.expect("it waits");
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 read.lock().push(name);
             })
@@ -80,5 +116,20 @@ mod tests {
         let at = read.lock().iter().position(|name| *name == "modest");
         assert!(at.is_some_and(|at| at <= PAGES_MAX + 1), "read as {at:?}");
         assert_eq!(read.lock().len(), 1001);
+    }
+
+    /// Whoever passed it on does not wait any more, and cannot say so.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_passed_on_does_not_wait_for_long() {
+        let turns = Turns::new();
+        let scanner = Scanner::passing_on();
+        let first = turns.wait(&scanner).await.expect("free");
+        let second = turns.wait(&scanner).await.expect("free");
+        let refused = turns.wait(&scanner).await.map(drop);
+        let refused = refused.expect_err("none is free");
+        assert_eq!(refused.reason, Reason::Overloaded);
+        assert!(refused.retry_after.is_some());
+        drop((first, second));
+        turns.wait(&scanner).await.expect("free again");
     }
 }
