@@ -167,7 +167,7 @@ impl Store {
     }
 
     /// The rows here, if they may be read at all.
-    fn readable(&self, route: &Route) -> Result<Generation> {
+    pub(super) fn readable(&self, route: &Route) -> Result<Generation> {
         let group = route.group().ok_or_else(elsewhere)?;
         // First: what is found of the group below must be of these rows.
         let generation = group.generation().ok_or_else(|| replaced(route))?;

@@ -20,7 +20,7 @@ use wire::operation::Change;
 
 use super::directory::{Admitted, Here, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
-use super::reach::{Reached, Served, WAIT_MAX, is_whole, not_met, replaced};
+use super::reach::{Reached, Served, WAIT_MAX, not_met, replaced};
 use super::read::{self, ScanQuery};
 use super::store::{READS_MAX, Store, WAIT_STEP, elsewhere};
 use super::tokens;
@@ -96,7 +96,7 @@ impl Store {
             };
             let page = self.page((&first, &route), &request, &at, (&reached, scanner));
             let page = page.await;
-            if !is_whole(&route, &reached) {
+            if !self.counts(&route, &reached)? {
                 continue;
             }
             return match page {
@@ -254,7 +254,7 @@ impl Store {
             version,
         };
         let tag = route.tag.clone();
-        let turn = self.turns.wait(scanner).await;
+        let turn = self.turns.wait(scanner).await?;
         let page = self.disk.blocking(move |disk| {
             // Held until it is read: whoever asked may have gone by then.
             let _turn = turn;

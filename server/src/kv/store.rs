@@ -356,11 +356,18 @@ impl Store {
             };
             let records = self.records(route, keys, reached.progress.changed_version);
             let records = records.await;
-            if is_whole(route, &reached) {
+            if self.counts(route, &reached)? {
                 return Ok((records?, self.meta(route, &reached)));
             }
         }
         Err(replaced(route))
+    }
+
+    /// Whether what was read may be answered: the rows are still those that were
+    /// reached, and may still be read; both may have ended while it waited.
+    pub(super) fn counts(&self, route: &Route, reached: &Reached) -> Result<bool> {
+        self.admits_still(route)?;
+        Ok(is_whole(route, reached) && self.readable(route).is_ok())
     }
 
     /// Reads the first keys, as many as one answer takes. What is not in memory is
