@@ -203,9 +203,11 @@ impl Group {
             // It is the quorum, and no other can come to be without it.
             true => self.env.now(),
             false => {
-                // Both instants are tokio's, so what has passed since is the same.
+                // Both instants are tokio's, so what has passed since is the same. Looked
+                // at first: a pause in between makes it older, never newer.
+                let now = self.env.now();
                 let passed = leader.last_quorum_acked()?.elapsed();
-                self.env.now().checked_sub(passed)?
+                now.checked_sub(passed)?
             }
         };
         // After the confirmation: all that was committed by then is among it.
