@@ -780,7 +780,7 @@ async fn a_snapshot_brings_what_earlier_incarnations_received() {
         let write = |disk: &Disk, rows: &[Bytes]| {
             let mut batch = WriteBatch::new();
             for row in rows {
-                batch.put(row.clone(), Bytes::from_static(b"a batch"));
+                batch.put_message(row.clone(), &wire::StoredRecord::default());
             }
             disk.state.write(batch, Durability::Buffered)
         };
