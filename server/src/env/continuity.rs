@@ -19,9 +19,14 @@ use super::Instant;
 /// the shortest sleep that is noticed.
 const SLEEP_MIN: Duration = Duration::from_millis(100);
 
-/// How far the wall clock may get ahead between two looks: more than it is slewed
-/// by, less than leases and bounds of staleness allow for.
+/// How far the wall clock may get ahead of the boot clock within [`WALL_WINDOW`], at
+/// once or bit by bit: more than it is slewed by, less than leases and bounds of
+/// staleness allow for.
 const WALL_MAX: Duration = Duration::from_secs(1);
+
+/// For how long at least it is remembered how far the wall clock was ahead: longer than
+/// leases last.
+const WALL_WINDOW: Duration = Duration::from_secs(60);
 
 /// What the clocks say at one look, each since some fixed moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,8 +47,8 @@ pub(super) struct Continuity {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The last look; `None`: there was none.
-    last: Option<Clocks>,
+    /// How far the wall clock was ahead; `None`: there was no look.
+    ahead: Option<Ahead>,
     /// By how much the boot clock was ahead of the monotonic one at most. A
     /// reader that is held up between the two sees less, never more.
     slept: Duration,
@@ -51,23 +56,64 @@ struct State {
     gap: Option<Instant>,
 }
 
+/// How far the wall clock was ahead of the boot clock at least, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    /// Since the boot clock said this.
+    since: Duration,
+    /// In this window so far.
+    least: i128,
+    /// In the window before.
+    least_before: i128,
+}
+
+impl Ahead {
+    fn new(ahead: i128, since: Duration) -> Self {
+        Ahead {
+            since,
+            least: ahead,
+            least_before: ahead,
+        }
+    }
+
+    /// Takes in a look. Answers whether the wall clock got too far ahead; what was
+    /// before that does not count again then.
+    fn look(&mut self, clocks: Clocks) -> bool {
+        let ahead = ahead(clocks);
+        let least = self.least.min(self.least_before);
+        if ahead > least + WALL_MAX.as_nanos() as i128 {
+            *self = Ahead::new(ahead, clocks.boot);
+            return true;
+        }
+        if clocks.boot.saturating_sub(self.since) >= WALL_WINDOW {
+            self.since = clocks.boot;
+            self.least_before = self.least;
+            self.least = ahead;
+        }
+        self.least = self.least.min(ahead);
+        false
+    }
+}
+
+fn ahead(clocks: Clocks) -> i128 {
+    clocks.wall.as_nanos() as i128 - clocks.boot.as_nanos() as i128
+}
+
 impl Continuity {
     /// Looks at the clocks, and says whether there was no gap since a moment.
     pub(super) fn is_whole_since(&self, of: Instant, now: Instant, clocks: Clocks) -> bool {
         let mut state = self.state.lock();
         let slept = clocks.boot.saturating_sub(clocks.monotonic);
-        if let Some(last) = state.last {
-            let wall = clocks.wall.saturating_sub(last.wall);
-            let boot = clocks.boot.saturating_sub(last.boot);
-            if slept > state.slept + SLEEP_MIN || wall > boot + WALL_MAX {
-                state.gap = Some(now);
+        match &mut state.ahead {
+            Some(known) => {
+                let ran_ahead = known.look(clocks);
+                if slept > state.slept + SLEEP_MIN || ran_ahead {
+                    state.gap = Some(now);
+                }
             }
+            first @ None => *first = Some(Ahead::new(ahead(clocks), clocks.boot)),
         }
         state.slept = state.slept.max(slept);
-        // Of two readers that overlap, the later look counts.
-        if state.last.is_none_or(|last| last.boot <= clocks.boot) {
-            state.last = Some(clocks);
-        }
         state.gap.is_none_or(|gap| gap < of)
     }
 }
@@ -114,6 +160,27 @@ mod tests {
         assert!(breaks(at(61_100, 65_000, 64_000)));
         // A clock that is set back says nothing of time that passed.
         assert!(!breaks(at(0, 65_000, 64_000)));
+    }
+
+    /// Many short holds are one long one.
+    #[test]
+    fn a_wall_clock_that_runs_ahead_bit_by_bit_breaks_too() {
+        #[allow(clippy::disallowed_methods, reason = "no simulated time is here")]
+        let began = Instant::now();
+        // Each second the machine is held for so long.
+        let breaks_within = |held_ms: u64, seconds: u64| {
+            let continuity = Continuity::default();
+            (0..seconds).find(|second| {
+                let ran = second * 1_000;
+                let clocks = at(ran + second * held_ms, 5_000 + ran, 4_000 + ran);
+                let now = began + Duration::from_millis(ran);
+                !continuity.is_whole_since(began, now, clocks)
+            })
+        };
+        assert_eq!(breaks_within(900, 10), Some(2));
+        assert_eq!(breaks_within(100, 60), Some(11));
+        // As fast as a clock is slewed: for hours.
+        assert_eq!(breaks_within(1, 20_000), None);
     }
 
     #[test]
