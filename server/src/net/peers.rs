@@ -37,6 +37,7 @@ pub struct Peers {
     moved: RwLock<BTreeMap<NodeId, (String, String)>>,
     forwarding: Arc<Budget>,
     fills: Arc<Semaphore>,
+    fill_pages: Arc<Semaphore>,
     callers: Mutex<BTreeMap<NodeId, Calls>>,
     slow: Mutex<Slow>,
 }
@@ -103,9 +104,13 @@ impl Handle {
 /// region: the log of the groups goes the same way.
 const FORWARDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// How many mirrors are filled at once over the connection to a region: one that finds
-/// the queue full of the others' pages would have to begin anew.
+/// How many mirrors are filled at once over the connection to a region: each holds the
+/// state of its home as it was when that began.
 const FILLS_MAX: usize = 3;
+
+/// How many pages of all of them are on their way at once: on a slow connection each
+/// must arrive in time, or its mirror begins anew.
+const FILL_PAGES_MAX: usize = 8;
 
 /// The bytes of appends that may be on their way to one node, of all groups
 /// together: what a node that stands still costs its leader in memory. More than
@@ -131,6 +136,7 @@ impl Peers {
             moved: RwLock::default(),
             forwarding: Arc::new(Budget::new(FORWARDING_BYTES_MAX)),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            fill_pages: Arc::new(Semaphore::new(FILL_PAGES_MAX)),
             callers: Mutex::default(),
             slow: Mutex::default(),
         }
@@ -290,6 +296,11 @@ impl Peers {
     /// Whose turn it is to fill a mirror at these nodes.
     pub fn fills(&self) -> &Semaphore {
         &self.fills
+    }
+
+    /// The pages of such mirrors that may be on their way.
+    pub fn fill_pages(&self) -> &Arc<Semaphore> {
+        &self.fill_pages
     }
 
     /// How many frames of heartbeats and small questions went to a node.

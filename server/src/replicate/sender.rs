@@ -199,7 +199,7 @@ impl Sender {
         let confirmed = confirmed.map_err(|_| Ended::Lost)?.changed;
         let engine = self.disk.state.as_ref();
         let here = || feed::version_at(engine, self.group.identity().group, cursor);
-        if cursor <= confirmed && self.disk.heard(here())? == version {
+        if cursor <= confirmed && self.disk.heard(in_place(here))? == version {
             return Ok(());
         }
         Err(Ended::Refused(format!(
@@ -380,24 +380,33 @@ impl Sender {
         loop {
             let mut batches = Vec::new();
             while left != Left::Nothing && flights.len() + batches.len() < BATCHES_IN_FLIGHT_MAX {
+                let places = self.peers.fill_pages().clone();
+                // Whoever has pages on their way goes on with the answers to those.
+                let place = match flights.is_empty() && batches.is_empty() {
+                    true => places.acquire_owned().await.ok(),
+                    false => places.try_acquire_owned().ok(),
+                };
+                let Some(place) = place else { break };
                 let page = self.fill_page(view.as_ref(), &mut left);
                 let (records, outcomes) = self.disk.heard(page)?;
                 if !records.is_empty() || !outcomes.is_empty() {
-                    batches.push(self.backfill(attempt, pages, records, outcomes));
+                    batches.push((self.backfill(attempt, pages, records, outcomes), place));
                     pages += 1;
                 }
             }
             let ends = self.ends();
-            self.account(batches.iter().map(|page| ledger::of_page(ends, page)))
+            self.account(batches.iter().map(|(page, _)| ledger::of_page(ends, page)))
                 .await?;
-            for page in batches {
+            for (page, place) in batches {
                 let count = page.records.len() as u64;
                 let expected = page.page + 1;
                 let digest = ledger::digest(&page.records);
                 let packed = Cargo::Backfill(compress(&page));
                 let answer = self.ship_records(node, packed, digest);
                 flights.push_back(Box::pin(async move {
-                    let state = answer.await.and_then(|state| match state {
+                    let state = answer.await;
+                    drop(place);
+                    let state = state.and_then(|state| match state {
                         state if state.attempt == attempt && state.pages == expected => Ok(state),
                         _ => Err(Ended::Moved),
                     });
