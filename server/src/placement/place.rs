@@ -50,6 +50,20 @@ impl Placement {
         if request.replica == 0 {
             return Ok(placed(here.as_deref()));
         }
+        let replica = wire::AnchoredReplica {
+            group: group.group,
+            tag: group.tag,
+            incarnation: group.incarnation,
+            replica: request.replica,
+            peers: request.nodes.clone(),
+            regions: request.regions.clone(),
+            mirror: group.mirror,
+            span: group.span,
+            ..wire::AnchoredReplica::default()
+        };
+        // What cannot be opened is not anchored: no later start could, either. Nor does
+        // this node join a cluster for it.
+        self.identity(&replica)?;
         self.is_free().await?;
         self.speaker.join(request.cluster.clone())?;
         self.regions.own().learn(&request.nodes);
@@ -59,19 +73,6 @@ impl Placement {
         {
             return Ok(placed(Some(open)));
         }
-        let replica = wire::AnchoredReplica {
-            group: group.group,
-            tag: group.tag,
-            incarnation: group.incarnation,
-            replica: request.replica,
-            peers: request.nodes,
-            regions: request.regions,
-            mirror: group.mirror,
-            span: group.span,
-            ..wire::AnchoredReplica::default()
-        };
-        // What cannot be opened is not anchored: no later start could, either.
-        self.identity(&replica)?;
         match here {
             None => self.anchor(&request.cluster, replica.clone())?,
             Some(open) if self.supersede(&open, &replica).await? => {}

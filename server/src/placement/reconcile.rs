@@ -217,6 +217,14 @@ impl Placement {
             if catalog.groups.iter().any(|g| g.group == range.group.0) {
                 continue;
             }
+            let span = match first_span(place, range) {
+                Ok(span) => span,
+                // The others are placed, and what else there is to do is done.
+                Err(error) => {
+                    tracing::debug!(%error, "a tag is not placed");
+                    continue;
+                }
+            };
             let nodes = &catalog.nodes;
             // Groups begin at different nodes, so that leaders spread.
             let replicas = nodes
@@ -236,7 +244,7 @@ impl Placement {
                     replicas: replicas.collect(),
                     formed: false,
                     mirror: place.home.region != *self.speaker.region(),
-                    span: Some(first_span(place, range)?),
+                    span: Some(span),
                 }))
                 .await?;
         }
@@ -282,6 +290,8 @@ impl Placement {
             span: group.span.clone(),
             ..wire::AnchoredReplica::default()
         };
+        // What cannot be opened is not anchored: no later start could, either.
+        self.identity(&replica)?;
         self.anchor(&catalog.cluster, replica.clone())?;
         self.open(&replica).await.map(|_| ())
     }
