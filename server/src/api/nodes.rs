@@ -69,7 +69,7 @@ enum Leads {
 /// where no quorum of disks or no node at all takes what is written; degraded when it
 /// changes leaders, when the next failure would stop it, or when a voter is missing,
 /// as it is until a learner has all that it is to take the place of. Who is not
-/// reached from here may be from elsewhere: a quorum has confirmed the leader.
+/// reached from here may be from the leader, unless that is this node.
 fn health(leads: Leads, is_written: bool, voters: &[Voter], learners: usize) -> v1::Health {
     let writing = voters.iter().filter(|voter| voter.is_writing).count();
     let live = voters
@@ -117,12 +117,13 @@ impl AdminApi {
     fn status_of(&self, group: &Group) -> v1::GroupStatus {
         let status = group.status();
         let identity = group.identity();
+        let leads_here = group.leads();
         let voter = |member: &MemberStatus| {
             let named = self.name(group, member.node);
             let reach = named.map(|(region, node)| self.reach(&region, node));
             let Some(reach) = reach.filter(|reach| reach.unreached.is_none()) else {
                 return Voter {
-                    is_writing: true,
+                    is_writing: !leads_here,
                     ..Voter::default()
                 };
             };
