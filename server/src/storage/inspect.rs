@@ -52,11 +52,12 @@ impl Contents {
             None => Default::default(),
         };
         Ok(Contents {
-            // Before the state: what is ingested in between is seen twice, not never.
+            // Before the state: what is ingested or applied in between, and then gone
+            // there, is seen twice, not never.
             staged: staged(disk.state.as_ref())?,
             anchor: disk.anchor.get(),
-            state: disk.state_unwatched().view()?,
             log: disk.log_engine().view()?,
+            state: disk.state_unwatched().view()?,
             aside,
             strange,
             // It would not have started.
