@@ -158,7 +158,14 @@ impl Endpoint {
                 self.clusters.hear(&self.name, located.metadata())?;
                 return Ok((opening.number, located.into_inner()));
             }
-            Ok(Err(status)) => Fault::from(status).before_sending(),
+            Ok(Err(status)) => {
+                let fault = Fault::from(status);
+                // No session is on a connection that could not be made.
+                if fault.is_of_no_connection() {
+                    self.openings.renew(opening.number);
+                }
+                fault.before_sending()
+            }
             Err(_) => Fault::late(false),
         };
         self.give_up(opening.number, &fault);
@@ -254,18 +261,15 @@ fn parse(name: &str) -> Result<Uri, Error> {
     } else {
         format!("http://{name}")
     };
-    let uri: Uri = full
-        .parse()
-        .map_err(|_| Error::invalid(format!("`{name}` is no endpoint: http://HOST:PORT")))?;
     // What stands before the host would go nowhere, and into messages.
-    if uri
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-    {
+    if full.contains('@') {
         return Err(Error::invalid(
             "an endpoint is http://HOST:PORT, without a user name or a password",
         ));
     }
+    let uri: Uri = full
+        .parse()
+        .map_err(|_| Error::invalid(format!("`{name}` is no endpoint: http://HOST:PORT")))?;
     let is_bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
     match (uri.scheme_str(), uri.port()) {
         (Some("http"), Some(_)) if is_bare => Ok(uri),

@@ -445,6 +445,15 @@ impl Fault {
         matches!(self, Fault::Lost { late: false, .. })
     }
 
+    /// Whether there was no connection, so that nothing went out. Not one that is slow
+    /// to come to be: it may still.
+    pub(crate) fn is_of_no_connection(&self) -> bool {
+        let Fault::Lost { sent, late, .. } = self else {
+            return false;
+        };
+        !sent && !late
+    }
+
     /// Whether the tag may be served by other nodes now.
     pub(crate) fn is_elsewhere(&self) -> bool {
         match self {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -59,7 +59,7 @@ impl Way {
         self.channel_while(move || is_first.swap(false, Ordering::Relaxed))
     }
 
-    fn channel_while(&self, may_dial: impl Fn() -> bool + Send + Sync + 'static) -> Channel {
+    fn channel_while(&self, may_dial: impl Fn() -> bool + Send + 'static) -> Channel {
         // The library would time a connection from outside, and then not tell that
         // there was none to send anything over.
         Channel::builder(self.uri.clone())
@@ -75,7 +75,7 @@ impl Way {
 fn connector(
     dial: Arc<dyn Dial>,
     timeout: Duration,
-    may_dial: impl Fn() -> bool + Send + Sync + 'static,
+    may_dial: impl Fn() -> bool + Send + 'static,
 ) -> impl tower::Service<
     Uri,
     Response = TokioIo<Box<dyn Socket>>,
@@ -83,12 +83,24 @@ fn connector(
     Future = impl Future<Output = io::Result<TokioIo<Box<dyn Socket>>>> + Send,
 > + Send
 + 'static {
+    // What the system said of the last attempt: where there is no other one, that is
+    // still why.
+    let said = Arc::new(AtomicI32::new(0));
     tower::service_fn(move |uri: Uri| {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         let socket = may_dial().then(|| tokio::time::timeout(timeout, dial.dial(authority)));
+        let said = said.clone();
         async move {
-            let socket = socket.ok_or_else(|| io::Error::other("the connection has ended"))?;
+            let Some(socket) = socket else {
+                return Err(match said.load(Ordering::Relaxed) {
+                    0 => io::Error::other("the connection has ended"),
+                    code => io::Error::from_raw_os_error(code),
+                });
+            };
             let socket = socket.await.map_err(|_| io::ErrorKind::TimedOut)?;
+            if let Err(error) = &socket {
+                said.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
+            }
             socket.map(TokioIo::new)
         }
     })

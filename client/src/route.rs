@@ -173,11 +173,14 @@ impl TagRoute {
         let Some(options) = options.filter(|options| !options.token.is_empty()) else {
             return Ok(operation);
         };
-        if self.ranges.load().is_none() {
-            let (_, located) = endpoint.locate(self, deadline).await?;
-            self.learn(located);
-        }
-        let ranges = self.ranges.load_full().unwrap_or_default();
+        // Held: another operation may be redirected meanwhile.
+        let ranges = match self.ranges.load_full() {
+            Some(ranges) => ranges,
+            None => {
+                let (_, located) = endpoint.locate(self, deadline).await?;
+                self.learn(located)
+            }
+        };
         // What cannot be read is for the node to refuse; and a node that says no
         // range must not have a position dropped that the read has to cover.
         if let Ok(token) = Token::decode(&options.token)
@@ -188,8 +191,10 @@ impl TagRoute {
         Ok(operation)
     }
 
-    fn learn(&self, located: v1::LocateResponse) {
-        self.ranges.store(Some(Arc::new(located.ranges)));
+    fn learn(&self, located: v1::LocateResponse) -> Arc<Vec<u64>> {
+        let ranges = Arc::new(located.ranges);
+        self.ranges.store(Some(ranges.clone()));
+        ranges
     }
 
     /// The nodes of the tag's home, if it was redirected there.
