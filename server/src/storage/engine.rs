@@ -257,7 +257,8 @@ pub trait Engine: Send + Sync + 'static {
     /// all of it or none.
     ///
     /// Readers may see the steps between: the caller serves nothing from
-    /// `replaced` meanwhile. Every staged key must lie in `replaced`.
+    /// `replaced` meanwhile. Every staged key lies in `replaced`, or its row is one that
+    /// is never changed.
     fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()>;
 
     /// Removes what is staged under `name`, if anything.
@@ -271,6 +272,12 @@ pub trait Engine: Send + Sync + 'static {
     /// The bytes of all tables: merging them writes at most as many before it
     /// removes any.
     fn table_bytes(&self) -> u64 {
+        0
+    }
+
+    /// What merges that are under way must yet write, at most, before they remove what
+    /// they merge.
+    fn merging_bytes(&self) -> u64 {
         0
     }
 

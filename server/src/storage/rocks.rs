@@ -149,6 +149,22 @@ impl Rocks {
         number.ok().flatten().unwrap_or(0)
     }
 
+    /// The bytes of the files of all tables, also of those that are being written.
+    fn bytes_on_disk(&self) -> u64 {
+        let Ok(files) = fs::read_dir(&self.path) else {
+            return 0;
+        };
+        let tables = files.flatten().filter(|file| {
+            let name = file.file_name();
+            Path::new(&name).extension().is_some_and(|ext| ext == "sst")
+        });
+        // One that has just been removed has none.
+        tables
+            .flat_map(|table| table.metadata())
+            .map(|m| m.len())
+            .sum()
+    }
+
     fn write_options(&self, durability: Durability) -> WriteOptions {
         let mut options = WriteOptions::default();
         if self.instance.has_wal() {
@@ -373,6 +389,18 @@ impl Engine for Rocks {
         self.number("rocksdb.live-sst-files-size")
     }
 
+    fn merging_bytes(&self) -> u64 {
+        if self.number("rocksdb.num-running-compactions") == 0 {
+            return 0;
+        }
+        // What is of no version yet is being written. Of a flush it is counted as
+        // unwritten besides, so that the sum of both is right.
+        let begun = self.bytes_on_disk();
+        let begun = begun.saturating_sub(self.number("rocksdb.total-sst-files-size"));
+        let all = self.table_bytes().min(MERGED_BYTES_MAX);
+        all.saturating_sub(begun)
+    }
+
     fn set_merging(&self, merging: bool) -> Result<()> {
         let disabled = if merging { "false" } else { "true" };
         self.db
@@ -399,6 +427,10 @@ fn writes(batch: &WriteBatch) -> Result<rocksdb::WriteBatch> {
     }
     Ok(writes)
 }
+
+/// What merging tables writes at most before it removes the merged ones: the
+/// upper levels of the state, and what a deeper step takes in.
+pub(super) const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What begins the extension of a copy of staged rows.
 const SCRATCH: &str = "read-";

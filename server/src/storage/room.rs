@@ -10,6 +10,7 @@ use std::time::Duration;
 use domicile_proto::internal::v1 as wire;
 
 use super::disk::Disk;
+use super::rocks::MERGED_BYTES_MAX;
 use super::rocks_stage::Staging;
 use super::space::{Free, Room};
 use super::wal;
@@ -18,10 +19,6 @@ use crate::error::{Error, Reason, Result};
 /// How long the disk may take for one write before nothing more is handed to it
 /// and others lead. A busy disk takes a second for a sync now and then.
 const STALLED: Duration = Duration::from_secs(3);
-
-/// What merging tables writes at most before it removes the merged ones: the
-/// upper levels of the state, and what a deeper step takes in.
-const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What keeps a node from taking new writes, for whoever chooses among nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +59,8 @@ impl Disk {
         let waiting = || self.log.waiting_bytes().saturating_mul(3);
         let owed = || {
             let logged = self.engine.unwritten_bytes();
-            waiting() + logged + self.unwatched.unwritten_bytes()
+            let merging = self.engine.merging_bytes() + self.unwatched.merging_bytes();
+            waiting() + logged + self.unwatched.unwritten_bytes() + merging
         };
         self.space.room(owed)
     }

@@ -51,9 +51,17 @@ const START_INODES: u64 = 16;
 /// What a start takes in bytes besides the tables of the log.
 const START_BYTES: u64 = 8 * 1024 * 1024;
 
-/// How long a look at the free space counts. A disk does not fill faster than
-/// the reserve lasts.
+/// How long a look at the free space counts that found more than [`FAR_BYTES`] above
+/// the reserve: no node writes as much meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long one counts that found less. Between two looks more may be taken in than
+/// what is left of a small reserve.
+const LOOK_NEAR_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What a node takes in within [`LOOK_INTERVAL`] at most, in all places that it writes
+/// it to.
+const FAR_BYTES: u64 = 512 * 1024 * 1024;
 
 /// A level is left upwards only with this part more than it begins with, so
 /// that a node at its edge does not change its mind with every write.
@@ -187,6 +195,8 @@ impl Drop for Trying<'_> {
 struct Looked {
     at: Option<Duration>,
     room: Room,
+    /// How long it counts.
+    counts_for: Duration,
 }
 
 /// What was found by trying: quotas of users and groups show in no number.
@@ -214,6 +224,7 @@ impl Directory {
             looked: Mutex::new(Looked {
                 at: None,
                 room: Room::Ample,
+                counts_for: LOOK_NEAR_INTERVAL,
             }),
             quota: Mutex::new(Quota {
                 room: Room::Ample,
@@ -250,15 +261,21 @@ impl Directory {
         let now = (self.clock)();
         let mut looked = self.looked.lock();
         let trying = self.trying.load(Ordering::Acquire);
-        let is_fresh = |at| trying || now.saturating_sub(at) < LOOK_INTERVAL;
+        let is_fresh = |at| trying || now.saturating_sub(at) < looked.counts_for;
         if looked.at.is_some_and(is_fresh) {
             return Ok(looked.room);
         }
-        let free = self.free()?.room(owed(), self.reserve_bytes, looked.room);
+        let (free, owed) = (self.free()?, owed());
+        let room = free.room(owed, self.reserve_bytes, looked.room);
         let quota = self.quota.lock().room;
+        let far = owed.saturating_add(self.reserve_bytes + FAR_BYTES);
         *looked = Looked {
             at: Some(now),
-            room: free.min(quota),
+            room: room.min(quota),
+            counts_for: match free.bytes >= far {
+                true => LOOK_INTERVAL,
+                false => LOOK_NEAR_INTERVAL,
+            },
         };
         Ok(looked.room)
     }
@@ -540,6 +557,33 @@ mod tests {
         });
         let looks: (Measure, CanTake) = (Arc::new(Free::of), can_take);
         Directory::prepare(path, (reserve, ballast), 0, clock, looks).unwrap()
+    }
+
+    /// Within a tenth of a second more is written than a small reserve has.
+    #[test]
+    fn a_disk_that_is_nearly_full_is_looked_at_more_often() {
+        let folder = tempfile::tempdir().unwrap();
+        let (now, left) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+        let clock: Clock = {
+            let now = now.clone();
+            Arc::new(move || Duration::from_millis(*now.lock()))
+        };
+        let measure: Measure = {
+            let left = left.clone();
+            Arc::new(move |_| Ok(free(*left.lock(), None)))
+        };
+        let looks = (measure, can_take as CanTake);
+        let space = Directory::prepare(folder.path(), (64 * MIB, 0), 0, clock, looks).unwrap();
+        let room = |at_ms: u64, mib: u64| {
+            (*now.lock(), *left.lock()) = (at_ms, mib * MIB);
+            space.room(|| 100 * MIB).unwrap()
+        };
+        assert_eq!(room(1_000, 1_000), Room::Ample);
+        assert_eq!(room(1_099, 150), Room::Ample);
+        assert_eq!(room(1_100, 600), Room::Ample);
+        assert_eq!(room(1_105, 150), Room::Low);
+        assert_eq!(room(1_110, 110), Room::Short);
+        assert_eq!(room(1_115, 105), Room::Out);
     }
 
     #[test]

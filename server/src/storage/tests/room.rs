@@ -44,6 +44,41 @@ fn tables_are_merged_only_where_there_is_room_for_both() {
     disk.tend().unwrap();
 }
 
+/// A merge that is under way takes what it writes from the room of all others.
+#[test]
+fn what_a_merge_must_yet_write_counts_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, told) = measured(folder.path(), Free::bytes(GIB));
+    let value = vec![7; 64 << 10];
+    for round in 0..8 {
+        let mut batch = WriteBatch::new();
+        // No table can be moved as it is, and no row is dropped.
+        for row in 0..64_u64 {
+            let key = (row * 8 + round).to_be_bytes();
+            let key = Bytes::from([&b"a"[..], &key].concat());
+            let value = record::seal_bytes(&key, &value);
+            batch.put(key, value);
+        }
+        disk.state.write(batch, Durability::Buffered).unwrap();
+        disk.state.flush().unwrap();
+    }
+    let all = disk.unwatched.table_bytes();
+    assert_eq!(disk.unwatched.merging_bytes(), 0, "none has begun");
+    // As much as is in reserve, and half of what is to be merged.
+    told.set(Free::bytes((64 << 20) + all / 2));
+    assert_eq!(disk.room().unwrap(), Room::Ample);
+    disk.unwatched.set_merging(true).unwrap();
+    let began = std::time::Instant::now();
+    let (mut seen, mut short) = (0, false);
+    while tables(&disk) > 4 {
+        seen = disk.unwatched.merging_bytes().max(seen);
+        short |= disk.room().unwrap() != Room::Ample;
+        assert!(began.elapsed() < Duration::from_secs(30), "not merged");
+    }
+    assert!(seen > all / 2 && seen <= all, "{seen} of {all}");
+    assert!(short, "the room was whole all the time");
+}
+
 #[test]
 fn a_new_file_of_the_log_takes_little_at_once() {
     let folder = tempfile::tempdir().unwrap();
