@@ -23,7 +23,7 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 
 pub use continuity::Clocks;
-pub use peers::PeerClocks;
+use peers::PeerClocks;
 pub use tokio::time::Instant;
 
 use continuity::Continuity;
@@ -130,15 +130,19 @@ impl Env {
         whole.then(|| now.saturating_duration_since(of))
     }
 
-    /// What is known of other nodes' wall clocks.
-    pub fn peer_clocks(&self) -> &PeerClocks {
-        &self.peers
+    /// Hears the wall clock of another node, as it is now but for the way of its
+    /// answer.
+    pub fn hear_clock(&self, node: &str, theirs_ms: u64) {
+        let boot = (self.look)().boot;
+        self.peers.hear(node, theirs_ms, boot, self.now());
     }
 
     /// How far this machine's wall clock is ahead of what the nodes believe
     /// together, in milliseconds; `None`: no other clock was heard of lately.
     pub fn wall_ahead_ms(&self) -> Option<i64> {
-        self.peers.ahead_ms(self.now())
+        let clocks = (self.look)();
+        let own_ms = clocks.wall.as_millis() as u64;
+        self.peers.ahead_ms(own_ms, clocks.boot, self.now())
     }
 
     /// The wall clock, where what all believe may follow from it: versions, and

@@ -25,7 +25,7 @@ const WAITED_MAX: Duration = Duration::from_millis(1_200);
 
 /// The wall clocks of other nodes, as they were heard last.
 #[derive(Debug, Default)]
-pub struct PeerClocks {
+pub(super) struct PeerClocks {
     known: Mutex<Known>,
     /// Whether this machine's clock was found to be off.
     is_off: AtomicBool,
@@ -42,18 +42,20 @@ struct Known {
 
 #[derive(Debug)]
 struct Heard {
-    /// How far the clock is ahead of this machine's, in milliseconds.
-    ahead_ms: i64,
+    /// What the clock said when the boot clock of this machine began, in milliseconds.
+    /// This machine's wall clock has no part in it: it may be set at any time.
+    began_ms: i128,
     at: Instant,
 }
 
 impl PeerClocks {
     /// Hears a node's wall clock. The way of the answer makes it look late by
     /// less than the distances here, some hundred milliseconds.
-    pub fn hear(&self, node: &str, theirs_ms: u64, own_ms: u64, now: Instant) {
-        let ahead_ms = i128::from(theirs_ms) - i128::from(own_ms);
-        let ahead_ms = ahead_ms.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
-        let heard = Heard { ahead_ms, at: now };
+    pub(super) fn hear(&self, node: &str, theirs_ms: u64, boot: Duration, now: Instant) {
+        let heard = Heard {
+            began_ms: i128::from(theirs_ms) - millis(boot),
+            at: now,
+        };
         let mut known = self.known.lock();
         let last = known.last.replace(now);
         if last.is_some_and(|last| now.saturating_duration_since(last) > SILENCE_MAX) {
@@ -61,7 +63,7 @@ impl PeerClocks {
         }
         let is_doubtful = known.doubtful_until.is_some_and(|until| now < until);
         match known.clocks.get_mut(node) {
-            Some(known) if is_doubtful && ahead_ms < known.ahead_ms => {}
+            Some(known) if is_doubtful && heard.began_ms < known.began_ms => {}
             Some(known) => *known = heard,
             None => drop(known.clocks.insert(node.to_owned(), heard)),
         }
@@ -84,13 +86,17 @@ impl PeerClocks {
 
     /// How far this machine's clock is ahead of the median of all, its own
     /// among them; of a single other one, ahead of that.
-    pub(super) fn ahead_ms(&self, now: Instant) -> Option<i64> {
+    pub(super) fn ahead_ms(&self, own_ms: u64, boot: Duration, now: Instant) -> Option<i64> {
+        let own_began_ms = i128::from(own_ms) - millis(boot);
         let known = self.known.lock();
         let fresh = known
             .clocks
             .values()
             .filter(|heard| now.saturating_duration_since(heard.at) <= HEARD_MAX);
-        let mut clocks: Vec<i64> = fresh.map(|heard| heard.ahead_ms).collect();
+        let ahead = fresh.map(|heard| heard.began_ms - own_began_ms);
+        let mut clocks: Vec<i64> = ahead
+            .map(|ahead| ahead.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+            .collect();
         match clocks[..] {
             [] => None,
             [other] => Some(other.saturating_neg()),
@@ -111,51 +117,94 @@ impl PeerClocks {
     }
 }
 
+fn millis(since: Duration) -> i128 {
+    since.as_millis() as i128
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Hears clocks with a boot clock that stands still.
+    struct Still {
+        clocks: PeerClocks,
+        now: Instant,
+    }
+
+    impl Still {
+        #[allow(clippy::disallowed_methods, reason = "no simulated time is here")]
+        fn new() -> Self {
+            Still {
+                clocks: PeerClocks::default(),
+                now: Instant::now(),
+            }
+        }
+
+        fn hear(&self, node: &str, theirs_ms: u64) {
+            self.clocks.hear(node, theirs_ms, Duration::ZERO, self.now);
+        }
+
+        fn ahead(&self, own_ms: u64) -> Option<i64> {
+            self.clocks.ahead_ms(own_ms, Duration::ZERO, self.now)
+        }
+    }
+
     #[test]
     fn a_clock_is_judged_by_the_median_of_those_heard_lately() {
-        let clocks = PeerClocks::default();
-        #[allow(clippy::disallowed_methods, reason = "no simulated time is here")]
-        let now = Instant::now();
+        let mut still = Still::new();
         let own = 1_000_000_000;
-        assert_eq!(clocks.ahead_ms(now), None);
+        assert_eq!(still.ahead(own), None);
         // With one other nobody can say who is right.
-        clocks.hear("eu/2", own - 700, own, now);
-        assert_eq!(clocks.ahead_ms(now), Some(700));
+        still.hear("eu/2", own - 700);
+        assert_eq!(still.ahead(own), Some(700));
         // With two, this machine is alone, or the other one is.
-        clocks.hear("eu/3", own + 3, own, now);
-        assert_eq!(clocks.ahead_ms(now), Some(0));
-        clocks.hear("eu/3", own - 690, own, now);
-        assert_eq!(clocks.ahead_ms(now), Some(690));
+        still.hear("eu/3", own + 3);
+        assert_eq!(still.ahead(own), Some(0));
+        still.hear("eu/3", own - 690);
+        assert_eq!(still.ahead(own), Some(690));
         // Years are no trouble.
-        clocks.hear("eu/2", 0, u64::MAX, now);
-        clocks.hear("eu/3", u64::MAX, 0, now);
-        assert_eq!(clocks.ahead_ms(now), Some(0));
-        let later = now + HEARD_MAX + Duration::from_secs(1);
-        assert_eq!(clocks.ahead_ms(later), None);
+        still.hear("eu/2", 0);
+        still.hear("eu/3", u64::MAX);
+        assert_eq!(still.ahead(u64::MAX), Some(0));
+        still.hear("eu/3", 0);
+        assert_eq!(still.ahead(u64::MAX), Some(i64::MAX));
+        still.now += HEARD_MAX + Duration::from_secs(1);
+        assert_eq!(still.ahead(own), None);
+    }
+
+    /// Whoever stamps right after its clock was set must not do so by it.
+    #[test]
+    fn a_clock_that_is_set_is_seen_before_anybody_is_heard_again() {
+        let still = Still::new();
+        let own = 1_000_000_000;
+        for node in ["eu/2", "eu/3"] {
+            still.hear(node, own);
+        }
+        let later = Duration::from_millis(900);
+        let ahead = |own_ms| still.clocks.ahead_ms(own_ms, later, still.now + later);
+        assert_eq!(ahead(own + 900), Some(0));
+        assert_eq!(ahead(own + 900 + 86_400_000), Some(86_400_000));
+        assert_eq!(ahead(own + 900 - 86_400_000), Some(-86_400_000));
     }
 
     /// A process that was stopped reads what was said meanwhile: it does not take its
     /// own clock for one that is ahead. One that was set is seen a little later.
     #[test]
     fn what_waited_for_a_stopped_process_is_not_a_clock_that_is_late() {
-        let clocks = PeerClocks::default();
-        #[allow(clippy::disallowed_methods, reason = "no simulated time is here")]
-        let start = Instant::now();
+        let still = Still::new();
         let hear = |at_ms: u64, said_ms: u64| {
-            let now = start + Duration::from_millis(at_ms);
-            clocks.hear("eu/2", said_ms, at_ms, now);
-            clocks.hear("eu/3", said_ms, at_ms, now);
-            clocks.ahead_ms(now)
+            let since = Duration::from_millis(at_ms);
+            let now = still.now + since;
+            for node in ["eu/2", "eu/3"] {
+                still.clocks.hear(node, said_ms, since, now);
+            }
+            still.clocks.ahead_ms(at_ms, since, now)
         };
         assert_eq!(hear(1_000, 1_000), Some(0));
         for said in [2_000, 3_000, 4_000] {
             assert_eq!(hear(4_900, said), Some(0), "{said}");
         }
-        assert_eq!(hear(5_001, 5_000), Some(0));
+        assert_eq!(hear(5_001, 5_000), Some(1));
         assert_eq!(hear(6_000, 5_500), Some(0));
         assert_eq!(hear(7_000, 6_500), Some(500));
     }

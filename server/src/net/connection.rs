@@ -277,9 +277,7 @@ impl Connection {
                 match answers.message().await {
                     Ok(Some(frame)) => {
                         frame.store.iter().for_each(|stamp| seen.note(stamp));
-                        let (theirs, own) = (frame.wall_ms, self.env.wall_ms());
-                        let clocks = self.env.peer_clocks();
-                        clocks.hear(&other, theirs, own, self.env.now());
+                        self.env.hear_clock(&other, frame.wall_ms);
                         self.link.contact.hear(self.env.now(), frame.state);
                         let mut pending = pending.lock();
                         pending.heard = self.env.now();
