@@ -40,8 +40,12 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// node busy with nothing).
 const RESET_STREAMS_MAX: usize = 1024;
 
-/// The date of every response in a simulation.
-const SIMULATED_DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+/// The date of a response that has none of its own: of every one in a simulation.
+const ANY_DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+
+/// The last time that a date of HTTP can say, with a minute for whoever says it; its
+/// library ends the process at a later one.
+const DATE_MAX_MS: u64 = 253_402_300_799_000 - 60_000;
 
 /// The limits of the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,14 +102,11 @@ where
 {
     let closed = closing.clone().cancelled_owned();
     // Hyper dates each response by the machine's clock, unless it is dated.
-    let date = env
-        .is_simulated()
-        .then(|| http::HeaderValue::from_static(SIMULATED_DATE));
+    let clock = env.clone();
     let dated = move |mut response: http::Response<_>| {
-        if let Some(date) = &date {
-            response
-                .headers_mut()
-                .insert(http::header::DATE, date.clone());
+        if clock.is_simulated() || clock.wall_ms() > DATE_MAX_MS {
+            let date = http::HeaderValue::from_static(ANY_DATE);
+            response.headers_mut().insert(http::header::DATE, date);
         }
         response
     };
