@@ -1,11 +1,17 @@
 //! The signals that tell the process to end.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::end::end_now;
 use crate::console::last_words;
+use crate::env::Env;
 use crate::error::{Error, Result};
+
+/// How long after the first signal another one is the same.
+const AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// Tells when the process is to end: at SIGTERM, SIGINT, and at SIGHUP unless it
 /// is to be ignored. The second of them ends it at once.
@@ -31,12 +37,15 @@ impl Stop {
             Signals::listen().map_err(failed)?
         };
         let (tell, told) = watch::channel(None);
+        let env = Env::real();
         let hear = async move {
             let mut signals = signals;
             let first = signals.next().await;
             on_first();
             tell.send_replace(Some(first));
-            signals.next().await;
+            let told = env.now();
+            // Some send it to a process and to its group: both are one.
+            while signals.next().await > 0 && env.now() < told + AGAIN_AFTER {}
             last_words("domiciled: told to stop twice; ended at once");
             end_now();
         };
