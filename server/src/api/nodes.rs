@@ -25,6 +25,7 @@ pub(super) fn own_state(env: &Env, disk: &Disk) -> wire::NodeState {
         disk_full: disk.disk_full().unwrap_or(true),
         disk_silent_ms: disk.silent_for().as_millis() as u64,
         clock_ahead_ms: env.wall_ahead_ms(),
+        disk_out: !disk.takes_entries(),
     }
 }
 
@@ -48,7 +49,7 @@ const ONE_WAY: &str = "it reaches this node, so it runs: see what keeps connecti
 struct Voter {
     /// It is reached.
     is_reached: bool,
-    /// Its disk ends writes, as far as is known.
+    /// Its disk ends writes and has room for what is agreed on, as far as is known.
     is_writing: bool,
     /// Its disk is not below the reserve.
     has_room: bool,
@@ -66,7 +67,7 @@ enum Leads {
 }
 
 /// How a group is: down without a leader, unless it changes leaders right now, or
-/// where no quorum of disks or no node at all takes what is written; degraded when it
+/// where no quorum takes what is written; degraded when it
 /// changes leaders, when the next failure would stop it, or when a voter is missing,
 /// as it is until a learner has all that it is to take the place of. Who is not
 /// reached from here may be from the leader, unless that is this node.
@@ -77,7 +78,12 @@ fn health(leads: Leads, is_written: bool, voters: &[Voter], learners: usize) -> 
         .filter(|voter| voter.is_reached && voter.is_writing);
     let with_room = live.clone().filter(|voter| voter.has_room).count();
     let live = live.count();
-    if leads == Leads::Nobody || writing <= voters.len() / 2 || (is_written && with_room == 0) {
+    // Who is not reached may be, and have room.
+    let taking = voters
+        .iter()
+        .filter(|v| v.is_writing && (v.has_room || !v.is_reached));
+    let is_full = is_written && (with_room == 0 || taking.count() <= voters.len() / 2);
+    if leads == Leads::Nobody || writing <= voters.len() / 2 || is_full {
         v1::Health::Down
     } else if leads == Leads::Next
         || live < voters.len()
@@ -130,7 +136,8 @@ impl AdminApi {
             let disk = reach.state.as_ref().map(disk_of);
             Voter {
                 is_reached: true,
-                is_writing: disk != Some(v1::DiskState::Silent),
+                is_writing: disk != Some(v1::DiskState::Silent)
+                    && !reach.state.is_some_and(|state| state.disk_out),
                 has_room: disk != Some(v1::DiskState::Full),
             }
         };
@@ -306,6 +313,10 @@ mod tests {
         is_writing: false,
         ..WELL
     };
+    const LOST: Voter = Voter {
+        is_writing: false,
+        ..GONE
+    };
 
     #[test]
     fn a_group_is_as_well_as_its_leader_its_quorum_and_its_disks() {
@@ -319,11 +330,17 @@ mod tests {
         assert_eq!(written(&[WELL, GONE, GONE]), Degraded);
         assert_eq!(written(&[WELL, WELL, SILENT]), Degraded);
         assert_eq!(written(&[WELL, SILENT, SILENT]), Down);
+        // As its leader sees one that is dead.
+        assert_eq!(written(&[WELL, SILENT, LOST]), Down);
+        assert_eq!(written(&[WELL, WELL, LOST]), Degraded);
         assert_eq!(written(&[WELL]), Degraded);
         // One of them was replaced, and its records are still being copied.
         assert_eq!(health(Leads::One, true, &well, 1), Degraded);
-        // Writes go where there is room; nowhere, if there is none.
-        assert_eq!(written(&[WELL, FULL, FULL]), Degraded);
+        // What is new needs room at a quorum.
+        assert_eq!(written(&[WELL, WELL, FULL]), Degraded);
+        assert_eq!(written(&[WELL, GONE, FULL]), Degraded);
+        assert_eq!(written(&[WELL, LOST, FULL]), Down);
+        assert_eq!(written(&[WELL, FULL, FULL]), Down);
         assert_eq!(written(&[FULL, FULL, FULL]), Down);
         assert_eq!(written(&[GONE, FULL, FULL]), Down);
         // The group that places others is still agreed on.

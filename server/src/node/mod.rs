@@ -213,8 +213,6 @@ impl Node {
             Readiness {
                 groups: groups.clone(),
                 gate: gate.clone(),
-                regions: regions.clone(),
-                disk: disk.clone(),
                 metrics: metrics.clone(),
             }
             .follow(health.clone()),

@@ -249,7 +249,8 @@ fn observe_disk(metrics: &Metrics, disk: &Disk) {
             }
         }
         Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "the free space is not known"),
+        // Whoever looks after the room says so, once.
+        Err(error) => tracing::debug!(%error, "the free space is not known"),
     }
     metrics.set_disk_state(disk.disk_full().unwrap_or(true), disk.silent_for());
 }

@@ -8,10 +8,9 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::KvApi;
-use crate::net::Regions;
-use crate::raft::{Groups, NodeId};
+use crate::raft::Groups;
 use crate::residency::Gate;
-use crate::storage::{Disk, REGION_GROUP};
+use crate::storage::REGION_GROUP;
 use crate::telemetry::Metrics;
 
 /// The health service that tells whether writes are taken, besides that of the
@@ -25,8 +24,6 @@ const STEP: Duration = Duration::from_millis(250);
 pub(super) struct Readiness {
     pub(super) groups: Arc<Groups>,
     pub(super) gate: Arc<Gate>,
-    pub(super) regions: Arc<Regions>,
-    pub(super) disk: Arc<Disk>,
     pub(super) metrics: Metrics,
 }
 
@@ -36,7 +33,7 @@ pub(super) struct Serves {
     /// The data API: the cluster is formed, and a quorum of the region's nodes
     /// is there.
     pub(super) reads: bool,
-    /// Writes: each tag that is homed here has a leader, and a node with room.
+    /// Writes: each tag that is homed here has a leader, and a quorum with room.
     pub(super) writes: bool,
 }
 
@@ -50,29 +47,19 @@ impl Readiness {
             let group = self.groups.get(group);
             group.is_some_and(|group| group.is_led())
         };
+        let has_room = |group| {
+            let group = self.groups.get(group);
+            group.is_some_and(|group| group.has_room())
+        };
         let own = self.gate.region();
         let ranges = atlas.ranges();
-        let mut homed = ranges
-            .filter(|(place, _)| place.home.region == *own)
-            .peekable();
+        let mut homed = ranges.filter(|(place, _)| place.home.region == *own);
         let reads = is_led(REGION_GROUP);
-        let has_room = homed.peek().is_none() || self.has_room(atlas.nodes(own.as_str()));
+        let is_written = |group| is_led(group) && has_room(group);
         Serves {
             reads,
-            writes: reads && has_room && homed.all(|(_, range)| is_led(range.group)),
+            writes: reads && homed.all(|(_, range)| is_written(range.group)),
         }
-    }
-
-    /// Whether a node of this region that is reached has room on its disk.
-    fn has_room(&self, nodes: &[domicile_proto::internal::v1::Node]) -> bool {
-        let own = self.regions.own();
-        let mut others = nodes.iter().filter_map(|node| own.reach(NodeId(node.node)));
-        // An error ends the node anyway.
-        !self.disk.disk_full().unwrap_or(true)
-            || others.any(|other| {
-                let full = other.state.is_some_and(|state| state.disk_full);
-                other.unreached.is_none() && !full
-            })
     }
 
     /// Tells it for as long as the node runs.

@@ -35,18 +35,21 @@ impl Placement {
                 before = condition;
                 asked.clear();
             }
+            let takes_entries = self.disk.takes_entries();
             let now = self.env.now();
             for group in self.groups.all() {
                 let id = group.identity().group;
                 let is_due = asked.get(&id).is_none_or(|at| now >= *at + AGAIN);
-                if !must_go(condition, &group) || !group.is_elected() || !is_due {
+                if !must_go(condition, takes_entries, &group) || !group.is_elected() || !is_due {
                     continue;
                 }
                 let Some(replica) = self.better_off(&group) else {
                     continue;
                 };
-                asked.insert(id, now);
-                tracing::info!(group = %id, %replica, "handed over");
+                // One whose disk hangs cannot give up a vote, and is asked for long.
+                if asked.insert(id, now).is_none() {
+                    tracing::info!(group = %id, %replica, "it is handed over");
+                }
                 if let Err(error) = group.transfer_leader(replica).await {
                     tracing::debug!(group = %id, %error, "not handed over");
                 }
@@ -71,11 +74,11 @@ impl Placement {
 }
 
 /// Whether another node must lead a group. What regions agree on is little: it
-/// fits where records do not.
-fn must_go(condition: Condition, group: &Group) -> bool {
+/// fits where records do not, unless nothing does.
+fn must_go(condition: Condition, takes_entries: bool, group: &Group) -> bool {
     match condition {
         Condition::Sound => false,
-        Condition::Full => matches!(group.identity().subject, Subject::Tag(_)),
+        Condition::Full => !takes_entries || matches!(group.identity().subject, Subject::Tag(_)),
         Condition::Stalled => true,
     }
 }

@@ -10,7 +10,7 @@ use wire::command::Command;
 
 use crate::error::{Error, Reason, Result};
 use crate::raft::group::Group;
-use crate::raft::types::{NodeId, RaftEntryOf, Types};
+use crate::raft::types::{NodeId, RaftEntryOf, ReplicaId, Types};
 use crate::storage::Condition;
 
 impl Group {
@@ -40,6 +40,27 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Whether what is new has room at a quorum, as far as this replica knows. One that
+    /// follows takes nodes that it does not reach for such as have.
+    pub fn has_room(&self) -> bool {
+        if self.leads() {
+            return self.admit_write().is_ok();
+        }
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let (membership, own) = (&metrics.membership_config, self.replica());
+        let is_full = |voter: &&ReplicaId| match **voter == own {
+            true => self.disk().condition() == Condition::Full,
+            false => {
+                let seat = membership.get_node(voter);
+                let condition = seat.and_then(|seat| self.condition_of(seat.node));
+                condition == Some(Condition::Full)
+            }
+        };
+        let mut configs = membership.get_joint_config().iter();
+        configs.all(|voters| 2 * voters.iter().filter(is_full).count() < voters.len())
     }
 
     /// What the node of a member says of its disk; `None`: it does not answer

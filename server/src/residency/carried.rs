@@ -189,6 +189,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             knows_policy: _,
             incarnation: _,
             disk_full: _,
+            applied: _,
         })
         | Crossing::Replace(wire::ReplaceMemberRequest {
             hello: _,

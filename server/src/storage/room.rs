@@ -10,6 +10,7 @@ use std::time::Duration;
 use domicile_proto::internal::v1 as wire;
 
 use super::disk::Disk;
+use super::engine::Engine;
 use super::rocks::MERGED_BYTES_MAX;
 use super::rocks_stage::Staging;
 use super::space::{Free, Room};
@@ -19,6 +20,9 @@ use crate::error::{Error, Reason, Result};
 /// How long the disk may take for one write before nothing more is handed to it
 /// and others lead. A busy disk takes a second for a sync now and then.
 const STALLED: Duration = Duration::from_secs(3);
+
+/// What a node takes in between two looks at whether tables may be merged.
+const MERGING_BYTES_SPARE: u64 = 128 * 1024 * 1024;
 
 /// What keeps a node from taking new writes, for whoever chooses among nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,15 +58,16 @@ impl Disk {
     /// How much room there is, with what must yet be written counted as
     /// written.
     pub fn room(&self) -> Result<Room> {
+        self.space.room(|| self.owed_bytes())
+    }
+
+    /// What must yet be written.
+    fn owed_bytes(&self) -> u64 {
         // An entry that waits for the log is written there, then to a table of
         // it, and then to the state.
-        let waiting = || self.log.waiting_bytes().saturating_mul(3);
-        let owed = || {
-            let logged = self.engine.unwritten_bytes();
-            let merging = self.engine.merging_bytes() + self.unwatched.merging_bytes();
-            waiting() + logged + self.unwatched.unwritten_bytes() + merging
-        };
-        self.space.room(owed)
+        let waiting = self.log.waiting_bytes().saturating_mul(3);
+        let owed = |engine: &dyn Engine| engine.unwritten_bytes() + engine.merging_bytes();
+        waiting + owed(&*self.engine) + owed(&*self.unwatched)
     }
 
     /// For how long the disk has not answered; zero: it has, or nothing is
@@ -110,6 +115,11 @@ impl Disk {
         }
     }
 
+    /// Whether there is room for what a group has agreed on.
+    pub fn takes_entries(&self) -> bool {
+        self.room().is_ok_and(|room| room >= Room::Low)
+    }
+
     /// An error when the disk does not answer: what it is handed would only
     /// gather in memory.
     pub fn answers(&self) -> Result<()> {
@@ -131,9 +141,12 @@ impl Disk {
             return Ok(());
         };
         let mut merges = self.merges.lock();
+        let left = free.bytes.saturating_sub(self.owed_bytes());
         for (merges, engine) in merges.iter_mut().zip([&self.engine, &self.unwatched]) {
-            let tables = engine.table_bytes().min(MERGED_BYTES_MAX);
-            let may = free.bytes >= self.space.merging_needs(tables);
+            // What is in memory is a table by the time that a merge begins.
+            let tables = engine.table_bytes() + engine.unwritten_bytes();
+            let tables = tables.min(MERGED_BYTES_MAX);
+            let may = left >= self.space.merging_needs(tables) + MERGING_BYTES_SPARE;
             if may != *merges {
                 engine.set_merging(may)?;
                 *merges = may;

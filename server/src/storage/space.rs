@@ -139,6 +139,11 @@ impl Free {
         })
     }
 
+    /// Whether a start would not find the inodes that it takes.
+    fn lacks_inodes(&self) -> bool {
+        self.inodes.is_some_and(|inodes| inodes < START_INODES)
+    }
+
     /// How much room that is, with so many bytes that must yet be written.
     fn room(&self, owed: u64, reserve_bytes: u64, before: Room) -> Room {
         let bytes = Room::with(self.bytes.saturating_sub(owed), reserve_bytes, before);
@@ -239,7 +244,9 @@ impl Directory {
         let free = directory.free()?;
         // A quota shows in no number.
         let fits = free.bytes >= needed && can_take(path, needed).unwrap_or(true);
-        if !fits && directory.ballast() > 0 {
+        // The ballast is one file: it has no inodes to give.
+        let is_of_inodes = free.bytes >= needed && free.lacks_inodes();
+        if !fits && !is_of_inodes && directory.ballast() > 0 {
             tracing::warn!(
                 free = free.bytes,
                 needed,
@@ -388,7 +395,7 @@ impl Directory {
     fn lacking(&self, opening_bytes: u64) -> Result<Option<String>> {
         let free = self.free()?;
         let needed = opening_bytes.saturating_add(START_BYTES);
-        let inodes = free.inodes.filter(|inodes| *inodes < START_INODES);
+        let inodes = free.inodes.filter(|_| free.lacks_inodes());
         let fits = (self.can_take)(&self.path, needed).unwrap_or(false);
         if fits && inodes.is_none() {
             return Ok(None);
