@@ -18,6 +18,7 @@ use super::form::across;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
 use crate::raft::{Group, NodeId, ReplicaId};
+use crate::residency::Subject;
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 
 /// How long a node may take to learn the policy once it is in the control
@@ -26,6 +27,9 @@ const POLICY_WAIT: Duration = Duration::from_secs(20);
 
 /// How often it is asked.
 const POLICY_STEP: Duration = Duration::from_millis(50);
+
+/// How long a node that was replaced may apply nothing of what it has.
+const APPLIED_WAIT: Duration = Duration::from_secs(20);
 
 /// What a replacement came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,10 +116,42 @@ impl Placement {
             self.hand_over(group, new, node).await?;
             replicas += 1;
         }
+        self.has_applied_all(&own, node).await?;
         Ok(Replaced {
             replicas,
             unchanged,
         })
+    }
+
+    /// Waits until a node that votes can also serve: it votes as soon as it has the
+    /// log, and applies it afterwards.
+    async fn has_applied_all(&self, own: &RegionName, node: NodeId) -> Result<()> {
+        let has_it = |group: &&Arc<Group>| {
+            let is_control = group.identity().subject == Subject::Control;
+            is_control || group.status().members.iter().any(|m| m.node == node)
+        };
+        for group in self.groups.all().iter().filter(has_it) {
+            let mut before = u64::MAX;
+            loop {
+                let deadline = self.env.now() + APPLIED_WAIT;
+                let applied = self.has_applied(group, (own, node), 0, deadline).await;
+                match applied {
+                    Ok(()) => break,
+                    Err(left) if left < before => before = left,
+                    Err(left) => {
+                        return Err(Error::new(
+                            Reason::Deadline,
+                            format!(
+                                "{own}/{node} votes, and {left} entries of group {} were not \
+                                 applied there in time; run the command again to wait for it",
+                                group.identity().group
+                            ),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether a node votes in every group of the region with the replica that it is

@@ -15,6 +15,7 @@ use domicile_proto::internal::v1 as wire;
 
 use super::Placement;
 use super::replace::place_control;
+use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};
 use crate::residency::Subject;
@@ -37,6 +38,9 @@ const LEAD_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked for.
 const STEP: Duration = Duration::from_millis(10);
 
+/// How often a node is asked what it has applied.
+const APPLIED_STEP: Duration = Duration::from_millis(100);
+
 impl Placement {
     /// Hands the leadership of a group that this node leads to another node, which
     /// leads when this returns.
@@ -53,7 +57,8 @@ impl Placement {
         }
         self.may_lead(group, region, node, &target).await?;
         let name = format!("{region}/{node}");
-        self.has_caught_up(group, &name, target.replica).await?;
+        self.has_caught_up(group, (region, node), target.replica)
+            .await?;
         let term = group.status().term;
         tracing::info!(group = %group.identity().group, to = name, "handing the leadership over");
         group.transfer_leader(target.replica).await?;
@@ -197,8 +202,15 @@ impl Placement {
         asked.map_err(|_| unreachable("no answer came in time"))?
     }
 
-    /// Waits until a replica has nearly all of the log.
-    async fn has_caught_up(&self, group: &Group, name: &str, replica: ReplicaId) -> Result<()> {
+    /// Waits until a replica has nearly all of the log, and has applied nearly all of
+    /// what is committed of it: before that it would lead and serve nothing.
+    async fn has_caught_up(
+        &self,
+        group: &Group,
+        (region, node): (&RegionName, NodeId),
+        replica: ReplicaId,
+    ) -> Result<()> {
+        let (name, id) = (format!("{region}/{node}"), group.identity().group);
         let behind = || {
             let status = group.status();
             let known = status.members.iter().find(|m| m.replica == replica);
@@ -210,14 +222,42 @@ impl Placement {
         while behind() > BEHIND_MAX {
             if self.env.now() > deadline {
                 return Err(cannot_lead(format!(
-                    "{name} is {} entries behind in group {}",
+                    "{name} is {} entries behind in group {id}",
                     behind(),
-                    group.identity().group
                 )));
             }
             tokio::time::sleep(STEP).await;
         }
-        Ok(())
+        self.has_applied(group, (region, node), BEHIND_MAX, deadline)
+            .await
+            .map_err(|left| {
+                cannot_lead(format!(
+                    "{name} has yet to apply {left} entries of group {id} that it has"
+                ))
+            })
+    }
+
+    /// Waits until a node has applied all but so many entries of what is applied here
+    /// now. Answers how many are left at the deadline.
+    pub(super) async fn has_applied(
+        &self,
+        group: &Group,
+        (region, node): (&RegionName, NodeId),
+        behind_max: u64,
+        deadline: Instant,
+    ) -> Result<(), u64> {
+        let applied = group.progress().index.0;
+        loop {
+            let there = self.ask_what_is_there(group, region, node).await;
+            let left = applied.saturating_sub(there.map_or(0, |there| there.applied));
+            if left <= behind_max {
+                return Ok(());
+            }
+            if self.env.now() > deadline {
+                return Err(left);
+            }
+            tokio::time::sleep(APPLIED_STEP).await;
+        }
     }
 
     /// Waits until a replica was seen to lead in a term behind `term`.
