@@ -37,6 +37,9 @@ const BATCHES_IN_FLIGHT_MAX: usize = 8;
 /// From this many log entries behind on, changes may have to come from the disk.
 const FAR_ENTRIES: u64 = 1024;
 
+/// How often it is noted that a mirror has everything while nothing changes.
+const COMPLETE_STEP: Duration = Duration::from_secs(1);
+
 /// How long one answer may take.
 const SHIP_WAIT: Duration = Duration::from_secs(10);
 
@@ -269,6 +272,8 @@ impl Sender {
                     acked = last;
                     self.note(|lane| lane.acked = lane.acked.max(last));
                 }
+                // So that what changes next is not taken for as old as the last change.
+                () = tokio::time::sleep(COMPLETE_STEP), if flights.is_empty() => {}
                 changed = progress.changed(), if flights.len() < BATCHES_IN_FLIGHT_MAX => {
                     if changed.is_err() {
                         return Err(Ended::Lost);
