@@ -35,7 +35,7 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Enough for a demo, on nine disks at once.
-const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The regions and how far they are from each other, one way.
 const DISTANCES: [(&str, &str, Duration); 3] = [

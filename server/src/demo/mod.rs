@@ -15,17 +15,22 @@ mod link;
 mod listen;
 mod prompt;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::env::Env;
 use crate::node::{RAISE_FILES, Stop, raise_files};
+use crate::storage::Free;
 use cluster::{Cluster, Shape};
 
 /// The files that each node of a demo may need, both ends of its connections
 /// among them.
 const FILES_PER_NODE: u64 = 100;
+
+/// What each node takes of the disk before anything is written: its logs are made with
+/// room in them.
+const MIB_PER_NODE: u64 = 40;
 
 /// What is added to the number of a signal to make an exit code of it.
 const SIGNALLED: u8 = 128;
@@ -67,8 +72,8 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<u8> {
     let (limit, least) = (raise_files(), FILES_PER_NODE * shape.nodes());
     if limit < least {
         anyhow::bail!(
-            "the limit of open files (RLIMIT_NOFILE) is {limit}, and this demo needs {least}; \
-             {RAISE_FILES}, or try `--small`"
+            "the limit of open files (RLIMIT_NOFILE) is {limit}, and this demo needs {least}. \
+             {RAISE_FILES}. `--small` needs fewer"
         );
     }
     let temporary = match &arguments.data {
@@ -80,6 +85,7 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<u8> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => anyhow::bail!("there is no directory for the data"),
     };
+    has_room(&data, shape)?;
     let mut cluster = Cluster::new(env, shape, data)?;
     let ended = tokio::select! {
         ended = lead(&mut cluster, &arguments) => ended,
@@ -88,6 +94,22 @@ pub async fn run(arguments: Arguments, stop: Stop) -> Result<u8> {
     cluster.shutdown().await;
     drop(temporary);
     ended
+}
+
+/// An error where the nodes would only say that the disk is full.
+fn has_room(data: &Path, shape: Shape) -> Result<()> {
+    // One that is to be made is where the first directory above it is.
+    let there = data.ancestors().find(|path| path.is_dir());
+    let free = Free::of(there.unwrap_or(Path::new("/")))?.bytes >> 20;
+    let least = (cluster::RESERVE_BYTES >> 20) + MIB_PER_NODE * shape.nodes();
+    if free < least {
+        anyhow::bail!(
+            "{} has {free} MiB free, and this demo needs {least}: make room there, or name another \
+             directory with `--data`",
+            data.display()
+        );
+    }
+    Ok(())
 }
 
 /// Starts the cluster and does what is asked of it.

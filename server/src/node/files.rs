@@ -104,7 +104,7 @@ impl Files {
         if limit < least {
             return Err(Error::invalid(format!(
                 "the limit of open files (RLIMIT_NOFILE) is {limit}, and a node needs {least} at \
-                 least; {RAISE}"
+                 least. {RAISE}"
             )));
         }
         let left = limit - shares.all();

@@ -102,14 +102,18 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         }
         Format::Jsonl | Format::Raw => {}
     }
+    let records = match count {
+        1 => "1 record".to_owned(),
+        count => format!("{count} records"),
+    };
     if more && matches!(context.output.format(), Format::Jsonl | Format::Raw) {
         context
             .output
-            .message(&format!("{count} records; there may be more, see --limit"));
+            .message(&format!("{records}; there may be more, see --limit"));
     }
     if context.output.format() == Format::Table {
         context.output.message(&format!(
-            "{count} records, {} by {}, lag {}{}",
+            "{records}, {} by {}, lag {}{}",
             meta.level,
             meta.served_by,
             lag_text(&meta),
