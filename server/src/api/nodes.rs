@@ -123,8 +123,17 @@ impl AdminApi {
     fn status_of(&self, group: &Group) -> v1::GroupStatus {
         let status = group.status();
         let identity = group.identity();
+        let is_written = matches!(identity.subject, Subject::Tag(_));
         let leads_here = group.leads();
+        // Whoever waits to take its place is on a node that lost it.
+        let is_lost = |voter: &MemberStatus| {
+            let mut members = status.members.iter();
+            members.any(|m| m.node == voter.node && m.replica > voter.replica)
+        };
         let voter = |member: &MemberStatus| {
+            if is_lost(member) {
+                return Voter::default();
+            }
             let named = self.name(group, member.node);
             let reach = named.map(|(region, node)| self.reach(&region, node));
             let Some(reach) = reach.filter(|reach| reach.unreached.is_none()) else {
@@ -137,7 +146,7 @@ impl AdminApi {
             Voter {
                 is_reached: true,
                 is_writing: disk != Some(v1::DiskState::Silent)
-                    && !reach.state.is_some_and(|state| state.disk_out),
+                    && !(is_written && reach.state.is_some_and(|state| state.disk_out)),
                 has_room: disk != Some(v1::DiskState::Full),
             }
         };
@@ -167,7 +176,7 @@ impl AdminApi {
             None if group.is_led() => Leads::Next,
             None => Leads::Nobody,
         };
-        let health = health(leads, kind == "data", &voters, learners);
+        let health = health(leads, is_written, &voters, learners);
         v1::GroupStatus {
             group: identity.group.0,
             kind: kind.into(),

@@ -50,7 +50,13 @@ pub(super) fn replication(api: &AdminApi, atlas: &Atlas) -> v1::GetReplicationRe
         let changed = api.groups.get(id.range);
         let changed = changed.map_or_else(Default::default, |group| group.progress().changed);
         let is_complete = lane.state == LaneState::Streaming && lane.acked >= changed;
+        let mut nodes = atlas.nodes(id.region.as_str()).iter();
+        let is_reached = nodes.any(|node| api.regions.is_reached(&id.region, NodeId(node.node)));
         let (state, why) = match lane.state {
+            // While nothing changes nobody else would notice.
+            LaneState::Backfilling | LaneState::Streaming if !is_reached => {
+                ("connecting", format!("no node of {} is reached", id.region))
+            }
             LaneState::Connecting => ("connecting", String::new()),
             LaneState::Backfilling => ("backfilling", String::new()),
             LaneState::Streaming => ("streaming", String::new()),
