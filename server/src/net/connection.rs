@@ -68,6 +68,10 @@ const BULK: KeepAlive = KeepAlive {
 /// another one.
 const OUTLIVED_WAIT: Duration = Duration::from_secs(10);
 
+/// How long a node may be empty while others are part of a cluster already, before that
+/// is said.
+const FORMING: Duration = Duration::from_secs(5);
+
 /// The longest wait between two attempts to connect.
 const RECONNECT_WAIT: Duration = Duration::from_millis(500);
 
@@ -156,7 +160,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Runs until its task ends.
     pub(super) async fn run(mut self) {
-        let mut refused = None;
+        let mut refused: Option<(Reason, Instant, bool)> = None;
         loop {
             if let Some(quick) = &self.quick {
                 quick.is(true).await;
@@ -186,10 +190,17 @@ impl Connection {
                 // It answers and refuses: someone has to correct something.
                 Err(error) => {
                     self.link.contact.refused(Some(&error));
-                    if refused != Some(error.reason) {
+                    let now = self.env.now();
+                    let (since, said) = match refused {
+                        Some((reason, since, said)) if reason == error.reason => (since, said),
+                        _ => (now, false),
+                    };
+                    // While a cluster is formed, one node is part of it before another.
+                    let is_due = error.reason != Reason::NotFormed || now - since >= FORMING;
+                    if is_due && !said {
                         tracing::warn!(region = %self.region, node = %self.node, %error, "refused");
-                        refused = Some(error.reason);
                     }
+                    refused = Some((error.reason, since, said || is_due));
                 }
             }
             tokio::time::sleep(self.env.jitter(RECONNECT_WAIT)).await;
