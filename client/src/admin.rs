@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use domicile_proto::v1;
@@ -90,9 +90,24 @@ impl Admin {
     }
 
     /// Says how the cluster is, as one node sees it.
+    ///
+    /// A node whose disk does not end what it writes does not know who leads: another
+    /// one of its region is asked, if there is one among the endpoints.
     pub async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Error> {
         let request = v1::GetClusterStatusRequest {};
-        let tells = |status: &v1::GetClusterStatusResponse| !status.cluster_id.is_empty();
+        let frozen_in = OnceLock::new();
+        let tells = |status: &v1::GetClusterStatusResponse| {
+            let region = region_of(&status.served_by);
+            let is_frozen = status.nodes.iter().any(|node| {
+                status.served_by == format!("{}/{}", node.region, node.node)
+                    && node.disk() == v1::DiskState::Silent
+            });
+            if is_frozen {
+                frozen_in.get_or_init(|| region.to_owned());
+            }
+            let is_elsewhere = frozen_in.get().is_some_and(|frozen| frozen != region);
+            !status.cluster_id.is_empty() && !is_frozen && !is_elsewhere
+        };
         self.ask_until(tells, request, async |mut admin, request| {
             admin.get_cluster_status(request).await
         })
@@ -439,4 +454,8 @@ async fn is_of(endpoint: &Endpoint, until: env::Instant) -> Result<String, Cause
         },
         Err(_) => Err(Fault::late(false).cause()),
     }
+}
+/// The region of `region/node`.
+fn region_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or_default()
 }

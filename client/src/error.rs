@@ -55,7 +55,7 @@ pub enum Error {
     Unreachable(Cause),
     /// The deadline passed. The operation was a read, or was never sent:
     /// nothing was applied.
-    #[error("the deadline passed and nothing was applied: {0}")]
+    #[error("the deadline passed; nothing was read or written: {0}")]
     Deadline(Cause),
     /// The answer to a write was lost: it may or may not have been applied.
     /// Send it again with this request id, or read the record.

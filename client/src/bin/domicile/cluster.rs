@@ -19,6 +19,12 @@ use crate::output::{Colour, Output, table};
 use crate::progress::Progress;
 use crate::upgrade;
 
+/// How long a cluster that was just formed is waited for.
+const BEGUN_WAIT: Duration = Duration::from_secs(3);
+
+/// How often it is looked at.
+const BEGUN_STEP: Duration = Duration::from_millis(50);
+
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -193,6 +199,7 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
     let formed = admin.init_cluster(request);
     let what = "the nodes to form the cluster";
     let formed = progress.shown(context, what, formed).await?;
+    has_begun(&client).await;
     for warning in &formed.warnings {
         context.output.message(&format!("warning: {warning}"));
     }
@@ -215,6 +222,19 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
     context
         .output
         .document(&json, text, formed.cluster_id.as_bytes())
+}
+
+/// Waits for a moment until the groups of a cluster that was just formed have their
+/// leaders: whoever looks next is not to be told that it is down.
+async fn has_begun(client: &Client) {
+    let until = tokio::time::Instant::now() + BEGUN_WAIT;
+    while tokio::time::Instant::now() < until {
+        let status = client.admin().cluster_status().await;
+        if status.is_ok_and(|status| status.health() != Health::Down) {
+            return;
+        }
+        tokio::time::sleep(BEGUN_STEP).await;
+    }
 }
 
 async fn status(context: &Context, arguments: &Status) -> Result<(), Failure> {
