@@ -153,11 +153,12 @@ pub async fn tcp_incoming(
     callers: RegionName,
 ) -> Result<impl Stream<Item = io::Result<BoxedIo>> + Send + 'static> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
-        Error::invalid(format!(
-            "the node cannot listen on {address}; is another process there? Set `listen` to a \
-             free port"
-        ))
-        .caused_by(e)
+        let what = match e.kind() {
+            io::ErrorKind::AddrInUse => "another process is there; set `listen` to a free port",
+            io::ErrorKind::PermissionDenied => "it may not; set `listen` to a port above 1023",
+            _ => "set `listen` to an address of this machine",
+        };
+        Error::invalid(format!("the node cannot listen on {address}: {what}")).caused_by(e)
     })?;
     let sockets = accepted(listener, env.clone()).filter_map(move |socket| {
         let socket = prepared(socket).map(|socket| Ok(socket.called_from(callers.clone())));
