@@ -360,7 +360,11 @@ impl Retention {
     fn bytes_max(&self) -> Option<u64> {
         match self.disk.room().unwrap_or(Room::Low) {
             Room::Ample => {}
-            Room::Low | Room::Short => return Some(0),
+            // What is purged is gone, also once a merge has ended and there is room.
+            Room::Low | Room::Short if self.disk.is_low_for_long().unwrap_or(true) => {
+                return Some(0);
+            }
+            Room::Low | Room::Short => {}
             // To purge the log, the state is written first: not even that fits.
             Room::Out => return None,
         }

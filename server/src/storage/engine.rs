@@ -281,6 +281,9 @@ pub trait Engine: Send + Sync + 'static {
         0
     }
 
+    /// Looks how far such merges are. It may wait for the disk.
+    fn look_at_merges(&self) {}
+
     /// Lets tables be merged in the background, or not.
     fn set_merging(&self, _merging: bool) -> Result<()> {
         Ok(())

@@ -73,10 +73,14 @@ impl Disk {
     /// Notes what became of it. Only of one that did not fit it is known that it
     /// will not either: a disk that hung was none too small.
     fn note(&self, intake: &Intake, admitted: Result<()>) -> Result<()> {
+        // While tables are merged there is less room than afterwards.
+        let is_for_long = admitted.is_err() && self.is_low_for_long().unwrap_or(true);
         let mut misfits = self.misfits.lock();
         let reason = admitted.as_ref().err().map(|error| error.reason);
         match (reason, intake.began_with) {
-            (Some(Reason::DiskFull), Some(began)) => misfits.insert(intake.group, began),
+            (Some(Reason::DiskFull), Some(began)) if is_for_long => {
+                misfits.insert(intake.group, began)
+            }
             (Some(_), _) => None,
             (None, _) => misfits.remove(&intake.group),
         };

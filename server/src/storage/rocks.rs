@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rocksdb::{
     DB, Direction, ErrorKind, FlushOptions, IngestExternalFileOptions, IteratorMode, Options,
     ReadOptions, ReadTier, WriteOptions,
@@ -63,6 +64,9 @@ pub(crate) struct Rocks {
     scratch: PathBuf,
     instance: Instance,
     staging: Staging,
+    /// What a merge had written when that was looked at last, and the bytes of all
+    /// tables then.
+    merged: Mutex<(u64, u64)>,
 }
 
 impl Rocks {
@@ -108,6 +112,7 @@ impl Rocks {
             scratch: path.with_extension(SCRATCH),
             instance,
             staging: Staging::new(path.with_extension("staged")),
+            merged: Mutex::default(),
         };
         for name in rocks.staging.begun()? {
             tracing::info!(stage = name, "finishing an interrupted ingest");
@@ -137,6 +142,7 @@ impl Rocks {
             scratch: std::env::temp_dir().join(format!("{READER}{}.{SCRATCH}", std::process::id())),
             instance,
             staging: Staging::new(path.with_extension("staged")),
+            merged: Mutex::default(),
         })
     }
 
@@ -393,12 +399,23 @@ impl Engine for Rocks {
         if self.number("rocksdb.num-running-compactions") == 0 {
             return 0;
         }
+        let all = self.table_bytes().min(MERGED_BYTES_MAX);
+        let (written, tables) = *self.merged.lock();
+        // Another merge, or a flush, has ended since that was looked at.
+        let is_new = tables != self.number("rocksdb.total-sst-files-size");
+        all.saturating_sub(if is_new { 0 } else { written })
+    }
+
+    fn look_at_merges(&self) {
+        if self.number("rocksdb.num-running-compactions") == 0 {
+            *self.merged.lock() = (0, 0);
+            return;
+        }
         // What is of no version yet is being written. Of a flush it is counted as
         // unwritten besides, so that the sum of both is right.
-        let begun = self.bytes_on_disk();
-        let begun = begun.saturating_sub(self.number("rocksdb.total-sst-files-size"));
-        let all = self.table_bytes().min(MERGED_BYTES_MAX);
-        all.saturating_sub(begun)
+        let tables = self.number("rocksdb.total-sst-files-size");
+        let written = self.bytes_on_disk().saturating_sub(tables);
+        *self.merged.lock() = (written, tables);
     }
 
     fn set_merging(&self, merging: bool) -> Result<()> {

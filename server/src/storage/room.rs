@@ -10,7 +10,6 @@ use std::time::Duration;
 use domicile_proto::internal::v1 as wire;
 
 use super::disk::Disk;
-use super::engine::Engine;
 use super::rocks::MERGED_BYTES_MAX;
 use super::rocks_stage::Staging;
 use super::space::{Free, Room};
@@ -61,13 +60,27 @@ impl Disk {
         self.space.room(|| self.owed_bytes())
     }
 
-    /// What must yet be written.
-    fn owed_bytes(&self) -> u64 {
+    /// Whether there is less room than the reserve also once the merges that are under
+    /// way have ended: for what is not taken back then.
+    pub fn is_low_for_long(&self) -> Result<bool> {
+        let Some(free) = self.free()? else {
+            return Ok(self.room()? < Room::Ample);
+        };
+        Ok(self.space.is_low(free, self.unwritten_bytes()))
+    }
+
+    /// What must yet be written of what was taken in.
+    fn unwritten_bytes(&self) -> u64 {
         // An entry that waits for the log is written there, then to a table of
         // it, and then to the state.
         let waiting = self.log.waiting_bytes().saturating_mul(3);
-        let owed = |engine: &dyn Engine| engine.unwritten_bytes() + engine.merging_bytes();
-        waiting + owed(&*self.engine) + owed(&*self.unwatched)
+        waiting + self.engine.unwritten_bytes() + self.unwatched.unwritten_bytes()
+    }
+
+    /// The same, and what merges must yet write.
+    fn owed_bytes(&self) -> u64 {
+        let merging = self.engine.merging_bytes() + self.unwatched.merging_bytes();
+        self.unwritten_bytes() + merging
     }
 
     /// For how long the disk has not answered; zero: it has, or nothing is
@@ -141,12 +154,18 @@ impl Disk {
             return Ok(());
         };
         let mut merges = self.merges.lock();
-        let left = free.bytes.saturating_sub(self.owed_bytes());
-        for (merges, engine) in merges.iter_mut().zip([&self.engine, &self.unwatched]) {
+        let mut left = free.bytes.saturating_sub(self.unwritten_bytes());
+        // The state first: reads wait for it.
+        let engines = merges.iter_mut().zip([&self.engine, &self.unwatched]).rev();
+        for (merges, engine) in engines {
+            engine.look_at_merges();
             // What is in memory is a table by the time that a merge begins.
             let tables = engine.table_bytes() + engine.unwritten_bytes();
             let tables = tables.min(MERGED_BYTES_MAX);
             let may = left >= self.space.merging_needs(tables) + MERGING_BYTES_SPARE;
+            // What one may write, or writes already, the other may not.
+            let taken = if may { tables } else { engine.merging_bytes() };
+            left = left.saturating_sub(taken);
             if may != *merges {
                 engine.set_merging(may)?;
                 *merges = may;

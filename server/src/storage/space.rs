@@ -469,6 +469,17 @@ impl Space {
         }
     }
 
+    /// Whether what is free is less than the reserve.
+    pub(crate) fn is_low(&self, free: Free, owed: u64) -> bool {
+        match self {
+            Space::Directory(directory) => {
+                let reserve = directory.reserve_bytes;
+                free.room(owed, reserve, Room::Ample) < Room::Ample
+            }
+            Space::Memory(_) => false,
+        }
+    }
+
     /// The bytes below which tables are not merged any more, when they have so
     /// many in all.
     pub(crate) fn merging_needs(&self, tables: u64) -> u64 {
