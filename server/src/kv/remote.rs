@@ -133,7 +133,8 @@ impl Store {
                     result: Some(Wire::Failed(failed)),
                 })) => {
                     let error = error_of(failed, Reason::Internal);
-                    if error.reason != Reason::NoQuorum {
+                    // Another node may have less to do.
+                    if !matches!(error.reason, Reason::NoQuorum | Reason::Overloaded) {
                         return Err(error);
                     }
                     last = error;

@@ -18,7 +18,7 @@ const PAGES_MAX: usize = 2;
 /// How long what another node passed on waits for its turn. That node asks elsewhere
 /// after a second, and nothing tells that it does not wait any more: read then, the
 /// page would be for nobody, and keep those behind it waiting.
-const PASSED_ON_WAIT: Duration = Duration::from_millis(500);
+const PASSED_ON_WAIT: Duration = Duration::from_millis(900);
 
 /// What a caller is advised to wait when too many ask for pages.
 const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
