@@ -12,7 +12,7 @@ use crate::net::Reach;
 use crate::raft::{Group, MemberStatus, NodeId};
 use crate::residency::Subject;
 use crate::seeded;
-use crate::storage::Disk;
+use crate::storage::{Disk, Room};
 
 /// A disk that has not ended a write for this long is told of: longer than a busy
 /// one takes for the largest.
@@ -25,7 +25,8 @@ pub(super) fn own_state(env: &Env, disk: &Disk) -> wire::NodeState {
         disk_full: disk.disk_full().unwrap_or(true),
         disk_silent_ms: disk.silent_for().as_millis() as u64,
         clock_ahead_ms: env.wall_ahead_ms(),
-        disk_out: !disk.takes_entries(),
+        disk_short: !disk.takes_entries(),
+        disk_out: disk.room().is_ok_and(|room| room == Room::Out),
     }
 }
 
@@ -146,7 +147,9 @@ impl AdminApi {
             Voter {
                 is_reached: true,
                 is_writing: disk != Some(v1::DiskState::Silent)
-                    && !(is_written && reach.state.is_some_and(|state| state.disk_out)),
+                    && !reach
+                        .state
+                        .is_some_and(|s| s.disk_out || (s.disk_short && is_written)),
                 has_room: disk != Some(v1::DiskState::Full),
             }
         };

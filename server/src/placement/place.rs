@@ -29,7 +29,7 @@ impl Placement {
             replica: here.map_or(0, |open| open.replica().0),
             knows_policy,
             incarnation: here.map_or(0, |open| open.identity().incarnation),
-            applied: here.map_or(0, |open| open.progress().index.0),
+            applied: here.map(|open| open.progress().index.0),
         };
         if request.region != self.speaker.region().as_str() || request.node != self.speaker.node().0
         {

@@ -175,6 +175,10 @@ impl Placement {
         if !self.is_seated_everywhere(catalog, own) {
             return Err(self.hand_over_region(region).await);
         }
+        for group in self.groups.all() {
+            // Once it is confirmed here, all of before is applied here.
+            group.read_barrier().await?;
+        }
         let groups = catalog.groups.iter();
         let here = groups.filter(|group| group.replicas.iter().any(|m| m.node == own.0));
         Ok(Replaced {

@@ -249,7 +249,13 @@ impl Placement {
         let applied = group.progress().index.0;
         loop {
             let there = self.ask_what_is_there(group, region, node).await;
-            let left = applied.saturating_sub(there.map_or(0, |there| there.applied));
+            let left = match there {
+                // Emptied and filled again meanwhile, it has other entries.
+                Ok(there) if there.incarnation > group.identity().incarnation => return Ok(()),
+                // A build that does not say is believed.
+                Ok(there) => applied.saturating_sub(there.applied.unwrap_or(applied)),
+                Err(_) => applied,
+            };
             if left <= behind_max {
                 return Ok(());
             }
