@@ -227,14 +227,16 @@ async fn init(context: &Context, arguments: Init) -> Result<(), Failure> {
 /// Waits for a moment until the groups of a cluster that was just formed have their
 /// leaders: whoever looks next is not to be told that it is down.
 async fn has_begun(client: &Client) {
-    let until = tokio::time::Instant::now() + BEGUN_WAIT;
-    while tokio::time::Instant::now() < until {
-        let status = client.admin().cluster_status().await;
-        if status.is_ok_and(|status| status.health() != Health::Down) {
-            return;
+    let begun = async {
+        loop {
+            let status = client.admin().cluster_status().await;
+            if status.is_ok_and(|status| status.health() != Health::Down) {
+                return;
+            }
+            tokio::time::sleep(BEGUN_STEP).await;
         }
-        tokio::time::sleep(BEGUN_STEP).await;
-    }
+    };
+    drop(tokio::time::timeout(BEGUN_WAIT, begun).await);
 }
 
 async fn status(context: &Context, arguments: &Status) -> Result<(), Failure> {

@@ -264,10 +264,12 @@ async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
     let mut asking: FuturesUnordered<_> = asking.collect();
     let mut agreed: BTreeSet<_> = BTreeSet::new();
     let mut told = Vec::new();
-    let mut failed = None;
+    let mut failed: Option<Error> = None;
     loop {
-        // Who is silent, or gone, need not be waited for once the cluster agrees.
-        let answer = match agreed.len() == nodes.len() {
+        // Who is silent, or gone, need not be waited for once the cluster agrees, or a
+        // node has looked and refused.
+        let is_settled = agreed.len() == nodes.len() || failed.as_ref().is_some_and(is_refusal);
+        let answer = match is_settled {
             true => tokio::time::timeout(AGREED_WAIT, asking.next()).await.ok(),
             false => Some(asking.next().await),
         };
@@ -286,7 +288,10 @@ async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
                     let node = format!("{}/{}", moved.region, moved.node);
                     let line = format!("{name} was not told of {node}: {error}");
                     context.output.message(&line);
-                    failed = Some(error);
+                    // One that is silent does not hide what another one said.
+                    if failed.is_none() || is_refusal(&error) {
+                        failed = Some(error);
+                    }
                 }
             }
         }
@@ -327,6 +332,11 @@ async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
             Err(Failure::NotAgreed(told.collect::<Vec<_>>().join(", ")))
         }
     }
+}
+
+/// Whether a node answered, and nobody will say otherwise.
+fn is_refusal(error: &Error) -> bool {
+    error.refusal().is_some() && !error.is_retryable()
 }
 
 /// What names a node.
