@@ -185,7 +185,8 @@ fn a_node_outlives_the_reader_of_its_log() {
 }
 
 /// A caller that does not let go keeps a stop for a moment, in which the second
-/// signal comes.
+/// signal comes. One that comes with the first is the same: some send it to a
+/// process and to its group.
 #[test]
 fn a_second_signal_ends_a_node_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -196,7 +197,10 @@ fn a_second_signal_ends_a_node_at_once() {
     let _held = caller(address);
     let says = |words: &str| fs::read_to_string(&said).unwrap().contains(words);
     node.signal("INT");
+    node.signal("TERM");
     until("it stops", || says("stopping"));
+    std::thread::sleep(Duration::from_millis(400));
+    assert!(!says("told to stop twice"));
     node.signal("INT");
     assert_eq!(node.ended().signal(), Some(SIGKILL));
     assert!(says("told to stop twice"));
