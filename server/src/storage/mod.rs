@@ -35,6 +35,7 @@ mod log_worker;
 mod log_writer;
 mod memory;
 mod memory_disk;
+mod merges;
 pub mod record;
 mod replicas;
 mod rocks;

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use rocksdb::{
     DB, Direction, ErrorKind, FlushOptions, IngestExternalFileOptions, IteratorMode, Options,
     ReadOptions, ReadTier, WriteOptions,
@@ -19,6 +18,7 @@ use rocksdb::{
 use super::engine::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
 };
+use super::merges::{Merges, Tables};
 pub(crate) use super::rocks_options::STATE_MEMTABLE_BYTES;
 use super::rocks_options::{log_options, state_options};
 use super::rocks_stage::Staging;
@@ -64,9 +64,7 @@ pub(crate) struct Rocks {
     scratch: PathBuf,
     instance: Instance,
     staging: Staging,
-    /// What a merge had written when that was looked at last, and the bytes of all
-    /// tables then.
-    merged: Mutex<(u64, u64)>,
+    merges: Merges,
 }
 
 impl Rocks {
@@ -112,7 +110,7 @@ impl Rocks {
             scratch: path.with_extension(SCRATCH),
             instance,
             staging: Staging::new(path.with_extension("staged")),
-            merged: Mutex::default(),
+            merges: Merges::default(),
         };
         for name in rocks.staging.begun()? {
             tracing::info!(stage = name, "finishing an interrupted ingest");
@@ -142,7 +140,7 @@ impl Rocks {
             scratch: std::env::temp_dir().join(format!("{READER}{}.{SCRATCH}", std::process::id())),
             instance,
             staging: Staging::new(path.with_extension("staged")),
-            merged: Mutex::default(),
+            merges: Merges::default(),
         })
     }
 
@@ -155,20 +153,12 @@ impl Rocks {
         number.ok().flatten().unwrap_or(0)
     }
 
-    /// The bytes of the files of all tables, also of those that are being written.
-    fn bytes_on_disk(&self) -> u64 {
-        let Ok(files) = fs::read_dir(&self.path) else {
-            return 0;
-        };
-        let tables = files.flatten().filter(|file| {
-            let name = file.file_name();
-            Path::new(&name).extension().is_some_and(|ext| ext == "sst")
-        });
-        // One that has just been removed has none.
-        tables
-            .flat_map(|table| table.metadata())
-            .map(|m| m.len())
-            .sum()
+    fn tables(&self) -> Tables {
+        Tables {
+            is_merging: self.number("rocksdb.num-running-compactions") > 0,
+            live: self.table_bytes(),
+            all: self.number("rocksdb.total-sst-files-size"),
+        }
     }
 
     fn write_options(&self, durability: Durability) -> WriteOptions {
@@ -396,26 +386,11 @@ impl Engine for Rocks {
     }
 
     fn merging_bytes(&self) -> u64 {
-        if self.number("rocksdb.num-running-compactions") == 0 {
-            return 0;
-        }
-        let all = self.table_bytes().min(MERGED_BYTES_MAX);
-        let (written, tables) = *self.merged.lock();
-        // Another merge, or a flush, has ended since that was looked at.
-        let is_new = tables != self.number("rocksdb.total-sst-files-size");
-        all.saturating_sub(if is_new { 0 } else { written })
+        self.merges.left(self.tables())
     }
 
     fn look_at_merges(&self) {
-        if self.number("rocksdb.num-running-compactions") == 0 {
-            *self.merged.lock() = (0, 0);
-            return;
-        }
-        // What is of no version yet is being written. Of a flush it is counted as
-        // unwritten besides, so that the sum of both is right.
-        let tables = self.number("rocksdb.total-sst-files-size");
-        let written = self.bytes_on_disk().saturating_sub(tables);
-        *self.merged.lock() = (written, tables);
+        self.merges.look(&self.path, self.tables());
     }
 
     fn set_merging(&self, merging: bool) -> Result<()> {
@@ -444,10 +419,6 @@ fn writes(batch: &WriteBatch) -> Result<rocksdb::WriteBatch> {
     }
     Ok(writes)
 }
-
-/// What merging tables writes at most before it removes the merged ones: the
-/// upper levels of the state, and what a deeper step takes in.
-pub(super) const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What begins the extension of a copy of staged rows.
 const SCRATCH: &str = "read-";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use domicile_proto::internal::v1 as wire;
 
 use super::disk::Disk;
-use super::rocks::MERGED_BYTES_MAX;
+use super::merges::MERGED_BYTES_MAX;
 use super::rocks_stage::Staging;
 use super::space::{Free, Room};
 use super::wal;
