@@ -68,14 +68,14 @@ fn what_a_merge_must_yet_write_counts_as_written() {
     told.set(Free::bytes((64 << 20) + all / 2));
     assert_eq!(disk.room().unwrap(), Room::Ample);
     disk.unwatched.set_merging(true).unwrap();
-    let began = std::time::Instant::now();
-    let (mut seen, mut short) = (0, false);
+    let (mut seen, mut short, mut looks) = (0, false, 0);
     while tables(&disk) > 4 {
+        looks += 1;
         seen = disk.unwatched.merging_bytes().max(seen);
         short |= disk.room().unwrap() != Room::Ample;
         disk.unwatched.look_at_merges();
         assert!(!disk.is_low_for_long().unwrap(), "it is over soon");
-        assert!(began.elapsed() < Duration::from_secs(30), "not merged");
+        assert!(looks < 1_000_000, "not merged");
     }
     assert!(seen > all / 2 && seen <= all, "{seen} of {all}");
     assert!(short, "the room was whole all the time");
