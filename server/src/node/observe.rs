@@ -184,9 +184,9 @@ impl Observer {
                 node,
                 at = says,
                 known_at = address,
-                "a node runs at an address that the cluster does not know, so that no other \
-                 reaches it; start it at the known one, or run `domicile node replace {node} \
-                 --address {says}`"
+                "a node runs at an address that the cluster does not know, so that others do not \
+                 reach it; start it at the known one, or run `domicile node move {node}={says}` \
+                 against nodes of the cluster"
             ),
         }
     }

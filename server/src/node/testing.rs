@@ -185,7 +185,7 @@ pub(super) async fn place(node: &Node, request: wire::PlaceRequest) -> Result<wi
     let peer = this.introduced(&near, Some(&hello)).expect("a peer").peer;
     let placing = node.placement.place(&peer, Untrusted::received(request));
     let placed = node.env.scoped(placing).await?;
-    Ok(*placed.message())
+    Ok(placed.message().clone())
 }
 
 /// The nodes of a cluster.
@@ -222,6 +222,14 @@ impl World {
         let there = format!("{}:{port}", name.replace('/', "-"));
         self.ports.insert(name.to_owned(), there.clone());
         there
+    }
+
+    /// Has a node that runs reached at another address, too, of which it does not
+    /// know.
+    pub(super) fn alias(&self, name: &str, address: &str) {
+        let mut listening = self.network.0.lock();
+        let there = listening[&self.at(name)].clone();
+        listening.insert(address.to_owned(), there);
     }
 
     /// Starts a node that does not run, on the disk that it has.

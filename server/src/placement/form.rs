@@ -140,7 +140,7 @@ impl Placement {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "the nodes must name this one as {}={}",
+            "the nodes must name this one as {}={}, as its `advertise` does",
             self.speaker.name(),
             self.address
         )))
@@ -325,7 +325,7 @@ impl Placement {
         let anchor = self.disk.anchor.get();
         let goes_on = anchor.cluster == new.cluster && anchor.replicas.iter().all(is_same);
         if goes_on || self.is_unused(&anchor.replicas)? {
-            return Ok(());
+            return self.check_names_this(all);
         }
         Err(self.belongs_already())
     }

@@ -30,6 +30,7 @@ impl Placement {
             knows_policy,
             incarnation: here.map_or(0, |open| open.identity().incarnation),
             applied: here.map(|open| open.progress().index.0),
+            address: self.address.clone(),
         };
         if request.region != self.speaker.region().as_str() || request.node != self.speaker.node().0
         {

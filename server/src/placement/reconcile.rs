@@ -83,7 +83,6 @@ impl Placement {
                 return Err(unknown);
             }
             storage::in_place(|| self.take_moves_over())?;
-            self.notice_own_address(&control);
             let atlas = Atlas::new(control).inspect_err(|error| {
                 if error.reason == Reason::UpgradeNeeded {
                     (self.halt)(error.to_string());

@@ -68,7 +68,11 @@ impl Placement {
     }
 
     /// Where the control group has a node; `None`: it does not know the node.
-    fn agreed_address(&self, region: &RegionName, node: NodeId) -> Result<Option<String>> {
+    pub(super) fn agreed_address(
+        &self,
+        region: &RegionName,
+        node: NodeId,
+    ) -> Result<Option<String>> {
         let control = self.control()?.ok_or_else(|| {
             Error::new(
                 Reason::NotFormed,
@@ -106,6 +110,7 @@ impl Placement {
                 format!("{name} did not answer at {address} in time; check that it runs there"),
             )
         })??;
+        check_address(&name, address, &there.address)?;
         let mut members = control.members.iter();
         let meant = members.find(|m| m.region == region.as_str() && m.node == node.0);
         match there.replica {
@@ -137,7 +142,10 @@ impl Placement {
             ..wire::PlaceRequest::default()
         };
         let own = self.regions.own();
-        let here = self.ask_to_place(own, address, ask).await?.replica;
+        let there = self.ask_to_place(own, address, ask).await?;
+        let name = format!("{}/{node}", catalog.region);
+        check_address(&name, address, &there.address)?;
+        let here = there.replica;
         let Some(meant) = meant else { return Ok(false) };
         if here == 0 || here == meant.replica {
             let seated = self.region_group()?;
@@ -145,7 +153,6 @@ impl Placement {
             // Otherwise an earlier command is to go on.
             return Ok(here != 0 && seated);
         }
-        let name = format!("{}/{node}", catalog.region);
         Err(old_store(&name, address))
     }
 
@@ -233,28 +240,18 @@ impl Placement {
         });
         Ok(nodes.collect())
     }
+}
 
-    /// Says once that others look for this node elsewhere.
-    pub(super) fn notice_own_address(&self, control: &wire::Control) {
-        let (region, node) = (self.speaker.region(), self.speaker.node());
-        let regions = control.regions.iter();
-        let mut nodes = regions
-            .filter(|known| known.region == region.as_str())
-            .flat_map(|known| &known.nodes);
-        let Some(known) = nodes.find(|known| known.node == node.0) else {
-            return;
-        };
-        if known.address != self.address {
-            tracing::warn!(
-                known = known.address,
-                here = self.address,
-                "the cluster knows this node at another address, and does not reach it; start it \
-                 there, or run `domicile node move {}={}` against nodes of the cluster",
-                self.speaker.name(),
-                self.address
-            );
-        }
+/// Whether a node is to be known at the address by which it knows itself: everybody
+/// compares the two, and tells of a node that was moved where they differ.
+fn check_address(name: &str, address: &str, says: &str) -> Result<()> {
+    if says.is_empty() || says == address {
+        return Ok(());
     }
+    Err(Error::invalid(format!(
+        "{name} answers at {address} and says that it is at {says}; give that address, or start \
+         the node with `advertise` set to {address}"
+    )))
 }
 
 /// A process of the node runs there that is not the one which the cluster knows: its

@@ -42,7 +42,7 @@ pub struct Replaced {
 
 impl Placement {
     /// Replaces every replica of a node. Runs at the region group's leader.
-    pub async fn replace_node(&self, request: v1::ReplaceNodeRequest) -> Result<Replaced> {
+    pub async fn replace_node(&self, mut request: v1::ReplaceNodeRequest) -> Result<Replaced> {
         let _alone = self.replacing.lock().await;
         if !request.address.is_empty() {
             let checked = check_host_port(&request.address);
@@ -63,14 +63,19 @@ impl Placement {
                 .await?
         {
             let own = self.speaker.region().clone();
-            return match self.move_node(&own, node, &request.address).await? {
-                true => Ok(Replaced::default()),
-                false => Err(Error::new(
+            let known = self.agreed_address(&own, node)?;
+            if !self.move_node(&own, node, &request.address).await? {
+                return Err(Error::new(
                     Reason::NoQuorum,
                     "the node has kept its store, and the control group could not agree on its \
                      address; run the command again",
-                )),
-            };
+                ));
+            }
+            if known.as_deref() != Some(&request.address) {
+                return Ok(Replaced::default());
+            }
+            // It was there before: the command is the one without an address.
+            request.address.clear();
         }
         if let Some(forming) = catalog.groups.iter().find(|group| !group.formed) {
             // Its founders are settled; an id that changes now would not be

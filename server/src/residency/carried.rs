@@ -190,6 +190,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             incarnation: _,
             disk_full: _,
             applied: _,
+            address: _,
         })
         | Crossing::Replace(wire::ReplaceMemberRequest {
             hello: _,

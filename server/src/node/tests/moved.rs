@@ -114,16 +114,55 @@ async fn a_replacement_with_an_address_keeps_the_store_that_is_there() {
         address,
         region: "eu".into(),
     };
-    let replacing = leader.placement.replace_node(request);
-    let replaced = leader.env.scoped(replacing).await;
-    assert_eq!(replaced.expect("moved").replicas, 0);
+    let replacing = leader.placement.replace_node(request.clone());
+    let replaced = leader.env.scoped(replacing).await.expect("moved");
+    assert_eq!((replaced.replicas, replaced.unchanged), (0, false));
     world
         .until("all reach it", |world| {
             reaches(world, "eu/1", "eu/2") && reaches(world, "eu/3", "eu/2")
         })
         .await;
+    let again = leader.placement.replace_node(request);
+    let again = leader.env.scoped(again).await.expect("it is there");
+    assert!(again.unchanged && again.replicas > 0, "{again:?}");
     let after = region_group(&world.nodes["eu/2"]).map(|group| group.replica());
     assert_eq!(after, before);
+}
+
+/// Others could reach it there, and would tell for ever of a node that was moved.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_known_by_the_address_that_it_has_itself() {
+    let mut world = World::start(&ALL).await;
+    world.stop("eu/2").await;
+    world.restart_at("eu/2", "eu-2:7500").await;
+    world.alias("eu/2", "eu-2:7400");
+    let refused = world.init("eu/1", &ALL).await.expect_err("another address");
+    assert_eq!(refused.reason, Reason::InvalidArgument, "{refused}");
+    assert!(refused.message.contains("eu/2=eu-2:7500"), "{refused}");
+    for name in ALL {
+        let replicas = world.nodes[name].disk.anchor.get().replicas;
+        assert!(replicas.is_empty(), "{name} is anchored");
+    }
+
+    let mut world = formed().await;
+    world.lead("eu/1", region_group).await;
+    world.stop("eu/2").await;
+    world.move_to("eu/2", 7500);
+    world.restart("eu/2").await;
+    world.alias("eu/2", "eu-2:7600");
+    let refused = tell(&world, "eu/1", "eu/2", "eu-2:7600").await;
+    let refused = refused.expect_err("it is at eu-2:7500");
+    assert_eq!(refused.reason, Reason::InvalidArgument, "{refused}");
+    let request = v1::ReplaceNodeRequest {
+        node: 2,
+        address: "eu-2:7600".into(),
+        region: "eu".into(),
+    };
+    let leader = &world.nodes["eu/1"];
+    let replacing = leader.placement.replace_node(request);
+    let refused = leader.env.scoped(replacing).await.expect_err("the same");
+    assert_eq!(refused.reason, Reason::InvalidArgument, "{refused}");
+    assert_eq!(known(&world, "eu/1", "eu/2").as_deref(), Some("eu-2:7400"));
 }
 
 /// No quorum knows where the others are, so none can agree on anything.
