@@ -34,6 +34,10 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(3);
 /// How long a confirmed index is waited for.
 const APPLY_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a follower waits that applies nothing meanwhile: longer than the leader
+/// goes without saying what is committed.
+const STALLED_WAIT: Duration = Duration::from_secs(1);
+
 /// What a reader is advised to wait when there is no leader.
 const RETRY_NO_LEADER: Duration = Duration::from_millis(100);
 
@@ -132,6 +136,7 @@ impl Worker {
             // A follower would wait for what is not taken in.
             let admitted = self.disk.admit_entries(true);
             admitted.map_err(|_| no_quorum("the disk of this node takes nothing in"))?;
+            return catch_up(&mut self.progress, index).await;
         }
         wait_applied(&mut self.progress, index, APPLY_WAIT).await
     }
@@ -211,6 +216,28 @@ pub(super) async fn confirm(raft: &Raft<Types, StateMachine>) -> Result<RaftLogI
         Err(RaftError::Fatal(error)) => {
             Err(Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(error))
         }
+    }
+}
+
+/// Waits until a follower has applied an index. One to which nothing comes, as at an
+/// address that the leader does not know, would have its readers wait for nothing.
+async fn catch_up(progress: &mut watch::Receiver<Progress>, index: Index) -> Result<Progress> {
+    let mut watched = progress.clone();
+    let stalled = async {
+        loop {
+            watched.mark_unchanged();
+            if tokio::time::timeout(STALLED_WAIT, watched.changed())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        applied = wait_applied(progress, index, APPLY_WAIT) => applied,
+        () = stalled => Err(no_quorum("what the others agree on does not reach this node")),
     }
 }
 

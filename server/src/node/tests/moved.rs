@@ -1,5 +1,7 @@
 //! Nodes that run at another address with their stores.
 
+use std::time::Duration;
+
 use domicile_proto::address::RegionName;
 use domicile_proto::v1;
 
@@ -163,6 +165,35 @@ async fn a_node_is_known_by_the_address_that_it_has_itself() {
     let refused = leader.env.scoped(replacing).await.expect_err("the same");
     assert_eq!(refused.reason, Reason::InvalidArgument, "{refused}");
     assert_eq!(known(&world, "eu/1", "eu/2").as_deref(), Some("eu-2:7400"));
+}
+
+/// It reaches the leader, which says what is committed, and is not reached with it.
+#[tokio::test(start_paused = true)]
+async fn a_strong_read_at_a_node_that_gets_nothing_goes_elsewhere_soon() {
+    let mut world = formed().await;
+    world.stop("eu/2").await;
+    world.move_to("eu/2", 7500);
+    world.put("eu/1", "eu-only", "a", "one").await;
+    world.restart("eu/2").await;
+    let node = &world.nodes["eu/2"];
+    let groups = node.groups.all();
+    let mut groups = groups.iter();
+    let group = groups.find(|group| &*group.identity().tag == "eu-only");
+    let group = group.expect("it has one");
+    let asked = node.env.now();
+    // It looks for the leader first.
+    let refused = loop {
+        let refused = group.read_barrier().await.expect_err("it is behind");
+        if refused.message.contains("does not reach this node") {
+            break refused;
+        }
+        assert!(asked.elapsed() < Duration::from_secs(10), "{refused}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(refused.reason, Reason::NoQuorum, "{refused}");
+    let asked = node.env.now();
+    group.read_barrier().await.expect_err("still");
+    assert!(asked.elapsed() < Duration::from_secs(2));
 }
 
 /// No quorum knows where the others are, so none can agree on anything.
