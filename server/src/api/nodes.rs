@@ -9,7 +9,7 @@ use domicile_proto::v1;
 use super::admin::AdminApi;
 use crate::env::{Env, WALL_OFF_MAX_MS};
 use crate::net::Reach;
-use crate::raft::{Group, MemberStatus, NodeId};
+use crate::raft::{Group, Groups, MemberStatus, NodeId};
 use crate::residency::Subject;
 use crate::seeded;
 use crate::storage::{Disk, Room};
@@ -19,7 +19,12 @@ use crate::storage::{Disk, Room};
 const SILENT_MIN: Duration = Duration::from_secs(2);
 
 /// How this node is.
-pub(super) fn own_state(env: &Env, disk: &Disk) -> wire::NodeState {
+pub(super) fn own_state(env: &Env, disk: &Disk, groups: &Groups) -> wire::NodeState {
+    let groups = groups.all();
+    let leads = groups.iter().filter(|group| {
+        let leader = group.confirmed_leader();
+        leader.is_some_and(|leader| leader.replica == group.replica())
+    });
     wire::NodeState {
         // An error ends the node anyway.
         disk_full: disk.disk_full().unwrap_or(true),
@@ -27,6 +32,7 @@ pub(super) fn own_state(env: &Env, disk: &Disk) -> wire::NodeState {
         clock_ahead_ms: env.wall_ahead_ms(),
         disk_short: !disk.takes_entries(),
         disk_out: disk.room().is_ok_and(|room| room == Room::Out),
+        leads: Some(leads.count() as u32),
     }
 }
 
@@ -108,7 +114,7 @@ impl AdminApi {
         });
         match is_this {
             true => Reach {
-                state: Some(own_state(&self.env, &self.disk)),
+                state: Some(own_state(&self.env, &self.disk, &self.groups)),
                 ..reach
             },
             false => reach,
@@ -222,19 +228,21 @@ impl AdminApi {
                 continue;
             };
             for node in &region.nodes {
-                let leads = leaders
-                    .iter()
-                    .filter(|(region, id)| *region == name && id.0 == node.node);
-                nodes.push(v1::NodeStatus {
-                    leads: leads.count() as u32,
-                    ..self.node_status(&name, node)
-                });
+                let mut status = self.node_status(&name, node);
+                // Of the groups of other regions only their nodes know the leaders.
+                if name == *self.speaker.region() || !status.reachable {
+                    let leads = leaders
+                        .iter()
+                        .filter(|(region, id)| *region == name && id.0 == node.node);
+                    status.leads = leads.count() as u32;
+                }
+                nodes.push(status);
             }
         }
         nodes
     }
 
-    /// A node, as far as this one knows it; not how many groups it leads.
+    /// A node, as far as this one knows it, and how many groups it says to lead.
     fn node_status(&self, region: &RegionName, node: &wire::Node) -> v1::NodeStatus {
         let id = NodeId(node.node);
         let is_this = *region == *self.speaker.region() && id == self.speaker.node();
@@ -261,7 +269,7 @@ impl AdminApi {
             region: region.to_string(),
             address: node.address.clone(),
             reachable: reach.unreached.is_none(),
-            leads: 0,
+            leads: state.leads.unwrap_or(0),
             version: match &peers {
                 _ if is_this => env!("CARGO_PKG_VERSION").into(),
                 Some(peers) => peers.version(id),

@@ -129,7 +129,7 @@ impl PeerService for PeerApi {
                 .speaker
                 .member(introduced.peer.region(), introduced.peer.node()),
             wall_ms: self.env.wall_ms(),
-            state: Some(nodes::own_state(&self.env, &self.disk)),
+            state: Some(nodes::own_state(&self.env, &self.disk, &self.groups)),
         };
         // The reading task lives in the stream's state, and ends with it.
         let answering = Answering {
@@ -271,7 +271,7 @@ impl Answering {
         }
         let api = &self.api;
         if api.env.now() >= self.state_due {
-            next.state = Some(nodes::own_state(&api.env, &api.disk));
+            next.state = Some(nodes::own_state(&api.env, &api.disk, &api.groups));
             self.state_due = api.env.now() + STATE_STEP;
         }
         // What is answered is durable by now, and the stamp no older.
