@@ -63,7 +63,13 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     let Command::Run(arguments) = command;
     let mut disks = Vec::new();
     let mut unread = Vec::new();
+    // One that is named twice, in other words too, is read once.
+    let mut named = BTreeSet::new();
     for directory in &arguments.offline {
+        let whole = directory.canonicalize();
+        if !named.insert(whole.unwrap_or_else(|_| directory.clone())) {
+            continue;
+        }
         match disk::inspect(directory) {
             Ok(inspected) => disks.push((directory, inspected)),
             Err(failure) => unread.push(Gap {
@@ -87,23 +93,16 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     let running: BTreeSet<NodeName> = reports.iter().map(name).collect();
     for (directory, disk) in disks {
         let node = name(&disk.report);
-        // What a node of this cluster holds must not be read off another
-        // cluster's disk, or off an old copy of its own.
-        let why = match disk.cluster {
-            Some(cluster) if cluster.id != basis.cluster_id => "it is of another cluster",
-            None => "it is of no cluster",
-            Some(_) if running.contains(&node) => "the node runs, and was asked itself",
-            Some(_) => {
-                reports.push(disk.report);
-                continue;
-            }
-        };
-        unread.push(Gap {
-            node,
-            place: directory.display().to_string(),
-            why: why.to_owned(),
-            count: 1,
-        });
+        let others = (&running, &reports[..]);
+        match unfit(disk.cluster.as_ref(), &basis.cluster_id, &node, others) {
+            None => reports.push(disk.report),
+            Some(why) => unread.push(Gap {
+                node,
+                place: directory.display().to_string(),
+                why: why.to_owned(),
+                count: 1,
+            }),
+        }
     }
     reports.sort_by_key(name);
     let mut judged = judge(&basis.policy, &basis.nodes, &reports);
@@ -132,6 +131,25 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Verdict::Pass => Ok(()),
         Verdict::Fail => Err(Failure::audit(10)),
         Verdict::Incomplete => Err(Failure::audit(11)),
+    }
+}
+
+/// Why a directory does not count: what a node of this cluster holds must not be read
+/// off another cluster's disk, or off an old copy of its own.
+fn unfit(
+    of: Option<&disk::Cluster>,
+    cluster_id: &str,
+    node: &NodeName,
+    (running, read): (&BTreeSet<NodeName>, &[NodeReport]),
+) -> Option<&'static str> {
+    match of {
+        Some(of) if of.id != cluster_id => Some("it is of another cluster"),
+        None => Some("it is of no cluster"),
+        Some(_) if running.contains(node) => Some("the node runs, and was asked itself"),
+        Some(_) if read.iter().any(|report| name(report) == *node) => {
+            Some("another directory of the same node was read; name the one that it runs with")
+        }
+        Some(_) => None,
     }
 }
 
@@ -457,5 +475,30 @@ mod tests {
             ..report
         };
         assert!(strange(&foreign).why.contains("another cluster"));
+    }
+
+    #[test]
+    fn a_node_is_read_once_and_off_a_disk_of_the_cluster() {
+        let of = |id: &str| disk::Cluster {
+            id: id.into(),
+            name: String::new(),
+            policy: String::new(),
+            nodes: BTreeSet::new(),
+        };
+        let node = |number| ("eu".to_owned(), number);
+        let read = [NodeReport {
+            region: "eu".into(),
+            node: 2,
+            ..NodeReport::default()
+        }];
+        let running = BTreeSet::from([node(1)]);
+        let why = |of: Option<disk::Cluster>, number| {
+            unfit(of.as_ref(), "6f", &node(number), (&running, &read)).unwrap_or_default()
+        };
+        assert_eq!(why(Some(of("6f")), 3), "");
+        assert!(why(Some(of("70")), 3).contains("another cluster"));
+        assert!(why(None, 3).contains("no cluster"));
+        assert!(why(Some(of("6f")), 1).contains("runs"));
+        assert!(why(Some(of("6f")), 2).contains("another directory of the same node"));
     }
 }
