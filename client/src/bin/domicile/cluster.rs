@@ -421,7 +421,11 @@ fn hints(status: &GetClusterStatusResponse) -> Vec<String> {
     let mut hints: Vec<_> = lost.values().map(|nodes| lost_hint(nodes)).collect();
     let is_lost = |node: &&NodeStatus| node.empty && lost.contains_key(node.region.as_str());
     let others = status.nodes.iter().filter(|node| !is_lost(node));
-    hints.extend(others.flat_map(node::hints));
+    let is_only = |node: &NodeStatus| {
+        let mut of_region = status.nodes.iter().filter(|n| n.region == node.region);
+        of_region.nth(1).is_none()
+    };
+    hints.extend(others.flat_map(|node| node::hints(node, is_only(node))));
     // One that changes its leader right now is not down.
     let is_leaderless =
         |group: &&GroupStatus| group.leader.is_none() && group.health() == Health::Down;
@@ -481,11 +485,19 @@ fn lost_hint(nodes: &[&NodeStatus]) -> String {
             left = left.join(", ")
         ),
     };
+    let are_empty = match nodes.len() {
+        1 => format!(
+            "the node of {region} is empty ({})",
+            names(&empty).join(", ")
+        ),
+        all => format!(
+            "{} of the {all} nodes of {region} are empty ({})",
+            empty.len(),
+            names(&empty).join(", ")
+        ),
+    };
     format!(
-        "{} of the {} nodes of {region} are empty ({}): its groups have no quorum, and domicile node replace cannot bring them back. If their data directories are elsewhere, stop them and start them with those. If they are lost: a region that is the home of no tag comes back with domicile region rebuild {region}{keep}",
-        empty.len(),
-        nodes.len(),
-        names(&empty).join(", "),
+        "{are_empty}: its groups have no quorum, and domicile node replace cannot bring them back. If their data directories are elsewhere, stop them and start them with those. If they are lost: a region that is the home of no tag comes back with domicile region rebuild {region}{keep}"
     )
 }
 
@@ -572,5 +584,31 @@ mod tests {
         }
         let all = hints(&status([true, true, true]));
         assert!(all.len() == 1 && !all[0].contains("leave"), "{all:?}");
+    }
+
+    /// Nobody is left who could give it its records back.
+    #[test]
+    fn the_only_node_of_a_region_is_not_to_be_replaced() {
+        let node = |region: &str, empty, reachable| NodeStatus {
+            region: region.into(),
+            node: 1,
+            empty,
+            reachable,
+            unreached_ms: 120_000,
+            ..NodeStatus::default()
+        };
+        for empty in [true, false] {
+            let status = GetClusterStatusResponse {
+                cluster_id: "6f".into(),
+                nodes: vec![node("eu", false, true), node("us", empty, false)],
+                ..GetClusterStatusResponse::default()
+            };
+            let hints = hints(&status);
+            let [hint] = &hints[..] else {
+                panic!("{hints:?}");
+            };
+            assert!(hint.contains("region rebuild us"), "{hint}");
+            assert!(!hint.contains("node replace us/1"), "{hint}");
+        }
     }
 }

@@ -246,7 +246,11 @@ fn progress(seen: &[GetClusterStatusResponse], region: &str, node: u64) -> Vec<S
         };
         lines.insert(group.group, line);
     }
-    lines.into_values().flatten().collect()
+    // What a full disk does not take, nobody gets to.
+    let of_region = |known: &&NodeStatus| known.region == region || region.is_empty();
+    let nodes = seen.iter().flat_map(|status| &status.nodes);
+    let disks: BTreeSet<_> = nodes.filter(of_region).filter_map(disk_hint).collect();
+    lines.into_values().flatten().chain(disks).collect()
 }
 
 async fn relocate(context: &Context, arguments: &Move) -> Result<(), Failure> {
@@ -428,8 +432,9 @@ fn disk_word(node: &NodeStatus) -> &'static str {
     }
 }
 
-/// What is to be done about a node, if anything is.
-pub(crate) fn hints(node: &NodeStatus) -> Vec<String> {
+/// What is to be done about a node, if anything is. `is_only`: its region has no
+/// other, so that nobody is left who could give it its records back.
+pub(crate) fn hints(node: &NodeStatus, is_only: bool) -> Vec<String> {
     let name = format!("{}/{}", node.region, node.node);
     let mut hints = Vec::new();
     if !node.says_address.is_empty() {
@@ -447,22 +452,19 @@ pub(crate) fn hints(node: &NodeStatus) -> Vec<String> {
             "node {name} has not been reached for {}: is it running?",
             for_long(node.unreached_ms)
         ));
+    } else if !node.reachable && is_only {
+        let region = &node.region;
+        hints.push(format!(
+            "node {name} has not been reached for {}: start it; if its disk is lost, and {region} is the home of no tag, start it empty and run domicile region rebuild {region}",
+            for_long(node.unreached_ms)
+        ));
     } else if !node.reachable {
         hints.push(format!(
             "node {name} has not been reached for {}: start it; if its disk is lost, start it empty and run domicile node replace {name}",
             for_long(node.unreached_ms)
         ));
     }
-    match node.disk() {
-        DiskState::Full => hints.push(format!(
-            "the disk of node {name} is below its reserve, so it takes no writes: domicile explain DISK_FULL"
-        )),
-        DiskState::Silent => hints.push(format!(
-            "the disk of node {name} has not ended a write for {}; look at the disk, or stop the node so that others lead",
-            for_long(node.disk_silent_ms)
-        )),
-        DiskState::Ok | DiskState::Unspecified => {}
-    }
+    hints.extend(disk_hint(node));
     if let (true, Some(ahead_ms)) = (node.clock_off, node.clock_ahead_ms) {
         let (by, which) = (
             ahead_ms.unsigned_abs(),
@@ -473,6 +475,21 @@ pub(crate) fn hints(node: &NodeStatus) -> Vec<String> {
         ));
     }
     hints
+}
+
+/// What is to be done about the disk of a node, if anything is.
+fn disk_hint(node: &NodeStatus) -> Option<String> {
+    let name = format!("{}/{}", node.region, node.node);
+    match node.disk() {
+        DiskState::Full => Some(format!(
+            "the disk of node {name} is below its reserve, so it takes no writes: domicile explain DISK_FULL"
+        )),
+        DiskState::Silent => Some(format!(
+            "the disk of node {name} has not ended a write for {}; look at the disk, or stop the node so that others lead",
+            for_long(node.disk_silent_ms)
+        )),
+        DiskState::Ok | DiskState::Unspecified => None,
+    }
 }
 
 /// A node for programs.
@@ -546,5 +563,17 @@ mod tests {
         assert_eq!(seen(Some(90)), [of_region]);
         assert!(progress(&[follower()], "eu", 3).is_empty());
         assert!(progress(&[leader(None)], "us", 3).is_empty());
+
+        let mut full = leader(Some(90));
+        full.nodes = vec![NodeStatus {
+            region: "eu".into(),
+            node: 3,
+            reachable: true,
+            disk: DiskState::Full.into(),
+            ..NodeStatus::default()
+        }];
+        let lines = progress(&[full.clone(), full], "eu", 3);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("the disk of node eu/3 is below its reserve"));
     }
 }
