@@ -30,6 +30,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// How long after the deadline of a shutdown the disk may take to be closed.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
+/// Opening a store that takes longer than this is told of.
+const OPENING_MIN: Duration = Duration::from_secs(5);
+
 /// How often it is looked at how many lines of the log were dropped.
 const LINES_STEP: Duration = Duration::from_secs(2);
 
@@ -220,7 +223,18 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
             }
         }
     });
+    let opening = env.spawn("opening", {
+        let directory = config.data_dir.display().to_string();
+        async move {
+            tokio::time::sleep(OPENING_MIN).await;
+            tracing::warn!(
+                directory,
+                "the store is not open yet; if that goes on, see whether the disk answers"
+            );
+        }
+    });
     let disk = Arc::new(open(&env, &config, &files, &metrics)?);
+    drop(opening);
     let node = Node::start(
         Wiring {
             env,
