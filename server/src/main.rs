@@ -1,5 +1,6 @@
 //! `domiciled`: a node of Domicile.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,7 +78,12 @@ enum Command {
 fn main() -> ExitCode {
     // What RocksDB and this program make is for its user alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    match run(Arguments::parse()) {
+    let parsed = match Arguments::try_parse() {
+        Ok(arguments) => run(arguments),
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => print_help(&help),
+    };
+    match parsed {
         Ok(code) => code,
         Err(error) => match error.downcast_ref() {
             // There is nobody to tell.
@@ -88,6 +94,15 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+/// Prints help or the version.
+fn print_help(help: &clap::Error) -> Result<ExitCode> {
+    help.print().map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Unprinted::ReaderGone,
+        _ => Unprinted::Failed(error),
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An error with its causes, each once: ours tell theirs themselves.

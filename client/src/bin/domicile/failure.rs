@@ -1,6 +1,7 @@
 //! How a command fails: what is said, and the exit code.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::process::ExitCode;
 
 use domicile_client::{Error, Reason, RequestId};
@@ -40,6 +41,14 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// Standard output did not take what was written.
+    pub(crate) fn from_stdout(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ReaderGone,
+            _ => Failure::local(format!("cannot write to stdout: {error}")),
+        }
+    }
+
     /// The arguments make no sense.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Failure::Usage(message.into())

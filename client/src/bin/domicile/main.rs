@@ -229,10 +229,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => return print_help(&help),
+    };
     let Arguments {
         mut global,
         command,
-    } = Arguments::parse();
+    } = arguments;
     // Lists that are put together often have a comma too many.
     global.endpoints.retain(|endpoint| !endpoint.is_empty());
     let context = Context {
@@ -250,6 +255,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             context.output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+/// Prints help or the version. Where that could not be written the exit code says so.
+fn print_help(help: &clap::Error) -> ExitCode {
+    let printed = help.print().map_err(Failure::from_stdout);
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            Output::new(Format::Table).failure(&failure);
             failure.exit_code()
         }
     }

@@ -86,10 +86,7 @@ impl Output {
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-        written.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::ReaderGone,
-            _ => Failure::local(format!("cannot write to stdout: {error}")),
-        })
+        written.map_err(Failure::from_stdout)
     }
 
     /// Says something to the user.
