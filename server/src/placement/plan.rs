@@ -8,7 +8,7 @@ use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::host_port::check_host_port;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{
-    REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX, TAGS_PER_REGION_MAX,
+    REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX, SESSION_OPERATIONS_MAX, TAGS_PER_REGION_MAX,
 };
 use domicile_proto::policy::TagRules;
 use domicile_proto::v1;
@@ -107,7 +107,8 @@ impl Plan {
         });
         let tags = tags.collect::<Result<Vec<_>>>()?;
         let members = members(&regions);
-        let warnings = warnings(&members, &regions);
+        let mut warnings = warnings(&members, &regions);
+        warnings.extend(small_memory(request));
         let cluster = Bytes::copy_from_slice(&env.random_bytes::<16>());
         let catalogs = regions
             .iter()
@@ -321,6 +322,19 @@ pub(super) fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion)
     }
 }
 
+/// A warning where a group remembers less than one session may have sent when its
+/// connection breaks: what it sends again then may be refused as forgotten.
+fn small_memory(request: &v1::InitClusterRequest) -> Option<String> {
+    let outcomes = request.remembered_outcomes;
+    (outcomes > 0 && outcomes < SESSION_OPERATIONS_MAX as u64).then(|| {
+        format!(
+            "each group remembers {outcomes} outcomes, and one session may have \
+             {SESSION_OPERATIONS_MAX} writes under way: of what is sent again after a lost \
+             connection some may be refused as REQUEST_FORGOTTEN; this cannot be changed later"
+        )
+    })
+}
+
 /// How much each group remembers of identified writes.
 fn request_limits(request: &v1::InitClusterRequest) -> Result<wire::RequestLimits> {
     for (what, asked, max) in [
@@ -464,5 +478,17 @@ mod tests {
         assert!(two.len() == 1 && two[0].starts_with("a has"), "{two:?}");
         assert_eq!(warned(&[a.clone(), b, c]), Vec::<String>::new());
         assert_eq!(warned(&[a]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn whoever_asks_for_a_small_memory_of_outcomes_is_told_what_that_means() {
+        let warned = |remembered_outcomes| {
+            small_memory(&v1::InitClusterRequest {
+                remembered_outcomes,
+                ..v1::InitClusterRequest::default()
+            })
+        };
+        assert_eq!([0, 1024, 400_000].map(warned), [None, None, None]);
+        assert!(warned(1023).is_some_and(|warning| warning.contains("REQUEST_FORGOTTEN")));
     }
 }
