@@ -14,7 +14,7 @@
 //! not installed: the sender begins anew.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use super::data_directory::{self, Found};
 use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
 use super::intake;
-use super::lock::lock;
+use super::lock::{Lock, lock};
 use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
 use super::memory_disk::MemoryDisk;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, remove_scratch, sync_directory};
@@ -149,7 +149,7 @@ pub struct Disk {
     running: Mutex<Option<Running>>,
     /// Held until the directory is closed; the last field, so that it is let
     /// go after the instances.
-    _lock: Option<File>,
+    pub(super) lock: Option<Lock>,
 }
 
 impl Disk {
@@ -199,7 +199,7 @@ impl Disk {
         };
         let mut disk = Disk::start(anchor, instances, Space::Directory(space), &options)?;
         disk.snapshots = Some(snapshots);
-        disk._lock = Some(lock);
+        disk.lock = Some(lock);
         Ok(disk)
     }
 
@@ -287,7 +287,7 @@ impl Disk {
             intakes: intake::places(),
             run: options.run,
             running: Mutex::new(Some(running)),
-            _lock: None,
+            lock: None,
         })
     }
 

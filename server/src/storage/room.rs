@@ -147,8 +147,12 @@ impl Disk {
     }
 
     /// Looks after the room: the ballast, quotas, and that merging tables does
-    /// not take the rest. It may wait for the disk.
+    /// not take the rest. It may wait for the disk. A directory that is gone ends the
+    /// node.
     pub fn tend(&self) -> Result<()> {
+        if let Some(lock) = &self.lock {
+            self.heard(lock.still_holds())?;
+        }
         self.space.tend()?;
         let Some(free) = self.free()? else {
             return Ok(());

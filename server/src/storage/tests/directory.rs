@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+use futures::FutureExt as _;
+
 use super::*;
 use crate::error::Reason;
 
@@ -133,4 +135,29 @@ fn nobody_else_reaches_what_is_in_a_data_directory() {
     }
     let aside = Disk::set_aside(&new).unwrap();
     assert_eq!(mode(&aside), 0o700);
+}
+
+/// What the node writes goes nowhere then, and the lock keeps nobody out.
+#[test]
+fn a_directory_that_is_taken_from_under_the_node_ends_it() {
+    type Take = fn(&Path);
+    let removed: Take = |store| fs::remove_dir_all(store).unwrap();
+    let moved: Take = |store| fs::rename(store, store.with_extension("old")).unwrap();
+    let exchanged: Take = |store| {
+        fs::rename(store, store.with_extension("old")).unwrap();
+        fs::create_dir(store).unwrap();
+        fs::write(store.join("LOCK"), "").unwrap();
+    };
+    for take in [removed, moved, exchanged] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("store");
+        let disk = Disk::open(&store, options()).unwrap();
+        disk.tend().unwrap();
+        assert_eq!(disk.failed().now_or_never(), None);
+        take(&store);
+        let error = disk.tend().expect_err("it is gone");
+        assert_eq!(error.reason, Reason::Storage, "{error}");
+        let why = disk.failed().now_or_never().expect("the node is to end");
+        assert!(why.contains("the data directory was removed"), "{why}");
+    }
 }
