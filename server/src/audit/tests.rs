@@ -298,6 +298,22 @@ fn what_is_not_known_is_not_passed_over() {
     }
 }
 
+/// A leader that came too late, as the last of three that stop, has only that to say.
+#[test]
+fn a_copy_is_unapplied_where_its_log_has_more_records() {
+    use wire::command::Command::{Batch, RaiseFence};
+    let records = Batch(wire::Batch::default());
+    let none = RaiseFence(wire::RaiseFence::default());
+    for (last, unapplied) in [(records, vec!["eu-only".to_owned()]), (none, vec![])] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = open(folder.path());
+        add_group(&disk, 16, "eu-only");
+        log(&disk, 16, last);
+        let [_, stopped] = reports(disk, folder.path());
+        assert_eq!(stopped.unapplied, unapplied);
+    }
+}
+
 #[test]
 fn a_disk_says_its_cluster_even_if_only_its_log_is_left() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::Anchor;
+use domicile_proto::internal::v1 as wire;
 
 use super::anchor::{AnchorFile, FileSlots};
 use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, names};
 use super::engine::{Engine, KeyRange, Limit, Row, View, WalEnd};
-use super::ids::GroupId;
+use super::ids::{GroupId, Index};
 use super::lock::lock_to_read;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES};
-use super::{verify, wal};
+use super::{keys, record, verify, wal};
 use crate::error::{Error, Reason, Result};
 
 /// The block cache of an inspected instance: it is read once, front to back.
@@ -25,7 +25,7 @@ pub type Staged = (String, Result<Arc<dyn View>>);
 /// The contents of one data directory at one moment.
 pub struct Contents {
     /// Whose it is, and which groups it has.
-    pub anchor: Anchor,
+    pub anchor: wire::Anchor,
     /// The rows of the state instance.
     pub state: Arc<dyn View>,
     /// The rows of the log instance.
@@ -39,8 +39,8 @@ pub struct Contents {
     /// Why the store lacks what its node has acknowledged with it; `None`: it has
     /// all that its anchor says.
     pub lost: Option<String>,
-    /// Groups whose log goes on behind what their state has applied, as a node
-    /// that was killed leaves them; of a running node, none.
+    /// Groups whose log has changes of records behind what their state has applied, as
+    /// a node that was killed leaves them; of a running node, none.
     pub unapplied: Vec<GroupId>,
 }
 
@@ -89,7 +89,8 @@ impl Contents {
         let whole = checked.and_then(|()| verify::replicas(&anchor, &log, &state));
         let mut unapplied = Vec::new();
         for (group, tail) in whole.iter().flatten() {
-            if tail.last > verify::applied(&state, *group)? {
+            let applied = verify::applied(&state, *group)?;
+            if tail.last > applied && changes_records(&log, *group, applied)? {
                 unapplied.push(*group);
             }
         }
@@ -103,6 +104,31 @@ impl Contents {
             aside,
             strange,
         })
+    }
+}
+
+/// Whether the log of a group has changes of records behind an entry. One that was
+/// stopped in order may end with the entry of a leader that came too late to be one.
+fn changes_records(log: &dyn Engine, group: GroupId, applied: Option<Index>) -> Result<bool> {
+    use wire::command::Command::{Backfill, Batch, BeginBackfill, Copy, EndBackfill};
+    let mut from = applied.map_or(Index(0), Index::next);
+    loop {
+        let rows = log.scan(&keys::log_entries(group, from), verify::CHECK)?;
+        for row in &rows {
+            let entry: wire::LogEntry = record::decode(row.open_bytes("log entry")?)?;
+            if let Some(wire::log_entry::Payload::Command(command)) = entry.payload {
+                let command: wire::Command = record::decode(command)?;
+                if let Some(Batch(_) | Copy(_) | Backfill(_) | BeginBackfill(_) | EndBackfill(_)) =
+                    command.command
+                {
+                    return Ok(true);
+                }
+            }
+            from = keys::parse_log_entry(&row.key)?.1.next();
+        }
+        if rows.is_empty() {
+            return Ok(false);
+        }
     }
 }
 

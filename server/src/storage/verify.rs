@@ -12,7 +12,7 @@ use super::{keys, record};
 use crate::error::{Error, Result};
 
 /// How much of a log is read at once while it is checked.
-const CHECK: Limit = Limit {
+pub(super) const CHECK: Limit = Limit {
     rows_max: 16 * 1024,
     bytes_max: 8 * 1024 * 1024,
 };
