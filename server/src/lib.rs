@@ -2,10 +2,10 @@
 //! stays where its residency tag allows.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `env` `config` `telemetry` · `storage` · `seal` · `audit` · `residency` · `raft` · `net` ·
-//! `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
+//! `error` `env` `config` `telemetry` · `storage` · `state` · `seal` · `audit` · `residency` · `raft` ·
+//! `net` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
 //!
-//! In by [`api`], agreed by [`raft`], on disk by [`storage`], allowed by
+//! In by [`api`], agreed by [`raft`], applied by [`state`], on disk by [`storage`], allowed by
 //! [`residency`], out by [`net`], to other regions by [`replicate`].
 
 pub mod api;
@@ -24,5 +24,6 @@ pub mod replicate;
 pub mod residency;
 pub mod seal;
 pub mod seeded;
+pub mod state;
 pub mod storage;
 pub mod telemetry;

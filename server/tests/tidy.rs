@@ -15,13 +15,14 @@ mod source;
 use source::{Parsed, after_colons, begins_with, is_module, is_public};
 
 /// The rooms, each of which may use only those before it.
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 18] = [
     "error",
     "seeded",
     "env",
     "config",
     "telemetry",
     "storage",
+    "state",
     "seal",
     "audit",
     "residency",

@@ -23,7 +23,8 @@ use crate::net::{Regions, Speaker, channel};
 use crate::placement::Placement;
 use crate::raft::{Group, Groups, NodeId};
 use crate::replicate::{Probes, Shipped};
-use crate::residency::{Atlas, Gate, Subject};
+use crate::residency::{Atlas, Gate};
+use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, Contents, Disk, GroupId, REGION_GROUP};
 
 /// Marks a request that another node has passed on, and as what: to a node of the

@@ -10,8 +10,8 @@ use super::admin::AdminApi;
 use crate::env::{Env, WALL_OFF_MAX_MS};
 use crate::net::Reach;
 use crate::raft::{Group, Groups, MemberStatus, NodeId};
-use crate::residency::Subject;
 use crate::seeded;
+use crate::state::Subject;
 use crate::storage::{Disk, Room};
 
 /// A disk that has not ended a write for this long is told of: longer than a busy

@@ -24,8 +24,9 @@ use crate::raft::{
     Answered, Answers, Budget, Groups, Inbound, Received, ReplicaId, SnapshotReceiver, start_of,
 };
 use crate::replicate::{Probes, Receiver};
-use crate::residency::{Carries, Cleared, Gate, Of, Subject, Untrusted, carried};
+use crate::residency::{Carries, Cleared, Gate, Of, Untrusted, carried};
 use crate::seeded;
+use crate::state::Subject;
 use crate::storage::{Disk, GroupId};
 
 /// The answers that are gathered into one frame.

@@ -15,9 +15,10 @@ use v1::acknowledgement::Acknowledgement as Asked;
 use super::directory::Route;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Group, Outcome, Reply, Write};
+use crate::raft::{Group, Reply, Write};
 use crate::replicate::{Shipped, Wanted};
 use crate::seeded::{self, Bug};
+use crate::state::Outcome;
 
 /// How long mirrors may take before the writer is told where its write is
 /// durable: a few round trips round the world, and less than an attempt of the

@@ -22,8 +22,9 @@ use crate::kv::store::other_ranges;
 use crate::kv::tokens;
 use crate::kv::write::{check_forwarded, check_from_afar};
 use crate::net::Peers;
-use crate::raft::{Answer, Answers, NodeId, Outcome, ReplicaId, Reply, Transport, Write};
-use crate::residency::{Gate, Subject};
+use crate::raft::{Answer, Answers, NodeId, ReplicaId, Reply, Transport, Write};
+use crate::residency::Gate;
+use crate::state::{Outcome, Subject};
 use crate::storage::{GroupId, Index};
 
 /// How long the leader may take to answer: longer than it waits itself.

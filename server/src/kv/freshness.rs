@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use crate::env::{Env, Instant, Task};
 use crate::raft::{Group, Groups};
-use crate::residency::Subject;
 use crate::seeded::{self, Bug};
+use crate::state::Subject;
 use crate::storage::GroupId;
 
 /// How often the leader is asked while local reads are served.

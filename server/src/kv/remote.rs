@@ -20,7 +20,7 @@ use super::tokens;
 use super::turns::Scanner;
 use crate::error::{Error, Reason, Result};
 use crate::raft::Transport;
-use crate::residency::Subject;
+use crate::state::Subject;
 
 /// How long the home may take to answer one attempt.
 const REMOTE_WAIT: Duration = Duration::from_secs(3);

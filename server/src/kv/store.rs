@@ -27,11 +27,10 @@ use crate::kv::tokens;
 use crate::kv::turns::{Scanner, Turns};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
-use crate::raft::{
-    Answer, Answers, Group, Groups, NodeId, Outcome, Progress, ReplicaId, Reply, Write,
-};
+use crate::raft::{Answer, Answers, Group, Groups, NodeId, Progress, ReplicaId, Reply, Write};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::Gate;
+use crate::state::Outcome;
 use crate::storage::{Disk, GroupId, Index};
 
 /// How often a read that waits for its level looks again.

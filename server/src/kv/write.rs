@@ -7,7 +7,8 @@ use domicile_proto::v1;
 use wire::operation::{Change, Condition};
 
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Answer, Outcome, Reply, Write};
+use crate::raft::{Answer, Reply, Write};
+use crate::state::Outcome;
 use crate::storage::Index;
 
 /// The bytes of a client's id.

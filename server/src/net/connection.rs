@@ -460,7 +460,8 @@ mod tests {
     use super::*;
     use crate::net::TcpDial;
     use crate::raft::testing::Alone;
-    use crate::residency::{LEASE, Side, Subject};
+    use crate::residency::{LEASE, Side};
+    use crate::state::Subject;
 
     /// A write for `global` that waits for the connection to a region.
     fn waiting(

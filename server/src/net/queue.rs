@@ -252,9 +252,8 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::raft::Identity;
     use crate::raft::testing::Alone;
-    use crate::residency::Subject;
+    use crate::state::{Identity, Subject};
     use crate::storage::REGION_GROUP;
 
     type Answer = oneshot::Receiver<Untrusted<wire::PeerResponse>>;

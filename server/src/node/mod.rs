@@ -41,7 +41,8 @@ use crate::net::{BoxedIo, Dial, Regions, Speaker};
 use crate::placement::{Parts, Placement};
 use crate::raft::{Group, Groups, NodeId, Timing};
 use crate::replicate::{Lane, LaneId, Probes, Receiver, Replicator, Shipped, keep_lease};
-use crate::residency::{Gate, Subject};
+use crate::residency::Gate;
+use crate::state::Subject;
 use crate::storage::Disk;
 use crate::telemetry::Metrics;
 

@@ -10,7 +10,8 @@ use domicile_proto::address::RegionName;
 use crate::env::Env;
 use crate::net::{Reach, Regions, Speaker};
 use crate::raft::{Groups, NodeId, ReplicaId};
-use crate::residency::{Gate, Subject};
+use crate::residency::Gate;
+use crate::state::Subject;
 use crate::storage::{Disk, GroupId};
 use crate::telemetry::{self, Metrics};
 

@@ -12,7 +12,8 @@ use super::Placement;
 use crate::error::{Error, Reason, Result};
 use crate::net::{Peer, Peers};
 use crate::raft::NodeId;
-use crate::residency::{Carries, Cleared, Subject, Untrusted};
+use crate::residency::{Carries, Cleared, Untrusted};
+use crate::state::Subject;
 use crate::storage::CONTROL_GROUP;
 
 /// What a replica is placed by says nothing of a record.

@@ -19,8 +19,8 @@ use super::Placement;
 use super::plan::Plan;
 use super::reserve::Reserved;
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::{catalog, check_level, control};
 use crate::raft::{Group, NodeId, ReplicaId};
+use crate::state::{catalog, check_level, control};
 use crate::storage::{CONTROL_GROUP, Engine, GroupId, REGION_GROUP};
 
 /// How long the groups may take to agree on what they begin with.

@@ -54,8 +54,9 @@ use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
 use crate::net::{Regions, Speaker};
-use crate::raft::{Group, Groups, Identity, NodeId, Opening, ReplicaId, Timing, Transport};
+use crate::raft::{Group, Groups, NodeId, Opening, ReplicaId, Timing, Transport};
 use crate::residency::Gate;
+use crate::state::Identity;
 use crate::storage::{self, CONTROL_GROUP, Disk, GroupId, REGION_GROUP, Span};
 
 /// How many replicas a group has where there are enough nodes.

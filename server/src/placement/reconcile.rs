@@ -10,10 +10,10 @@ use wire::catalog_change::Change;
 use super::form::across;
 use super::{Placement, REPLICAS};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::check_level;
 use crate::raft::{NodeId, Progress, ReplicaId};
 use crate::residency::{Atlas, RangePlace, TagPlace};
 use crate::seeded;
+use crate::state::check_level;
 use crate::storage::{self, CONTROL_GROUP, GroupId, REGION_GROUP};
 
 /// How often the catalog is looked at besides when it changes: what could not

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::Placement;
 use crate::env::Instant;
 use crate::raft::{Group, ReplicaId};
-use crate::residency::Subject;
+use crate::state::Subject;
 use crate::storage::{Condition, GroupId};
 
 /// How often the disk is looked at.

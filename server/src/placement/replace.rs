@@ -18,7 +18,7 @@ use super::form::across;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
 use crate::raft::{Group, NodeId, ReplicaId};
-use crate::residency::Subject;
+use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 
 /// How long a node may take to learn the policy once it is in the control

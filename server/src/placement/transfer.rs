@@ -18,7 +18,7 @@ use super::replace::place_control;
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};
-use crate::residency::Subject;
+use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, Condition};
 
 /// How long a node may take to say that it lives: several round trips round the

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use wire::peer_response::Response;
 
 use crate::error::{Error, Reason, Result};
-use crate::residency::{Cleared, Gate, Subject};
+use crate::residency::{Cleared, Gate};
+use crate::state::Subject;
 
 /// Where the answers to the requests of one connection go. Clones are the same.
 #[derive(Clone)]

@@ -17,7 +17,6 @@ use tracing::instrument;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::{Applied, Identity, is_below, tag_keys};
 use crate::raft::leadership::Leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, Running};
@@ -32,6 +31,7 @@ use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
+use crate::state::{Applied, Identity, is_below, tag_keys};
 use crate::storage::{Condition, Disk, Index, View};
 
 /// How long what a replica has begun to apply may take once it is stopped.

@@ -27,7 +27,6 @@ use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::acknowledged::lacks;
 use crate::raft::answers::Answers;
-use crate::raft::apply::Identity;
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
 use crate::raft::intake::admit;
@@ -35,7 +34,8 @@ use crate::raft::types::{
     RaftLogId, RaftVote, ReplicaId, Types, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     vote_from_wire, vote_to_wire,
 };
-use crate::residency::{Gate, Subject, Untrusted};
+use crate::residency::{Gate, Untrusted};
+use crate::state::{Identity, Subject};
 use crate::storage::GroupId;
 
 /// Serves the requests of one connection.

@@ -3,7 +3,7 @@
 //! A write comes in at [`Group::propose`], is gathered with others into one
 //! log entry ([`proposer`]), is appended and synced ([`log_store`]), sent to
 //! the other replicas ([`network`], [`inbound`], [`answers`]) and, once a quorum has it,
-//! applied ([`state_machine`], [`apply`]). A strong read waits at
+//! applied ([`state_machine`], and `state`). A strong read waits at
 //! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
 //! a snapshot ([`snapshot`], [`snapshot_receiver`]), which is rare, for the log is kept for it
 //! ([`retention`]); whoever reads meanwhile is told ([`rows`]). Replicas
@@ -14,12 +14,11 @@
 //! types ([`types`]), what reaches a disk or a wire our own messages.
 //!
 //! Not done here: connections (`net` implements [`Transport`]), deciding who
-//! may write what (`residency`, `kv`), deciding where replicas are
+//! may write what (`residency`, `kv`), what an entry does to the rows (`state`), deciding where replicas are
 //! (`placement`).
 
 mod acknowledged;
 mod answers;
-pub mod apply;
 mod backoff;
 mod budget;
 mod group;
@@ -44,7 +43,6 @@ mod types;
 mod window;
 
 pub use answers::{Answered, Answers};
-pub use apply::{Identity, Outcome};
 pub use budget::Budget;
 pub use group::{Group, Leader, MemberStatus, Opening, Status};
 pub use groups::Groups;
@@ -55,7 +53,7 @@ pub use snapshot_receiver::{Received, SnapshotReceiver, start_of};
 pub use state_machine::{Mirror, Progress};
 pub use timing::Timing;
 pub use transport::{Parts, SharedTransport, Transport};
-pub use types::{NodeId, Position, ReplicaId};
+pub use types::{NodeId, ReplicaId};
 pub use window::Window;
 
 #[cfg(test)]

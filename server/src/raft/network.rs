@@ -39,7 +39,6 @@ use wire::peer_response::Response;
 use crate::env::Env;
 use crate::error::{Error, Reason};
 use crate::raft::acknowledged::Acknowledged;
-use crate::raft::apply::Identity;
 use crate::raft::retention::Followers;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::transport::{Parts, SharedTransport};
@@ -49,6 +48,7 @@ use crate::raft::types::{
 };
 use crate::raft::window::Window;
 use crate::residency::Gate;
+use crate::state::Identity;
 
 /// The appends of one stream that may be on their way at once. Enough to keep
 /// a follower's log writer busy over a round trip; more only queue there.

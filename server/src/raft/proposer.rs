@@ -22,7 +22,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::{Applied, Outcome};
 use crate::raft::budget::Budget;
 use crate::raft::reads;
 use crate::raft::request;
@@ -31,6 +30,7 @@ use crate::raft::types::{LeaderId, Proposal, Types};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
 use crate::seeded::{self, Bug};
+use crate::state::{Applied, Outcome};
 use crate::storage::Index;
 
 /// The entries of one group that may be on their way at once. While one is

@@ -19,13 +19,13 @@ use wire::peer_response::Response;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::Identity;
 use crate::raft::network::Running;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{RaftLogId, Types};
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
+use crate::state::Identity;
 use crate::storage::{Disk, Index};
 
 /// How long one confirmation may take: a few elections.

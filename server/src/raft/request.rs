@@ -8,7 +8,7 @@ use domicile_proto::internal::v1 as wire;
 use sha2::{Digest, Sha256};
 use wire::operation::{Change, Condition};
 
-use super::apply::DIGEST_BYTES;
+use crate::state::DIGEST_BYTES;
 
 /// The first half of SHA-256 over key, change and condition of a write. When it
 /// counts as done is left out: who sends it again may wait for less or more.

@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 use wire::send_snapshot_request::Part;
 
 use crate::error::{Error, Result};
-use crate::raft::apply::Identity;
 use crate::raft::transport::Parts;
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
+use crate::state::Identity;
 use crate::storage::{Disk, GroupId, KeyRange, Limit, View, WriteBatch, in_place, keys, record};
 
 /// The rows read at once from a view.

@@ -17,7 +17,6 @@ use wire::send_snapshot_request::Part;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::check_level;
 use crate::raft::group::Group;
 use crate::raft::groups::Groups;
 use crate::raft::inbound::may_belong;
@@ -26,6 +25,7 @@ use crate::raft::types::{
     ReplicaId, log_id_from_wire, stored_membership_from_wire, vote_from_wire, vote_to_wire,
 };
 use crate::residency::{Gate, Untrusted};
+use crate::state::check_level;
 use crate::storage::{Disk, GroupId, Intake, Span};
 
 /// What a part of a snapshot came to.

@@ -17,13 +17,14 @@ use tokio::sync::watch;
 use tracing::instrument;
 
 use crate::error::Result;
-use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcomes, tag_keys};
 use crate::raft::rows::Rows;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::types::{
-    LeaderId, Position, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types,
+    LeaderId, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types, log_id_from_wire,
+    log_id_to_wire, payload_of, stored_membership_from_wire,
 };
 use crate::seal::TagKeys;
+use crate::state::{Applied, Applier, GroupState, Identity, Lately, Outcomes, Position, tag_keys};
 use crate::storage::{Disk, Durability, GroupId, Index, View, in_place};
 
 /// The bytes of rows that are collected into one write batch.
@@ -146,7 +147,7 @@ impl StateMachine {
         );
         let answers = entries
             .iter()
-            .map(|entry| applier.apply(entry))
+            .map(|entry| applier.apply(log_id_to_wire(&entry.log_id), payload_of(entry)))
             .collect::<Result<Vec<_>>>()?;
         let empties = applier.empties();
         if empties {
@@ -195,7 +196,8 @@ impl StateMachine {
 
     /// The last applied entry and a view of the rows at it.
     pub(super) fn position(&self) -> Result<(Option<RaftLogId>, Arc<dyn View>)> {
-        Ok((self.state.applied, self.disk.state.view()?))
+        let applied = self.state.applied.as_ref().map(log_id_from_wire);
+        Ok((applied, self.disk.state.view()?))
     }
 
     /// How far the replica has applied, and a view of the rows at it.
@@ -206,16 +208,20 @@ impl StateMachine {
         ))
     }
 
-    fn meta(&self) -> SnapshotMeta<LeaderId, ReplicaId, Seat> {
-        SnapshotMeta {
-            last_log_id: self.state.applied,
-            last_membership: self.state.membership.clone(),
-        }
+    /// The last applied entry, and the members as of it.
+    fn applied(&self) -> Result<(Option<RaftLogId>, RaftStoredMembership)> {
+        let applied = self.state.applied.as_ref().map(log_id_from_wire);
+        let membership = stored_membership_from_wire(self.state.membership.as_ref())?;
+        Ok((applied, membership))
     }
 
     fn snapshot(&self) -> Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>> {
+        let (last_log_id, last_membership) = self.applied()?;
         Ok(Snapshot {
-            meta: self.meta(),
+            meta: SnapshotMeta {
+                last_log_id,
+                last_membership,
+            },
             snapshot: SnapshotData::View(self.disk.state.view()?),
         })
     }
@@ -234,10 +240,14 @@ fn read_tag_keys(disk: &Disk, group: GroupId) -> Result<TagKeys> {
 }
 
 fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
-    let mut members = state.membership.membership().nodes();
+    let membership = state
+        .membership
+        .iter()
+        .flat_map(|stored| &stored.membership);
+    let mut members = membership.flat_map(|membership| &membership.members);
     Progress {
-        index: Index(state.applied.map_or(0, |a| a.index())),
-        term: state.applied.map_or(0, |a| a.committed_leader_id().term),
+        index: Index(state.applied.map_or(0, |applied| applied.index)),
+        term: state.applied.map_or(0, |applied| applied.term),
         last_version: state.last_version,
         changed: state.changed,
         changed_version: state.changed_version,
@@ -250,7 +260,7 @@ fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
         request_limits: state.requests.limits,
         fence: state.fence,
         tag_key: state.tag_key,
-        joined: members.any(|(member, _)| *member == replica),
+        joined: members.any(|member| member.replica == replica.0),
     }
 }
 
@@ -261,7 +271,7 @@ impl RaftStateMachine<Types> for StateMachine {
     async fn applied_state(
         &mut self,
     ) -> Result<(Option<RaftLogId>, RaftStoredMembership), io::Error> {
-        Ok((self.state.applied, self.state.membership.clone()))
+        self.applied().map_err(io::Error::other)
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -315,10 +325,11 @@ impl RaftStateMachine<Types> for StateMachine {
             in_place(|| Outcomes::load(state, group, requests)).map_err(io::Error::other)?;
         self.lately = Lately::default();
         self.learn_tag_keys().map_err(io::Error::other)?;
-        if self.state.applied != meta.last_log_id {
+        let applied = self.state.applied.as_ref().map(log_id_from_wire);
+        if applied != meta.last_log_id {
             return Err(io::Error::other(format!(
-                "{}: the installed snapshot ends at {:?}, its head says {:?}",
-                self.identity.group, self.state.applied, meta.last_log_id
+                "{}: the installed snapshot ends at {applied:?}, its head says {:?}",
+                self.identity.group, meta.last_log_id
             )));
         }
         self.progress

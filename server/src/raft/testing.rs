@@ -15,10 +15,10 @@ use tokio::sync::{oneshot, watch};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{
-    Group, Groups, Identity, NodeId, Opening, Parts, ReplicaId, SharedTransport, Timing, Transport,
-    Write,
+    Group, Groups, NodeId, Opening, Parts, ReplicaId, SharedTransport, Timing, Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Untrusted};
+use crate::state::Identity;
 use crate::storage::{Disk, DiskOptions, Engine, FIRST_RANGE, GroupId, Index, MemoryDisk, Run};
 
 /// A node that is every group's only replica.
@@ -217,7 +217,7 @@ pub(crate) async fn register(group: &Group) -> Bytes {
         reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
     }]);
     match rx.await.expect("answered").expect("registered").outcome {
-        crate::raft::Outcome::Registered { client } => Bytes::copy_from_slice(&client),
+        crate::state::Outcome::Registered { client } => Bytes::copy_from_slice(&client),
         other => panic!("{other:?}"),
     }
 }

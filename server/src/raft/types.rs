@@ -15,8 +15,8 @@ use openraft_rt_tokio::TokioRuntime;
 use prost::Message;
 
 use crate::error::{Error, Result};
-use crate::raft::apply::Applied;
-use crate::storage::{Index, record};
+use crate::state::{Applied, Payload};
+use crate::storage::record;
 
 openraft::declare_raft_types!(
     /// How openraft is used here.
@@ -82,46 +82,12 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// The place of a change in the log of its tag's home. The default stands
-/// before every change: no change is in the first entry of a log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// The epoch of the home.
-    pub epoch: u64,
-    /// The log entry.
-    pub index: Index,
-    /// The operation within the entry.
-    pub sub: u32,
-}
-
-impl Position {
-    /// As it stands on disk and wire; `None` before every change.
-    pub fn to_wire(self) -> Option<wire::ChangePosition> {
-        (self != Position::default()).then_some(wire::ChangePosition {
-            epoch: self.epoch,
-            index: self.index.0,
-            sub: self.sub,
-        })
-    }
-
-    /// From disk or wire.
-    pub fn from_wire(position: Option<wire::ChangePosition>) -> Position {
-        position.map(Position::from).unwrap_or_default()
-    }
-}
-
-impl From<wire::ChangePosition> for Position {
-    fn from(position: wire::ChangePosition) -> Self {
-        Position {
-            epoch: position.epoch,
-            index: Index(position.index),
-            sub: position.sub,
-        }
-    }
-}
-
 /// Where a replica lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    unreachable_pub,
+    reason = "the macro makes `Types`, which names it, public"
+)]
 pub struct Seat {
     /// The node.
     pub node: NodeId,
@@ -130,6 +96,10 @@ pub struct Seat {
 /// An encoded `Command`, encoded once by the proposer and carried as bytes
 /// from there to every disk.
 #[derive(Clone, PartialEq, Eq)]
+#[expect(
+    unreachable_pub,
+    reason = "the macro makes `Types`, which names it, public"
+)]
 pub struct Proposal(pub Bytes);
 
 impl fmt::Debug for Proposal {
@@ -255,6 +225,15 @@ pub(super) fn stored_membership_from_wire(
                 .unwrap_or(&wire::Membership::default()),
         )?,
     ))
+}
+
+/// What an entry carries, for the state.
+pub(super) fn payload_of(entry: &RaftEntryOf) -> Payload<'_> {
+    match &entry.payload {
+        EntryPayload::Blank => Payload::Blank,
+        EntryPayload::Membership(membership) => Payload::Membership(membership_to_wire(membership)),
+        EntryPayload::Normal(proposal) => Payload::Command(&proposal.0),
+    }
 }
 
 /// Encodes a log entry.

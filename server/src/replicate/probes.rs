@@ -20,10 +20,11 @@ use wire::peer_response::Response;
 
 use crate::env::{Env, Instant};
 use crate::net::Regions;
-use crate::raft::{Group, Groups, Position, Transport};
+use crate::raft::{Group, Groups, Transport};
 use crate::replicate::feed;
-use crate::residency::{Gate, Subject};
+use crate::residency::Gate;
 use crate::seeded::{self, Bug};
+use crate::state::{Position, Subject};
 use crate::storage::{GroupId, in_place};
 
 /// How often the home is asked while mirrors are read here.

@@ -21,10 +21,10 @@ use wire::ship_result::Result as Shown;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::{DIGEST_BYTES, ledger};
-use crate::raft::{Group, Groups, Position};
+use crate::raft::{Group, Groups};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
+use crate::state::{DIGEST_BYTES, Position, ledger};
 use crate::storage::GroupId;
 
 /// The batches of one mirror that may wait here; a sender has fewer on their

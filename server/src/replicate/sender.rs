@@ -24,10 +24,11 @@ use super::transfer;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
-use crate::raft::apply::ledger::{self, Ends};
-use crate::raft::{Group, NodeId, Position, Transport};
-use crate::residency::{Cleared, Gate, Subject};
+use crate::raft::{Group, NodeId, Transport};
+use crate::residency::{Cleared, Gate};
 use crate::seeded::{self, Bug};
+use crate::state::ledger::{self, Ends};
+use crate::state::{Position, Subject};
 use crate::storage::{Disk, View, in_place};
 
 /// The batches that may be on their way at once: with full ones some 100 MiB/s

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::env::{Env, Instant};
-use crate::raft::Position;
+use crate::state::Position;
 use crate::storage::GroupId;
 
 /// The mirror of one range in one region.

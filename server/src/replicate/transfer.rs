@@ -6,7 +6,7 @@
 use domicile_proto::address::RegionName;
 use sha2::{Digest, Sha256};
 
-use crate::raft::Position;
+use crate::state::Position;
 
 /// What a batch is of.
 #[derive(Clone, Copy)]

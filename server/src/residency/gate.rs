@@ -16,36 +16,24 @@ use super::carried::{Cargo, Carried, Carries, Of, carried, evidence};
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
+use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, FIRST_RANGE, REGION_GROUP};
 
 /// How long a confirmation of the control group's leader allows traffic
 /// between regions.
 pub const LEASE: Duration = Duration::from_secs(30);
 
-/// What a message is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// The control group: nothing that may not be in every region.
-    Control,
-    /// A region group: stays in its region.
-    Region,
-    /// The records of a tag.
-    Tag(Tag),
-}
-
-impl Subject {
-    /// Whether a message may be about this: what is of a tag is judged by that
-    /// tag's rules and no other's.
-    fn fits(&self, of: Of<'_>) -> bool {
-        match (of, self) {
-            (Of::Tag(named), Subject::Tag(tag)) => named == tag.as_str(),
-            (Of::Tag(_), Subject::Control | Subject::Region) => false,
-            (Of::Group(group), Subject::Control) => group == CONTROL_GROUP,
-            (Of::Group(group), Subject::Region) => group == REGION_GROUP,
-            (Of::Group(group), Subject::Tag(_)) => group.0 >= FIRST_RANGE,
-            (Of::NoTag, subject) => *subject == Subject::Control,
-            (Of::Exchange, _) => true,
-        }
+/// Whether a message may be about a subject: what is of a tag is judged by that
+/// tag's rules and no other's.
+fn fits(subject: &Subject, of: Of<'_>) -> bool {
+    match (of, subject) {
+        (Of::Tag(named), Subject::Tag(tag)) => named == tag.as_str(),
+        (Of::Tag(_), Subject::Control | Subject::Region) => false,
+        (Of::Group(group), Subject::Control) => group == CONTROL_GROUP,
+        (Of::Group(group), Subject::Region) => group == REGION_GROUP,
+        (Of::Group(group), Subject::Tag(_)) => group.0 >= FIRST_RANGE,
+        (Of::NoTag, subject) => *subject == Subject::Control,
+        (Of::Exchange, _) => true,
     }
 }
 
@@ -56,7 +44,8 @@ impl Subject {
 ///
 /// ```compile_fail,E0451
 /// use domicile_proto::address::RegionName;
-/// use domicile_server::residency::{Cleared, Subject};
+/// use domicile_server::residency::Cleared;
+/// use domicile_server::state::Subject;
 ///
 /// fn forge(to: RegionName) -> Cleared<()> {
 ///     Cleared { message: (), to, subject: Subject::Control, policy_version: 1, end: None }
@@ -401,7 +390,7 @@ impl Gate {
         subject: &Subject,
         carried: &Carried<'_>,
     ) -> Result<Passed> {
-        if !subject.fits(carried.of) {
+        if !fits(subject, carried.of) {
             return Err(Error::new(
                 Reason::ResidencyViolation,
                 "the message is of another tag or group than it was passed for",

@@ -11,9 +11,10 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use wire::peer_request::Request;
 
-use super::{Atlas, Gate, LEASE, Side, Subject, Untrusted};
+use super::{Atlas, Gate, LEASE, Side, Untrusted};
 use crate::env::{Clocks, Env};
 use crate::error::{Reason, Result};
+use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, FIRST_RANGE, GroupId, REGION_GROUP};
 
 fn region(name: &str) -> RegionName {

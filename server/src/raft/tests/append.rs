@@ -18,13 +18,13 @@ use tokio::sync::oneshot;
 
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::raft::apply::Identity;
 use crate::raft::network::{Client, Network};
 use crate::raft::types::{
     NodeId, Proposal, RaftEntryOf, ReplicaId, Seat, Types, log_id_from_wire, vote_from_wire,
 };
 use crate::raft::{Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
+use crate::state::Identity;
 use crate::storage::REGION_GROUP;
 
 const MIB: usize = 1024 * 1024;

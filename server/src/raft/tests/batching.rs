@@ -8,8 +8,8 @@ use openraft::EntryPayload;
 use prost::Message;
 use wire::command::Command;
 
-use crate::raft::apply::{Applier, GroupState, Identity, Lately, Outcomes};
-use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire};
+use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire, log_id_to_wire, payload_of};
+use crate::state::{Applier, GroupState, Identity, Lately, Outcomes};
 use crate::storage::{Durability, Engine, GroupId, KeyRange, Limit, Memory};
 
 const GROUP: GroupId = GroupId(18);
@@ -47,7 +47,9 @@ fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
     for entries in entries.chunks(batch) {
         let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut lately);
         for entry in entries {
-            applier.apply(entry).expect("applied");
+            applier
+                .apply(log_id_to_wire(&entry.log_id), payload_of(entry))
+                .expect("applied");
         }
         let (batch, next) = applier.finish();
         engine.write(batch, Durability::Buffered).expect("written");

@@ -7,9 +7,9 @@ use prost::Message;
 use wire::Rebuild;
 use wire::control_change::Change;
 
-use crate::raft::apply::{Applier, GroupState, Identity, Lately, Outcomes, control};
 use crate::raft::testing::demo;
-use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire};
+use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire, log_id_to_wire, payload_of};
+use crate::state::{Applier, GroupState, Identity, Lately, Outcomes, control};
 use crate::storage::{CONTROL_GROUP, Durability, Engine as _, Memory};
 
 /// The state after changes.
@@ -36,7 +36,9 @@ fn after(changes: Vec<Change>) -> wire::Control {
             log_id: log_id_from_wire(&log_id),
             payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
         };
-        applier.apply(&entry).expect("applied");
+        applier
+            .apply(log_id_to_wire(&entry.log_id), payload_of(&entry))
+            .expect("applied");
     }
     let (batch, _) = applier.finish();
     engine.write(batch, Durability::Buffered).expect("written");

@@ -28,18 +28,18 @@ use wire::operation::Change;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::apply::GroupState;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::testing::{Alone, Nowhere, demo, identity};
 use crate::raft::types::{
-    Proposal, RaftEntryOf, RaftLogId, RaftVote, entry_from_bytes, log_id_to_wire,
+    Proposal, RaftEntryOf, RaftLogId, RaftVote, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     stored_membership_to_wire, vote_to_wire,
 };
 use crate::raft::{
-    Answers, Group, Groups, Identity, Inbound, NodeId, Opening, Parts, Received, ReplicaId, Reply,
+    Answers, Group, Groups, Inbound, NodeId, Opening, Parts, Received, ReplicaId, Reply,
     SnapshotReceiver, Timing, Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Side, Untrusted};
+use crate::state::{GroupState, Identity};
 use crate::storage::keys::LedgerKey;
 use crate::storage::testing::{CrashImages, staged_files};
 use crate::storage::{Disk, DiskOptions, Durability, GroupId, Index, WriteBatch};
@@ -507,7 +507,7 @@ fn purged(disk: &Disk) -> u64 {
 /// The last entry that a state has applied.
 fn applied(disk: &Disk) -> RaftLogId {
     let state = GroupState::load(disk.state.as_ref(), GROUP).expect("it can be read");
-    state.applied.expect("something is applied")
+    log_id_from_wire(&state.applied.expect("something is applied"))
 }
 
 /// A leader, and a follower that is behind it.

@@ -8,8 +8,8 @@ use openraft::EntryPayload;
 use prost::Message;
 use wire::command::Command;
 
-use crate::raft::apply::{Applied, Applier, GroupState, Identity, Lately, Outcome, Outcomes};
-use crate::raft::types::{Position, Proposal, RaftEntryOf, log_id_from_wire};
+use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire, log_id_to_wire, payload_of};
+use crate::state::{Applied, Applier, GroupState, Identity, Lately, Outcome, Outcomes, Position};
 use crate::storage::{Durability, Engine, GroupId, Index, Limit, Memory, keys, record};
 
 const GROUP: GroupId = GroupId(18);
@@ -68,7 +68,9 @@ impl Mirror {
             &mut self.outcomes,
             &mut self.lately,
         );
-        let applied = applier.apply(&entry).expect("applied");
+        let applied = applier
+            .apply(log_id_to_wire(&entry.log_id), payload_of(&entry))
+            .expect("applied");
         let (batch, state) = applier.finish();
         self.engine
             .write(batch, Durability::Buffered)

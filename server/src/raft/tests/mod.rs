@@ -22,10 +22,10 @@ use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use crate::env::Env;
-use crate::raft::apply::Identity;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{ReplicaId, Types, log_id_from_wire};
+use crate::state::Identity;
 use crate::storage::{Disk, DiskOptions, GroupId, Index, MemoryDisk, Run};
 
 /// The group that the suite works on.

@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 
 use crate::env::Env;
 use crate::error::Result;
-use crate::raft::apply::Identity;
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotData;
 use crate::raft::types::{NodeId, RaftVote, ReplicaId, Seat, Types, vote_from_wire};
 use crate::raft::{Parts, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
+use crate::state::Identity;
 use crate::storage::{Durability, Engine, Memory, REGION_GROUP, WriteBatch, keys};
 
 /// A node that takes its time.

@@ -24,9 +24,9 @@ use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{OUTCOMES_PER_CLIENT_MAX, REMEMBERED_CLIENTS, REMEMBERED_OUTCOMES};
 
+use super::Position;
 use super::records::Outcome;
 use crate::error::{Error, Result};
-use crate::raft::types::Position;
 use crate::seeded::{self, Bug};
 use crate::storage::{Engine, GroupId, Limit, keys};
 

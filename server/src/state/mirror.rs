@@ -13,9 +13,8 @@ use domicile_proto::internal::v1 as wire;
 
 use super::newest::Lately;
 use super::records::Writes;
-use super::{Applied, Applier, ledger};
+use super::{Applied, Applier, Position, ledger};
 use crate::error::{Error, Result};
-use crate::raft::types::Position;
 use crate::storage::keys;
 
 impl Applier<'_> {

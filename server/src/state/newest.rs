@@ -68,7 +68,7 @@ impl Lately {
 
     /// Notes that everything inserted is in the engine now, and forgets what
     /// is too much.
-    pub(in crate::raft) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         if self.young_bytes > GENERATION_BYTES_MAX {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 
 use crate::error::{Error, Reason, Result};
-use crate::raft::Position;
 use crate::seeded::{self, Bug};
+use crate::state::Position;
 use crate::storage::{Engine, GroupId, Index, KeyRange, Limit, Row, Span, View, keys, record};
 
 /// The records of one batch.

@@ -5,11 +5,10 @@ use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use wire::operation::{Change, Condition};
 
-use super::Applier;
 use super::newest::Newest;
 use super::outcomes::{CLIENT_BYTES, Known};
+use super::{Applier, Position};
 use crate::error::{Error, Result};
-use crate::raft::types::Position;
 use crate::seeded::{self, Bug};
 use crate::storage::{self, Index, keys, record};
 
