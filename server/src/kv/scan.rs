@@ -21,12 +21,12 @@ use wire::operation::Change;
 use super::directory::{Admitted, Here, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
 use super::reach::{Reached, Served, WAIT_MAX, not_met, replaced};
-use super::read::{self, ScanQuery};
 use super::store::{READS_MAX, Store, WAIT_STEP, elsewhere};
 use super::tokens;
 use super::turns::Scanner;
 use crate::error::{Error, Reason, Result};
 use crate::raft::Progress;
+use crate::state::read::{self, ScanQuery};
 
 /// Where a scan is.
 struct At {

@@ -22,7 +22,6 @@ use crate::kv::forward::{self, Forwarded, Target};
 use crate::kv::freshness::Freshness;
 use crate::kv::options::ReadOptions;
 use crate::kv::reach::{Reached, Served, is_whole, replaced};
-use crate::kv::read::{self, GET_BYTES_MAX};
 use crate::kv::tokens;
 use crate::kv::turns::{Scanner, Turns};
 use crate::kv::write::check_key;
@@ -31,6 +30,7 @@ use crate::raft::{Answer, Answers, Group, Groups, NodeId, Progress, ReplicaId, R
 use crate::replicate::{Probes, Shipped};
 use crate::residency::Gate;
 use crate::state::Outcome;
+use crate::state::read::{self, GET_BYTES_MAX};
 use crate::storage::{Disk, GroupId, Index};
 
 /// How often a read that waits for its level looks again.

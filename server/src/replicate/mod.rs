@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The node that leads a tag's home group runs one [`sender`] for each mirror
-//! region. It reads the change index behind the mirror's cursor ([`feed`]), has
+//! region. It reads the change index behind the mirror's cursor (`state::feed`), has
 //! the home's group commit what it is about to send to the ledger, ships batches in log order, several at once, and learns from each answer
 //! how far the mirror is. A mirror that was never filled is filled from a view
 //! first. The [`receiver`] only puts what passed the gate into the mirror's own
@@ -22,7 +22,6 @@
 //! Not done here: deciding what may cross (`residency`), applying (`raft`),
 //! serving readers (`kv`).
 
-mod feed;
 mod lease;
 mod probes;
 mod receiver;

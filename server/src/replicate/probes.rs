@@ -21,9 +21,9 @@ use wire::peer_response::Response;
 use crate::env::{Env, Instant};
 use crate::net::Regions;
 use crate::raft::{Group, Groups, Transport};
-use crate::replicate::feed;
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
+use crate::state::feed;
 use crate::state::{Position, Subject};
 use crate::storage::{GroupId, in_place};
 

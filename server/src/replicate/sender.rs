@@ -18,7 +18,6 @@ use wire::peer_response::Response;
 use wire::ship::Cargo;
 use wire::ship_result::Result as Shown;
 
-use super::feed;
 use super::shipped::{Lane, LaneId, LaneState, Shipped};
 use super::transfer;
 use crate::env::Env;
@@ -27,6 +26,7 @@ use crate::net::Peers;
 use crate::raft::{Group, NodeId, Transport};
 use crate::residency::{Cleared, Gate};
 use crate::seeded::{self, Bug};
+use crate::state::feed;
 use crate::state::ledger::{self, Ends};
 use crate::state::{Position, Subject};
 use crate::storage::{Disk, View, in_place};

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 
+use super::Position;
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
-use crate::state::Position;
 use crate::storage::{Engine, GroupId, Index, KeyRange, Limit, Row, Span, View, keys, record};
 
 /// The records of one batch.
@@ -22,29 +22,29 @@ const READ_ROWS: usize = 512;
 
 /// Changes in log order, of whole log entries.
 #[derive(Default)]
-pub(super) struct Changes {
+pub struct Changes {
     /// The records as they were after each change.
-    pub(super) records: Vec<wire::CopiedRecord>,
+    pub records: Vec<wire::CopiedRecord>,
     /// What the identified writes of these entries came to.
-    pub(super) outcomes: Vec<wire::CopiedOutcomes>,
+    pub outcomes: Vec<wire::CopiedOutcomes>,
     /// The last change; of an entry that changed nothing, its first place.
-    pub(super) last: Position,
+    pub last: Position,
 }
 
 /// Records in key order.
-pub(super) struct Records {
+pub struct Records {
     /// The records; tombstones are left out.
-    pub(super) records: Vec<wire::CopiedRecord>,
+    pub records: Vec<wire::CopiedRecord>,
     /// Where the next page begins; `None`: this was the last.
-    pub(super) next: Option<Bytes>,
+    pub next: Option<Bytes>,
 }
 
 /// Outcomes in the order of their entries.
-pub(super) struct Outcomes {
+pub struct Outcomes {
     /// The rows.
-    pub(super) outcomes: Vec<wire::CopiedOutcomes>,
+    pub outcomes: Vec<wire::CopiedOutcomes>,
     /// The entry of the last; `None`: there was none.
-    pub(super) last: Option<Position>,
+    pub last: Option<Position>,
 }
 
 /// Rows of a range in their order, read as they are wanted.
@@ -91,7 +91,7 @@ impl<'a> Rows<'a> {
 /// what the identified writes of the same entries came to; `None`: there are
 /// none. A log entry is never split, so that a mirror has all of an entry or
 /// none.
-pub(super) fn changes(
+pub fn changes(
     engine: &dyn Engine,
     group: GroupId,
     tag: &str,
@@ -155,7 +155,7 @@ pub(super) fn changes(
 
 /// The version of the last change of a home's group up to and with a position; 0:
 /// there is none.
-pub(super) fn version_at(engine: &dyn Engine, group: GroupId, at: Position) -> Result<u64> {
+pub fn version_at(engine: &dyn Engine, group: GroupId, at: Position) -> Result<u64> {
     let mut range = keys::changes(group);
     range.end = Some(behind(&keys::change(group, at.epoch, at.index)));
     let Some(row) = engine.last(&range)? else {
@@ -205,7 +205,7 @@ fn behind(key: &[u8]) -> Bytes {
 
 /// A page of what is remembered of the identified writes of a group, behind an
 /// entry, from a view.
-pub(super) fn outcomes(view: &dyn View, group: GroupId, after: Position) -> Result<Outcomes> {
+pub fn outcomes(view: &dyn View, group: GroupId, after: Position) -> Result<Outcomes> {
     let limit = Limit {
         rows_max: BATCH_RECORDS_MAX,
         bytes_max: BATCH_BYTES_MAX,
@@ -254,7 +254,7 @@ fn as_changed(
 }
 
 /// A page of the records of a range, from a view.
-pub(super) fn records(view: &dyn View, tag: &str, span: &Span, start: &[u8]) -> Result<Records> {
+pub fn records(view: &dyn View, tag: &str, span: &Span, start: &[u8]) -> Result<Records> {
     let limit = Limit {
         rows_max: BATCH_RECORDS_MAX,
         bytes_max: BATCH_BYTES_MAX,

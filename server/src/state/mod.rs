@@ -10,12 +10,16 @@
 //! ([`group_state`]). Every entry that carries a command leaves one audit leaf
 //! ([`leaf`]). What a later entry has made stale is refused ([`fence`]).
 //!
-//! Not done here: agreeing on entries (`raft`), deciding what may be written
-//! (`residency`), stamping versions (`raft::proposer`), reading records (`kv`).
+//! Rows are read here too: records by key and by page as of a version ([`read`]), and
+//! what a mirror has not got yet ([`feed`]).
+//!
+//! Not done here: agreeing on entries (`raft`), deciding what may be written or read
+//! (`residency`, `kv`), stamping versions (`raft::proposer`).
 
 mod apply;
 pub mod catalog;
 pub mod control;
+pub mod feed;
 mod fence;
 mod group_state;
 mod identity;
@@ -25,6 +29,7 @@ mod mirror;
 mod newest;
 mod outcomes;
 mod position;
+pub mod read;
 mod records;
 pub mod tag_keys;
 

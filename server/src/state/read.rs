@@ -12,7 +12,7 @@ use crate::storage::{Engine, KeyRange, Limit, Row, keys, record};
 /// The bytes of keys and values after which an answer to gets ends: it is at
 /// most one record longer, which fits every message, and others may answer in
 /// between.
-pub(super) const GET_BYTES_MAX: usize = 1024 * 1024;
+pub const GET_BYTES_MAX: usize = 1024 * 1024;
 
 /// The rows read at once while a page is filled.
 const SCAN_ROWS: usize = 512;
@@ -20,12 +20,12 @@ const SCAN_ROWS: usize = 512;
 /// The rows that one page looks at, deleted records among them: some ten
 /// milliseconds of work. A page that ends here may have no record, and says
 /// where to go on.
-pub(super) const SCAN_EXAMINED_MAX: usize = 10_000;
+pub const SCAN_EXAMINED_MAX: usize = 10_000;
 
 /// A key as of a version; `None`: there is no such record. Rows become visible
 /// before anyone is told of their version: what is newer than the reply says is
 /// not shown, so that its position covers all that it shows.
-pub(super) fn get(
+pub fn get(
     engine: &dyn Engine,
     tag: &str,
     key: &Bytes,
@@ -43,7 +43,7 @@ pub(super) fn get(
 }
 
 /// The same if it is in memory; `None`: it must be asked of the disk.
-pub(super) fn get_at_once(
+pub fn get_at_once(
     engine: &dyn Engine,
     tag: &str,
     key: &Bytes,
@@ -67,7 +67,7 @@ pub(super) fn get_at_once(
 }
 
 /// The first keys as of a version, as many as one answer takes: at least one.
-pub(super) fn get_first(
+pub fn get_first(
     engine: &dyn Engine,
     tag: &str,
     keys: &[Bytes],
@@ -97,7 +97,7 @@ fn shown(key: &Bytes, stored: wire::StoredRecord) -> Option<v1::Record> {
 }
 
 /// The bytes of a record that was read.
-pub(super) fn size(record: Option<&v1::Record>) -> usize {
+pub fn size(record: Option<&v1::Record>) -> usize {
     record.map_or(0, |record| record.key.len() + record.value.len())
 }
 
@@ -124,7 +124,7 @@ pub struct Page {
 
 /// Reads one page as of a version. A newer record is answered with the version
 /// that stood then, from the history.
-pub(super) fn scan(engine: &dyn Engine, tag: &str, query: &ScanQuery) -> Result<Page> {
+pub fn scan(engine: &dyn Engine, tag: &str, query: &ScanQuery) -> Result<Page> {
     let end = (!query.end.is_empty()).then_some(query.end.as_ref());
     let mut range = keys::records(tag, &query.start, end);
     let mut records = Vec::new();
