@@ -20,10 +20,11 @@ use super::{
 };
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
-use crate::raft::testing::{Alone, demo, identity, put, reinstall};
+use crate::raft::testing::{Alone, put, reinstall};
 use crate::raft::{Answers, Group, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::LEASE;
+use crate::state::testing::{demo, identity};
 use crate::storage::{
     Durability, Engine, Index, KeyRange, Limit, Room, Row, Stage, View, Write, WriteBatch, keys,
     record,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::policy::{DEMO, Policy};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use openraft::storage::RaftStateMachine;
@@ -19,7 +18,8 @@ use crate::raft::{
 };
 use crate::residency::{Atlas, Cleared, Gate, Untrusted};
 use crate::state::Identity;
-use crate::storage::{Disk, DiskOptions, Engine, FIRST_RANGE, GroupId, Index, MemoryDisk, Run};
+use crate::state::testing::demo;
+use crate::storage::{Disk, DiskOptions, Engine, Index, MemoryDisk, Run};
 
 /// A node that is every group's only replica.
 pub(crate) struct Alone {
@@ -234,40 +234,6 @@ pub(crate) async fn reinstall(group: &Group) {
         Box::pin(std::future::ready(installed))
     });
     installed.await.expect("it runs").expect("installed");
-}
-
-/// The control group's state under the demo's policy. The range of a tag is its
-/// number by name, from the first.
-pub(crate) fn demo() -> wire::Control {
-    let policy = Policy::parse(DEMO).expect("valid");
-    let tags = (FIRST_RANGE..).zip(policy.tags());
-    let tags = tags.map(|(range, (tag, rules))| {
-        let mirror = |region: &RegionName| wire::ControlMirror {
-            region: region.to_string(),
-            incarnation: 1,
-        };
-        wire::ControlTag {
-            tag: tag.to_string(),
-            home: rules.home.to_string(),
-            epoch: 1,
-            ranges: vec![wire::ControlRange {
-                range,
-                home_incarnation: 1,
-                mirrors: rules.replicate_to.iter().map(mirror).collect(),
-            }],
-        }
-    });
-    wire::Control {
-        policy: DEMO.into(),
-        tags: tags.collect(),
-        ..wire::Control::default()
-    }
-}
-
-/// What a group of a tag is, in a region.
-pub(crate) fn identity(group: u64, tag: &str, region: &str) -> Identity {
-    let region = RegionName::new(region).expect("a name");
-    Identity::new(GroupId(group), 1, tag, &region).expect("a tag")
 }
 
 /// Reaches nobody.

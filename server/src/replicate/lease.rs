@@ -74,7 +74,8 @@ mod tests {
     use super::*;
     use crate::env::Clocks;
     use crate::error::Error;
-    use crate::raft::testing::{Alone, identity};
+    use crate::raft::testing::Alone;
+    use crate::state::testing::identity;
 
     #[tokio::test(start_paused = true)]
     async fn the_lease_runs_once_the_gates_have_what_was_confirmed() {

@@ -298,7 +298,8 @@ mod tests {
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::NodeId;
-    use crate::raft::testing::{Alone, identity};
+    use crate::raft::testing::Alone;
+    use crate::state::testing::identity;
 
     #[tokio::test(start_paused = true)]
     async fn freshness_does_not_outlive_the_rows_it_is_of() {

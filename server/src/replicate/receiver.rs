@@ -346,7 +346,8 @@ fn unpack<M: Message + Default>(packed: &Bytes) -> Result<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::testing::{Alone, demo, identity};
+    use crate::raft::testing::Alone;
+    use crate::state::testing::{demo, identity};
 
     /// What a node of `region` answers to a node of its tag's home that asks
     /// how far the mirror of `global` is.

@@ -582,7 +582,8 @@ mod tests {
 
     use super::*;
     use crate::net::{Speaker, TcpDial};
-    use crate::raft::testing::{Alone, identity, put};
+    use crate::raft::testing::{Alone, put};
+    use crate::state::testing::identity;
     use crate::storage::{Engine, GroupId, KeyRange, Limit, Row, keys};
     use wire::command::Command;
 

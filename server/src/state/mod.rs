@@ -42,3 +42,8 @@ pub(crate) use outcomes::DIGEST_BYTES;
 pub use outcomes::Outcomes;
 pub use position::Position;
 pub use records::Outcome;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,9 @@ use crate::error::{Error, Reason};
 use crate::kv::{
     Admitted, Forwarded, ReadOptions, Scanner, Store, WriteRequest, Written, covering, reply_to,
 };
-use crate::raft::testing::{Alone, demo, identity};
+use crate::raft::testing::Alone;
 use crate::raft::{Answers, Group, ReplicaId};
+use crate::state::testing::{demo, identity};
 use crate::storage::{Durability, GroupId, Room, Span, WriteBatch, keys};
 
 const RIGHT: u64 = 40;

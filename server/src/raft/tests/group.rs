@@ -13,9 +13,10 @@ use wire::catalog_change::Change;
 
 use crate::env::{Clocks, Env};
 use crate::error::{Error, Reason, Result};
-use crate::raft::testing::{Alone, identity, put};
+use crate::raft::testing::{Alone, put};
 use crate::raft::{Group, NodeId, Opening, Parts, ReplicaId, Reply, Timing, Transport, Write};
 use crate::residency::{Cleared, Gate, Untrusted};
+use crate::state::testing::identity;
 use crate::state::{Identity, Outcome};
 use crate::storage::{Disk, DiskOptions, FIRST_RANGE, GroupId, MemoryDisk};
 

@@ -8,9 +8,10 @@ use futures::FutureExt as _;
 use prost::Message as _;
 use wire::peer_request::Request;
 
-use crate::raft::testing::{Alone, identity};
+use crate::raft::testing::Alone;
 use crate::raft::{Answered, Answers, Inbound};
 use crate::residency::Untrusted;
+use crate::state::testing::identity;
 use crate::storage::Room;
 
 /// An append of one entry that a newer build made.

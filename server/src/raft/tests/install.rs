@@ -29,7 +29,7 @@ use wire::operation::Change;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::snapshot::{self, SnapshotData};
-use crate::raft::testing::{Alone, Nowhere, demo, identity};
+use crate::raft::testing::{Alone, Nowhere};
 use crate::raft::types::{
     Proposal, RaftEntryOf, RaftLogId, RaftVote, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     stored_membership_to_wire, vote_to_wire,
@@ -39,6 +39,7 @@ use crate::raft::{
     SnapshotReceiver, Timing, Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Side, Untrusted};
+use crate::state::testing::{demo, identity};
 use crate::state::{GroupState, Identity};
 use crate::storage::keys::LedgerKey;
 use crate::storage::testing::{CrashImages, staged_files};

@@ -1,13 +1,10 @@
 //! The Raft library's own suite for storage, against ours.
 
 mod append;
-mod batching;
-mod control;
 mod group;
 mod inbound;
 mod install;
 mod members;
-mod mirror;
 mod retention;
 mod transfer;
 

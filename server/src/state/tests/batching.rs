@@ -4,31 +4,14 @@
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use openraft::EntryPayload;
-use prost::Message;
 use wire::command::Command;
 
-use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire, log_id_to_wire, payload_of};
+use super::apply;
 use crate::state::{Applier, GroupState, Identity, Lately, Outcomes};
 use crate::storage::{Durability, Engine, GroupId, KeyRange, Limit, Memory};
 
 const GROUP: GroupId = GroupId(18);
 const INCARNATION: u64 = 4;
-
-fn entry(index: u64, command: Command) -> RaftEntryOf {
-    let command = wire::Command {
-        fence: None,
-        command: Some(command),
-    };
-    RaftEntryOf {
-        log_id: log_id_from_wire(&wire::LogId {
-            term: 1,
-            leader: 1,
-            index,
-        }),
-        payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
-    }
-}
 
 /// Every row that a replica has after it applied commands, so many to a batch.
 fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
@@ -42,14 +25,18 @@ fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
     let mut lately = Lately::default();
     let entries: Vec<_> = (1..)
         .zip(commands)
-        .map(|(index, command)| entry(index, command.clone()))
+        .map(|(index, command)| {
+            let command = wire::Command {
+                fence: None,
+                command: Some(command.clone()),
+            };
+            (index, command)
+        })
         .collect();
     for entries in entries.chunks(batch) {
         let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut lately);
-        for entry in entries {
-            applier
-                .apply(log_id_to_wire(&entry.log_id), payload_of(entry))
-                .expect("applied");
+        for (index, command) in entries {
+            apply(&mut applier, *index, command);
         }
         let (batch, next) = applier.finish();
         engine.write(batch, Durability::Buffered).expect("written");

@@ -2,13 +2,11 @@
 
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use openraft::EntryPayload;
-use prost::Message;
 use wire::Rebuild;
 use wire::control_change::Change;
 
-use crate::raft::testing::demo;
-use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire, log_id_to_wire, payload_of};
+use super::apply;
+use crate::state::testing::demo;
 use crate::state::{Applier, GroupState, Identity, Lately, Outcomes, control};
 use crate::storage::{CONTROL_GROUP, Durability, Engine as _, Memory};
 
@@ -27,18 +25,7 @@ fn after(changes: Vec<Change>) -> wire::Control {
                 change: Some(change),
             })),
         };
-        let log_id = wire::LogId {
-            term: 1,
-            leader: 1,
-            index,
-        };
-        let entry = RaftEntryOf {
-            log_id: log_id_from_wire(&log_id),
-            payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
-        };
-        applier
-            .apply(log_id_to_wire(&entry.log_id), payload_of(&entry))
-            .expect("applied");
+        apply(&mut applier, index, &command);
     }
     let (batch, _) = applier.finish();
     engine.write(batch, Durability::Buffered).expect("written");

@@ -4,11 +4,9 @@
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
-use openraft::EntryPayload;
-use prost::Message;
 use wire::command::Command;
 
-use crate::raft::types::{Proposal, RaftEntryOf, log_id_from_wire, log_id_to_wire, payload_of};
+use super::apply;
 use crate::state::{Applied, Applier, GroupState, Identity, Lately, Outcome, Outcomes, Position};
 use crate::storage::{Durability, Engine, GroupId, Index, Limit, Memory, keys, record};
 
@@ -53,14 +51,6 @@ impl Mirror {
             fence: None,
             command: Some(command),
         };
-        let entry = RaftEntryOf {
-            log_id: log_id_from_wire(&wire::LogId {
-                term: 1,
-                leader: 1,
-                index: self.index,
-            }),
-            payload: EntryPayload::Normal(Proposal(command.encode_to_vec().into())),
-        };
         let mut applier = Applier::new(
             &self.engine,
             &self.identity,
@@ -68,9 +58,7 @@ impl Mirror {
             &mut self.outcomes,
             &mut self.lately,
         );
-        let applied = applier
-            .apply(log_id_to_wire(&entry.log_id), payload_of(&entry))
-            .expect("applied");
+        let applied = apply(&mut applier, self.index, &command);
         let (batch, state) = applier.finish();
         self.engine
             .write(batch, Durability::Buffered)
