@@ -33,6 +33,7 @@ pub(super) fn own_state(env: &Env, disk: &Disk, groups: &Groups) -> wire::NodeSt
         disk_short: !disk.takes_entries(),
         disk_out: disk.room().is_ok_and(|room| room == Room::Out),
         leads: Some(leads.count() as u32),
+        unreached: false,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::api::status::status;
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::{Forwarded, Store};
-use crate::net::{Caller, Calling, Regions, STATE_STEP, Speaker};
+use crate::net::{Caller, Calling, Peer, Regions, STATE_STEP, Speaker};
 use crate::placement::Placement;
 use crate::raft::{
     Answered, Answers, Budget, Groups, Inbound, Received, ReplicaId, SnapshotReceiver, start_of,
@@ -39,6 +39,9 @@ const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// The bytes of records read for another node that may wait for its
 /// connection: a second of a fast one.
 const READ_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A node that was not reached for so long is told.
+const UNREACHED_MIN: Duration = Duration::from_secs(3);
 
 /// Serves the other nodes.
 #[derive(Clone)]
@@ -91,6 +94,7 @@ impl PeerService for PeerApi {
             .regions
             .of(&from)
             .map(|peers| peers.called_by(introduced.peer.node(), says));
+        let to = introduced.peer;
         let (answers, answered) = Answers::new(self.gate.clone(), from.clone());
         let reads = Arc::new(Budget::new(READ_BYTES_MAX));
         let mut taken = Taken {
@@ -126,11 +130,9 @@ impl PeerService for PeerApi {
             level: seeded::level(),
             store: self.speaker.stamp(),
             seen: introduced.seen,
-            replica: self
-                .speaker
-                .member(introduced.peer.region(), introduced.peer.node()),
+            replica: self.speaker.member(to.region(), to.node()),
             wall_ms: self.env.wall_ms(),
-            state: Some(nodes::own_state(&self.env, &self.disk, &self.groups)),
+            state: Some(self.state_for(&to)),
         };
         // The reading task lives in the stream's state, and ends with it.
         let answering = Answering {
@@ -139,6 +141,7 @@ impl PeerService for PeerApi {
             gathered: VecDeque::new(),
             reads,
             state_due: self.env.now() + STATE_STEP,
+            to,
             _reading: reading,
         };
         let frames = futures::stream::unfold(answering, async move |mut answering| {
@@ -227,6 +230,16 @@ fn caller<T>(request: &Request<T>) -> Caller {
 }
 
 impl PeerApi {
+    /// How this node is, as another one is told.
+    fn state_for(&self, to: &Peer) -> wire::NodeState {
+        let reach = self.regions.reach(to.region(), to.node());
+        let silent = reach.and_then(|reach| reach.unreached);
+        wire::NodeState {
+            unreached: silent.is_some_and(|silent| silent >= UNREACHED_MIN),
+            ..nodes::own_state(&self.env, &self.disk, &self.groups)
+        }
+    }
+
     /// Gives what a call is answered to the wire.
     fn answer<T: Carries>(
         &self,
@@ -246,6 +259,8 @@ struct Answering {
     reads: Arc<Budget>,
     /// When the other node must hear again how this one is.
     state_due: Instant,
+    /// The other node.
+    to: Peer,
     /// Ends with the connection.
     _reading: Task,
 }
@@ -272,7 +287,7 @@ impl Answering {
         }
         let api = &self.api;
         if api.env.now() >= self.state_due {
-            next.state = Some(nodes::own_state(&api.env, &api.disk, &api.groups));
+            next.state = Some(api.state_for(&self.to));
             self.state_due = api.env.now() + STATE_STEP;
         }
         // What is answered is durable by now, and the stamp no older.

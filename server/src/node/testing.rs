@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 use super::{Limits, Node, Wiring};
 use crate::env::Env;
 use crate::error::{Reason, Result};
-use crate::net::{BoxedIo, Caller, Dial, Speaker, channel};
+use crate::net::{BoxedIo, Caller, Dial, Peer, Speaker, channel};
 use crate::placement::{Rebuilt, Replaced};
 use crate::raft::testing::put;
 use crate::raft::{Group, NodeId, Timing};
@@ -61,6 +61,7 @@ struct Network(
     Stopped,
     Cut,
     Unheard,
+    Shut,
 );
 
 /// The addresses of the nodes that are stopped: their sockets take what fits into
@@ -77,6 +78,10 @@ struct Cut(Arc<Mutex<BTreeSet<String>>>);
 /// open to them are not.
 #[derive(Clone, Default)]
 struct Unheard(Arc<Mutex<BTreeSet<String>>>);
+
+/// The addresses of the nodes to which others open no connections; their own pass.
+#[derive(Clone, Default)]
+struct Shut(Arc<Mutex<BTreeSet<String>>>);
 
 /// The network as one node sees it.
 struct Sockets {
@@ -97,6 +102,7 @@ struct Stoppable {
     stopped: Stopped,
     cut: Cut,
     unheard: Unheard,
+    shut: Shut,
     again: Pin<Box<tokio::time::Sleep>>,
 }
 
@@ -105,7 +111,8 @@ impl Stoppable {
         let cut = self.cut.0.lock();
         let is_unheard = self.unheard.0.lock().contains(&self.of);
         let is_cut = cut.contains(&self.of) || cut.contains(&self.address);
-        !self.of.is_empty() && (is_cut || is_unheard)
+        let is_shut = self.shut.0.lock().contains(&self.address);
+        !self.of.is_empty() && (is_cut || is_unheard || is_shut)
     }
 }
 
@@ -155,6 +162,7 @@ impl Dial for Sockets {
             stopped: self.network.1.clone(),
             cut: self.network.2.clone(),
             unheard: self.network.3.clone(),
+            shut: self.network.4.clone(),
             again: Box::pin(tokio::time::sleep(STOPPED_STEP)),
         };
         if near.is_cut() {
@@ -172,17 +180,31 @@ impl Dial for Sockets {
     }
 }
 
-/// Has a node of `eu` do what another one of its cluster asks.
-pub(super) async fn place(node: &Node, request: wire::PlaceRequest) -> Result<wire::PlaceResponse> {
-    let eu = RegionName::new("eu").expect("a name");
-    let [other, this] = [9, request.node].map(|node| Speaker::new(eu.clone(), NodeId(node)));
-    other.join(request.cluster.clone()).expect("its first");
-    let hello = other.hello(&eu, this.node()).expect("it has a cluster");
+/// Another node of a cluster, as it speaks to a node.
+fn other(region: &str, node: u64, cluster: &bytes::Bytes) -> Peer {
+    let region = RegionName::new(region).expect("a name");
+    let [other, this] = [9, node].map(|node| Speaker::new(region.clone(), NodeId(node)));
+    other.join(cluster.clone()).expect("its first");
+    let hello = other.hello(&region, this.node());
+    let hello = hello.expect("it has a cluster");
     let near = Caller {
         region: None,
         on_loopback: true,
     };
-    let peer = this.introduced(&near, Some(&hello)).expect("a peer").peer;
+    this.introduced(&near, Some(&hello)).expect("a peer").peer
+}
+
+/// Takes a node into a new cluster, by one step.
+pub(super) async fn form(node: &Node, request: wire::FormRequest) -> Result<()> {
+    let new = request.catalog.clone().unwrap_or_default();
+    let peer = other(&new.region, request.node, &new.cluster);
+    let forming = node.placement.form(&peer, Untrusted::received(request));
+    node.env.scoped(forming).await.map(drop)
+}
+
+/// Has a node of `eu` do what another one of its cluster asks.
+pub(super) async fn place(node: &Node, request: wire::PlaceRequest) -> Result<wire::PlaceResponse> {
+    let peer = other("eu", request.node, &request.cluster);
     let placing = node.placement.place(&peer, Untrusted::received(request));
     let placed = node.env.scoped(placing).await?;
     Ok(placed.message().clone())
@@ -308,6 +330,12 @@ impl World {
     /// and is reached.
     pub(super) fn unhear(&self, name: &str) {
         self.network.3.0.lock().insert(address(name));
+    }
+
+    /// Has what others send to a node over connections of theirs vanish: it reaches
+    /// them, and is not reached. An operator reaches it.
+    pub(super) fn shut(&self, name: &str) {
+        self.network.4.0.lock().insert(address(name));
     }
 
     /// The frames of heartbeats and small questions that nodes of `eu` have sent each

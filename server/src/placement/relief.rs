@@ -3,8 +3,9 @@
 //! A leader whose disk is full refuses every write of its group, though the
 //! group could take them: the others only follow. One whose disk does not answer
 //! goes on leading by the disks of the others, and takes in what it cannot put
-//! away. When no other node is better off nothing moves, and the refusals say
-//! what to do.
+//! away. One that the others do not reach, as behind a firewall that lets only its own
+//! connections pass, goes on leading over these, and nobody gets a write to it. When
+//! no other node is better off nothing moves, and the refusals say what to do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::Placement;
 use crate::env::Instant;
-use crate::raft::{Group, ReplicaId};
+use crate::raft::{Group, NodeId, ReplicaId};
 use crate::state::Subject;
 use crate::storage::{Condition, GroupId};
 
@@ -22,13 +23,20 @@ const STEP: Duration = Duration::from_millis(500);
 /// How long another replica may take to take over before it is asked again.
 const AGAIN: Duration = Duration::from_secs(3);
 
+/// A node that others do not reach for so long hands over what it leads: longer than
+/// it takes them to connect again.
+const SHUT_OUT_MIN: Duration = Duration::from_secs(2);
+
 impl Placement {
-    /// Hands over what this node leads while its disk takes nothing. Runs for as
-    /// long as the node does.
+    /// Hands over what this node leads while its disk takes nothing, or nobody reaches
+    /// it. Runs for as long as the node does.
     pub async fn relieve(self: Arc<Self>) {
         let mut before = Condition::Sound;
         let mut asked: BTreeMap<GroupId, Instant> = BTreeMap::new();
+        let mut shut_out: BTreeMap<GroupId, Instant> = BTreeMap::new();
+        let mut shut_out_told = false;
         loop {
+            shut_out_told &= !shut_out.is_empty();
             let condition = self.disk.condition();
             if condition != before {
                 say(condition);
@@ -40,7 +48,24 @@ impl Placement {
             for group in self.groups.all() {
                 let id = group.identity().group;
                 let is_due = asked.get(&id).is_none_or(|at| now >= *at + AGAIN);
-                if !must_go(condition, takes_entries, &group) || !group.is_elected() || !is_due {
+                if !group.is_elected() || !self.is_shut_out(&group) {
+                    shut_out.remove(&id);
+                } else {
+                    shut_out.entry(id).or_insert(now);
+                }
+                let is_shut_out = shut_out
+                    .get(&id)
+                    .is_some_and(|at| now >= *at + SHUT_OUT_MIN);
+                if is_shut_out && !shut_out_told {
+                    tracing::warn!(
+                        "the other nodes do not reach this one, though it reaches them: what is \
+                         led here is handed to them; see what keeps connections from passing, as \
+                         a firewall or a wrong address"
+                    );
+                    shut_out_told = true;
+                }
+                let must_go = is_shut_out || must_go(condition, takes_entries, &group);
+                if !must_go || !group.is_elected() || !is_due {
                     continue;
                 }
                 let Some(replica) = self.better_off(&group) else {
@@ -56,6 +81,27 @@ impl Placement {
             }
             tokio::time::sleep(STEP).await;
         }
+    }
+
+    /// Whether a quorum of a group says that it does not reach this node: those could
+    /// do without it, and nobody gets to it through them.
+    fn is_shut_out(&self, group: &Group) -> bool {
+        let region = self.speaker.region();
+        let says_so = |node: NodeId| {
+            let reach = match group.identity().subject {
+                Subject::Control => {
+                    let named = self.regions.resolve(node);
+                    named.and_then(|(region, node)| self.regions.reach(&region, node))
+                }
+                _ => self.regions.reach(region, node),
+            };
+            let state = reach.and_then(|reach| reach.state);
+            state.is_some_and(|state| state.unreached)
+        };
+        let voters = group.status().members.into_iter();
+        let voters: Vec<_> = voters.filter(|member| member.voter).collect();
+        let saying = voters.iter().filter(|voter| says_so(voter.node)).count();
+        saying > voters.len() / 2
     }
 
     /// The voter that is furthest among those whose disks take writes. Where several

@@ -13,7 +13,8 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::env::Env;
 use crate::node::WRITES_SERVICE;
-use crate::node::testing::{Which, World, address};
+use crate::node::testing::{Which, World, address, region_group};
+use crate::raft::Group;
 use crate::storage::Room;
 use crate::telemetry::log_to;
 
@@ -278,6 +279,35 @@ async fn a_node_that_reaches_nobody_and_is_reached_says_what_is_so() {
     assert!(why.contains("it reaches this node"), "{:#?}", said.status);
     let said = Said::by(&world, &leader).await;
     assert!(said.node("eu/1").reachable && said.is_well());
+}
+
+/// The same firewall the other way round: its leader goes on over its own connections,
+/// and nobody gets a write to it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_reaches_lets_another_one_lead() {
+    let world = ready().await;
+    // It stops to speak as their leader; that another one is nobody can tell it.
+    let led = |name: &str| {
+        let groups = world.nodes[name].groups.all();
+        let is_led = |group: &&Arc<Group>| {
+            let leader = group.confirmed_leader();
+            leader.is_some_and(|leader| leader.replica == group.replica())
+        };
+        groups.iter().filter(is_led).count()
+    };
+    world.lead("eu/1", region_group).await;
+    tokio::time::sleep(SAID_WITHIN).await;
+    assert!(led("eu/1") > 0);
+    world.shut("eu/1");
+    world.until("it leads nothing", |_| led("eu/1") == 0).await;
+    tokio::time::sleep(SAID_WITHIN).await;
+    assert_eq!(led("eu/1"), 0, "it leads again");
+    let said = Said::by(&world, "eu/2").await;
+    assert!(!said.node("eu/1").reachable);
+    assert!(said.serving && said.writing, "{:#?}", said.status);
+    for group in said.status.groups.iter().filter(|g| g.kind != "control") {
+        assert!(group.leader.is_some_and(|leader| leader != 1), "{group:#?}");
+    }
 }
 
 /// A node whose store came up elsewhere is reached by nobody, though it reaches
