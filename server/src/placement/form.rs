@@ -18,6 +18,7 @@ use wire::FormStep;
 use super::Placement;
 use super::plan::Plan;
 use super::reserve::Reserved;
+use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::state::{catalog, check_level, control};
@@ -73,7 +74,9 @@ impl Placement {
         let deadline = self.env.now() + FORM_WAIT;
         loop {
             if let Some(formed) = self.control()? {
-                return as_asked(&plan, &formed);
+                let formed = as_asked(&plan, &formed)?;
+                // The rest of a command that was interrupted ends by itself.
+                return self.until_region_formed(deadline).await.map(|()| formed);
             }
             let mut reserved = Reserved::none(token.clone());
             let formed = match self.reserve_all(&plan, &mut reserved).await {
@@ -87,6 +90,17 @@ impl Placement {
             }
             tokio::time::sleep(self.env.jitter(FORM_STEP)).await;
         }
+    }
+
+    /// Waits until the region of this node is formed, too.
+    async fn until_region_formed(&self, deadline: Instant) -> Result<()> {
+        while self.catalog()?.is_none() {
+            if self.env.now() > deadline {
+                return Err(not_in_time());
+            }
+            tokio::time::sleep(FORM_STEP).await;
+        }
+        Ok(())
     }
 
     /// Forms the cluster of nodes that are reserved.
@@ -112,11 +126,7 @@ impl Placement {
                 Err(error) => tracing::debug!(%error, "not every node was told"),
             }
             if self.env.now() > deadline {
-                return Err(Error::new(
-                    Reason::NoQuorum,
-                    "the nodes did not agree in time; check that they reach each other, then run \
-                     the command again",
-                ));
+                return Err(not_in_time());
             }
             tokio::time::sleep(FORM_STEP).await;
         }
@@ -459,6 +469,14 @@ impl Placement {
         }
         Ok(state)
     }
+}
+
+fn not_in_time() -> Error {
+    Error::new(
+        Reason::NoQuorum,
+        "the nodes did not agree in time; check that they reach each other, then run the command \
+         again",
+    )
 }
 
 /// A cluster that is formed, if it is what a plan asks for.

@@ -302,6 +302,34 @@ impl Placement {
         self.adopt()?;
         Ok(self.catalog()?.is_some() && self.serves_its_tags())
     }
+
+    /// Ends what a command that formed the cluster, or the region anew, has left when
+    /// it was interrupted with its node: what the region begins with follows from what
+    /// the control group has agreed on.
+    pub(super) async fn complete_region(&self) -> Result<()> {
+        if self.catalog()?.is_some() {
+            return Ok(());
+        }
+        let (Some(control), Some(group)) = (self.control()?, self.groups.get(REGION_GROUP)) else {
+            return Ok(());
+        };
+        let own = self.speaker.region().as_str();
+        let mut regions = control.regions.iter();
+        let region = regions.find(|known| known.region == own);
+        let region = region.filter(|known| known.incarnation == group.identity().incarnation);
+        let Some(region) = region else {
+            return Ok(());
+        };
+        let catalog = plan::catalog(&control.cluster, &control.name, region);
+        self.begin(&group, &founders(&catalog)).await?;
+        if group.leads() && self.catalog()?.is_none() {
+            tracing::info!("the region is formed, which an interrupted command has left");
+            let catalog = Some(catalog);
+            let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
+            group.propose_catalog(formed).await?;
+        }
+        self.adopt()
+    }
 }
 
 fn by_another(region: &str) -> Error {

@@ -107,6 +107,7 @@ impl Placement {
     async fn reconcile(&self) -> Result<()> {
         self.adopt()?;
         self.propose_moves().await;
+        self.complete_region().await?;
         let catalog = self.directory.catalog();
         if catalog.cluster.is_empty() {
             return Ok(());

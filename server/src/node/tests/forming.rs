@@ -6,11 +6,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
+use wire::FormStep;
 use wire::catalog_change::Change;
 
 use crate::error::Reason;
-use crate::node::testing::{World, place, region_group};
-use crate::storage::CONTROL_GROUP;
+use crate::node::testing::{World, form, place, region_group};
+use crate::raft::NodeId;
+use crate::storage::{CONTROL_GROUP, REGION_GROUP};
 
 const ALL: [&str; 3] = ["ap/1", "eu/1", "us/1"];
 
@@ -32,6 +34,74 @@ async fn a_cluster_is_formed_after_a_command_that_was_refused() {
     let refused = world.init("us/2", &other).await.expect_err("refused");
     assert_eq!(refused.reason, Reason::AlreadyFormed, "{refused}");
     assert!(world.nodes["us/2"].disk.anchor.get().replicas.is_empty());
+}
+
+/// The node that ran the command ends with it when the regions have agreed and a
+/// region has not: nothing else would ever tell the region what it begins with.
+#[tokio::test(start_paused = true)]
+async fn a_region_that_an_interrupted_command_has_left_is_formed() {
+    let like = World::start(&ALL).await;
+    like.init("eu/1", &ALL).await.expect("formed");
+    let control = like.nodes["eu/1"].placement.control();
+    let control = control.expect("read").expect("formed");
+    let world = World::start(&ALL).await;
+    let mut catalogs = Vec::new();
+    for name in ALL {
+        let catalog = like.nodes[name].placement.catalog().expect("read");
+        let mut catalog = catalog.expect("formed");
+        catalog.groups.retain(|group| group.group == REGION_GROUP.0);
+        catalogs.push((name, catalog));
+    }
+    for step in [FormStep::Reserve, FormStep::Check, FormStep::Anchor] {
+        for (name, catalog) in &catalogs {
+            let request = wire::FormRequest {
+                catalog: Some(catalog.clone()),
+                control: Some(control.clone()),
+                node: 1,
+                step: step.into(),
+                hello: None,
+                token: vec![7; 16].into(),
+            };
+            form(&world.nodes[*name], request).await.expect(name);
+        }
+    }
+    let number = |region: &str| {
+        let mut regions = control.regions.iter();
+        regions.find(|r| r.region == region).map_or(0, |r| r.number)
+    };
+    let voters = control.members.iter().filter(|member| member.voter);
+    let voters = voters.map(|member| wire::Member {
+        replica: member.replica,
+        node: NodeId::across(number(&member.region), member.node).0,
+    });
+    let voters: Vec<_> = voters.collect();
+    let of_control = |world: &World, name: &str| {
+        let group = world.nodes[name].groups.get(CONTROL_GROUP);
+        group.expect("it is anchored")
+    };
+    let begun = of_control(&world, "ap/1").initialize(&voters).await;
+    begun.expect("begun");
+    // One region has begun as well, the others have not.
+    let first = &catalogs[1].1.groups[0];
+    let region = region_group(&world.nodes["eu/1"]).expect("it is anchored");
+    region.initialize(&first.replicas).await.expect("begun");
+    let leads = |world: &World, name: &str| of_control(world, name).leads();
+    world
+        .until("regions can agree", |world| {
+            ALL.iter().any(|name| leads(world, name))
+        })
+        .await;
+    let leader = ALL
+        .iter()
+        .find(|name| leads(&world, name))
+        .expect("one leads");
+    let formed = wire::control_change::Change::Formed(control.clone());
+    let node = &world.nodes[*leader];
+    let proposing = of_control(&world, leader);
+    let proposed = node.env.scoped(proposing.propose_control(formed)).await;
+    proposed.expect("agreed");
+    world.until_ready().await;
+    world.init("us/1", &ALL).await.expect("as before");
 }
 
 /// A region that only mirrors loses every disk: it is made anew, under another
