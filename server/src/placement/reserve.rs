@@ -103,13 +103,20 @@ impl Reserved {
             .find(|(name, found)| plan.names(&name.0, name.1) && found.cluster != *id);
         match lacks {
             None => Ok(Some(id.clone())),
-            Some(_) => {
+            Some(((region, node), _)) => {
                 let belongs = self.found.iter().find(|(_, found)| found.begun);
-                let (name, _) = belongs.ok_or_else(|| Error::internal("none has begun"))?;
-                another(
-                    name,
-                    "belongs to a cluster already that others named are not in",
-                )
+                let ((other_region, other), _) =
+                    belongs.ok_or_else(|| Error::internal("none has begun"))?;
+                Err(Error::new(
+                    Reason::AlreadyFormed,
+                    format!(
+                        "{other_region}/{other} belongs to a cluster already, and \
+                         {region}/{node} is in none: if that was a node of the cluster, its store \
+                         is elsewhere (see its `data_dir`) or lost (use `domicile node replace \
+                         {region}/{node}` at another node); a new cluster is formed of empty \
+                         nodes alone"
+                    ),
+                ))
             }
         }
     }
