@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 use super::anchor::{AnchorFile, FileSlots};
 use super::disk::{ANCHOR, ANCHOR_DRAFT, ASIDE, Disk, KNOWN_NAMES, LOCK, names};
 use super::lock::lock;
@@ -28,6 +31,7 @@ impl Disk {
     pub fn set_aside(directory: &Path) -> Result<PathBuf> {
         refuse_no_store(directory)?;
         let _lock = lock(directory)?;
+        lock_parts(directory)?;
         let failed = |e| Error::storage("the store could not be set aside", e);
         let aside = (1..=ASIDE_MAX)
             .map(|number| directory.join(format!("{ASIDE}{number}")))
@@ -40,7 +44,10 @@ impl Disk {
             })?;
         make(&aside).map_err(failed)?;
         for name in names(directory)? {
-            if name != LOCK && name != BALLAST && !name.starts_with(ASIDE) {
+            if name == BALLAST {
+                // It holds nothing; the next start makes another one.
+                fs::remove_file(directory.join(&name)).map_err(failed)?;
+            } else if name != LOCK && !name.starts_with(ASIDE) {
                 fs::rename(directory.join(&name), aside.join(&name)).map_err(failed)?;
             }
         }
@@ -48,6 +55,32 @@ impl Disk {
         sync_directory(directory)?;
         Ok(aside)
     }
+}
+
+/// Refuses a store that a process has open whose own lock is gone: someone took the
+/// file for a stale one. The library's locks tell.
+fn lock_parts(directory: &Path) -> Result<()> {
+    for part in ["log", "state"] {
+        let failed = |e| Error::storage("the store could not be locked", e);
+        let file = match fs::File::options()
+            .write(true)
+            .open(directory.join(part).join(LOCK))
+        {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file.map_err(failed)?,
+        };
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                return Err(Error::new(
+                    Reason::Storage,
+                    "another process has the store open, though its lock is gone",
+                ));
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+    Ok(())
 }
 
 /// What is in a directory.
@@ -87,7 +120,7 @@ pub(super) fn look(directory: &Path) -> Result<Found> {
     let ours = |name: &str| match name {
         LOCK => is_empty(&directory.join(name)),
         ANCHOR_DRAFT | "lost+found" => true,
-        // It stays where a store was set aside.
+        // An earlier build left it where a store was set aside.
         BALLAST => was_set_aside,
         _ => name.starts_with(ASIDE),
     };

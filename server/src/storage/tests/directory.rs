@@ -99,14 +99,20 @@ fn only_a_store_is_set_aside_and_only_by_its_own_name() {
     );
 }
 
-/// The ballast that stays where a store was set aside is the node's.
+/// What was set aside may be moved away, or removed.
 #[test]
 fn a_store_is_made_beside_one_that_was_set_aside() {
     let directory = tempfile::tempdir().unwrap();
     drop(Disk::open(directory.path(), ballasted()).unwrap());
-    Disk::set_aside(directory.path()).unwrap();
-    drop(Disk::open(directory.path(), ballasted()).unwrap());
-    assert!(directory.path().join("ballast").is_file());
+    for keep in [true, false] {
+        let aside = Disk::set_aside(directory.path()).unwrap();
+        if !keep {
+            fs::remove_dir_all(aside).unwrap();
+            fs::remove_dir_all(directory.path().join("aside-1")).unwrap();
+        }
+        drop(Disk::open(directory.path(), ballasted()).unwrap());
+        assert!(directory.path().join("ballast").is_file());
+    }
 }
 
 /// Directories are closed whatever they were made with; the files in them are
