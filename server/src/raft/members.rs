@@ -10,16 +10,26 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{ChangeMembers, Raft};
 
 use super::group::Group;
-use super::types::{NodeId, ReplicaId, Seat};
+use super::state_machine::StateMachine;
+use super::types::{NodeId, ReplicaId, Seat, Types};
 use crate::error::{Error, Reason, Result};
 
 /// How long a change of the membership may take, the catching up of a learner
 /// included.
 const MEMBERSHIP_WAIT: Duration = Duration::from_secs(120);
+
+/// A learner that lacks no more entries than these may vote.
+const BEHIND_MAX: u64 = 64;
+
+/// How often it is looked at how many it lacks.
+const CLOSER_STEP: Duration = Duration::from_millis(50);
+
+/// After so many looks at which it was no closer than before it votes all the same.
+const NO_CLOSER_MAX: u32 = 100;
 
 /// What a node has in a group.
 struct Seats {
@@ -67,6 +77,9 @@ impl Group {
         let change = async move {
             let added = raft.add_learner(new, Seat { node }, voter);
             added.await.map_err(not_changed)?;
+            if voter {
+                caught_up(&raft, new).await;
+            }
             let config = raft.metrics().borrow_watched().membership_config.clone();
             let (mut voting, mut learning) = (BTreeSet::new(), BTreeSet::new());
             for (replica, seat) in config.nodes() {
@@ -108,6 +121,28 @@ impl Group {
             voters: config.voter_ids().collect(),
             of_node: of_node.map(|(replica, _)| *replica).collect(),
         }
+    }
+}
+
+/// Waits until a learner has nearly all of the log: the library takes thousands of
+/// entries for caught up, which may be as many megabytes, and a quorum would wait for
+/// them. One that gets no closer, as beside writes that never end, votes all the same.
+async fn caught_up(raft: &Raft<Types, StateMachine>, learner: ReplicaId) {
+    let behind = || {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref()?.get(&learner)?.as_ref();
+        let matched = matched.map_or(0, |id| id.index());
+        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched))
+    };
+    let (mut closest, mut rounds) = (u64::MAX, 0);
+    while let Some(behind) = behind() {
+        if behind <= BEHIND_MAX || rounds >= NO_CLOSER_MAX {
+            return;
+        }
+        rounds = if behind < closest { 0 } else { rounds + 1 };
+        closest = closest.min(behind);
+        tokio::time::sleep(CLOSER_STEP).await;
     }
 }
 
