@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// How long last words may take.
@@ -54,12 +54,16 @@ pub fn print(text: &str) -> Result<(), Unprinted> {
 pub fn last_words(line: &str) {
     let words = format!("{line}\n");
     let (done, waiting) = mpsc::channel();
+    let words = Arc::new(words);
+    let said = words.clone();
     let said = std::thread::Builder::new().spawn(move || {
         // Whether it can be said or not, the process ends.
-        io::stderr().write_all(words.as_bytes()).ok();
+        io::stderr().write_all(said.as_bytes()).ok();
         done.send(()).ok();
     });
-    if said.is_ok() {
-        waiting.recv_timeout(LAST_WORDS).ok();
+    match said {
+        Ok(_) => drop(waiting.recv_timeout(LAST_WORDS)),
+        // Where no thread is to be had it may take longer.
+        Err(_) => drop(io::stderr().write_all(words.as_bytes())),
     }
 }

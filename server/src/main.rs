@@ -15,16 +15,19 @@ use domicile_server::env::Env;
 use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
 use domicile_server::node::{
-    Files, Limits, Node, Stop, Watchdog, Wiring, end_now, end_on_panic, serve_metrics, tcp_incoming,
+    Files, Limits, Node, Stop, Watchdog, Wiring, check_threads, end_now, end_on_panic,
+    serve_metrics, tcp_incoming,
 };
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Contents, Disk, DiskOptions};
 use domicile_server::telemetry::{Logging, Metrics};
 use futures::StreamExt;
 use rustix::fs::Mode;
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the runtime and of RocksDB free what others allocated; this
-/// allocator is made for that.
+/// allocator is made for that, and serves both.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -124,6 +127,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Run(flags) => {
             let loaded = Loaded::read(&flags)?;
+            check_threads()?;
             let logging = Logging::start(&loaded.config.log)?;
             end_on_panic();
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -211,6 +215,9 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
             end_now();
         });
     })?;
+    // Where files may not grow any more, that is an error of the disk, not an end
+    // without a word.
+    let _heard = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     // The port first: a second process for the same node ends here, before it
     // touches the disk.
     // Until there are certificates, a port says whose it is.

@@ -19,6 +19,7 @@ mod serve;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod threads;
 mod watchdog;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ pub use readiness::WRITES_SERVICE;
 pub use scrapes::serve_metrics;
 pub use serve::{Limits, tcp_incoming};
 pub use stop::Stop;
+pub use threads::check_threads;
 pub use watchdog::Watchdog;
 
 /// How many leaderships are handed over at once at a stop.
