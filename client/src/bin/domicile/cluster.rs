@@ -366,13 +366,21 @@ fn status_text(output: &Output, status: &GetClusterStatusResponse) -> String {
 /// The voters of a group whose nodes answer and end what they write, and all.
 fn voters(group: &GroupStatus, nodes: &[NodeStatus]) -> (usize, usize) {
     let voters = group.replicas.iter().filter(|replica| replica.voter);
+    // Whoever waits to take its place is on a node that lost it.
+    let is_lost = |voter: &ReplicaStatus| {
+        let mut replicas = group.replicas.iter();
+        let same =
+            |other: &ReplicaStatus| (other.node, &other.region) == (voter.node, &voter.region);
+        replicas.any(|other| same(other) && other.replica > voter.replica)
+    };
     let is_up = |replica: &&ReplicaStatus| {
         let is_there = |node: &&NodeStatus| {
             let is_of_region = replica.region.is_empty() || replica.region == node.region;
             is_of_region && node.node == replica.node
         };
         let node = nodes.iter().find(is_there);
-        node.is_some_and(|node| node.reachable && node.disk() != DiskState::Silent)
+        let is_well = |node: &NodeStatus| node.reachable && node.disk() != DiskState::Silent;
+        !is_lost(replica) && node.is_some_and(is_well)
     };
     (voters.clone().filter(is_up).count(), voters.count())
 }
@@ -584,6 +592,36 @@ mod tests {
         }
         let all = hints(&status([true, true, true]));
         assert!(all.len() == 1 && !all[0].contains("leave"), "{all:?}");
+    }
+
+    /// Its node is up, and has lost it.
+    #[test]
+    fn a_voter_whose_place_is_being_taken_is_not_up() {
+        let node = |node| NodeStatus {
+            region: "eu".into(),
+            node,
+            reachable: true,
+            ..NodeStatus::default()
+        };
+        let replica = |node, replica, voter| ReplicaStatus {
+            region: "eu".into(),
+            node,
+            replica,
+            voter,
+            ..ReplicaStatus::default()
+        };
+        let nodes = [node(1), node(2), node(3)];
+        let mut group = GroupStatus {
+            replicas: vec![
+                replica(1, 1, true),
+                replica(2, 2, true),
+                replica(3, 3, true),
+            ],
+            ..GroupStatus::default()
+        };
+        assert_eq!(voters(&group, &nodes), (3, 3));
+        group.replicas.push(replica(3, 4, false));
+        assert_eq!(voters(&group, &nodes), (2, 3));
     }
 
     /// Nobody is left who could give it its records back.

@@ -190,6 +190,11 @@ impl Context {
         endpoints: &[&String],
         timeout: Duration,
     ) -> Result<Client, Failure> {
+        if endpoints.is_empty() {
+            return Err(Failure::usage(
+                "no node is named: give --endpoints, or set DOMICILE_ENDPOINTS",
+            ));
+        }
         let client = Client::builder()
             .endpoints(endpoints.iter().copied())
             // One operation is quicker as a call than in a session.

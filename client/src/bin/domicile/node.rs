@@ -213,11 +213,20 @@ async fn show_progress(
 fn progress(seen: &[GetClusterStatusResponse], region: &str, node: u64) -> Vec<String> {
     let mut lines = BTreeMap::new();
     let is_it = |known: &&NodeStatus| known.node == node && known.region == region;
-    let mut known = seen.iter().flat_map(|status| &status.nodes).filter(is_it);
-    if known.clone().next().is_some() && known.all(|known| !known.reachable) {
-        return vec![format!("node {region}/{node} is not reached")];
+    let known = seen.iter().flat_map(|status| &status.nodes).filter(is_it);
+    let is_away = known.clone().next().is_some() && known.clone().all(|known| !known.reachable);
+    if is_away {
+        let line = match known.clone().any(|known| known.empty) {
+            true => format!("node {region}/{node} runs empty, and is not given its replicas yet"),
+            false => format!("node {region}/{node} is not reached"),
+        };
+        lines.insert(0, Some(line));
     }
-    for group in seen.iter().flat_map(|status| &status.groups) {
+    for group in seen
+        .iter()
+        .flat_map(|status| &status.groups)
+        .filter(|_| !is_away)
+    {
         // Only a leader knows how far anyone is.
         if group
             .replicas
@@ -482,7 +491,7 @@ fn disk_hint(node: &NodeStatus) -> Option<String> {
     let name = format!("{}/{}", node.region, node.node);
     match node.disk() {
         DiskState::Full => Some(format!(
-            "the disk of node {name} is below its reserve, so it takes no writes: domicile explain DISK_FULL"
+            "the disk of node {name} has no room, or no inodes, beyond its reserve and what is still to be written, so it takes no writes: domicile explain DISK_FULL"
         )),
         DiskState::Silent => Some(format!(
             "the disk of node {name} has not ended a write for {}; look at the disk, or stop the node so that others lead",
@@ -572,8 +581,17 @@ mod tests {
             disk: DiskState::Full.into(),
             ..NodeStatus::default()
         }];
+        let mut empty = full.clone();
+        for node in &mut empty.nodes {
+            (node.reachable, node.empty) = (false, true);
+        }
+        let lines = progress(&[empty], "eu", 3);
+        assert!(
+            lines[0].contains("runs empty") && lines.len() == 2,
+            "{lines:?}"
+        );
         let lines = progress(&[full.clone(), full], "eu", 3);
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].contains("the disk of node eu/3 is below its reserve"));
+        assert!(lines[0].contains("the disk of node eu/3 has no room"));
     }
 }
