@@ -30,7 +30,7 @@ fn may_have(threads: usize, stack_bytes: usize) -> Result<()> {
             Error::new(
                 Reason::Overloaded,
                 format!(
-                    "the system lets this process have {number} threads, and a node takes \
+                    "the system lets this process have {number} more threads, and a node takes \
                      {threads} at least; raise the limit of processes of its user (`ulimit -u`), \
                      or that of its control group (`pids.max`)"
                 ),
