@@ -2,7 +2,7 @@
 //! stays where its residency tag allows.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `env` `config` `telemetry` · `storage` · `state` · `seal` · `audit` · `residency` · `raft` ·
+//! `error` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` · `residency` · `raft` ·
 //! `net` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
 //!
 //! In by [`api`], agreed by [`raft`], applied by [`state`], on disk by [`storage`], allowed by
