@@ -6,7 +6,7 @@
 //! any of them: the others are taken up to it first, so that no later write has a
 //! version below.
 //!
-//! Not done here: reading rows ([`super::read`]), what a level asks for
+//! Not done here: reading rows (`state::read`), what a level asks for
 //! ([`super::reach`]).
 
 use std::sync::Arc;
