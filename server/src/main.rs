@@ -27,7 +27,9 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the runtime and of RocksDB free what others allocated; this
-/// allocator is made for that, and serves both.
+/// allocator is made for that. It does not serve RocksDB: in the place of the C
+/// library's it waits for itself where a library that is loaded before it, as one that
+/// fakes the clock, allocates while it starts.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
