@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// How long last words may take.
@@ -54,7 +54,6 @@ pub fn print(text: &str) -> Result<(), Unprinted> {
 pub fn last_words(line: &str) {
     let words = format!("{line}\n");
     let (done, waiting) = mpsc::channel();
-    let words = Arc::new(words);
     let said = words.clone();
     let said = std::thread::Builder::new().spawn(move || {
         // Whether it can be said or not, the process ends.

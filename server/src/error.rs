@@ -10,12 +10,6 @@ use std::time::Duration;
 
 pub use domicile_proto::reason::Reason;
 
-/// What a node says that is in no cluster. Forming one anew beside a store that is
-/// elsewhere, or lost, would hide that.
-pub const NOT_FORMED: &str = "this node's store is empty and belongs to no cluster: if it had \
-    records, see its `data_dir`; if its disk was lost, use `domicile node replace` at another \
-    node; `domicile cluster init` is for a new cluster only";
-
 /// What went wrong and what to do about it. Never holds a key or a value.
 pub struct Error {
     /// Why, for programs.
@@ -56,6 +50,17 @@ impl Error {
     /// Stored bytes that are not what was written; the store must not serve.
     pub fn corruption(message: impl Into<String>) -> Self {
         Error::new(Reason::Corruption, message)
+    }
+
+    /// The node is in no cluster. Forming one anew beside a store that is elsewhere, or
+    /// lost, would hide that.
+    pub fn not_formed() -> Self {
+        Error::new(
+            Reason::NotFormed,
+            "this node's store is empty and belongs to no cluster: if it had records, see its \
+             `data_dir`; if its disk was lost, use `domicile node replace` at another node; \
+             `domicile cluster init` is for a new cluster only",
+        )
     }
 
     /// The request is malformed.

@@ -17,7 +17,7 @@ use crate::api::status::status;
 use crate::api::{nodes, regions};
 use crate::audit;
 use crate::env::Env;
-use crate::error::{Error, NOT_FORMED, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
 use crate::net::{Regions, Speaker, channel};
 use crate::placement::Placement;
@@ -165,9 +165,7 @@ impl AdminApi {
 
     /// What is known of policy, regions and tags.
     pub(super) fn atlas(&self) -> Result<Arc<Atlas>> {
-        self.gate
-            .atlas()
-            .ok_or_else(|| Error::new(Reason::NotFormed, NOT_FORMED))
+        self.gate.atlas().ok_or_else(Error::not_formed)
     }
 
     /// The region and number of a group's node.

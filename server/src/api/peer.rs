@@ -40,8 +40,8 @@ const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// connection: a second of a fast one.
 const READ_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A node that was not reached for so long is told.
-const UNREACHED_MIN: Duration = Duration::from_secs(3);
+/// A node that was not reached for this long is told so, over its own connections.
+const UNREACHED_TOLD_AFTER: Duration = Duration::from_secs(3);
 
 /// Serves the other nodes.
 #[derive(Clone)]
@@ -235,7 +235,7 @@ impl PeerApi {
         let reach = self.regions.reach(to.region(), to.node());
         let silent = reach.and_then(|reach| reach.unreached);
         wire::NodeState {
-            unreached: silent.is_some_and(|silent| silent >= UNREACHED_MIN),
+            unreached: silent.is_some_and(|silent| silent >= UNREACHED_TOLD_AFTER),
             ..nodes::own_state(&self.env, &self.disk, &self.groups)
         }
     }

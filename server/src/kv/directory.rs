@@ -10,7 +10,7 @@ use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{Denial, Isolation, Verdict};
 
-use crate::error::{Error, NOT_FORMED, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, Groups};
 use crate::residency::{Atlas, Gate, RangePlace, TagPlace};
 use crate::seeded::{self, Bug};
@@ -301,9 +301,7 @@ impl Directory {
 
     /// What is known now of policy, regions and tags. A request asks once.
     fn formed(&self) -> Result<Arc<Atlas>> {
-        self.gate
-            .atlas()
-            .ok_or_else(|| Error::new(Reason::NotFormed, NOT_FORMED))
+        self.gate.atlas().ok_or_else(Error::not_formed)
     }
 
     fn admitted(

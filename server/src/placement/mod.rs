@@ -51,7 +51,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{Env, Task};
-use crate::error::{Error, NOT_FORMED, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::kv::Directory;
 use crate::net::{Regions, Speaker};
 use crate::raft::{Group, Groups, NodeId, Opening, ReplicaId, Timing, Transport};
@@ -293,8 +293,6 @@ impl Placement {
 
     /// The region group's replica here.
     fn region_group(&self) -> Result<Arc<Group>> {
-        self.groups
-            .get(REGION_GROUP)
-            .ok_or_else(|| Error::new(Reason::NotFormed, NOT_FORMED))
+        self.groups.get(REGION_GROUP).ok_or_else(Error::not_formed)
     }
 }

@@ -10,7 +10,7 @@ use domicile_proto::internal::v1 as wire;
 use wire::control_change::Change;
 
 use super::Placement;
-use crate::error::{Error, NOT_FORMED, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::NodeId;
 use crate::seeded;
 
@@ -29,9 +29,7 @@ pub struct NodeLevel {
 impl Placement {
     /// The level of the cluster, and what each node knows, as this one hears it.
     pub fn levels(&self) -> Result<(u64, Vec<NodeLevel>)> {
-        let control = self
-            .control()?
-            .ok_or_else(|| Error::new(Reason::NotFormed, NOT_FORMED))?;
+        let control = self.control()?.ok_or_else(Error::not_formed)?;
         let mut nodes = Vec::new();
         for region in &control.regions {
             for node in &region.nodes {

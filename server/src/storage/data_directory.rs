@@ -27,7 +27,7 @@ const ASIDE_MAX: u32 = 100;
 
 impl Disk {
     /// Renames everything in a directory that is not open into `aside-<n>` in
-    /// it, and returns that. Nothing is deleted.
+    /// it, and returns that. Nothing is deleted but the ballast, which holds nothing.
     pub fn set_aside(directory: &Path) -> Result<PathBuf> {
         refuse_no_store(directory)?;
         let _lock = lock(directory)?;
@@ -45,7 +45,7 @@ impl Disk {
         make(&aside).map_err(failed)?;
         for name in names(directory)? {
             if name == BALLAST {
-                // It holds nothing; the next start makes another one.
+                // The next start makes another one.
                 fs::remove_file(directory.join(&name)).map_err(failed)?;
             } else if name != LOCK && !name.starts_with(ASIDE) {
                 fs::rename(directory.join(&name), aside.join(&name)).map_err(failed)?;
