@@ -237,7 +237,10 @@ pub(super) async fn tend(disk: Arc<Disk>) {
             Err(_) => {}
             Ok(()) => said = false,
         }
-        tokio::time::sleep(STEP).await;
+        tokio::select! {
+            () = tokio::time::sleep(STEP) => {}
+            () = disk.wants_tending() => {}
+        }
     }
 }
 

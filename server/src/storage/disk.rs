@@ -17,11 +17,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::anchor::{self, AnchorFile, FileSlots};
 use super::data_directory::{self, Found};
@@ -138,7 +139,9 @@ pub struct Disk {
     state_failed: watch::Receiver<Option<String>>,
     pub(super) space: Space,
     /// Whether the tables of the log and of the state are merged.
-    pub(super) merges: Mutex<[bool; 2]>,
+    pub(super) merges: [AtomicBool; 2],
+    /// Told when the room is to be looked after at once.
+    pub(super) tending: Notify,
     /// The free bytes with which something of a group was begun that did not
     /// fit.
     pub(super) misfits: Mutex<BTreeMap<GroupId, u64>>,
@@ -282,7 +285,8 @@ impl Disk {
             rollback,
             state_failed,
             space,
-            merges: Mutex::new([false; 2]),
+            merges: [const { AtomicBool::new(false) }; 2],
+            tending: Notify::new(),
             misfits: Mutex::default(),
             intakes: intake::places(),
             run: options.run,

@@ -5,14 +5,17 @@
 //! [`Disk::admit_entries`].
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
 
 use super::disk::Disk;
+use super::engine::Engine;
 use super::merges::MERGED_BYTES_MAX;
 use super::rocks_stage::Staging;
-use super::space::{Free, Room};
+use super::space::{Free, Owed, Room};
 use super::wal;
 use crate::error::{Error, Reason, Result};
 
@@ -57,7 +60,7 @@ impl Disk {
     /// How much room there is, with what must yet be written counted as
     /// written.
     pub fn room(&self) -> Result<Room> {
-        self.space.room(|| self.owed_bytes())
+        self.space.room(|free| self.owed(free))
     }
 
     /// Whether there is less room than the reserve also once the merges that are under
@@ -77,10 +80,43 @@ impl Disk {
         waiting + self.engine.unwritten_bytes() + self.unwatched.unwritten_bytes()
     }
 
-    /// The same, and what merges must yet write.
-    fn owed_bytes(&self) -> u64 {
-        let merging = self.engine.merging_bytes() + self.unwatched.merging_bytes();
-        self.unwritten_bytes() + merging
+    /// The same, and what merges must yet write. Where they may begin, they may at any
+    /// time: what does not fit any more counts as if they had.
+    fn owed(&self, free: u64) -> Owed {
+        let unwritten = self.unwritten_bytes();
+        let mut owed = Owed {
+            bytes: unwritten,
+            possible: 0,
+        };
+        let mut left = free.saturating_sub(unwritten);
+        for (engine, is_allowed) in self.merged() {
+            let merging = engine.merging_bytes();
+            if !is_allowed.load(Ordering::Acquire) {
+                owed.bytes += merging;
+                left = left.saturating_sub(merging);
+                continue;
+            }
+            let tables = mergeable_bytes(engine.as_ref());
+            let spare = left.checked_sub(self.space.merging_needs(tables));
+            if spare.is_none_or(|spare| spare < MERGING_BYTES_SPARE / 2) {
+                self.tending.notify_one();
+            }
+            if spare.is_some() {
+                owed.bytes += merging;
+                owed.possible += tables.saturating_sub(merging);
+            } else {
+                owed.bytes += tables;
+            }
+            left = left.saturating_sub(tables);
+        }
+        owed
+    }
+
+    /// The instances whose tables are merged, and whether they are. The state first:
+    /// reads wait for it.
+    fn merged(&self) -> [(&Arc<dyn Engine>, &AtomicBool); 2] {
+        let [log, state] = &self.merges;
+        [(&self.unwatched, state), (&self.engine, log)]
     }
 
     /// For how long the disk has not answered; zero: it has, or nothing is
@@ -146,37 +182,50 @@ impl Disk {
         .retry_after(STALLED))
     }
 
+    /// Ends when [`Disk::tend`] should not wait for its next turn.
+    pub async fn wants_tending(&self) {
+        self.tending.notified().await;
+    }
+
     /// Looks after the room: the ballast, quotas, and that merging tables does
     /// not take the rest. It may wait for the disk. A directory that is gone ends the
-    /// node.
+    /// node. One caller at a time.
     pub fn tend(&self) -> Result<()> {
         if let Some(lock) = &self.lock {
             self.heard(lock.still_holds())?;
         }
-        self.space.tend()?;
         let Some(free) = self.free()? else {
             return Ok(());
         };
-        let mut merges = self.merges.lock();
+        let owed = self.owed(free.bytes);
+        self.space.tend(owed.bytes)?;
         let mut left = free.bytes.saturating_sub(self.unwritten_bytes());
-        // The state first: reads wait for it.
-        let engines = merges.iter_mut().zip([&self.engine, &self.unwatched]).rev();
-        for (merges, engine) in engines {
+        for (engine, is_allowed) in self.merged() {
             engine.look_at_merges();
-            // What is in memory is a table by the time that a merge begins.
-            let tables = engine.table_bytes() + engine.unwritten_bytes();
-            let tables = tables.min(MERGED_BYTES_MAX);
+            let tables = mergeable_bytes(engine.as_ref());
             let may = left >= self.space.merging_needs(tables) + MERGING_BYTES_SPARE;
             // What one may write, or writes already, the other may not.
             let taken = if may { tables } else { engine.merging_bytes() };
             left = left.saturating_sub(taken);
-            if may != *merges {
-                engine.set_merging(may)?;
-                *merges = may;
+            if may == is_allowed.load(Ordering::Acquire) {
+                continue;
             }
+            // It is counted from before the first one begins until none does any more.
+            if may {
+                is_allowed.store(true, Ordering::Release);
+            }
+            engine.set_merging(may)?;
+            is_allowed.store(may, Ordering::Release);
         }
         Ok(())
     }
+}
+
+/// What merging the tables of an instance writes at most before it removes any. What is
+/// in memory is a table by the time that a merge begins.
+fn mergeable_bytes(engine: &dyn Engine) -> u64 {
+    let tables = engine.table_bytes() + engine.unwritten_bytes();
+    tables.min(MERGED_BYTES_MAX)
 }
 
 /// Something new does not come in.

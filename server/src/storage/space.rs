@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -125,6 +125,15 @@ pub struct Free {
     inodes_all: u64,
 }
 
+/// What must yet be written of what a node has taken in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// The bytes that count as written.
+    pub(crate) bytes: u64,
+    /// The bytes that may come to it at any time, and fit.
+    pub(crate) possible: u64,
+}
+
 /// Says what a file system has free.
 pub(crate) type Measure = Arc<dyn Fn(&Path) -> Result<Free> + Send + Sync>;
 
@@ -175,8 +184,6 @@ pub(crate) struct Directory {
     measure: Measure,
     /// Whether so many bytes could be written.
     can_take: CanTake,
-    /// Whether that is being tried now: what it takes meanwhile is not gone.
-    trying: AtomicBool,
     /// When it was found last that no ballast can be had.
     no_ballast: Mutex<Option<Duration>>,
 }
@@ -186,15 +193,6 @@ const BALLAST_RETRY: Duration = Duration::from_secs(600);
 
 /// Whether so many bytes could be written to a file system.
 type CanTake = fn(&Path, u64) -> io::Result<bool>;
-
-/// Ends a try, also one that fails.
-struct Trying<'a>(&'a AtomicBool);
-
-impl Drop for Trying<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
 
 /// What the last look found.
 struct Looked {
@@ -237,7 +235,6 @@ impl Directory {
             }),
             measure,
             can_take,
-            trying: AtomicBool::new(false),
             no_ballast: Mutex::new(None),
         };
         let needed = opening_bytes.saturating_add(START_BYTES);
@@ -254,7 +251,7 @@ impl Directory {
             );
             directory.set_ballast(0)?;
         } else {
-            directory.refill(free)?;
+            directory.refill(free, opening_bytes)?;
         }
         sync_directory(path)?;
         Ok(directory)
@@ -264,18 +261,19 @@ impl Directory {
         (self.measure)(&self.path)
     }
 
-    fn room(&self, owed: impl FnOnce() -> u64) -> Result<Room> {
+    fn room(&self, owed: impl FnOnce(u64) -> Owed) -> Result<Room> {
         let now = (self.clock)();
         let mut looked = self.looked.lock();
-        let trying = self.trying.load(Ordering::Acquire);
-        let is_fresh = |at| trying || now.saturating_sub(at) < looked.counts_for;
+        let is_fresh = |at| now.saturating_sub(at) < looked.counts_for;
         if looked.at.is_some_and(is_fresh) {
             return Ok(looked.room);
         }
-        let (free, owed) = (self.free()?, owed());
-        let room = free.room(owed, self.reserve_bytes, looked.room);
+        let free = self.free()?;
+        let owed = owed(free.bytes);
+        let room = free.room(owed.bytes, self.reserve_bytes, looked.room);
         let quota = self.quota.lock().room;
-        let far = owed.saturating_add(self.reserve_bytes + FAR_BYTES);
+        let taken = owed.bytes.saturating_add(owed.possible);
+        let far = taken.saturating_add(self.reserve_bytes + FAR_BYTES);
         *looked = Looked {
             at: Some(now),
             room: room.min(quota),
@@ -287,10 +285,11 @@ impl Directory {
         Ok(looked.room)
     }
 
-    /// Looks after what no request waits for. It may wait for the disk.
-    fn tend(&self) -> Result<()> {
+    /// Looks after what no request waits for, with so many bytes that must yet be
+    /// written. It may wait for the disk.
+    fn tend(&self, owed: u64) -> Result<()> {
         let free = self.free()?;
-        self.try_quota(free.bytes)?;
+        self.try_quota(free.bytes, owed)?;
         let kept = self.ballast_bytes - self.ballast_bytes / SPENT_RUNNING;
         let spent = self.ballast_bytes - kept;
         if free.bytes < spent.min(self.reserve_bytes / 8) && self.ballast() > kept {
@@ -300,37 +299,39 @@ impl Directory {
             );
             return self.set_ballast(kept);
         }
-        self.refill(free)
+        self.refill(free, owed)
     }
 
     /// Tries whether the reserve could be written, once some of it may have
-    /// gone.
-    fn try_quota(&self, free: u64) -> Result<()> {
+    /// gone. A file system may take its time for that, and what is tried is taken
+    /// meanwhile: only where the node has room enough besides.
+    fn try_quota(&self, free: u64, owed: u64) -> Result<()> {
         let now = (self.clock)();
-        let is_due = {
+        let (is_due, is_known_full) = {
             let quota = self.quota.lock();
-            quota.tried.is_none_or(|(at, with)| {
+            let is_known_full = quota.room < Room::Ample;
+            let is_due = quota.tried.is_none_or(|(at, with)| {
                 let used = with.saturating_sub(free) >= self.reserve_bytes / 8;
-                let again = quota.room < Room::Ample && now.saturating_sub(at) >= QUOTA_RETRY;
+                let again = is_known_full && now.saturating_sub(at) >= QUOTA_RETRY;
                 used || again
-            })
+            });
+            (is_due, is_known_full)
         };
-        // What the file system itself does not have says nothing of a quota.
-        if !is_due || free < self.reserve_bytes {
+        // While it is full nothing new comes in, and what is tried is missing to nobody.
+        let reserves = if is_known_full { 1 } else { 3 };
+        let needed = self.reserve_bytes.saturating_mul(reserves);
+        if !is_due || free.saturating_sub(owed) < needed {
             return Ok(());
         }
         let failed = |e| Error::storage("it could not be tried how much fits on the disk", e);
         // Without the lock, for which requests wait: it waits for the disk.
         let mut found = Room::Out;
-        self.trying.store(true, Ordering::Release);
-        let trying = Trying(&self.trying);
         for room in [Room::Ample, Room::Low, Room::Short] {
             if (self.can_take)(&self.path, room.part_of(self.reserve_bytes)).map_err(failed)? {
                 found = room;
                 break;
             }
         }
-        drop(trying);
         *self.quota.lock() = Quota {
             room: found,
             tried: Some((now, free)),
@@ -344,8 +345,9 @@ impl Directory {
         ballast.metadata().map_or(0, |metadata| metadata.len())
     }
 
-    /// Takes the whole ballast again if there is room for it.
-    fn refill(&self, free: Free) -> Result<()> {
+    /// Takes the whole ballast again if there is room for it besides what must yet be
+    /// written.
+    fn refill(&self, free: Free, owed: u64) -> Result<()> {
         let held = self.ballast();
         let missing = self.ballast_bytes.saturating_sub(held);
         let more = self.reserve_bytes / HYSTERESIS_PART;
@@ -353,7 +355,7 @@ impl Directory {
             .reserve_bytes
             .saturating_add(missing)
             .saturating_add(more);
-        if held == self.ballast_bytes || free.bytes <= needed {
+        if held == self.ballast_bytes || free.bytes.saturating_sub(owed) <= needed {
             return Ok(());
         }
         let now = (self.clock)();
@@ -442,8 +444,9 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 impl Space {
-    /// How much room there is. `owed` says how many bytes must yet be written.
-    pub(crate) fn room(&self, owed: impl FnOnce() -> u64) -> Result<Room> {
+    /// How much room there is. `owed` says what must yet be written, with so many bytes
+    /// free.
+    pub(crate) fn room(&self, owed: impl FnOnce(u64) -> Owed) -> Result<Room> {
         match self {
             Space::Directory(directory) => directory.room(owed),
             Space::Memory(room) => {
@@ -461,10 +464,11 @@ impl Space {
         }
     }
 
-    /// Looks after the ballast and the quota. It may wait for the disk.
-    pub(crate) fn tend(&self) -> Result<()> {
+    /// Looks after the ballast and the quota, with so many bytes that must yet be
+    /// written. It may wait for the disk.
+    pub(crate) fn tend(&self, owed: u64) -> Result<()> {
         match self {
-            Space::Directory(directory) => directory.tend(),
+            Space::Directory(directory) => directory.tend(owed),
             Space::Memory(_) => Ok(()),
         }
     }
@@ -565,6 +569,10 @@ mod tests {
         assert_eq!(room(65 * MIB, Room::Out), Room::Out);
     }
 
+    fn owed(bytes: u64) -> Owed {
+        Owed { bytes, possible: 0 }
+    }
+
     fn directory(path: &Path, reserve: u64, ballast: u64) -> Directory {
         // A second passes with every look.
         let now = Mutex::new(Duration::ZERO);
@@ -594,7 +602,7 @@ mod tests {
         let space = Directory::prepare(folder.path(), (64 * MIB, 0), 0, clock, looks).unwrap();
         let room = |at_ms: u64, mib: u64| {
             (*now.lock(), *left.lock()) = (at_ms, mib * MIB);
-            space.room(|| 100 * MIB).unwrap()
+            space.room(|_| owed(100 * MIB)).unwrap()
         };
         assert_eq!(room(1_000, 1_000), Room::Ample);
         assert_eq!(room(1_099, 150), Room::Ample);
@@ -618,17 +626,17 @@ mod tests {
         for (grants, expected) in quotas {
             space.can_take = grants;
             space.quota.lock().tried = None;
-            space.tend().unwrap();
-            assert_eq!(space.room(|| 0).unwrap(), expected);
+            space.tend(0).unwrap();
+            assert_eq!(space.room(|_| owed(0)).unwrap(), expected);
         }
         // While it is full it is tried again without anything being written.
         space.can_take = |_, _| Ok(false);
         space.quota.lock().tried = None;
-        space.tend().unwrap();
-        assert_eq!(space.room(|| 0).unwrap(), Room::Out);
+        space.tend(0).unwrap();
+        assert_eq!(space.room(|_| owed(0)).unwrap(), Room::Out);
         space.can_take = |_, _| Ok(true);
-        space.tend().unwrap();
-        assert_eq!(space.room(|| 0).unwrap(), Room::Ample);
+        space.tend(0).unwrap();
+        assert_eq!(space.room(|_| owed(0)).unwrap(), Room::Ample);
     }
 
     /// Requests ask how much room there is while it is tried on a disk that does not
@@ -647,17 +655,42 @@ mod tests {
         };
         space.quota.lock().tried = None;
         std::thread::scope(|scope| {
-            let tending = scope.spawn(|| space.tend().unwrap());
+            let tending = scope.spawn(|| space.tend(0).unwrap());
             while TRYING.lock().is_some() {
                 std::thread::yield_now();
             }
-            assert_eq!(space.room(|| 0).unwrap(), Room::Ample);
-            // What the try takes is not gone.
-            std::thread::sleep(LOOK_INTERVAL);
-            assert_eq!(space.room(|| u64::MAX).unwrap(), Room::Ample);
+            assert_eq!(space.room(|_| owed(0)).unwrap(), Room::Ample);
+            // What comes in meanwhile counts.
+            assert_eq!(space.room(|_| owed(u64::MAX)).unwrap(), Room::Out);
             assert!(!tending.is_finished(), "nothing was held up");
             go_on.send(()).unwrap();
         });
+    }
+
+    /// What is tried is taken meanwhile: a table that was being written found no room.
+    #[test]
+    fn a_quota_is_tried_only_beside_what_must_yet_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = directory(folder.path(), 64 * MIB, 0);
+        space.can_take = |_, _| Ok(false);
+        let tried = |space: &Directory, mib| {
+            *space.quota.lock() = Quota {
+                room: Room::Ample,
+                tried: None,
+            };
+            space.tend(mib * MIB).unwrap();
+            space.quota.lock().room == Room::Out
+        };
+        space.measure = Arc::new(|_| Ok(free(300 * MIB, None)));
+        assert!(tried(&space, 100));
+        assert!(!tried(&space, 120), "three reserves are not left");
+        assert!(!tried(&space, 1000));
+        // The ballast is not taken from what is owed either.
+        space.ballast_bytes = 6 * MIB;
+        for (mib, ballast) in [(240, 0), (200, 6)] {
+            space.tend(mib * MIB).unwrap();
+            assert_eq!(space.ballast(), ballast * MIB);
+        }
     }
 
     /// A quota shows in no number: the ballast is what opens the store.
@@ -688,7 +721,7 @@ mod tests {
         // then some.
         for (mib, ballast) in [(2, 6), (0, 5), (0, 5), (16, 5), (18, 5), (20, 6)] {
             space.measure = Arc::new(move |_| Ok(free(mib * MIB, None)));
-            space.tend().unwrap();
+            space.tend(0).unwrap();
             assert_eq!(space.ballast(), ballast * MIB);
         }
     }

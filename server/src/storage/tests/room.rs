@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use futures::FutureExt as _;
+
 use super::space::Free;
 use super::testing::measured;
 use super::*;
@@ -79,6 +81,32 @@ fn what_a_merge_must_yet_write_counts_as_written() {
     }
     assert!(seen > all / 2 && seen <= all, "{seen} of {all}");
     assert!(short, "the room was whole all the time");
+}
+
+/// A merge begins when the library likes: between two looks at whether it may, more can
+/// come in than was left for it.
+#[test]
+fn what_a_merge_may_take_at_any_time_is_not_given_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, told) = measured(folder.path(), Free::bytes(GIB));
+    disk.tend().unwrap();
+    let mut batch = WriteBatch::new();
+    for row in 0..512_u64 {
+        let key = Bytes::from([&b"a"[..], &row.to_be_bytes()].concat());
+        batch.put(key.clone(), record::seal_bytes(&key, &[7; 64 << 10]));
+    }
+    disk.state.write(batch, Durability::Buffered).unwrap();
+    disk.state.flush().unwrap();
+    told.set(Free::bytes((64 << 20) + disk.unwatched.table_bytes() * 5));
+    assert_eq!(disk.room().unwrap(), Room::Ample);
+    assert!(disk.wants_tending().now_or_never().is_none());
+    // As much as is in reserve, and half of what may be merged.
+    told.set(Free::bytes(80 << 20));
+    assert_ne!(disk.room().unwrap(), Room::Ample);
+    let is_wanted = disk.wants_tending().now_or_never().is_some();
+    assert!(is_wanted, "merging is looked at now");
+    disk.tend().unwrap();
+    assert_eq!(disk.room().unwrap(), Room::Ample, "none begins any more");
 }
 
 #[test]
