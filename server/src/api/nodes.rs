@@ -20,20 +20,23 @@ const SILENT_MIN: Duration = Duration::from_secs(2);
 
 /// How this node is.
 pub(super) fn own_state(env: &Env, disk: &Disk, groups: &Groups) -> wire::NodeState {
-    let groups = groups.all();
-    let leads = groups.iter().filter(|group| {
+    let mut leads = groups.all();
+    leads.retain(|group| {
         let leader = group.confirmed_leader();
         leader.is_some_and(|leader| leader.replica == group.replica())
     });
+    // An error ends the node anyway.
+    let disk_full = disk.disk_full().unwrap_or(true);
+    let without_room = leads.iter().filter(|group| group.is_without_room());
     wire::NodeState {
-        // An error ends the node anyway.
-        disk_full: disk.disk_full().unwrap_or(true),
+        disk_full,
         disk_silent_ms: disk.silent_for().as_millis() as u64,
         clock_ahead_ms: env.wall_ahead_ms(),
         disk_short: !disk.takes_entries(),
         disk_out: disk.room().is_ok_and(|room| room == Room::Out),
-        leads: Some(leads.count() as u32),
+        leads: Some(leads.len() as u32),
         unreached: false,
+        without_room: without_room.map(|group| group.identity().group.0).collect(),
     }
 }
 
@@ -74,12 +77,23 @@ enum Leads {
     Nobody,
 }
 
+/// Whether what is written has room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writes {
+    /// Nobody writes to the group.
+    None,
+    /// As far as the leader says.
+    HaveRoom,
+    /// The leader finds none at a quorum.
+    HaveNone,
+}
+
 /// How a group is: down without a leader, unless it changes leaders right now, or
 /// where no quorum takes what is written; degraded when it
 /// changes leaders, when the next failure would stop it, or when a voter is missing,
 /// as it is until a learner has all that it is to take the place of. Who is not
 /// reached from here may be from the leader, unless that is this node.
-fn health(leads: Leads, is_written: bool, voters: &[Voter], learners: usize) -> v1::Health {
+fn health(leads: Leads, writes: Writes, voters: &[Voter], learners: usize) -> v1::Health {
     let writing = voters.iter().filter(|voter| voter.is_writing).count();
     let live = voters
         .iter()
@@ -90,7 +104,11 @@ fn health(leads: Leads, is_written: bool, voters: &[Voter], learners: usize) -> 
     let taking = voters
         .iter()
         .filter(|v| v.is_writing && (v.has_room || !v.is_reached));
-    let is_full = is_written && (with_room == 0 || taking.count() <= voters.len() / 2);
+    let is_full = match writes {
+        Writes::None => false,
+        Writes::HaveRoom => with_room == 0 || taking.count() <= voters.len() / 2,
+        Writes::HaveNone => true,
+    };
     if leads == Leads::Nobody || writing <= voters.len() / 2 || is_full {
         v1::Health::Down
     } else if leads == Leads::Next
@@ -156,6 +174,7 @@ impl AdminApi {
                 is_writing: disk != Some(v1::DiskState::Silent)
                     && !reach
                         .state
+                        .as_ref()
                         .is_some_and(|s| s.disk_out || (s.disk_short && is_written)),
                 has_room: disk != Some(v1::DiskState::Full),
             }
@@ -186,7 +205,12 @@ impl AdminApi {
             None if group.is_led() => Leads::Next,
             None => Leads::Nobody,
         };
-        let health = health(leads, is_written, &voters, learners);
+        let writes = match is_written {
+            true if group.is_without_room() => Writes::HaveNone,
+            true => Writes::HaveRoom,
+            false => Writes::None,
+        };
+        let health = health(leads, writes, &voters, learners);
         v1::GroupStatus {
             group: identity.group.0,
             kind: kind.into(),
@@ -249,8 +273,8 @@ impl AdminApi {
         let is_this = *region == *self.speaker.region() && id == self.speaker.node();
         let peers = self.regions.of(region);
         let reach = self.reach(region, id);
-        let state = reach.state.unwrap_or_default();
         let disk = reach.state.as_ref().map(disk_of);
+        let state = reach.state.clone().unwrap_or_default();
         let says_address = match is_this {
             true => Some(self.speaker.address().to_owned()),
             false => peers.as_ref().and_then(|peers| peers.calls_from(id)),
@@ -342,11 +366,11 @@ mod tests {
     #[test]
     fn a_group_is_as_well_as_its_leader_its_quorum_and_its_disks() {
         use v1::Health::{Degraded, Down, Ok};
-        let written = |voters: &[Voter]| health(Leads::One, true, voters, 0);
+        let written = |voters: &[Voter]| health(Leads::One, Writes::HaveRoom, voters, 0);
         assert_eq!(written(&[WELL, WELL, WELL]), Ok);
         let well = [WELL, WELL, WELL];
-        assert_eq!(health(Leads::Nobody, true, &well, 0), Down);
-        assert_eq!(health(Leads::Next, true, &well, 0), Degraded);
+        assert_eq!(health(Leads::Nobody, Writes::HaveRoom, &well, 0), Down);
+        assert_eq!(health(Leads::Next, Writes::HaveRoom, &well, 0), Degraded);
         assert_eq!(written(&[WELL, WELL, GONE]), Degraded);
         assert_eq!(written(&[WELL, GONE, GONE]), Degraded);
         assert_eq!(written(&[WELL, WELL, SILENT]), Degraded);
@@ -356,7 +380,7 @@ mod tests {
         assert_eq!(written(&[WELL, WELL, LOST]), Degraded);
         assert_eq!(written(&[WELL]), Degraded);
         // One of them was replaced, and its records are still being copied.
-        assert_eq!(health(Leads::One, true, &well, 1), Degraded);
+        assert_eq!(health(Leads::One, Writes::HaveRoom, &well, 1), Degraded);
         // What is new needs room at a quorum.
         assert_eq!(written(&[WELL, WELL, FULL]), Degraded);
         assert_eq!(written(&[WELL, GONE, FULL]), Degraded);
@@ -364,8 +388,14 @@ mod tests {
         assert_eq!(written(&[WELL, FULL, FULL]), Down);
         assert_eq!(written(&[FULL, FULL, FULL]), Down);
         assert_eq!(written(&[GONE, FULL, FULL]), Down);
+        // The leader does not reach the one that is not reached from here either.
+        let told = health(Leads::One, Writes::HaveNone, &[WELL, GONE, FULL], 0);
+        assert_eq!(told, Down);
         // The group that places others is still agreed on.
-        assert_eq!(health(Leads::One, false, &[FULL, FULL, FULL], 0), Degraded);
+        assert_eq!(
+            health(Leads::One, Writes::None, &[FULL, FULL, FULL], 0),
+            Degraded
+        );
     }
 
     #[test]

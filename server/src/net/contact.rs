@@ -95,7 +95,7 @@ impl Contact {
         let is_reached = heard.connected && (!heard.tells || silent <= SILENT_AFTER);
         match is_reached {
             true => Reach {
-                state: heard.state,
+                state: heard.state.clone(),
                 ..Reach::default()
             },
             false => Reach {

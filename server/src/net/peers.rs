@@ -23,7 +23,6 @@ use crate::net::slow::Slow;
 use crate::net::speaker::Speaker;
 use crate::raft::{Budget, NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
-use crate::storage::Condition;
 
 /// The connections to the nodes of one region, this one or another.
 pub struct Peers {
@@ -323,16 +322,6 @@ impl Peers {
         link.is_connected().then(|| link.level())
     }
 
-    /// What a connected node says of its disk; `None`: it is not connected.
-    pub fn condition(&self, node: NodeId) -> Option<Condition> {
-        let reach = self.reach(node)?;
-        let said = reach.state.as_ref().map(Condition::of);
-        reach
-            .unreached
-            .is_none()
-            .then_some(said.unwrap_or_default())
-    }
-
     /// The version of a node's program; empty: not known.
     pub fn version(&self, node: NodeId) -> String {
         self.links
@@ -378,8 +367,10 @@ impl Transport for Peers {
         Some(self.region.clone())
     }
 
-    fn condition_of(&self, node: NodeId) -> Option<Condition> {
-        self.condition(node)
+    fn state_of(&self, node: NodeId) -> Option<wire::NodeState> {
+        let reach = self.reach(node)?;
+        let said = reach.state.unwrap_or_default();
+        reach.unreached.is_none().then_some(said)
     }
 
     fn send(

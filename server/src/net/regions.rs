@@ -17,7 +17,6 @@ use crate::net::peers::Peers;
 use crate::net::speaker::Speaker;
 use crate::raft::{NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
-use crate::storage::Condition;
 
 /// The connections to the nodes of every region.
 pub struct Regions {
@@ -173,9 +172,9 @@ impl Transport for Regions {
         Some(self.resolve(node)?.0)
     }
 
-    fn condition_of(&self, node: NodeId) -> Option<Condition> {
+    fn state_of(&self, node: NodeId) -> Option<wire::NodeState> {
         let (peers, node) = self.across(node)?;
-        peers.condition(node)
+        peers.state_of(node)
     }
 
     fn send(

@@ -18,49 +18,73 @@ impl Group {
     /// no room here or at a quorum, which would have to keep it.
     pub fn admit_write(&self) -> Result<()> {
         self.disk().admit_write()?;
-        let metrics = self.raft().metrics();
-        let metrics = metrics.borrow_watched();
-        let (membership, own) = (&metrics.membership_config, self.replica());
-        for voters in membership.get_joint_config() {
-            let others = voters.iter().filter(|voter| **voter != own);
-            let conditions = others.map(|voter| {
-                let seat = membership.get_node(voter);
-                seat.and_then(|seat| self.transport.condition_of(seat.node))
-            });
-            let conditions: Vec<_> = conditions.collect();
-            let count = |wanted| conditions.iter().filter(|c| **c == Some(wanted)).count();
+        match self.lacks_room(Condition::Sound) {
+            false => Ok(()),
+            true => Err(Error::new(
+                Reason::DiskFull,
+                "the disks of a quorum are nearly full; make room on them",
+            )),
+        }
+    }
+
+    /// Whether room on disks is all that the group lacks to take what is new, as its
+    /// leader says: another leader would not find more of it.
+    pub fn is_without_room(&self) -> bool {
+        if self.leads() {
+            return self.lacks_room(self.disk().condition());
+        }
+        let leader = self.confirmed_leader();
+        let said = leader.and_then(|leader| self.transport.state_of(leader.node));
+        said.is_some_and(|state| state.without_room.contains(&self.identity().group.0))
+    }
+
+    /// Whether there would be a quorum if the full disks had room, and is none without
+    /// them, where the own one is so.
+    fn lacks_room(&self, own: Condition) -> bool {
+        self.any_config(own, |voters| {
+            let count = |wanted| {
+                voters
+                    .iter()
+                    .filter(|voter| **voter == Some(wanted))
+                    .count()
+            };
             let (sound, full) = (count(Condition::Sound), count(Condition::Full));
             let quorum = voters.len() / 2 + 1;
-            // Without the full ones there is none; with them there would be.
-            if 1 + sound < quorum && 1 + sound + full >= quorum {
-                return Err(Error::new(
-                    Reason::DiskFull,
-                    "the disks of a quorum are nearly full; make room on them",
-                ));
-            }
-        }
-        Ok(())
+            sound < quorum && sound + full >= quorum
+        })
     }
 
     /// Whether what is new has room at a quorum, as far as this replica knows. One that
-    /// follows takes nodes that it does not reach for such as have.
+    /// follows takes its leader's word, and without one the nodes that it does not reach
+    /// for such as have.
     pub fn has_room(&self) -> bool {
         if self.leads() {
             return self.admit_write().is_ok();
         }
+        if self.is_without_room() {
+            return false;
+        }
+        !self.any_config(self.disk().condition(), |voters| {
+            let full = voters
+                .iter()
+                .filter(|voter| **voter == Some(Condition::Full));
+            2 * full.count() >= voters.len()
+        })
+    }
+
+    /// Whether something holds of the disks of a set of voters, of which there are two
+    /// while they change, where the own disk is so. One whose node is not reached is
+    /// `None`.
+    fn any_config(&self, own: Condition, holds: impl Fn(&[Option<Condition>]) -> bool) -> bool {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
-        let (membership, own) = (&metrics.membership_config, self.replica());
-        let is_full = |voter: &&ReplicaId| match **voter == own {
-            true => self.disk().condition() == Condition::Full,
-            false => {
-                let seat = membership.get_node(voter);
-                let condition = seat.and_then(|seat| self.condition_of(seat.node));
-                condition == Some(Condition::Full)
-            }
+        let membership = &metrics.membership_config;
+        let disk_of = |voter: &ReplicaId| match *voter == self.replica() {
+            true => Some(own),
+            false => self.condition_of(membership.get_node(voter)?.node),
         };
         let mut configs = membership.get_joint_config().iter();
-        configs.all(|voters| 2 * voters.iter().filter(is_full).count() < voters.len())
+        configs.any(|voters| holds(&voters.iter().map(disk_of).collect::<Vec<_>>()))
     }
 
     /// What the node of a member says of its disk; `None`: it does not answer

@@ -35,9 +35,14 @@ pub trait Transport: Send + Sync + 'static {
     /// The region of a node; `None`: the node is not known.
     fn region_of(&self, node: NodeId) -> Option<RegionName>;
 
-    /// What a node says of its disk; `None`: it does not answer now.
-    fn condition_of(&self, _node: NodeId) -> Option<Condition> {
+    /// How a node says that it is; `None`: it does not answer now.
+    fn state_of(&self, _node: NodeId) -> Option<wire::NodeState> {
         None
+    }
+
+    /// What a node says of its disk; `None`: it does not answer now.
+    fn condition_of(&self, node: NodeId) -> Option<Condition> {
+        self.state_of(node).as_ref().map(Condition::of)
     }
 
     /// Queues a request. Requests to one node arrive in the order they were

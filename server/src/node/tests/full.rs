@@ -102,6 +102,25 @@ async fn without_room_at_a_quorum_writes_are_refused_and_reads_go_on() {
         .await;
 }
 
+/// A follower cannot know whether a node that it does not reach is there for others.
+#[tokio::test(start_paused = true)]
+async fn a_full_follower_takes_its_leaders_word_for_whether_writes_have_room() {
+    let (mut world, kept) = world().await;
+    world.fill("eu/3", Room::Low);
+    let follower = kept(&world.nodes["eu/3"]).expect("open");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(follower.has_room(), "two of three have room");
+    world.stop("eu/2").await;
+    let refused = |_: &World| !follower.has_room();
+    world.until("the leader reaches no other", refused).await;
+    assert_eq!(world.leader("eu", kept).as_deref(), Some("eu/1"));
+    let leader = kept(&world.nodes["eu/1"]).expect("open");
+    let reason = leader.admit_write().map_err(|error| error.reason);
+    assert_eq!(reason, Err(Reason::DiskFull));
+    world.fill("eu/3", Room::Ample);
+    world.until("there is room", |_| follower.has_room()).await;
+}
+
 /// Whether what elects a leader fits where records do not.
 #[tokio::test(start_paused = true)]
 async fn a_region_without_room_for_records_still_elects_leaders() {
