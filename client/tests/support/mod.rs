@@ -585,6 +585,10 @@ fn nodes() -> Vec<v1::NodeStatus> {
                 2 => v1::DiskState::Full.into(),
                 _ => v1::DiskState::Unspecified.into(),
             },
+            disk_lack: match node {
+                2 => v1::DiskLack::Inodes.into(),
+                _ => v1::DiskLack::Unspecified.into(),
+            },
             clock_ahead_ms: (node == 2).then_some(-700),
             clock_off: node == 2,
             ..v1::NodeStatus::default()

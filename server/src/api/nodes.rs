@@ -12,7 +12,7 @@ use crate::net::Reach;
 use crate::raft::{Group, Groups, MemberStatus, NodeId};
 use crate::seeded;
 use crate::state::Subject;
-use crate::storage::{Disk, Room};
+use crate::storage::{Disk, Lack, Room};
 
 /// A disk that has not ended a write for this long is told of: longer than a busy
 /// one takes for the largest.
@@ -27,9 +27,16 @@ pub(super) fn own_state(env: &Env, disk: &Disk, groups: &Groups) -> wire::NodeSt
     });
     // An error ends the node anyway.
     let disk_full = disk.disk_full().unwrap_or(true);
+    let disk_lack = match disk.lack() {
+        _ if !disk_full => v1::DiskLack::Unspecified,
+        Lack::Bytes => v1::DiskLack::Bytes,
+        Lack::Inodes => v1::DiskLack::Inodes,
+        Lack::Quota => v1::DiskLack::Quota,
+    };
     let without_room = leads.iter().filter(|group| group.is_without_room());
     wire::NodeState {
         disk_full,
+        disk_lack: disk_lack.into(),
         disk_silent_ms: disk.silent_for().as_millis() as u64,
         clock_ahead_ms: env.wall_ahead_ms(),
         disk_short: !disk.takes_entries(),
@@ -312,6 +319,7 @@ impl AdminApi {
                 .filter(|says| *says != node.address)
                 .unwrap_or_default(),
             disk: disk.unwrap_or(v1::DiskState::Unspecified).into(),
+            disk_lack: state.disk_lack,
             disk_silent_ms: match disk {
                 Some(v1::DiskState::Silent) => state.disk_silent_ms,
                 _ => 0,

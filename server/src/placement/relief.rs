@@ -15,7 +15,7 @@ use super::Placement;
 use crate::env::Instant;
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::state::Subject;
-use crate::storage::{Condition, GroupId};
+use crate::storage::{Condition, GroupId, Lack};
 
 /// How often the disk is looked at.
 const STEP: Duration = Duration::from_millis(500);
@@ -39,7 +39,7 @@ impl Placement {
             shut_out_told &= !shut_out.is_empty();
             let condition = self.disk.condition();
             if condition != before {
-                say(condition);
+                say(condition, self.disk.lack());
                 before = condition;
                 asked.clear();
             }
@@ -129,10 +129,11 @@ fn must_go(condition: Condition, takes_entries: bool, group: &Group) -> bool {
     }
 }
 
-fn say(condition: Condition) {
+fn say(condition: Condition, lack: Lack) {
     match condition {
         Condition::Sound => tracing::info!("the disk takes writes again"),
         Condition::Full => tracing::warn!(
+            too_few = %lack,
             "the disk is nearly full: nothing new is taken in, and what is led here is handed to \
              nodes that have room; make room, and it goes on by itself"
         ),

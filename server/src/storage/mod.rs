@@ -69,5 +69,5 @@ pub use memory::{Memory, Survivors};
 pub use memory_disk::MemoryDisk;
 pub use rollback::RollbackGuard;
 pub use room::Condition;
-pub use space::{BALLAST_BYTES, Free, RESERVE_BYTES, Room};
+pub use space::{BALLAST_BYTES, Free, Lack, RESERVE_BYTES, Room};
 pub use span::Span;

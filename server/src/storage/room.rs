@@ -15,7 +15,7 @@ use super::disk::Disk;
 use super::engine::Engine;
 use super::merges::MERGED_BYTES_MAX;
 use super::rocks_stage::Staging;
-use super::space::{Free, Owed, Room};
+use super::space::{Free, Lack, Owed, Room};
 use super::wal;
 use crate::error::{Error, Reason, Result};
 
@@ -61,6 +61,11 @@ impl Disk {
     /// written.
     pub fn room(&self) -> Result<Room> {
         self.space.room(|free| self.owed(free))
+    }
+
+    /// What there is least of, where there is not enough.
+    pub fn lack(&self) -> Lack {
+        self.space.lack()
     }
 
     /// Whether there is less room than the reserve also once the merges that are under
@@ -149,7 +154,7 @@ impl Disk {
         self.answers()?;
         match self.room()? {
             Room::Ample => Ok(()),
-            Room::Low | Room::Short | Room::Out => Err(full()),
+            Room::Low | Room::Short | Room::Out => Err(full(self.lack())),
         }
     }
 
@@ -160,7 +165,7 @@ impl Disk {
         match self.room()? {
             Room::Ample | Room::Low => Ok(()),
             Room::Short if !has_data => Ok(()),
-            Room::Short | Room::Out => Err(full()),
+            Room::Short | Room::Out => Err(full(self.lack())),
         }
     }
 
@@ -229,11 +234,13 @@ fn mergeable_bytes(engine: &dyn Engine) -> u64 {
 }
 
 /// Something new does not come in.
-fn full() -> Error {
-    Error::new(
-        Reason::DiskFull,
-        "the node's disk is nearly full; make room on it",
-    )
+fn full(lack: Lack) -> Error {
+    let message = match lack {
+        Lack::Bytes => "the node's disk is nearly full; make room on it",
+        Lack::Inodes => "the node's disk has hardly any inodes left; remove files from it",
+        Lack::Quota => "the quota of the node's user is nearly used up; raise it, or make room",
+    };
+    Error::new(Reason::DiskFull, message)
 }
 
 /// What opening a directory writes, about: the write-ahead log as tables, and

@@ -12,6 +12,7 @@
 //!
 //! Not done here: refusing. Whoever takes something in asks.
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
@@ -114,6 +115,27 @@ impl Room {
     }
 }
 
+/// What a disk has too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Bytes that no file takes.
+    Bytes,
+    /// Inodes, which each file takes one of.
+    Inodes,
+    /// What a quota grants the user of this process.
+    Quota,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lack::Bytes => "bytes",
+            Lack::Inodes => "inodes",
+            Lack::Quota => "quota",
+        })
+    }
+}
+
 /// What a file system has free for this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Free {
@@ -153,14 +175,19 @@ impl Free {
         self.inodes.is_some_and(|inodes| inodes < START_INODES)
     }
 
-    /// How much room that is, with so many bytes that must yet be written.
-    fn room(&self, owed: u64, reserve_bytes: u64, before: Room) -> Room {
+    /// How much room that is, with so many bytes that must yet be written, and what
+    /// there is least of.
+    fn room(&self, owed: u64, reserve_bytes: u64, before: Room) -> (Room, Lack) {
         let bytes = Room::with(self.bytes.saturating_sub(owed), reserve_bytes, before);
         let Some(inodes) = self.inodes else {
-            return bytes;
+            return (bytes, Lack::Bytes);
         };
         let reserve = RESERVE_INODES.min(self.inodes_all / RESERVE_INODES_PART);
-        bytes.min(Room::with(inodes, reserve, before))
+        let inodes = Room::with(inodes, reserve, before);
+        match inodes < bytes {
+            true => (inodes, Lack::Inodes),
+            false => (bytes, Lack::Bytes),
+        }
     }
 }
 
@@ -198,6 +225,8 @@ type CanTake = fn(&Path, u64) -> io::Result<bool>;
 struct Looked {
     at: Option<Duration>,
     room: Room,
+    /// What there is least of.
+    lack: Lack,
     /// How long it counts.
     counts_for: Duration,
 }
@@ -227,6 +256,7 @@ impl Directory {
             looked: Mutex::new(Looked {
                 at: None,
                 room: Room::Ample,
+                lack: Lack::Bytes,
                 counts_for: LOOK_NEAR_INTERVAL,
             }),
             quota: Mutex::new(Quota {
@@ -270,13 +300,14 @@ impl Directory {
         }
         let free = self.free()?;
         let owed = owed(free.bytes);
-        let room = free.room(owed.bytes, self.reserve_bytes, looked.room);
+        let (room, lack) = free.room(owed.bytes, self.reserve_bytes, looked.room);
         let quota = self.quota.lock().room;
         let taken = owed.bytes.saturating_add(owed.possible);
         let far = taken.saturating_add(self.reserve_bytes + FAR_BYTES);
         *looked = Looked {
             at: Some(now),
             room: room.min(quota),
+            lack: if quota < room { Lack::Quota } else { lack },
             counts_for: match free.bytes >= far {
                 true => LOOK_INTERVAL,
                 false => LOOK_NEAR_INTERVAL,
@@ -456,6 +487,14 @@ impl Space {
         }
     }
 
+    /// What there is least of, as the last look at the room found.
+    pub(crate) fn lack(&self) -> Lack {
+        match self {
+            Space::Directory(directory) => directory.looked.lock().lack,
+            Space::Memory(_) => Lack::Bytes,
+        }
+    }
+
     /// What is free; `None`: a simulated disk has no numbers.
     pub(crate) fn free(&self) -> Result<Option<Free>> {
         match self {
@@ -478,7 +517,7 @@ impl Space {
         match self {
             Space::Directory(directory) => {
                 let reserve = directory.reserve_bytes;
-                free.room(owed, reserve, Room::Ample) < Room::Ample
+                free.room(owed, reserve, Room::Ample).0 < Room::Ample
             }
             Space::Memory(_) => false,
         }
@@ -537,7 +576,7 @@ mod tests {
 
     #[test]
     fn bytes_and_inodes_and_what_is_owed_count() {
-        let room = |free: Free, owed| free.room(owed, 512 * MIB, Room::Ample);
+        let room = |free: Free, owed| free.room(owed, 512 * MIB, Room::Ample).0;
         assert_eq!(room(free(GIB, None), 0), Room::Ample);
         assert_eq!(room(free(GIB, None), 600 * MIB), Room::Low);
         assert_eq!(room(free(511 * MIB, None), 0), Room::Low);
@@ -557,11 +596,14 @@ mod tests {
             let free = free(GIB, Some((inodes, all)));
             assert_eq!(room(free, 0), expected, "{inodes} of {all}");
         }
+        let lack = |free: Free| free.room(0, 512 * MIB, Room::Ample).1;
+        assert_eq!(lack(free(100 * MIB, Some((300, 1_000_000)))), Lack::Bytes);
+        assert_eq!(lack(free(300 * MIB, Some((100, 1_000_000)))), Lack::Inodes);
     }
 
     #[test]
     fn a_level_is_left_only_with_some_more() {
-        let room = |bytes, before| free(bytes, None).room(0, 512 * MIB, before);
+        let room = |bytes, before| free(bytes, None).room(0, 512 * MIB, before).0;
         assert_eq!(room(520 * MIB, Room::Ample), Room::Ample);
         assert_eq!(room(520 * MIB, Room::Low), Room::Low);
         assert_eq!(room(577 * MIB, Room::Low), Room::Ample);
@@ -628,6 +670,8 @@ mod tests {
             space.quota.lock().tried = None;
             space.tend(0).unwrap();
             assert_eq!(space.room(|_| owed(0)).unwrap(), expected);
+            let is_lacking = space.looked.lock().lack == Lack::Quota;
+            assert_eq!(is_lacking, expected < Room::Ample);
         }
         // While it is full it is tried again without anything being written.
         space.can_take = |_, _| Ok(false);

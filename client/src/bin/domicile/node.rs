@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use domicile_client::{Client, Error, Reason};
-use domicile_proto::v1::{DiskState, GetClusterStatusResponse, NodeAddress, NodeStatus};
+use domicile_proto::v1::{DiskLack, DiskState, GetClusterStatusResponse, NodeAddress, NodeStatus};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
@@ -405,7 +405,11 @@ fn state(node: &NodeStatus) -> String {
         words.push(format!("DOWN {}", for_long(node.unreached_ms)));
     }
     match node.disk() {
-        DiskState::Full => words.push("DISK FULL".to_owned()),
+        DiskState::Full => words.push(match node.disk_lack() {
+            DiskLack::Inodes => "DISK FULL (inodes)".to_owned(),
+            DiskLack::Quota => "DISK FULL (quota)".to_owned(),
+            DiskLack::Bytes | DiskLack::Unspecified => "DISK FULL".to_owned(),
+        }),
         DiskState::Silent => words.push("DISK SILENT".to_owned()),
         DiskState::Ok | DiskState::Unspecified => {}
     }
@@ -438,6 +442,17 @@ fn disk_word(node: &NodeStatus) -> &'static str {
         DiskState::Ok => "ok",
         DiskState::Full => "full",
         DiskState::Silent => "silent",
+    }
+}
+
+/// The word for what a full disk has too little of; none: it is not full, or it is not
+/// known.
+fn lack_word(node: &NodeStatus) -> Option<&'static str> {
+    match node.disk_lack() {
+        DiskLack::Unspecified => None,
+        DiskLack::Bytes => Some("bytes"),
+        DiskLack::Inodes => Some("inodes"),
+        DiskLack::Quota => Some("quota"),
     }
 }
 
@@ -491,7 +506,12 @@ fn disk_hint(node: &NodeStatus) -> Option<String> {
     let name = format!("{}/{}", node.region, node.node);
     match node.disk() {
         DiskState::Full => Some(format!(
-            "the disk of node {name} has no room, or no inodes, beyond its reserve and what is still to be written, so it takes no writes: domicile explain DISK_FULL"
+            "the disk of node {name} has {} beyond its reserve and what is still to be written, so it takes no writes: domicile explain DISK_FULL",
+            match node.disk_lack() {
+                DiskLack::Inodes => "no inodes",
+                DiskLack::Quota => "no room that a quota grants",
+                DiskLack::Bytes | DiskLack::Unspecified => "no room",
+            }
         )),
         DiskState::Silent => Some(format!(
             "the disk of node {name} has not ended a write for {}; look at the disk, or stop the node so that others lead",
@@ -516,6 +536,7 @@ pub(crate) fn node_json(node: &NodeStatus) -> Value {
         "empty": node.empty,
         "says_address": node.says_address,
         "disk": disk_word(node),
+        "disk_lacks": lack_word(node),
         "disk_silent_ms": node.disk_silent_ms,
         "clock_ahead_ms": node.clock_ahead_ms,
         "clock_off": node.clock_off,
