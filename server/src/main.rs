@@ -16,7 +16,7 @@ use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
 use domicile_server::node::{
     Files, Limits, Node, Stop, Watchdog, Wiring, check_threads, end_now, end_on_panic,
-    serve_metrics, tcp_incoming,
+    memory_warning, serve_metrics, tcp_incoming,
 };
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Contents, Disk, DiskOptions};
@@ -206,6 +206,13 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
         ..Limits::default()
     })?;
     if let Some(warning) = &files.warning {
+        tracing::warn!("{warning}");
+    }
+    let (cache, buffer) = (
+        config.storage.block_cache_mib,
+        config.storage.write_buffer_mib,
+    );
+    if let Some(warning) = memory_warning(cache << 20, buffer << 20) {
         tracing::warn!("{warning}");
     }
     let deadline = Duration::from_millis(config.shutdown_deadline_ms);
