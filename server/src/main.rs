@@ -145,6 +145,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             ended
         }
         Command::Demo(arguments) => {
+            check_threads()?;
             // No log: the screen belongs to the prompt.
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -152,7 +153,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 .build()
                 .context("the runtime did not start")?;
             let stop = Stop::listen(|| forget_watchdog(DEMO_END_WAIT, end_now))?;
-            match runtime.block_on(demo::run(arguments, stop)) {
+            let ended = runtime.block_on(async {
+                let _heard = hear_file_size()?;
+                demo::run(arguments, stop).await
+            });
+            match ended {
                 // Whatever still runs has had its time.
                 Ok(code) => std::process::exit(i32::from(code)),
                 Err(error) => {
@@ -196,6 +201,12 @@ fn forget_watchdog(after: Duration, act: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Where files may not grow any more, that is an error of the disk, not an end without
+/// a word, while what is returned is kept.
+fn hear_file_size() -> Result<tokio::signal::unix::Signal> {
+    Ok(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?)
+}
+
 /// Runs a node until it is told to stop, and answers how it stopped.
 async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
     let env = Env::real();
@@ -224,9 +235,7 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
             end_now();
         });
     })?;
-    // Where files may not grow any more, that is an error of the disk, not an end
-    // without a word.
-    let _heard = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
+    let _heard = hear_file_size()?;
     // The port first: a second process for the same node ends here, before it
     // touches the disk.
     // Until there are certificates, a port says whose it is.
