@@ -3,18 +3,17 @@
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
-use wire::command::Command;
 
 use crate::error::Result;
+use crate::state;
 use crate::storage::{CONTROL_GROUP, Contents, Index, KeyRange, Limit, keys, record};
 
 /// The state of the control group as far as this disk has it: the last one that
 /// was applied or, where that was lost with the memory, what formed the
 /// cluster, from the log. `None`: the node was in no cluster.
 pub fn control(contents: &Contents) -> Result<Option<wire::Control>> {
-    let key = keys::control(CONTROL_GROUP);
-    match contents.state.get(&key)? {
-        Some(row) => record::open(&key, &row).map(Some),
+    match state::control::load_in(contents.state.as_ref())? {
+        Some(control) => Ok(Some(control)),
         None => formed(contents),
     }
 }
@@ -40,14 +39,8 @@ fn formed(contents: &Contents) -> Result<Option<wire::Control>> {
 
 fn formed_by(entry: Bytes) -> Result<Option<wire::Control>> {
     let entry: wire::LogEntry = record::decode(entry)?;
-    let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
-        return Ok(None);
-    };
-    let command: wire::Command = record::decode(command)?;
-    match command.command {
-        Some(Command::Control(wire::ControlChange {
-            change: Some(wire::control_change::Change::Formed(control)),
-        })) => Ok(Some(control)),
+    match entry.payload {
+        Some(wire::log_entry::Payload::Command(command)) => state::control::formed_by(command),
         _ => Ok(None),
     }
 }

@@ -1,8 +1,8 @@
 //! What is on a disk: every row decoded and counted by tag and kind.
 //!
 //! [`scan`] reads the state and the log of a node and what is staged, from the
-//! first row to the last whatever its key, and counts what it finds ([`count`],
-//! [`rows`]). What it cannot decode, or does not know, it says: silence would
+//! first row to the last whatever its key, has each decoded by `state`, and counts what
+//! it finds ([`count`], [`rows`]). What it cannot decode, or does not know, it says: silence would
 //! look like absence. Whether what it found may be there is decided elsewhere,
 //! by the policy, over the reports of all nodes
 //! ([`domicile_proto::audit`]).

@@ -1,16 +1,16 @@
-//! Decoding rows, each by its first byte.
+//! Counting rows: each is held against the groups that its node has.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::Kind;
-use wire::command::Command;
 
 use super::count::{Counts, Place};
 use crate::error::{Error, Result};
-use crate::storage::{GroupId, Row, keys, record};
+use crate::state::held::{self, Held, Record};
+use crate::storage::keys::{self, LedgerKey};
+use crate::storage::{GroupId, Row, record};
 
 /// The tags of the groups on a disk.
 pub(super) struct Groups {
@@ -60,79 +60,34 @@ pub(super) fn state(groups: &Groups, place: Place, row: &Row, counts: &mut Count
 }
 
 fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> Result<()> {
-    match keys::table_of(&row.key)? {
-        keys::Table::Record => {
-            let (tag, key) = keys::parse_record(&row.key)?;
-            stored((tag, key.len()), row, place, true, counts)
-        }
-        keys::Table::History => {
-            let (tag, key, _) = keys::parse_history(&row.key)?;
-            stored((tag, key.len()), row, place, false, counts)
-        }
-        keys::Table::Change => {
-            let (group, _, _) = keys::parse_change(&row.key)?;
-            let changes: wire::StoredChanges = row.open()?;
-            let tag = groups.tag(group);
-            for change in &changes.writes {
-                let bytes = change.key.len();
-                counts.item(told(&tag), Kind::Index, place, bytes, None);
+    match held::of_row(row)? {
+        Held::Record(record) => stored(record, place, counts),
+        Held::OfGroup(kept) => {
+            let tag = groups.tag(kept.group);
+            for (kind, bytes) in kept.items {
+                // Leaves of groups without records are no part of any.
+                if kind != Kind::AuditDetail || matches!(tag, Ok(Some(_))) {
+                    counts.item(told(&tag), kind, place, bytes, None);
+                }
             }
+            kept.whole?;
             tag.map(drop)
         }
-        keys::Table::Outcomes => {
-            let (group, _, _) = keys::parse_outcomes(&row.key)?;
-            let outcomes: wire::StoredOutcomes = row.open()?;
-            let tag = groups.tag(group);
-            for outcome in &outcomes.outcomes {
-                let bytes = outcome.client.len();
-                counts.item(told(&tag), Kind::Dedupe, place, bytes, None);
-            }
-            tag.map(drop)
+        Held::Ledger(key, noted) => {
+            let is_received = keys::is_received(&row.key);
+            ledger(groups, (key, noted, is_received), place, counts)
         }
-        // What these hold is no part of a record. That they decode is checked, and
-        // that their group is here.
-        keys::Table::GroupState => {
-            row.open::<wire::GroupState>()?;
-            groups.tag(keys::parse_group_state(&row.key)?).map(drop)
-        }
-        keys::Table::AuditLeaf => {
-            let leaf = row.open::<wire::AuditLeaf>();
-            let tag = groups.tag(keys::parse_audit_leaf(&row.key)?.0);
-            if matches!(tag, Ok(Some(_))) {
-                counts.item(told(&tag), Kind::AuditDetail, place, row.value.len(), None);
-            }
-            leaf?;
-            tag.map(drop)
-        }
-        keys::Table::Catalog => {
-            row.open::<wire::Catalog>()?;
-            groups.tag(keys::parse_catalog(&row.key)?).map(drop)
-        }
-        keys::Table::Control => {
-            row.open::<wire::Control>()?;
-            groups.tag(keys::parse_control(&row.key)?).map(drop)
-        }
-        keys::Table::TagKeys => {
-            let stored: wire::StoredTagKeys = row.open()?;
-            let tag = groups.tag(keys::parse_tag_keys(&row.key)?);
-            for key in &stored.keys {
-                counts.item(told(&tag), Kind::TagKey, place, key_bytes(key), None);
-            }
-            tag.map(drop)
-        }
-        keys::Table::Ledger => ledger(groups, row, place, counts),
     }
-}
-
-fn key_bytes(key: &wire::TagKey) -> usize {
-    key.commitment.len() + key.token.len()
 }
 
 /// Counts what a ledger says was sent. It is held against the policy as what lies
 /// on a disk is: what was there once may not be there any more.
-fn ledger(groups: &Groups, row: &Row, place: Place, counts: &mut Counts) -> Result<()> {
-    let noted: wire::LedgerRow = row.open()?;
-    let key = keys::parse_ledger(&row.key)?;
+fn ledger(
+    groups: &Groups,
+    (key, noted, is_received): (LedgerKey<'_>, wire::LedgerRow, bool),
+    place: Place,
+    counts: &mut Counts,
+) -> Result<()> {
     if noted.cluster[..] != groups.cluster[..] {
         return Err(Error::corruption("a ledger row is of another cluster"));
     }
@@ -152,7 +107,7 @@ fn ledger(groups: &Groups, row: &Row, place: Place, counts: &mut Counts) -> Resu
     match groups.tag(key.group) {
         Ok(Some(tag)) if tag == noted.tag => Ok(()),
         // What a mirror received is kept when it is removed.
-        Err(_) if keys::is_received(&row.key) => Ok(()),
+        Err(_) if is_received => Ok(()),
         Err(absent) => Err(absent),
         Ok(_) => Err(Error::corruption(
             "a ledger row is of another tag than its group",
@@ -162,18 +117,12 @@ fn ledger(groups: &Groups, row: &Row, place: Place, counts: &mut Counts) -> Resu
 
 /// Counts the row of a record, by the tag that its key says. A row that says
 /// another itself counts for both.
-fn stored(
-    (tag, key_bytes): (&str, usize),
-    row: &Row,
-    place: Place,
-    is_newest: bool,
-    counts: &mut Counts,
-) -> Result<()> {
-    let opened: Result<wire::StoredRecord> = row.open();
-    let version = opened.as_ref().map_or(0, |stored| stored.version);
-    let newest = is_newest.then_some(version);
-    counts.item(tag, Kind::Key, place, key_bytes, newest);
-    let stored = opened?;
+fn stored(record: Record<'_>, place: Place, counts: &mut Counts) -> Result<()> {
+    let (tag, stored) = (record.tag, record.stored);
+    let version = stored.as_ref().map_or(0, |stored| stored.version);
+    let newest = record.is_newest.then_some(version);
+    counts.item(tag, Kind::Key, place, record.key_bytes, newest);
+    let stored = stored?;
     let (kind, bytes) = match &stored.value {
         Some(value) => (Kind::Value, value.bytes.len()),
         None => (Kind::Tombstone, 0),
@@ -213,59 +162,19 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
             return tag.map(drop);
         }
     }
-    let told = told(&tag).to_owned();
+    let told = told(&tag);
     let entry: wire::LogEntry = record::decode(row.open_bytes("log entry")?)?;
     let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
         return tag.map(drop);
     };
     let bytes = command.len();
-    let command: wire::Command = record::decode(command)?;
-    let counted = Cell::new(0_usize);
-    let mut count = |key: usize, value: usize| {
-        counted.set(counted.get() + 1);
-        counts.item(&told, Kind::LogEntry, Place::Log, key + value, None);
-    };
-    let size = |value: Option<&wire::Value>| value.map_or(0, |value| value.bytes.len());
-    match command.command {
-        Some(Command::Batch(batch)) => {
-            for operation in &batch.operations {
-                let value = match &operation.change {
-                    Some(wire::operation::Change::Put(value)) => value.bytes.len(),
-                    _ => 0,
-                };
-                count(operation.key.len(), value);
-            }
-        }
-        Some(Command::Copy(copy)) => {
-            for copied in &copy.records {
-                count(copied.key.len(), size(copied.value.as_ref()));
-            }
-        }
-        Some(Command::Backfill(page)) => {
-            for copied in &page.records {
-                count(copied.key.len(), size(copied.value.as_ref()));
-            }
-        }
-        Some(
-            Command::Catalog(_)
-            | Command::Control(_)
-            | Command::BeginBackfill(_)
-            | Command::EndBackfill(_)
-            | Command::RaiseFence(_)
-            | Command::Account(_),
-        ) => {}
-        Some(Command::NewTagKey(new)) => {
-            new.key.iter().for_each(|key| count(0, key_bytes(key)));
-        }
-        Some(Command::CopyTagKeys(copy)) => {
-            let keys = copy.keys.unwrap_or_default().keys;
-            keys.iter().for_each(|key| count(0, key_bytes(key)));
-        }
-        None => return Err(Error::corruption("a command of a log entry is not known")),
-    }
-    if counted.get() == 0 && !told.is_empty() {
+    let mut sizes = held::of_command(command)?;
+    if sizes.is_empty() && !told.is_empty() {
         // It tells of the tag all the same, as by the digests of its writes.
-        count(0, bytes);
+        sizes.push(bytes);
+    }
+    for bytes in sizes {
+        counts.item(told, Kind::LogEntry, Place::Log, bytes, None);
     }
     tag.map(drop)
 }

@@ -48,7 +48,7 @@ use crate::raft::types::{
 };
 use crate::raft::window::Window;
 use crate::residency::Gate;
-use crate::state::Identity;
+use crate::state::{Identity, level_in};
 
 /// The appends of one stream that may be on their way at once. Enough to keep
 /// a follower's log writer busy over a round trip; more only queue there.
@@ -463,7 +463,7 @@ impl NetSnapshot<Types> for Client {
                 &AnyError::error("a staged snapshot is not sent on"),
             )));
         };
-        let level = snapshot::level(&*view, self.identity.group)
+        let level = level_in(&*view, self.identity.group)
             .map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
         let start = wire::SnapshotStart {
             hello: None,

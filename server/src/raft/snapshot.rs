@@ -19,7 +19,7 @@ use crate::raft::transport::Parts;
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
 use crate::state::Identity;
-use crate::storage::{Disk, GroupId, KeyRange, Limit, View, WriteBatch, in_place, keys, record};
+use crate::storage::{Disk, KeyRange, Limit, View, WriteBatch, in_place, keys};
 
 /// The rows read at once from a view.
 const CHUNK_ROWS_MAX: usize = 4096;
@@ -70,15 +70,6 @@ impl Drop for Staged {
             tracing::warn!(%error, "staged snapshot not discarded");
         }
     }
-}
-
-/// The feature level that a group's rows were written under.
-pub(super) fn level(view: &dyn View, group: GroupId) -> Result<u64> {
-    let key = keys::group_state(group);
-    let row = view.get(&key)?;
-    let state: Option<wire::GroupState> = row.map(|row| record::open(&key, &row)).transpose()?;
-    let fence = state.and_then(|state| state.fence);
-    Ok(fence.unwrap_or_default().level)
 }
 
 /// The parts of a group's snapshot for a node of region `to`. Each passes the

@@ -1,15 +1,33 @@
 //! Changes of the control group's state.
 
+use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
+use wire::command::Command;
 use wire::control_change::Change;
 
 use super::Applier;
 use crate::error::{Error, Result};
-use crate::storage::{CONTROL_GROUP, Engine, keys, record};
+use crate::storage::{CONTROL_GROUP, Engine, View, keys, record};
 
 /// The control group's state on disk; `None` before the first entry.
 pub fn load(engine: &dyn Engine) -> Result<Option<wire::Control>> {
     record::read(engine, &keys::control(CONTROL_GROUP))
+}
+
+/// The control group's state in a view; `None` before the first entry.
+pub fn load_in(view: &dyn View) -> Result<Option<wire::Control>> {
+    record::read_in(view, &keys::control(CONTROL_GROUP))
+}
+
+/// The state that a command makes if it is the one that formed the cluster.
+pub fn formed_by(command: Bytes) -> Result<Option<wire::Control>> {
+    let command: wire::Command = record::decode(command)?;
+    match command.command {
+        Some(Command::Control(wire::ControlChange {
+            change: Some(Change::Formed(control)),
+        })) => Ok(Some(control)),
+        _ => Ok(None),
+    }
 }
 
 impl Applier<'_> {

@@ -5,7 +5,7 @@ use domicile_proto::internal::v1 as wire;
 
 use super::{Position, check_level};
 use crate::error::Result;
-use crate::storage::{Engine, GroupId, keys, record};
+use crate::storage::{Engine, GroupId, View, keys, record};
 
 /// The state of a group that is written with every applied entry.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,13 @@ pub struct GroupState {
     pub requests: wire::RequestMemory,
     /// The newest key of the tag; 0: there is none yet.
     pub tag_key: u64,
+}
+
+/// The feature level that a group's rows were written under.
+pub fn level_in(view: &dyn View, group: GroupId) -> Result<u64> {
+    let state: Option<wire::GroupState> = record::read_in(view, &keys::group_state(group))?;
+    let fence = state.and_then(|state| state.fence);
+    Ok(fence.unwrap_or_default().level)
 }
 
 impl GroupState {

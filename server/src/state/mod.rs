@@ -10,8 +10,8 @@
 //! ([`group_state`]). Every entry that carries a command leaves one audit leaf
 //! ([`leaf`]). What a later entry has made stale is refused ([`fence`]).
 //!
-//! Rows are read here too: records by key and by page as of a version ([`read`]), and
-//! what a mirror has not got yet ([`feed`]).
+//! Rows are read here too: records by key and by page as of a version ([`read`]), what a
+//! mirror has not got yet ([`feed`]), and what each row of a disk holds ([`held`]).
 //!
 //! Not done here: agreeing on entries (`raft`), deciding what may be written or read
 //! (`residency`, `kv`), stamping versions (`raft::proposer`).
@@ -22,6 +22,7 @@ pub mod control;
 pub mod feed;
 mod fence;
 mod group_state;
+pub mod held;
 mod identity;
 mod leaf;
 pub mod ledger;
@@ -35,7 +36,7 @@ pub mod tag_keys;
 
 pub use apply::{Applied, Applier, Payload};
 pub use fence::{check_level, is_below};
-pub use group_state::GroupState;
+pub use group_state::{GroupState, level_in};
 pub use identity::{Identity, Subject};
 pub use newest::Lately;
 pub(crate) use outcomes::DIGEST_BYTES;

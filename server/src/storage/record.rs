@@ -14,7 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use domicile_proto::whole::{self, Unreadable};
 use prost::Message;
 
-use super::engine::Engine;
+use super::engine::{Engine, View};
 use crate::error::{Error, Reason, Result};
 
 /// The bytes that the frame adds.
@@ -61,6 +61,12 @@ pub fn open<M: Message + Default>(key: &[u8], framed: &[u8]) -> Result<M> {
 /// Reads a row and the message in it; `None`: there is no such row.
 pub fn read<M: Message + Default>(engine: &dyn Engine, key: &[u8]) -> Result<Option<M>> {
     let row = engine.get(key)?;
+    row.map(|row| open(key, &row)).transpose()
+}
+
+/// The same of a view.
+pub fn read_in<M: Message + Default>(view: &dyn View, key: &[u8]) -> Result<Option<M>> {
+    let row = view.get(key)?;
     row.map(|row| open(key, &row)).transpose()
 }
 
