@@ -8,7 +8,7 @@ use domicile_proto::v1;
 
 use super::admin::AdminApi;
 use crate::env::{Env, WALL_OFF_MAX_MS};
-use crate::net::Reach;
+use crate::net::{Reach, Regions};
 use crate::raft::{Group, Groups, MemberStatus, NodeId};
 use crate::seeded;
 use crate::state::Subject;
@@ -19,7 +19,12 @@ use crate::storage::{Disk, Lack, Room};
 const SILENT_MIN: Duration = Duration::from_secs(2);
 
 /// How this node is.
-pub(super) fn own_state(env: &Env, disk: &Disk, groups: &Groups) -> wire::NodeState {
+pub(super) fn own_state(
+    env: &Env,
+    disk: &Disk,
+    groups: &Groups,
+    regions: &Regions,
+) -> wire::NodeState {
     let mut leads = groups.all();
     leads.retain(|group| {
         let leader = group.confirmed_leader();
@@ -43,6 +48,7 @@ pub(super) fn own_state(env: &Env, disk: &Disk, groups: &Groups) -> wire::NodeSt
         disk_out: disk.room().is_ok_and(|room| room == Room::Out),
         leads: Some(leads.len() as u32),
         unreached: false,
+        reached: regions.reached().iter().map(|node| node.0).collect(),
         without_room: without_room.map(|group| group.identity().group.0).collect(),
     }
 }
@@ -140,7 +146,12 @@ impl AdminApi {
         });
         match is_this {
             true => Reach {
-                state: Some(own_state(&self.env, &self.disk, &self.groups)),
+                state: Some(own_state(
+                    &self.env,
+                    &self.disk,
+                    &self.groups,
+                    &self.regions,
+                )),
                 ..reach
             },
             false => reach,
@@ -262,7 +273,9 @@ impl AdminApi {
             for node in &region.nodes {
                 let mut status = self.node_status(&name, node);
                 // Of the groups of other regions only their nodes know the leaders.
-                if name == *self.speaker.region() || !status.reachable {
+                let state = self.reach(&name, NodeId(node.node)).state;
+                let says = state.and_then(|state| state.leads);
+                if name == *self.speaker.region() || !status.reachable || says.is_none() {
                     let leads = leaders
                         .iter()
                         .filter(|(region, id)| *region == name && id.0 == node.node);

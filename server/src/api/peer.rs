@@ -236,7 +236,7 @@ impl PeerApi {
         let silent = reach.and_then(|reach| reach.unreached);
         wire::NodeState {
             unreached: silent.is_some_and(|silent| silent >= UNREACHED_TOLD_AFTER),
-            ..nodes::own_state(&self.env, &self.disk, &self.groups)
+            ..nodes::own_state(&self.env, &self.disk, &self.groups, &self.regions)
         }
     }
 

@@ -235,6 +235,16 @@ impl Peers {
         Some(links.get(&node)?.quick.link.contact.reach(self.env.now()))
     }
 
+    /// The nodes that are reached now.
+    pub(super) fn reached(&self) -> Vec<NodeId> {
+        let (links, now) = (self.links.read(), self.env.now());
+        let reached = links.iter().filter(|(_, handle)| {
+            let reach = handle.quick.link.contact.reach(now);
+            reach.unreached.is_none()
+        });
+        reached.map(|(node, _)| *node).collect()
+    }
+
     /// Remembers where a node that calls says that it is, for as long as what is
     /// returned is kept.
     pub fn called_by(self: &Arc<Self>, node: NodeId, address: &str) -> Calling {

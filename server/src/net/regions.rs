@@ -160,6 +160,27 @@ impl Regions {
         reach.is_some_and(|reach| reach.unreached.is_none())
     }
 
+    /// How the control group names a node; `None`: its region is not known.
+    pub fn name_across(&self, region: &RegionName, node: NodeId) -> Option<NodeId> {
+        let known = self.known.read();
+        let mut numbers = known.numbers.iter();
+        let (number, _) = numbers.find(|(_, known)| *known == region)?;
+        Some(NodeId::across(*number, node.0))
+    }
+
+    /// The other nodes that this one reaches now, of all regions, as the control group
+    /// names them.
+    pub fn reached(&self) -> Vec<NodeId> {
+        let known = self.known.read();
+        let regions = known.numbers.iter();
+        let regions = regions.filter_map(|(number, name)| Some((number, known.peers.get(name)?)));
+        let reached = regions.flat_map(|(number, peers)| {
+            let nodes = peers.reached().into_iter();
+            nodes.map(|node| NodeId::across(*number, node.0))
+        });
+        reached.collect()
+    }
+
     fn across(&self, node: NodeId) -> Option<(Arc<Peers>, NodeId)> {
         let (region, node) = self.resolve(node)?;
         Some((self.of(&region)?, node))

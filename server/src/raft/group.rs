@@ -92,6 +92,8 @@ pub struct Status {
     pub applied: Index,
     /// The members.
     pub members: Vec<MemberStatus>,
+    /// Whether its voters are being changed: there are two sets of them.
+    pub is_changing: bool,
 }
 
 /// One replica of one group.
@@ -516,17 +518,8 @@ impl Group {
             last: Index(metrics.last_log_index.unwrap_or(0)),
             applied: self.progress().index,
             members,
+            is_changing: metrics.membership_config.get_joint_config().len() > 1,
         }
-    }
-
-    /// Hands the leadership to another replica; to this one, it does nothing: a
-    /// leader that waits for itself to take over proposes nothing more.
-    pub async fn transfer_leader(&self, to: ReplicaId) -> Result<()> {
-        if to == self.replica() {
-            return Ok(());
-        }
-        let handed = self.raft.trigger().transfer_leader(to).await;
-        handed.map_err(stopped)
     }
 
     /// Makes the state durable now, so that the log can be purged behind it.
@@ -592,6 +585,6 @@ fn not_leading() -> Error {
     )
 }
 
-fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(super) fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(error)
 }

@@ -87,6 +87,11 @@ impl Group {
         configs.any(|voters| holds(&voters.iter().map(disk_of).collect::<Vec<_>>()))
     }
 
+    /// How the node of a member says that it is; `None`: it does not answer now.
+    pub fn state_of(&self, node: NodeId) -> Option<wire::NodeState> {
+        self.transport.state_of(node)
+    }
+
     /// What the node of a member says of its disk; `None`: it does not answer
     /// now.
     pub fn condition_of(&self, node: NodeId) -> Option<Condition> {

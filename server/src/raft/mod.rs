@@ -23,6 +23,7 @@ mod backoff;
 mod budget;
 mod group;
 mod groups;
+mod hand_over;
 mod inbound;
 mod intake;
 mod leadership;

@@ -308,6 +308,33 @@ async fn a_leader_that_nobody_reaches_lets_another_one_lead() {
     for group in said.status.groups.iter().filter(|g| g.kind != "control") {
         assert!(group.leader.is_some_and(|leader| leader != 1), "{group:#?}");
     }
+    // It does not go on believing that it leads, which would keep it from all else.
+    let groups = world.nodes["eu/1"].groups.all();
+    assert!(groups.iter().all(|group| !group.is_elected()));
+}
+
+/// The same firewall at all the others: no other node could lead.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_could_take_over_from_goes_on() {
+    let world = ready().await;
+    let leads = |name: &str| {
+        let groups = world.nodes[name].groups.all();
+        groups.iter().filter(|group| group.leads()).count()
+    };
+    let kept: Which = |node| node.groups().by_tag("eu-only");
+    world.lead("eu/1", kept).await;
+    world.unhear("eu/2");
+    world.unhear("eu/3");
+    tokio::time::sleep(SAID_WITHIN).await;
+    let before = leads("eu/1");
+    assert!(before > 0);
+    for round in 0..12 {
+        tokio::time::sleep(SAID_WITHIN).await;
+        assert!(leads("eu/1") >= before, "round {round}");
+        world
+            .put("eu/1", "eu-only", &format!("k{round}"), "1")
+            .await;
+    }
 }
 
 /// A node whose store came up elsewhere is reached by nobody, though it reaches
