@@ -76,6 +76,7 @@ impl Placement {
             if let Some(formed) = self.control()? {
                 let formed = as_asked(&plan, &formed)?;
                 // The rest of a command that was interrupted ends by itself.
+                let deadline = self.env.now() + FORM_WAIT;
                 return self.until_region_formed(deadline).await.map(|()| formed);
             }
             let mut reserved = Reserved::none(token.clone());

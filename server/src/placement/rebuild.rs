@@ -25,7 +25,7 @@ use super::form::{FORM_STEP, FORM_WAIT, founders};
 use super::plan;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
-use crate::raft::{Group, NodeId};
+use crate::raft::{Group, NodeId, ReplicaId};
 use crate::storage::{CONTROL_GROUP, REGION_GROUP};
 
 /// A region that was formed anew.
@@ -317,13 +317,20 @@ impl Placement {
         let mut regions = control.regions.iter();
         let region = regions.find(|known| known.region == own);
         let region = region.filter(|known| known.incarnation == group.identity().incarnation);
+        // The ids of a region that is only being given new ones must not vote: the
+        // command may find a node empty again, and give it the same ones.
+        let region = region.filter(|known| known.rebuild() != Rebuild::Anchoring);
         let Some(region) = region else {
             return Ok(());
         };
         let catalog = plan::catalog(&control.cluster, &control.name, region);
-        self.begin(&group, &founders(&catalog)).await?;
+        let founders = founders(&catalog);
+        // The first one may be the node that has gone with the command.
+        if self.first_reached(&founders).map(|m| ReplicaId(m.replica)) == Some(group.replica()) {
+            group.initialize(&founders).await?;
+        }
         if group.leads() && self.catalog()?.is_none() {
-            tracing::info!("the region is formed, which an interrupted command has left");
+            tracing::info!("the region is formed");
             let catalog = Some(catalog);
             let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
             group.propose_catalog(formed).await?;

@@ -107,7 +107,9 @@ impl Placement {
     async fn reconcile(&self) -> Result<()> {
         self.adopt()?;
         self.propose_moves().await;
-        self.complete_region().await?;
+        // A region without a quorum must not hold up the rest.
+        let completed = tokio::time::timeout(DUTY_WAIT, self.complete_region());
+        completed.await.unwrap_or(Ok(()))?;
         let catalog = self.directory.catalog();
         if catalog.cluster.is_empty() {
             return Ok(());
@@ -296,6 +298,19 @@ impl Placement {
         self.open(&replica).await.map(|_| ())
     }
 
+    /// The first founder of a group of this region that is reached.
+    pub(super) fn first_reached<'m>(
+        &self,
+        founders: &'m [wire::Member],
+    ) -> Option<&'m wire::Member> {
+        let (here, others) = (self.speaker.node(), self.regions.own().connected());
+        let mut founders = founders.iter();
+        founders.find(|founder| {
+            let node = NodeId(founder.node);
+            node == here || others.contains(&node)
+        })
+    }
+
     /// Initialises a group that is not formed: the first of its founders that is
     /// reached begins, and the region group's leader notes the first commit. Two
     /// that do not reach each other may both begin: they write the same entry.
@@ -303,12 +318,7 @@ impl Placement {
         let Some(open) = self.groups.get(GroupId(group.group)) else {
             return Ok(());
         };
-        let (here, others) = (self.speaker.node(), self.regions.own().connected());
-        let mut founders = group.replicas.iter();
-        let first = founders.find(|founder| {
-            let node = NodeId(founder.node);
-            node == here || others.contains(&node)
-        });
+        let first = self.first_reached(&group.replicas);
         let begins = first.is_some_and(|first| first.replica == open.replica().0);
         if begins && open.identity().group != REGION_GROUP {
             open.initialize(&group.replicas).await?;

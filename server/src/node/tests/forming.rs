@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
-use wire::FormStep;
 use wire::catalog_change::Change;
+use wire::{FormStep, Rebuild};
 
 use crate::error::Reason;
 use crate::node::testing::{World, form, place, region_group};
@@ -40,24 +40,53 @@ async fn a_cluster_is_formed_after_a_command_that_was_refused() {
 /// region has not: nothing else would ever tell the region what it begins with.
 #[tokio::test(start_paused = true)]
 async fn a_region_that_an_interrupted_command_has_left_is_formed() {
-    let like = World::start(&ALL).await;
-    like.init("eu/1", &ALL).await.expect("formed");
+    let (world, control, catalogs) = anchored(&ALL).await;
+    // One region has begun as well, the others have not.
+    let first = &catalogs[1].1.groups[0];
+    let region = region_group(&world.nodes["eu/1"]).expect("it is anchored");
+    region.initialize(&first.replicas).await.expect("begun");
+    agree(&world, &control, &ALL).await;
+    world.until_ready().await;
+    world.init("us/1", &ALL).await.expect("as before");
+}
+
+/// The node that ran the command is the first founder of its region, and may be gone
+/// for good.
+#[tokio::test(start_paused = true)]
+async fn a_region_that_lost_its_first_founder_with_the_command_is_formed() {
+    let all = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
+    let (mut world, control, _) = anchored(&all).await;
+    world.stop("eu/1").await;
+    agree(&world, &control, &["ap/1", "eu/2", "eu/3", "us/1"]).await;
+    let is_formed = |world: &World| {
+        let catalog = world.nodes["eu/2"].placement.catalog();
+        catalog.expect("read").is_some()
+    };
+    world.until("the others form the region", is_formed).await;
+    world.init("eu/3", &all).await.expect("as before");
+}
+
+/// Nodes that a command which forms a cluster has told what they will be, and what
+/// that is.
+async fn anchored<'n>(names: &[&'n str]) -> (World, wire::Control, Vec<(&'n str, wire::Catalog)>) {
+    let like = World::start(names).await;
+    like.init("eu/1", names).await.expect("formed");
     let control = like.nodes["eu/1"].placement.control();
     let control = control.expect("read").expect("formed");
-    let world = World::start(&ALL).await;
+    let world = World::start(names).await;
     let mut catalogs = Vec::new();
-    for name in ALL {
-        let catalog = like.nodes[name].placement.catalog().expect("read");
+    for name in names {
+        let catalog = like.nodes[*name].placement.catalog().expect("read");
         let mut catalog = catalog.expect("formed");
         catalog.groups.retain(|group| group.group == REGION_GROUP.0);
-        catalogs.push((name, catalog));
+        catalogs.push((*name, catalog));
     }
     for step in [FormStep::Reserve, FormStep::Check, FormStep::Anchor] {
         for (name, catalog) in &catalogs {
             let request = wire::FormRequest {
                 catalog: Some(catalog.clone()),
                 control: Some(control.clone()),
-                node: 1,
+                node: name[3..].parse().expect("a number"),
                 step: step.into(),
                 hello: None,
                 token: vec![7; 16].into(),
@@ -65,6 +94,11 @@ async fn a_region_that_an_interrupted_command_has_left_is_formed() {
             form(&world.nodes[*name], request).await.expect(name);
         }
     }
+    (world, control, catalogs)
+}
+
+/// Has the regions agree on the cluster, of nodes that run.
+async fn agree(world: &World, control: &wire::Control, names: &[&str]) {
     let number = |region: &str| {
         let mut regions = control.regions.iter();
         regions.find(|r| r.region == region).map_or(0, |r| r.number)
@@ -79,29 +113,20 @@ async fn a_region_that_an_interrupted_command_has_left_is_formed() {
         let group = world.nodes[name].groups.get(CONTROL_GROUP);
         group.expect("it is anchored")
     };
-    let begun = of_control(&world, "ap/1").initialize(&voters).await;
+    let begun = of_control(world, "ap/1").initialize(&voters).await;
     begun.expect("begun");
-    // One region has begun as well, the others have not.
-    let first = &catalogs[1].1.groups[0];
-    let region = region_group(&world.nodes["eu/1"]).expect("it is anchored");
-    region.initialize(&first.replicas).await.expect("begun");
-    let leads = |world: &World, name: &str| of_control(world, name).leads();
-    world
-        .until("regions can agree", |world| {
-            ALL.iter().any(|name| leads(world, name))
-        })
-        .await;
-    let leader = ALL
-        .iter()
-        .find(|name| leads(&world, name))
-        .expect("one leads");
+    let leader = |world: &World| {
+        let mut names = names.iter();
+        names.find(|name| of_control(world, name).leads()).copied()
+    };
+    let leads = |world: &World| leader(world).is_some();
+    world.until("regions can agree", leads).await;
+    let leader = leader(world).expect("one leads");
     let formed = wire::control_change::Change::Formed(control.clone());
-    let node = &world.nodes[*leader];
-    let proposing = of_control(&world, leader);
+    let node = &world.nodes[leader];
+    let proposing = of_control(world, leader);
     let proposed = node.env.scoped(proposing.propose_control(formed)).await;
     proposed.expect("agreed");
-    world.until_ready().await;
-    world.init("us/1", &ALL).await.expect("as before");
 }
 
 /// A region that only mirrors loses every disk: it is made anew, under another
@@ -284,15 +309,29 @@ async fn a_rebuild_that_is_interrupted_goes_on() {
     let refused = world.rebuild("ap").await.expect_err("a node is away");
     assert_eq!(refused.reason, Reason::Unreachable, "{refused}");
     world.restart("ap/2").await;
-    let mut interrupted = 0;
+    let (mut interrupted, mut left_anchoring) = (0, false);
     let rebuilt = loop {
         let patience = Duration::from_millis(5 + 40 * interrupted);
         match tokio::time::timeout(patience, world.rebuild("ap")).await {
             Ok(rebuilt) => break rebuilt.expect("it goes on"),
             Err(_) => interrupted += 1,
         }
+        let control = world.nodes["eu/1"].placement.control();
+        let control = control.expect("read").expect("formed");
+        let region = control.regions.iter().find(|known| known.region == "ap");
+        let is_anchoring = |known: &wire::ControlRegion| known.rebuild() == Rebuild::Anchoring;
+        if !left_anchoring && region.is_some_and(is_anchoring) {
+            left_anchoring = true;
+            // The ids that the next attempt gives the nodes again must not vote.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            for name in ["ap/1", "ap/2"] {
+                let last = region_group(&world.nodes[name]).map(|group| group.indexes().1);
+                assert!(last.is_none_or(|last| last.0 == 0), "{name}: {last:?}");
+            }
+        }
     };
     assert!(interrupted > 3, "it was interrupted {interrupted} times");
+    assert!(left_anchoring, "it was never interrupted there");
     world.until_ready().await;
     for name in ["ap/1", "ap/2"] {
         world
