@@ -197,7 +197,13 @@ impl Disk {
     /// node. One caller at a time.
     pub fn tend(&self) -> Result<()> {
         if let Some(lock) = &self.lock {
-            self.heard(lock.still_holds())?;
+            let taken = lock.taken_away().map_err(|error| {
+                Error::storage(
+                    "it cannot be seen whether the data directory is there",
+                    error,
+                )
+            })?;
+            self.heard(taken.map_or(Ok(()), Err))?;
         }
         let Some(free) = self.free()? else {
             return Ok(());

@@ -167,3 +167,38 @@ fn a_directory_that_is_taken_from_under_the_node_ends_it() {
         assert!(why.contains("the data directory was removed"), "{why}");
     }
 }
+
+/// All of it is there, so nothing that gives it up is advised.
+#[test]
+fn a_lock_that_is_taken_out_of_the_directory_ends_the_node_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::open(directory.path(), options()).unwrap();
+    fs::remove_file(directory.path().join("LOCK")).unwrap();
+    let error = disk.tend().expect_err("another process could open it");
+    let why = disk.failed().now_or_never().expect("the node is to end");
+    assert!(why.contains("start the node again"), "{why}");
+    assert!(!error.message.contains("replace"), "{error}");
+}
+
+/// Permissions of a folder above that come and go, or a network that does, are no loss.
+#[test]
+fn a_directory_that_cannot_be_looked_at_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (above, loops) = (
+        directory.path().join("above"),
+        directory.path().join("loops"),
+    );
+    let store = above.join("store");
+    fs::create_dir(&above).unwrap();
+    let disk = Disk::open(&store, options()).unwrap();
+    let away = above.with_extension("away");
+    fs::rename(&above, &away).unwrap();
+    // A path that nothing can follow.
+    symlink(&loops, &above).unwrap();
+    symlink(&above, &loops).unwrap();
+    disk.tend().expect_err("it cannot be seen");
+    assert_eq!(disk.failed().now_or_never(), None);
+    fs::remove_file(&above).unwrap();
+    fs::rename(&away, &above).unwrap();
+    disk.tend().expect("it was there all the time");
+}
