@@ -11,6 +11,8 @@ use std::io::{self, Write as _};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+
 /// How long last words may take.
 pub const LAST_WORDS: Duration = Duration::from_millis(300);
 
@@ -62,7 +64,19 @@ pub fn last_words(line: &str) {
     });
     match said {
         Ok(_) => drop(waiting.recv_timeout(LAST_WORDS)),
-        // Where no thread is to be had it may take longer.
-        Err(_) => drop(io::stderr().write_all(words.as_bytes())),
+        // Where no thread is to be had, what is taken at once must do.
+        Err(_) => say_at_once(&words),
+    }
+}
+
+/// Writes to stderr what it takes without waiting.
+fn say_at_once(words: &str) {
+    let stderr = io::stderr();
+    if let Ok(flags) = rustix::fs::fcntl_getfl(&stderr) {
+        rustix::fs::fcntl_setfl(&stderr, flags | OFlags::NONBLOCK).ok();
+        // Whether it can be said or not, the process ends.
+        rustix::io::write(&stderr, words.as_bytes()).ok();
+        // Others may have it, too.
+        rustix::fs::fcntl_setfl(&stderr, flags).ok();
     }
 }
