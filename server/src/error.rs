@@ -52,12 +52,13 @@ impl Error {
         Error::new(Reason::Corruption, message)
     }
 
-    /// The node is in no cluster. Forming one anew beside a store that is elsewhere, or
-    /// lost, would hide that.
+    /// The node is in no cluster, or is only being taken in. Forming one anew beside a
+    /// store that is elsewhere, or lost, would hide that.
     pub fn not_formed() -> Self {
         Error::new(
             Reason::NotFormed,
-            "this node's store is empty and belongs to no cluster: if it had records, see its \
+            "this node belongs to no cluster, or is only being taken in: while `domicile cluster \
+             init` or `domicile node replace` runs, wait for it; if it had records, see its \
              `data_dir`; if its disk was lost, use `domicile node replace` at another node; \
              `domicile cluster init` is for a new cluster only",
         )
