@@ -136,7 +136,9 @@ impl Worker {
             // A follower would wait for what is not taken in.
             let admitted = self.disk.admit_entries(true);
             admitted.map_err(|_| no_quorum("the disk of this node takes nothing in"))?;
-            return catch_up(&mut self.progress, index).await;
+            let raft = self.raft.clone();
+            let last = move || raft.metrics().borrow_watched().last_log_index;
+            return catch_up(&mut self.progress, last, index).await;
         }
         wait_applied(&mut self.progress, index, APPLY_WAIT).await
     }
@@ -221,15 +223,20 @@ pub(super) async fn confirm(raft: &Raft<Types, StateMachine>) -> Result<RaftLogI
 
 /// Waits until a follower has applied an index. One to which nothing comes, as at an
 /// address that the leader does not know, would have its readers wait for nothing.
-async fn catch_up(progress: &mut watch::Receiver<Progress>, index: Index) -> Result<Progress> {
+/// `last`: the last entry of its log, which grows while applying is held up.
+async fn catch_up(
+    progress: &mut watch::Receiver<Progress>,
+    last: impl Fn() -> Option<u64>,
+    index: Index,
+) -> Result<Progress> {
     let mut watched = progress.clone();
     let stalled = async {
         loop {
+            let before = last();
             watched.mark_unchanged();
-            if tokio::time::timeout(STALLED_WAIT, watched.changed())
-                .await
-                .is_err()
-            {
+            let changed = tokio::time::timeout(STALLED_WAIT, watched.changed());
+            let is_here = || last() >= Some(index.0);
+            if changed.await.is_err() && last() == before && !is_here() {
                 return;
             }
         }
