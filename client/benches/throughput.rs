@@ -1,7 +1,4 @@
-//! How many operations a session carries. Run it with
-//! `cargo test --release -p domicile-client --test throughput -- --ignored --nocapture`.
-
-mod support;
+//! How many operations a session carries: `cargo bench -p domicile-client`.
 
 use std::time::Duration;
 
@@ -98,9 +95,7 @@ fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-#[test]
-#[ignore = "it measures, and needs a release build"]
-fn gets_per_second() {
+fn main() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     listener.set_nonblocking(true).expect("a socket");
