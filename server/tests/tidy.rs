@@ -1,12 +1,14 @@
-//! The order of the server's rooms, and what may stand in its source.
+//! The order of the server's rooms, and what may stand in the source of any crate.
 //!
 //! A room uses only the rooms before it, so that each can be read, tested and
 //! replaced with what is below it; the libraries that decide formats and
-//! protocols stay behind one room each. The rules are functions of paths and
-//! texts; `planted` holds one violation of each.
+//! protocols stay behind one room each, and rows are decoded where they are written.
+//! The rules are functions of paths and texts; `planted` holds one violation of each.
 
 use std::path::Path;
 
+#[path = "tidy/long.rs"]
+mod long;
 #[path = "tidy/planted.rs"]
 mod planted;
 #[path = "tidy/source.rs"]
@@ -46,18 +48,32 @@ const LIBRARIES: [(&str, &[&str]); 3] = [
     ("tonic", &["api", "net", "node"]),
 ];
 
+/// The crates whose source is read.
+const CRATES: [&str; 5] = ["benches", "client", "jepsen", "proto", "server"];
+
+/// The rooms that make rows or read them; `audit` reads which group a row of the log
+/// is of.
+const ROW_ROOMS: [&str; 2] = ["storage", "state"];
+const LOG_ROW: (&str, &str) = ("audit", "parse_log_row");
+
+/// The most lines of a function, tests left out, unless `long` has its reason.
+const FUNCTION_LINES_MAX: usize = 70;
+
 /// The one module outside `raft` that may name openraft: it enters the scope
 /// of the seeds that openraft draws from.
-const SEED_SCOPE: (&str, &str) = ("src/env.rs", "openraft_seed");
+const SEED_SCOPE: (&str, &str) = ("server/src/env.rs", "openraft_seed");
 
 /// The most lines of a file, tests left out: what one sitting can read.
 const FILE_LINES_MAX: usize = 600;
 
-/// A source file: its path from the crate, such as `src/raft/mod.rs`, and text.
+/// A source file: its path, such as `server/src/raft/mod.rs`, and text.
 type File = (String, String);
 
-/// Every violation, as `server/PATH:LINE: WHAT`, in order.
-fn violations(files: &[File]) -> Vec<String> {
+/// Why a function is long: its path, its name, and the reason.
+type Reason = (&'static str, &'static str, &'static str);
+
+/// Every violation, as `PATH:LINE: WHAT`, in order.
+fn violations(files: &[File], reasons: &[Reason]) -> Vec<String> {
     let parsed: Vec<_> = files
         .iter()
         .map(|(path, text)| Parsed::new(path, text))
@@ -67,23 +83,27 @@ fn violations(files: &[File]) -> Vec<String> {
     for file in &parsed {
         let mut note = |at: usize, what: String| found.push((file.path, file.line(at), what));
         unfinished(file, &mut note);
-        if !file.path.starts_with("src/") {
+        if !file.is_source() {
             continue;
         }
         let is_test = test_modules
             .iter()
             .any(|module| is_module(file.path, module));
-        layers(file, &mut note);
-        libraries(file, &mut note);
         paths(file, &mut note);
-        purpose(file, files, &mut note);
+        if file.path.starts_with("server/") {
+            layers(file, &mut note);
+            libraries(file, &mut note);
+            purpose(file, files, &mut note);
+        }
         if !is_test {
+            rows(file, &mut note);
             unwraps(file, &mut note);
             length(file, &mut note);
+            functions(file, reasons, &mut note);
         }
     }
     found.sort();
-    let show = |(path, line, what): (&str, usize, String)| format!("server/{path}:{line}: {what}");
+    let show = |(path, line, what): (&str, usize, String)| format!("{path}:{line}: {what}");
     found.into_iter().map(show).collect()
 }
 
@@ -126,6 +146,28 @@ fn libraries(file: &Parsed, note: &mut impl FnMut(usize, String)) {
     }
 }
 
+/// Rows are decoded where they are written.
+fn rows(file: &Parsed, note: &mut impl FnMut(usize, String)) {
+    let Some(room) = file.room().filter(|room| !ROW_ROOMS.contains(room)) else {
+        return;
+    };
+    for (at, word) in file.words() {
+        let before = file.code[..at].trim_end();
+        let of = |module: &str| before.ends_with(&format!("{module}::"));
+        let is_reading = of("keys") && word.starts_with("parse_")
+            || of("record") && matches!(word, "open" | "read" | "read_in");
+        if is_reading && !file.is_test(at) && (room, word) != LOG_ROW {
+            note(
+                at,
+                format!(
+                    "`{word}` decodes a row outside `{}`",
+                    ROW_ROOMS.join("`, `")
+                ),
+            );
+        }
+    }
+}
+
 /// Paths are short and exports are named.
 fn paths(file: &Parsed, note: &mut impl FnMut(usize, String)) {
     for (at, word) in file.words() {
@@ -150,9 +192,9 @@ fn purpose(file: &Parsed, files: &[File], note: &mut impl FnMut(usize, String)) 
     let Some(room) = file.room() else {
         return;
     };
-    let directory = format!("src/{room}/");
+    let directory = format!("server/src/{room}/");
     let is_root = file.path == format!("{directory}mod.rs")
-        || file.path == format!("src/{room}.rs")
+        || file.path == format!("server/src/{room}.rs")
             && files.iter().any(|(path, _)| path.starts_with(&directory));
     if !is_root {
         return;
@@ -210,6 +252,33 @@ fn length(file: &Parsed, note: &mut impl FnMut(usize, String)) {
     }
 }
 
+/// A function can be seen at once, or has a reason. The reason goes with the length.
+fn functions(file: &Parsed, reasons: &[Reason], note: &mut impl FnMut(usize, String)) {
+    let mut reasons: Vec<_> = reasons.iter().collect();
+    reasons.retain(|(path, ..)| *path == file.path);
+    for (at, name, lines) in file.functions() {
+        if lines <= FUNCTION_LINES_MAX || file.is_test(at) {
+            continue;
+        }
+        let known = reasons
+            .iter()
+            .position(|(_, function, _)| *function == name);
+        match known {
+            Some(known) => drop(reasons.remove(known)),
+            None => note(
+                at,
+                format!("`{name}` has {lines} lines; at most {FUNCTION_LINES_MAX}"),
+            ),
+        }
+    }
+    for (_, name, _) in reasons {
+        note(
+            0,
+            format!("`{name}` is not long any more; take its reason away"),
+        );
+    }
+}
+
 /// The files of a directory, as `PREFIX/…`.
 fn read(directory: &Path, prefix: &str, files: &mut Vec<File>) {
     for entry in std::fs::read_dir(directory).expect("the source can be read") {
@@ -228,21 +297,37 @@ fn read(directory: &Path, prefix: &str, files: &mut Vec<File>) {
 #[test]
 fn the_source_is_tidy() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root.parent().expect("a crate of a workspace");
     let mut files = Vec::new();
-    read(&root.join("src"), "src", &mut files);
-    read(&root.join("tests"), "tests", &mut files);
+    for name in CRATES {
+        let of_crate = root.join(name);
+        for part in ["src", "tests"] {
+            if of_crate.join(part).is_dir() {
+                read(&of_crate.join(part), &format!("{name}/{part}"), &mut files);
+            }
+        }
+    }
+    let members = std::fs::read_to_string(root.join("Cargo.toml")).expect("there is one");
+    let members = members.lines().find(|line| line.starts_with("members"));
+    let members = members.expect("a workspace names its members");
+    assert_eq!(members.matches('"').count(), 2 * CRATES.len(), "{members}");
     for expected in [
-        "src/lib.rs",
-        "src/error.rs",
-        "src/raft/mod.rs",
-        "tests/tidy.rs",
+        "server/src/lib.rs",
+        "server/src/raft/mod.rs",
+        "server/tests/tidy.rs",
+        "client/src/lib.rs",
+        "jepsen/src/lib.rs",
     ] {
         assert!(
             files.iter().any(|(path, _)| path == expected),
             "{expected} was not read"
         );
     }
-    let found = violations(&files);
+    for (path, name, reason) in long::REASONS {
+        assert!(files.iter().any(|(read, _)| read == path), "{path}: {name}");
+        assert!(!reason.is_empty(), "{path}: {name}");
+    }
+    let found = violations(&files, &long::REASONS);
     assert!(
         found.is_empty(),
         "{} violations:\n{}\n",

@@ -26,9 +26,35 @@ impl<'f> Parsed<'f> {
         }
     }
 
-    /// The room; `None` for the crate's root and for tests beside the source.
+    /// Whether it is source of a crate, not a test beside it.
+    pub(super) fn is_source(&self) -> bool {
+        let behind = self.path.split_once('/').map(|(_, path)| path);
+        behind.is_some_and(|path| path.starts_with("src/"))
+    }
+
+    /// The functions with bodies: where each begins, its name and its lines.
+    pub(super) fn functions(&self) -> Vec<(usize, &str, usize)> {
+        let mut functions = Vec::new();
+        for (at, word) in self.words() {
+            let rest = &self.code[at + word.len()..];
+            let name = rest.trim_start();
+            let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+            let name = &name[..end.unwrap_or(name.len())];
+            if word != "fn" || name.is_empty() {
+                continue;
+            }
+            let item = &self.code[at..item_end(&self.code, at)];
+            if item.ends_with('}') {
+                functions.push((at, name, item.matches('\n').count() + 1));
+            }
+        }
+        functions
+    }
+
+    /// The room of the server; `None` for its root, for tests beside the source, and
+    /// for other crates.
     pub(super) fn room(&self) -> Option<&'f str> {
-        let path = self.path.strip_prefix("src/")?;
+        let path = self.path.strip_prefix("server/src/")?;
         let first = path.split('/').next().unwrap_or(path);
         let room = first.strip_suffix(".rs").unwrap_or(first);
         (room != "lib").then_some(room)
@@ -60,7 +86,9 @@ impl<'f> Parsed<'f> {
     /// The rooms that the file names: behind `crate::`, `domicile_server::`,
     /// and `super::` where that is the crate's root.
     pub(super) fn used_rooms(&self) -> Vec<(usize, &str)> {
-        let depth = self.path.matches('/').count() - usize::from(self.path.ends_with("/mod.rs"));
+        // Below the name of the crate.
+        let depth =
+            self.path.matches('/').count() - 1 - usize::from(self.path.ends_with("/mod.rs"));
         let mut used = Vec::new();
         for (at, word) in self.words() {
             let is_root = match word {
