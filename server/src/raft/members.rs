@@ -28,7 +28,8 @@ const BEHIND_MAX: u64 = 64;
 /// How often it is looked at how many it lacks.
 const CLOSER_STEP: Duration = Duration::from_millis(50);
 
-/// After so many looks at which it was no closer than before it votes all the same.
+/// After so many looks at which it had more than before, and was no closer, it votes all
+/// the same.
 const NO_CLOSER_MAX: u32 = 100;
 
 /// What a node has in a group.
@@ -126,23 +127,45 @@ impl Group {
 
 /// Waits until a learner has nearly all of the log: the library takes thousands of
 /// entries for caught up, which may be as many megabytes, and a quorum would wait for
-/// them. One that gets no closer, as beside writes that never end, votes all the same.
+/// them. One that gets no closer beside writes that never end votes all the same; one
+/// that takes nothing, as its disk is full, does not.
 async fn caught_up(raft: &Raft<Types, StateMachine>, learner: ReplicaId) {
-    let behind = || {
+    let look = || {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.as_ref()?.get(&learner)?.as_ref();
         let matched = matched.map_or(0, |id| id.index());
-        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched))
+        Some((matched, metrics.last_log_index.unwrap_or(0)))
     };
-    let (mut closest, mut rounds) = (u64::MAX, 0);
-    while let Some(behind) = behind() {
-        if behind <= BEHIND_MAX || rounds >= NO_CLOSER_MAX {
+    let mut nears = Nears::default();
+    while let Some((matched, last)) = look() {
+        if nears.may_vote(matched, last) {
             return;
         }
-        rounds = if behind < closest { 0 } else { rounds + 1 };
-        closest = closest.min(behind);
         tokio::time::sleep(CLOSER_STEP).await;
+    }
+}
+
+/// How a learner gets closer to the end of the log.
+#[derive(Default)]
+struct Nears {
+    matched: u64,
+    closest: Option<u64>,
+    /// The looks at which it was no closer.
+    rounds: u32,
+}
+
+impl Nears {
+    /// Whether it may vote, with so much of the log as it has now.
+    fn may_vote(&mut self, matched: u64, last: u64) -> bool {
+        let behind = last.saturating_sub(matched);
+        if self.closest.is_none_or(|closest| behind < closest) {
+            (self.closest, self.rounds) = (Some(behind), 0);
+        } else if matched > self.matched {
+            self.rounds += 1;
+        }
+        self.matched = self.matched.max(matched);
+        behind <= BEHIND_MAX || self.rounds >= NO_CLOSER_MAX
     }
 }
 
@@ -152,4 +175,26 @@ fn not_changed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
         "the membership could not be changed; see `domicile cluster status` and try again",
     )
     .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_votes_when_it_is_close_or_as_close_as_it_gets() {
+        let mut nears = Nears::default();
+        assert!(!nears.may_vote(0, 1_000));
+        assert!(!nears.may_vote(935, 1_000));
+        assert!(nears.may_vote(936, 1_000));
+        // As much is written as it takes.
+        let looks = |step: u64| {
+            let mut nears = Nears::default();
+            let mut looks = 0..10_000_u64;
+            looks.find(|look| nears.may_vote(look * step, look * 10 + 5_000))
+        };
+        assert_eq!(looks(10), Some(u64::from(NO_CLOSER_MAX)));
+        // Its disk takes nothing.
+        assert_eq!(looks(0), None);
+    }
 }
