@@ -136,7 +136,14 @@ impl Placement {
                 "the disk of {region}/{node} does not answer, it could not give itself its vote"
             )));
         }
-        if !identity.tag.is_empty() && there.disk_full {
+        // What regions agree on is little, and fits for longer.
+        let takes_nothing = match identity.tag.is_empty() {
+            true => group
+                .state_of(target.node)
+                .is_some_and(|state| state.disk_short),
+            false => there.disk_full,
+        };
+        if takes_nothing {
             return Err(cannot_lead(format!(
                 "the disk of {region}/{node} is full, it would take nothing in"
             )));
