@@ -174,15 +174,27 @@ impl AdminApi {
             let mut members = status.members.iter();
             members.any(|m| m.node == voter.node && m.replica > voter.replica)
         };
+        // Who is not reached from here may be from the leader, which says whom it reaches.
+        let leader = status.leader.and_then(|leader| group.state_of(leader.node));
+        let leader = leader.filter(|state| !state.reached.is_empty());
+        let is_lost_to_leader = |node: NodeId| {
+            let reached = leader.as_ref().map(|state| &state.reached);
+            reached.is_some_and(|reached| !reached.contains(&node.0))
+        };
         let voter = |member: &MemberStatus| {
             if is_lost(member) {
                 return Voter::default();
             }
             let named = self.name(group, member.node);
-            let reach = named.map(|(region, node)| self.reach(&region, node));
+            let reach = named
+                .clone()
+                .map(|(region, node)| self.reach(&region, node));
             let Some(reach) = reach.filter(|reach| reach.unreached.is_none()) else {
+                let named =
+                    named.and_then(|(region, node)| self.regions.name_across(&region, node));
+                let is_lost = named.is_some_and(&is_lost_to_leader);
                 return Voter {
-                    is_writing: !leads_here,
+                    is_writing: !leads_here && !is_lost,
                     ..Voter::default()
                 };
             };
