@@ -60,7 +60,12 @@ impl Disk {
     /// How much room there is, with what must yet be written counted as
     /// written.
     pub fn room(&self) -> Result<Room> {
-        self.space.room(|free| self.owed(free))
+        let room = self.space.room(|free| self.owed(free))?;
+        // Something else may have taken all of it at once.
+        if room == Room::Out && self.space.may_spend_ballast() {
+            self.tending.notify_one();
+        }
+        Ok(room)
     }
 
     /// What there is least of, where there is not enough.

@@ -321,9 +321,8 @@ impl Directory {
     fn tend(&self, owed: u64) -> Result<()> {
         let free = self.free()?;
         self.try_quota(free.bytes, owed)?;
-        let kept = self.ballast_bytes - self.ballast_bytes / SPENT_RUNNING;
-        let spent = self.ballast_bytes - kept;
-        if free.bytes < spent.min(self.reserve_bytes / 8) && self.ballast() > kept {
+        let (kept, spent_below) = self.spending();
+        if free.bytes < spent_below && self.ballast() > kept {
             tracing::warn!(
                 free = free.bytes,
                 "the disk is full; a part of the ballast is given up so that the node goes on"
@@ -331,6 +330,16 @@ impl Directory {
             return self.set_ballast(kept);
         }
         self.refill(free, owed)
+    }
+
+    /// What of the ballast a running node keeps, and with how many bytes free it spends
+    /// the rest.
+    fn spending(&self) -> (u64, u64) {
+        let spent = self.ballast_bytes / SPENT_RUNNING;
+        (
+            self.ballast_bytes - spent,
+            spent.min(self.reserve_bytes / 8),
+        )
     }
 
     /// Tries whether the reserve could be written, once some of it may have
@@ -485,6 +494,16 @@ impl Space {
                 Ok(Room::ALL.get(room).copied().unwrap_or(Room::Ample))
             }
         }
+    }
+
+    /// Whether a part of the ballast is to be given up that a running node may spend.
+    pub(crate) fn may_spend_ballast(&self) -> bool {
+        let Space::Directory(directory) = self else {
+            return false;
+        };
+        let (kept, spent_below) = directory.spending();
+        let is_below = directory.free().is_ok_and(|free| free.bytes < spent_below);
+        is_below && directory.ballast() > kept
     }
 
     /// What there is least of, as the last look at the room found.
