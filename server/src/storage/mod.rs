@@ -40,6 +40,7 @@ pub mod record;
 mod replicas;
 mod rocks;
 mod rocks_options;
+mod rocks_scratch;
 mod rocks_stage;
 mod rocks_view;
 mod rollback;
