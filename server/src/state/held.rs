@@ -44,14 +44,13 @@ pub struct OfGroup {
     pub whole: Result<()>,
 }
 
-impl OfGroup {
-    fn new(group: GroupId, items: Vec<(Kind, usize)>) -> Held<'static> {
-        Held::OfGroup(OfGroup {
-            group,
-            items,
-            whole: Ok(()),
-        })
-    }
+/// What a group keeps, of which all decodes.
+fn kept(group: GroupId, items: Vec<(Kind, usize)>) -> Held<'static> {
+    Held::OfGroup(OfGroup {
+        group,
+        items,
+        whole: Ok(()),
+    })
 }
 
 /// Decodes a row of the state instance, or one that is staged for it.
@@ -70,14 +69,14 @@ pub fn of_row(row: &Row) -> Result<Held<'_>> {
             let changes: wire::StoredChanges = row.open()?;
             let writes = changes.writes.iter();
             let items = writes.map(|change| (Kind::Index, change.key.len()));
-            OfGroup::new(group, items.collect())
+            kept(group, items.collect())
         }
         Table::Outcomes => {
             let (group, _, _) = keys::parse_outcomes(&row.key)?;
             let outcomes: wire::StoredOutcomes = row.open()?;
             let outcomes = outcomes.outcomes.iter();
             let items = outcomes.map(|outcome| (Kind::Dedupe, outcome.client.len()));
-            OfGroup::new(group, items.collect())
+            kept(group, items.collect())
         }
         Table::AuditLeaf => Held::OfGroup(OfGroup {
             group: keys::parse_audit_leaf(&row.key)?.0,
@@ -87,20 +86,20 @@ pub fn of_row(row: &Row) -> Result<Held<'_>> {
         Table::TagKeys => {
             let stored: wire::StoredTagKeys = row.open()?;
             let items = stored.keys.iter().map(|key| (Kind::TagKey, key_bytes(key)));
-            OfGroup::new(keys::parse_tag_keys(&row.key)?, items.collect())
+            kept(keys::parse_tag_keys(&row.key)?, items.collect())
         }
         // What these hold is no part of a record.
         Table::GroupState => {
             row.open::<wire::GroupState>()?;
-            OfGroup::new(keys::parse_group_state(&row.key)?, Vec::new())
+            kept(keys::parse_group_state(&row.key)?, Vec::new())
         }
         Table::Catalog => {
             row.open::<wire::Catalog>()?;
-            OfGroup::new(keys::parse_catalog(&row.key)?, Vec::new())
+            kept(keys::parse_catalog(&row.key)?, Vec::new())
         }
         Table::Control => {
             row.open::<wire::Control>()?;
-            OfGroup::new(keys::parse_control(&row.key)?, Vec::new())
+            kept(keys::parse_control(&row.key)?, Vec::new())
         }
         Table::Ledger => {
             let noted = row.open()?;
