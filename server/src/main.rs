@@ -15,8 +15,8 @@ use domicile_server::env::Env;
 use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
 use domicile_server::node::{
-    Files, Limits, Node, Stop, Watchdog, Wiring, check_threads, end_now, end_on_panic,
-    memory_warning, serve_metrics, tcp_incoming,
+    Files, Limits, Node, Stop, Watchdog, Wiring, check_file_size, check_threads, end_now,
+    end_on_panic, memory_warning, serve_metrics, tcp_incoming,
 };
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Contents, Disk, DiskOptions};
@@ -130,6 +130,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Run(flags) => {
             let loaded = Loaded::read(&flags)?;
             check_threads()?;
+            check_file_size()?;
             let logging = Logging::start(&loaded.config.log)?;
             end_on_panic();
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -146,6 +147,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Demo(arguments) => {
             check_threads()?;
+            check_file_size()?;
             // No log: the screen belongs to the prompt.
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)

@@ -133,6 +133,28 @@ impl Files {
     }
 }
 
+/// How large a file of a node may get: a table or a file of the log, or the ballast, and
+/// some.
+const FILE_BYTES_MIN: u64 = 256 << 20;
+
+/// An error where files may not grow as large as a node's do: the first one that does not
+/// would end it.
+pub fn check_file_size() -> Result<()> {
+    file_size(getrlimit(Resource::Fsize).current)
+}
+
+fn file_size(limit: Option<u64>) -> Result<()> {
+    match limit {
+        Some(limit) if limit < FILE_BYTES_MIN => Err(Error::invalid(format!(
+            "files of this process may not grow beyond {} KiB (RLIMIT_FSIZE), and a node's grow \
+             to {} MiB; raise it (`ulimit -f`, or `LimitFSIZE=` of a systemd unit)",
+            limit >> 10,
+            FILE_BYTES_MIN >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// How the limit is raised.
 pub const RAISE: &str = "Raise it (`ulimit -n`, or `LimitNOFILE=` of a systemd unit)";
 
@@ -190,6 +212,15 @@ mod tests {
                 assert_eq!(files.warning.is_some(), warned);
             }
         }
+    }
+
+    #[test]
+    fn files_that_may_not_grow_are_named_with_their_limit() {
+        file_size(None).expect("they may");
+        file_size(Some(FILE_BYTES_MIN)).expect("they may");
+        let error = file_size(Some(60_000 << 10)).expect_err("too small");
+        assert!(error.message.contains("60000 KiB"), "{error}");
+        assert!(error.message.contains("ulimit -f"), "{error}");
     }
 
     #[test]
