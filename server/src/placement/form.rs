@@ -335,10 +335,18 @@ impl Placement {
         };
         let anchor = self.disk.anchor.get();
         let goes_on = anchor.cluster == new.cluster && anchor.replicas.iter().all(is_same);
-        if goes_on || self.is_unused(&anchor.replicas)? {
+        if goes_on {
             return self.check_names_this(all);
         }
-        Err(self.belongs_already())
+        if !self.is_unused(&anchor.replicas)? {
+            return Err(self.belongs_already());
+        }
+        self.check_names_this(all)?;
+        // What takes nothing in gets no group, and the cluster would wait for it.
+        self.disk.admit_write().map_err(|mut full| {
+            full.message = format!("{}: {}", self.speaker.name(), full.message);
+            full
+        })
     }
 
     /// Whether every tag that the policy puts into the region has a group here

@@ -330,7 +330,7 @@ async fn a_rebuild_that_is_interrupted_goes_on() {
             }
         }
     };
-    assert!(interrupted > 3, "it was interrupted {interrupted} times");
+    assert!(interrupted > 1, "it was interrupted {interrupted} times");
     assert!(left_anchoring, "it was never interrupted there");
     world.until_ready().await;
     for name in ["ap/1", "ap/2"] {

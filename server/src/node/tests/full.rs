@@ -102,6 +102,18 @@ async fn without_room_at_a_quorum_writes_are_refused_and_reads_go_on() {
         .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_not_begun_with_a_node_that_takes_nothing_in() {
+    let world = World::start(&ALL).await;
+    world.fill("eu/2", Room::Low);
+    let refused = world.init("eu/1", &ALL).await.expect_err("it has no room");
+    assert_eq!(refused.reason, Reason::DiskFull, "{refused}");
+    assert!(refused.message.contains("eu/2"), "{refused}");
+    world.fill("eu/2", Room::Ample);
+    world.init("us/1", &ALL).await.expect("it has room");
+    world.until_ready().await;
+}
+
 /// A follower cannot know whether a node that it does not reach is there for others.
 #[tokio::test(start_paused = true)]
 async fn a_full_follower_takes_its_leaders_word_for_whether_writes_have_room() {
