@@ -135,7 +135,11 @@ impl Worker {
         if self.progress.borrow().index < index && self.raft.as_leader().is_err() {
             // A follower would wait for what is not taken in.
             let admitted = self.disk.admit_entries(true);
-            admitted.map_err(|_| no_quorum("the disk of this node takes nothing in"))?;
+            admitted.map_err(|_| {
+                no_quorum(
+                    "the disk of this node has no room, so it does not follow: ask another one",
+                )
+            })?;
             let raft = self.raft.clone();
             let last = move || raft.metrics().borrow_watched().last_log_index;
             return catch_up(&mut self.progress, last, index).await;
