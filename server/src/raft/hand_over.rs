@@ -20,6 +20,9 @@ use crate::error::Result;
 /// succeeds.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(3);
 
+/// The id of no replica.
+const NOBODY: ReplicaId = ReplicaId(0);
+
 impl Group {
     /// Hands the leadership to another replica; to this one, it does nothing: a
     /// leader that waits for itself to take over proposes nothing more.
@@ -36,7 +39,7 @@ impl Group {
         let (raft, group) = (self.raft().clone(), self.identity().group);
         self.env.spawn_brief(async move {
             tokio::time::sleep(HAND_OVER_WAIT).await;
-            match step_down(&raft, term, to).await {
+            match step_down(&raft, term).await {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(%group, "nobody took over that tells this node"),
                 // The replica has stopped, and leads nothing.
@@ -47,10 +50,11 @@ impl Group {
     }
 }
 
-/// Has a replica that still leads in a term follow, as the request for its vote would
-/// have done with which another one begins to lead. Its vote goes to that one, and
-/// to nobody else in that term, whether it asks for it or not. Answers whether it led.
-async fn step_down(raft: &Raft<Types, StateMachine>, term: u64, next: ReplicaId) -> Result<bool> {
+/// Has a replica that still leads in a term follow, as a request for its vote in the next
+/// term would have done. The vote names a replica that is none: it is above the own one,
+/// and below that of whoever stands in that term, or leads in it already. Answers whether
+/// it led.
+async fn step_down(raft: &Raft<Types, StateMachine>, term: u64) -> Result<bool> {
     let leads = {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -62,7 +66,7 @@ async fn step_down(raft: &Raft<Types, StateMachine>, term: u64, next: ReplicaId)
     let last = raft.with_raft_state(|state| state.log_ids.last().copied());
     let leader_id = LeaderId {
         term: term + 1,
-        node_id: next,
+        node_id: NOBODY,
     };
     let request = VoteRequest {
         vote: RaftVote {
