@@ -18,6 +18,9 @@ use crate::telemetry::{self, Metrics};
 /// How often they are looked at: more often than anyone scrapes them.
 const STEP: Duration = Duration::from_secs(1);
 
+/// How long the room on the disk is left alone after it was looked after.
+const TEND_STEP: Duration = Duration::from_millis(20);
+
 /// A node that is not reached is told of after this time: longer than it takes to
 /// start again.
 const UNREACHED_MIN: Duration = Duration::from_secs(5);
@@ -237,6 +240,8 @@ pub(super) async fn tend(disk: Arc<Disk>) {
             Err(_) => {}
             Ok(()) => said = false,
         }
+        // What cannot be done is wanted again at once.
+        tokio::time::sleep(TEND_STEP).await;
         tokio::select! {
             () = tokio::time::sleep(STEP) => {}
             () = disk.wants_tending() => {}

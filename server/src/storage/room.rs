@@ -60,12 +60,7 @@ impl Disk {
     /// How much room there is, with what must yet be written counted as
     /// written.
     pub fn room(&self) -> Result<Room> {
-        let room = self.space.room(|free| self.owed(free))?;
-        // Something else may have taken all of it at once.
-        if room == Room::Out && self.space.may_spend_ballast() {
-            self.tending.notify_one();
-        }
-        Ok(room)
+        self.space.room(|free| self.owed(free))
     }
 
     /// What there is least of, where there is not enough.
@@ -93,6 +88,10 @@ impl Disk {
     /// The same, and what merges must yet write. Where they may begin, they may at any
     /// time: what does not fit any more counts as if they had.
     fn owed(&self, free: u64) -> Owed {
+        // Something else may have taken all of it at once.
+        if self.space.spends_ballast(free) {
+            self.tending.notify_one();
+        }
         let unwritten = self.unwritten_bytes();
         let mut owed = Owed {
             bytes: unwritten,

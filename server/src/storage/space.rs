@@ -496,14 +496,15 @@ impl Space {
         }
     }
 
-    /// Whether a part of the ballast is to be given up that a running node may spend.
-    pub(crate) fn may_spend_ballast(&self) -> bool {
-        let Space::Directory(directory) = self else {
-            return false;
-        };
-        let (kept, spent_below) = directory.spending();
-        let is_below = directory.free().is_ok_and(|free| free.bytes < spent_below);
-        is_below && directory.ballast() > kept
+    /// Whether a part of the ballast is to be given up with so many bytes free.
+    pub(crate) fn spends_ballast(&self, free: u64) -> bool {
+        match self {
+            Space::Directory(directory) => {
+                let (kept, spent_below) = directory.spending();
+                free < spent_below && directory.ballast() > kept
+            }
+            Space::Memory(_) => false,
+        }
     }
 
     /// What there is least of, as the last look at the room found.
