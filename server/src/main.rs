@@ -130,7 +130,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Run(flags) => {
             let loaded = Loaded::read(&flags)?;
             check_threads()?;
-            check_file_size()?;
+            check_file_size(loaded.config.storage.write_buffer_mib << 20)?;
             let logging = Logging::start(&loaded.config.log)?;
             end_on_panic();
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -147,7 +147,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Demo(arguments) => {
             check_threads()?;
-            check_file_size()?;
+            check_file_size(0)?;
             // No log: the screen belongs to the prompt.
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)

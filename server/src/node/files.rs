@@ -137,19 +137,21 @@ impl Files {
 /// some.
 const FILE_BYTES_MIN: u64 = 256 << 20;
 
-/// An error where files may not grow as large as a node's do: the first one that does not
-/// would end it.
-pub fn check_file_size() -> Result<()> {
-    file_size(getrlimit(Resource::Fsize).current)
+/// An error where files may not grow as large as a node's do, with so many bytes that
+/// gather before they become one: the first one that does not would end it.
+pub fn check_file_size(write_buffer_bytes: u64) -> Result<()> {
+    file_size(getrlimit(Resource::Fsize).current, write_buffer_bytes)
 }
 
-fn file_size(limit: Option<u64>) -> Result<()> {
+fn file_size(limit: Option<u64>, write_buffer_bytes: u64) -> Result<()> {
+    // A file has an index and filters besides.
+    let needed = FILE_BYTES_MIN.max(write_buffer_bytes * 2);
     match limit {
-        Some(limit) if limit < FILE_BYTES_MIN => Err(Error::invalid(format!(
+        Some(limit) if limit < needed => Err(Error::invalid(format!(
             "files of this process may not grow beyond {} KiB (RLIMIT_FSIZE), and a node's grow \
              to {} MiB; raise it (`ulimit -f`, or `LimitFSIZE=` of a systemd unit)",
             limit >> 10,
-            FILE_BYTES_MIN >> 20
+            needed >> 20
         ))),
         _ => Ok(()),
     }
@@ -216,9 +218,10 @@ mod tests {
 
     #[test]
     fn files_that_may_not_grow_are_named_with_their_limit() {
-        file_size(None).expect("they may");
-        file_size(Some(FILE_BYTES_MIN)).expect("they may");
-        let error = file_size(Some(60_000 << 10)).expect_err("too small");
+        file_size(None, 0).expect("they may");
+        file_size(Some(FILE_BYTES_MIN), 32 << 20).expect("they may");
+        file_size(Some(FILE_BYTES_MIN), 4096 << 20).expect_err("too small");
+        let error = file_size(Some(60_000 << 10), 0).expect_err("too small");
         assert!(error.message.contains("60000 KiB"), "{error}");
         assert!(error.message.contains("ulimit -f"), "{error}");
     }
