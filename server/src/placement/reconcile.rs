@@ -313,7 +313,8 @@ impl Placement {
 
     /// Initialises a group that is not formed: the first of its founders that is
     /// reached begins, and the region group's leader notes the first commit. Two
-    /// that do not reach each other may both begin: they write the same entry.
+    /// that do not reach each other may both begin: they name the same members, and the
+    /// first entry of one of them is replaced before anything else is written.
     async fn initialize(&self, group: &wire::Group) -> Result<()> {
         let Some(open) = self.groups.get(GroupId(group.group)) else {
             return Ok(());
