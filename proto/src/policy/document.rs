@@ -7,19 +7,16 @@
 mod fields;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{PolicyError, Problems, nearest};
-use super::terms::{Choice, check_moment};
-use super::unenforced::{UNENFORCED, When};
+use super::unenforced::When;
 use super::{
-    Access, Class, Date, Digest, Failover, Jurisdiction, KeyNames, Policy, Region, Retention,
-    SCHEMA, Span, TagRules, Transfer, Unenforced,
+    Access, Class, Digest, Failover, Jurisdiction, KeyNames, Policy, Region, Retention, SCHEMA,
+    Span, TagRules, Transfer, Unenforced,
 };
 use crate::address::{PolicyVersion, RegionName, Tag};
 use crate::limits::POLICY_BYTES_MAX;

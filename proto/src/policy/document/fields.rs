@@ -1,6 +1,18 @@
 //! Reads the fields of a table and the values that stand in them, whatever they mean.
 
-use super::*;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::{Fields, Reader, TEXT_BYTES_MAX, asks};
+use crate::address::PolicyVersion;
+use crate::policy::problem::nearest;
+use crate::policy::terms::{Choice, check_moment};
+use crate::policy::unenforced::UNENFORCED;
+use crate::policy::{Date, Unenforced};
 
 /// Tables and fields, whatever they mean.
 impl Reader<'_> {
