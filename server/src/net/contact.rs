@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::env::Instant;
 use crate::error::{Error, Reason};
+use crate::storage::Condition;
 
 /// How often a node says how it is.
 pub const STATE_STEP: Duration = Duration::from_secs(1);
@@ -33,6 +34,14 @@ struct Heard {
     refusal: Option<(Reason, String)>,
     /// How it was when it last said so.
     state: Option<wire::NodeState>,
+}
+
+impl Heard {
+    fn is_reached(&self, now: Instant) -> bool {
+        let silent = now.saturating_duration_since(self.at);
+        // Builds that do not say how they are may have nothing to say for long.
+        self.connected && (!self.tells || silent <= SILENT_AFTER)
+    }
 }
 
 /// What is known of whether a node is reached.
@@ -87,13 +96,19 @@ impl Contact {
         self.0.lock().refusal = why.map(|why| (why.reason, why.message.clone()));
     }
 
+    /// What it says of its disk, for who asks with every write; `None`: it is not
+    /// reached.
+    pub(super) fn condition(&self, now: Instant) -> Option<Condition> {
+        let heard = self.0.lock();
+        let said = heard.state.as_ref().map(Condition::of);
+        heard.is_reached(now).then_some(said.unwrap_or_default())
+    }
+
     /// Whether it is reached now.
     pub(super) fn reach(&self, now: Instant) -> Reach {
         let heard = self.0.lock();
         let silent = now.saturating_duration_since(heard.at);
-        // Builds that do not say how they are may have nothing to say for long.
-        let is_reached = heard.connected && (!heard.tells || silent <= SILENT_AFTER);
-        match is_reached {
+        match heard.is_reached(now) {
             true => Reach {
                 state: heard.state.clone(),
                 ..Reach::default()

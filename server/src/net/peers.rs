@@ -23,6 +23,7 @@ use crate::net::slow::Slow;
 use crate::net::speaker::Speaker;
 use crate::raft::{Budget, NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
+use crate::storage::Condition;
 
 /// The connections to the nodes of one region, this one or another.
 pub struct Peers {
@@ -381,6 +382,16 @@ impl Transport for Peers {
         let reach = self.reach(node)?;
         let said = reach.state.unwrap_or_default();
         reach.unreached.is_none().then_some(said)
+    }
+
+    fn condition_of(&self, node: NodeId) -> Option<Condition> {
+        let links = self.links.read();
+        links
+            .get(&node)?
+            .quick
+            .link
+            .contact
+            .condition(self.env.now())
     }
 
     fn send(

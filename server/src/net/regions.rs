@@ -17,6 +17,7 @@ use crate::net::peers::Peers;
 use crate::net::speaker::Speaker;
 use crate::raft::{NodeId, Parts, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
+use crate::storage::Condition;
 
 /// The connections to the nodes of every region.
 pub struct Regions {
@@ -196,6 +197,11 @@ impl Transport for Regions {
     fn state_of(&self, node: NodeId) -> Option<wire::NodeState> {
         let (peers, node) = self.across(node)?;
         peers.state_of(node)
+    }
+
+    fn condition_of(&self, node: NodeId) -> Option<Condition> {
+        let (peers, node) = self.across(node)?;
+        peers.condition_of(node)
     }
 
     fn send(
