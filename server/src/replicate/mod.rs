@@ -22,6 +22,7 @@
 //! Not done here: deciding what may cross (`residency`), applying (`raft`),
 //! serving readers (`kv`).
 
+mod fill;
 mod lease;
 mod probes;
 mod receiver;

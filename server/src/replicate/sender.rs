@@ -29,11 +29,11 @@ use crate::seeded::{self, Bug};
 use crate::state::feed;
 use crate::state::ledger::{self, Ends};
 use crate::state::{Position, Subject};
-use crate::storage::{Disk, View, in_place};
+use crate::storage::{Disk, in_place};
 
 /// The batches that may be on their way at once: with full ones some 100 MiB/s
 /// at 80 ms.
-const BATCHES_IN_FLIGHT_MAX: usize = 8;
+pub(super) const BATCHES_IN_FLIGHT_MAX: usize = 8;
 
 /// From this many log entries behind on, changes may have to come from the disk.
 const FAR_ENTRIES: u64 = 1024;
@@ -69,7 +69,7 @@ pub(super) struct Sender {
 }
 
 /// Why a session ended.
-enum Ended {
+pub(super) enum Ended {
     /// Another node of the region leads; `None`: nobody knows which.
     Leader(Option<NodeId>),
     /// No answer came.
@@ -86,19 +86,8 @@ impl From<Error> for Ended {
     }
 }
 
-/// What of a backfill is still to be sent.
-#[derive(PartialEq, Eq)]
-enum Left {
-    /// The records from this key on.
-    Records(bytes::Bytes),
-    /// What is remembered of identified writes behind this entry.
-    Outcomes(Position),
-    /// Nothing.
-    Nothing,
-}
-
 /// An answer that is awaited, and the cursor it should show.
-type Flight = BoxFuture<'static, (Position, Result<wire::MirrorState, Ended>)>;
+pub(super) type Flight = BoxFuture<'static, (Position, Result<wire::MirrorState, Ended>)>;
 
 impl Sender {
     /// Runs until it is dropped.
@@ -285,7 +274,10 @@ impl Sender {
     }
 
     /// Has the home's group note what is about to be sent.
-    async fn account(&self, rows: impl Iterator<Item = wire::LedgerRow>) -> Result<(), Ended> {
+    pub(super) async fn account(
+        &self,
+        rows: impl Iterator<Item = wire::LedgerRow>,
+    ) -> Result<(), Ended> {
         let rows: Vec<_> = rows.collect();
         if rows.is_empty() {
             return Ok(());
@@ -295,7 +287,7 @@ impl Sender {
         self.group.account(rows).await.map_err(|_| Ended::Lost)
     }
 
-    fn ends(&self) -> Ends<'_> {
+    pub(super) fn ends(&self) -> Ends<'_> {
         let identity = self.group.identity();
         Ends {
             cluster: &identity.cluster,
@@ -358,137 +350,13 @@ impl Sender {
         }
     }
 
-    fn policy_version(&self) -> u64 {
+    pub(super) fn policy_version(&self) -> u64 {
         self.gate.atlas().map_or(0, |atlas| atlas.version())
-    }
-
-    /// Fills the mirror, which is as it was `seen`, from a view of the home.
-    async fn fill(&self, node: NodeId, seen: &wire::MirrorState) -> Result<(), Ended> {
-        // Its error says that the sender is closed, which it never is.
-        let _turn = self.peers.fills().acquire().await;
-        let attempt = self.env.random() | 1;
-        let (progress, view) = self.group.position().await?;
-        let begin = wire::BeginBackfill {
-            incarnation: self.incarnation,
-            seen_attempt: seen.attempt,
-            seen_open: seen.open,
-            attempt,
-            position: progress.changed.to_wire(),
-            changed_version: progress.changed_version,
-        };
-        let begun = self.ship(node, Cargo::BeginBackfill(begin)).await?;
-        if begun.attempt != attempt {
-            return Err(Ended::Moved);
-        }
-        let mut left = Left::Records(bytes::Bytes::new());
-        let mut pages = 0;
-        let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
-        loop {
-            let mut batches = Vec::new();
-            while left != Left::Nothing && flights.len() + batches.len() < BATCHES_IN_FLIGHT_MAX {
-                let places = self.peers.fill_pages().clone();
-                // Whoever has pages on their way goes on with the answers to those.
-                let place = match flights.is_empty() && batches.is_empty() {
-                    true => places.acquire_owned().await.ok(),
-                    false => places.try_acquire_owned().ok(),
-                };
-                let Some(place) = place else { break };
-                let page = self.fill_page(view.as_ref(), &mut left);
-                let (records, outcomes) = self.disk.heard(page)?;
-                if !records.is_empty() || !outcomes.is_empty() {
-                    batches.push((self.backfill(attempt, pages, records, outcomes), place));
-                    pages += 1;
-                }
-            }
-            let ends = self.ends();
-            self.account(batches.iter().map(|(page, _)| ledger::of_page(ends, page)))
-                .await?;
-            for (page, place) in batches {
-                let count = page.records.len() as u64;
-                let expected = page.page + 1;
-                let digest = ledger::digest(&page.records);
-                let packed = Cargo::Backfill(compress(&page));
-                let answer = self.ship_records(node, packed, digest);
-                flights.push_back(Box::pin(async move {
-                    let state = answer.await;
-                    drop(place);
-                    let state = state.and_then(|state| match state {
-                        state if state.attempt == attempt && state.pages == expected => Ok(state),
-                        _ => Err(Ended::Moved),
-                    });
-                    (Position::default(), state)
-                }));
-                self.note(|lane| lane.records += count);
-            }
-            match flights.next().await {
-                Some((_, state)) => drop(state?),
-                None if left == Left::Nothing => break,
-                None => {}
-            }
-        }
-        let end = wire::EndBackfill {
-            incarnation: self.incarnation,
-            attempt,
-            pages,
-        };
-        self.ship(node, Cargo::EndBackfill(end)).await?;
-        Ok(())
-    }
-
-    /// The next page of what is left of a backfill: records first, then what is
-    /// remembered of identified writes.
-    fn fill_page(
-        &self,
-        view: &dyn View,
-        left: &mut Left,
-    ) -> Result<(Vec<wire::CopiedRecord>, Vec<wire::CopiedOutcomes>)> {
-        match left {
-            Left::Records(start) => {
-                let page = feed::records(
-                    view,
-                    self.lane.tag.as_str(),
-                    &self.group.identity().span,
-                    start,
-                )?;
-                *left = match page.next {
-                    Some(next) => Left::Records(next),
-                    None => Left::Outcomes(Position::default()),
-                };
-                Ok((page.records, Vec::new()))
-            }
-            Left::Outcomes(after) => {
-                let page = feed::outcomes(view, self.group.identity().group, *after)?;
-                *left = page.last.map_or(Left::Nothing, Left::Outcomes);
-                Ok((Vec::new(), page.outcomes))
-            }
-            Left::Nothing => Ok((Vec::new(), Vec::new())),
-        }
-    }
-
-    /// A page of a backfill. Sent again it is the same one.
-    fn backfill(
-        &self,
-        attempt: u64,
-        page: u64,
-        records: Vec<wire::CopiedRecord>,
-        outcomes: Vec<wire::CopiedOutcomes>,
-    ) -> wire::Backfill {
-        wire::Backfill {
-            incarnation: self.incarnation,
-            attempt,
-            page,
-            transfer: transfer::of_page(&self.lane.region, self.incarnation, attempt, page),
-            from: self.gate.region().to_string(),
-            records,
-            outcomes,
-            policy_version: self.policy_version(),
-            sent_ms: self.env.wall_ms(),
-        }
     }
 
     /// Ships something. It is on its way when this returns; the future brings the
     /// answer.
-    fn ship(
+    pub(super) fn ship(
         &self,
         node: NodeId,
         cargo: Cargo,
@@ -497,7 +365,7 @@ impl Sender {
     }
 
     /// The same for records, of which this is the digest.
-    fn ship_records(
+    pub(super) fn ship_records(
         &self,
         node: NodeId,
         cargo: Cargo,
@@ -544,7 +412,7 @@ impl Sender {
         self.gate.egress(&self.lane.region, &subject, request)
     }
 
-    fn note(&self, change: impl FnOnce(&mut Lane)) {
+    pub(super) fn note(&self, change: impl FnOnce(&mut Lane)) {
         self.shipped.update(&self.lane, change);
     }
 }
@@ -571,7 +439,7 @@ fn answered(answer: wire::PeerResponse) -> Result<wire::MirrorState, Ended> {
 }
 
 /// An encoded message behind its length, compressed.
-fn compress(message: &impl Message) -> bytes::Bytes {
+pub(super) fn compress(message: &impl Message) -> bytes::Bytes {
     lz4_flex::compress_prepend_size(&message.encode_to_vec()).into()
 }
 
@@ -583,6 +451,7 @@ mod tests {
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::testing::{Alone, put};
+    use crate::replicate::fill::Left;
     use crate::state::testing::identity;
     use crate::storage::{Engine, GroupId, KeyRange, Limit, Row, keys};
     use wire::command::Command;
