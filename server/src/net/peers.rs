@@ -109,7 +109,7 @@ const FORWARDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 const FILLS_MAX: usize = 3;
 
 /// How many pages of all of them are on their way at once: on a slow connection each
-/// must arrive in time, or its mirror begins anew.
+/// must arrive in time, or is sent again.
 const FILL_PAGES_MAX: usize = 8;
 
 /// The bytes of appends that may be on their way to one node, of all groups

@@ -67,6 +67,8 @@ pub struct Mirror {
     pub cursor: Position,
     /// The attempt that fills it or filled it; 0: none yet.
     pub attempt: u64,
+    /// How many pages of the attempt it has.
+    pub pages: u64,
     /// It was filled at this version: of older ones it has no history.
     pub history_floor: u64,
 }
@@ -255,6 +257,7 @@ fn progress_of(state: &GroupState, replica: ReplicaId) -> Progress {
             open: mirror.open,
             cursor: mirror.cursor.map(Position::from).unwrap_or_default(),
             attempt: mirror.attempt,
+            pages: mirror.pages,
             history_floor: mirror.history_floor,
         }),
         request_limits: state.requests.limits,

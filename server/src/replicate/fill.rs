@@ -1,19 +1,30 @@
 //! Fills a mirror that is not open from a view of its home.
+//!
+//! The view is read page by page, and a mirror takes pages in their order only. One
+//! that it does not take, for it has no room or is not reached, ends the session; the
+//! next one asks how many pages the mirror has and goes on from there. A page is read
+//! again from the same view, so that it is the same one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
+use tokio::sync::OwnedSemaphorePermit;
 use wire::ship::Cargo;
 
 use super::sender::{BATCHES_IN_FLIGHT_MAX, Ended, Flight, Sender, compress};
 use super::transfer;
+use crate::env::Instant;
 use crate::error::Result;
 use crate::raft::NodeId;
 use crate::state::{Position, feed, ledger};
 use crate::storage::View;
 
 /// What of a backfill is still to be sent.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum Left {
     /// The records from this key on.
     Records(bytes::Bytes),
@@ -23,11 +34,80 @@ pub(super) enum Left {
     Nothing,
 }
 
+/// How long a fill that gets nowhere is kept, to go on where it was: its mirror may be
+/// without room, or not be reached. It holds what its home was when it began.
+const KEPT: Duration = Duration::from_secs(300);
+
+/// A mirror that is being filled. It may take more than one session: the next goes on
+/// with the page that the mirror did not take.
+pub(super) struct Fill {
+    attempt: u64,
+    /// The home as it was when this began.
+    view: Arc<dyn View>,
+    left: Left,
+    /// The number of the next page.
+    pages: u64,
+    /// Where the pages begin that were sent and not answered, by their number.
+    unanswered: VecDeque<(u64, Left)>,
+    /// When the mirror last took one.
+    advanced: Instant,
+}
+
+impl Fill {
+    /// Whether it is worth keeping.
+    pub(super) fn is_kept(&self, now: Instant) -> bool {
+        now.duration_since(self.advanced) < KEPT
+    }
+
+    /// Goes back to the first page that a mirror, which is as it was `seen`, does not
+    /// have. `None`: it is not being filled by this.
+    fn resume(mut self, seen: &wire::MirrorState) -> Option<Fill> {
+        if seen.open || seen.attempt != self.attempt {
+            return None;
+        }
+        self.unanswered.retain(|(page, _)| *page >= seen.pages);
+        if let Some((page, begin)) = self.unanswered.pop_front() {
+            self.unanswered.clear();
+            self.pages = page;
+            self.left = begin;
+        }
+        (self.pages == seen.pages).then_some(self)
+    }
+
+    fn took(&mut self, pages: u64, now: Instant) {
+        self.unanswered.retain(|(page, _)| *page >= pages);
+        self.advanced = now;
+    }
+}
+
+/// A page that is to be sent, and its place among those on their way.
+type Paged = (wire::Backfill, OwnedSemaphorePermit);
+
 impl Sender {
-    /// Fills the mirror, which is as it was `seen`, from a view of the home.
-    pub(super) async fn fill(&self, node: NodeId, seen: &wire::MirrorState) -> Result<(), Ended> {
+    /// Fills the mirror, which is as it was `seen`, from a view of the home. What of it
+    /// is `kept` from the session before goes on.
+    pub(super) async fn fill(
+        &self,
+        node: NodeId,
+        seen: &wire::MirrorState,
+        kept: &mut Option<Fill>,
+    ) -> Result<(), Ended> {
         // Its error says that the sender is closed, which it never is.
         let _turn = self.peers.fills().acquire().await;
+        let resumed = kept.take().and_then(|fill| fill.resume(seen));
+        let mut fill = match resumed {
+            Some(fill) => fill,
+            None => self.begin(node, seen).await?,
+        };
+        let ended = self.send_pages(node, &mut fill).await;
+        if ended.is_err() {
+            *kept = Some(fill);
+        }
+        ended
+    }
+
+    /// Has the mirror emptied, to be filled from now on.
+    async fn begin(&self, node: NodeId, seen: &wire::MirrorState) -> Result<Fill, Ended> {
         let attempt = self.env.random() | 1;
         let (progress, view) = self.group.position().await?;
         let begin = wire::BeginBackfill {
@@ -42,59 +122,85 @@ impl Sender {
         if begun.attempt != attempt {
             return Err(Ended::Moved);
         }
-        let mut left = Left::Records(bytes::Bytes::new());
-        let mut pages = 0;
+        Ok(Fill {
+            attempt,
+            view,
+            left: Left::Records(bytes::Bytes::new()),
+            pages: 0,
+            unanswered: VecDeque::new(),
+            advanced: self.env.now(),
+        })
+    }
+
+    /// Sends what is left of a fill, and opens the mirror when it has all.
+    async fn send_pages(&self, node: NodeId, fill: &mut Fill) -> Result<(), Ended> {
         let mut flights: FuturesOrdered<Flight> = FuturesOrdered::new();
         loop {
-            let mut batches = Vec::new();
-            while left != Left::Nothing && flights.len() + batches.len() < BATCHES_IN_FLIGHT_MAX {
-                let places = self.peers.fill_pages().clone();
-                // Whoever has pages on their way goes on with the answers to those.
-                let place = match flights.is_empty() && batches.is_empty() {
-                    true => places.acquire_owned().await.ok(),
-                    false => places.try_acquire_owned().ok(),
-                };
-                let Some(place) = place else { break };
-                let page = self.fill_page(view.as_ref(), &mut left);
-                let (records, outcomes) = self.disk.heard(page)?;
-                if !records.is_empty() || !outcomes.is_empty() {
-                    batches.push((self.backfill(attempt, pages, records, outcomes), place));
-                    pages += 1;
-                }
-            }
+            let pages = self.next_pages(fill, flights.len()).await?;
             let ends = self.ends();
-            self.account(batches.iter().map(|(page, _)| ledger::of_page(ends, page)))
+            self.account(pages.iter().map(|(page, _)| ledger::of_page(ends, page)))
                 .await?;
-            for (page, place) in batches {
-                let count = page.records.len() as u64;
-                let expected = page.page + 1;
-                let digest = ledger::digest(&page.records);
-                let packed = Cargo::Backfill(compress(&page));
-                let answer = self.ship_records(node, packed, digest);
-                flights.push_back(Box::pin(async move {
-                    let state = answer.await;
-                    drop(place);
-                    let state = state.and_then(|state| match state {
-                        state if state.attempt == attempt && state.pages == expected => Ok(state),
-                        _ => Err(Ended::Moved),
-                    });
-                    (Position::default(), state)
-                }));
-                self.note(|lane| lane.records += count);
+            for page in pages {
+                flights.push_back(self.send_page(node, page));
             }
             match flights.next().await {
-                Some((_, state)) => drop(state?),
-                None if left == Left::Nothing => break,
+                Some((_, state)) => fill.took(state?.pages, self.env.now()),
+                None if fill.left == Left::Nothing => break,
                 None => {}
             }
         }
         let end = wire::EndBackfill {
             incarnation: self.incarnation,
-            attempt,
-            pages,
+            attempt: fill.attempt,
+            pages: fill.pages,
         };
         self.ship(node, Cargo::EndBackfill(end)).await?;
         Ok(())
+    }
+
+    /// The pages that may be sent beside so many that are on their way.
+    async fn next_pages(&self, fill: &mut Fill, flying: usize) -> Result<Vec<Paged>, Ended> {
+        let mut pages = Vec::new();
+        while fill.left != Left::Nothing && flying + pages.len() < BATCHES_IN_FLIGHT_MAX {
+            let places = self.peers.fill_pages().clone();
+            // Whoever has pages on their way goes on with the answers to those.
+            let place = match flying == 0 && pages.is_empty() {
+                true => places.acquire_owned().await.ok(),
+                false => places.try_acquire_owned().ok(),
+            };
+            let Some(place) = place else { break };
+            let begin = fill.left.clone();
+            let page = self.fill_page(fill.view.as_ref(), &mut fill.left);
+            let (records, outcomes) = self.disk.heard(page)?;
+            if !records.is_empty() || !outcomes.is_empty() {
+                let page = self.backfill(fill.attempt, fill.pages, records, outcomes);
+                fill.unanswered.push_back((page.page, begin));
+                fill.pages += 1;
+                pages.push((page, place));
+            }
+        }
+        Ok(pages)
+    }
+
+    /// Sends a page on its way.
+    fn send_page(&self, node: NodeId, (page, place): Paged) -> Flight {
+        let (attempt, number, count) = (page.attempt, page.page, page.records.len() as u64);
+        let digest = ledger::digest(&page.records);
+        let answer = self.ship_records(node, Cargo::Backfill(compress(&page)), digest);
+        let (shipped, lane) = (self.shipped.clone(), self.lane.clone());
+        Box::pin(async move {
+            let state = answer.await;
+            drop(place);
+            let state = state.and_then(|state| match state {
+                // It may have had this one, and those behind it, from before.
+                state if state.attempt == attempt && state.pages > number => Ok(state),
+                _ => Err(Ended::Moved),
+            });
+            if state.is_ok() {
+                shipped.update(&lane, |lane| lane.records += count);
+            }
+            (Position::default(), state)
+        })
     }
 
     /// The next page of what is left of a backfill: records first, then what is

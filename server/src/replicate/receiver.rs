@@ -312,7 +312,7 @@ async fn ask(group: &Group) -> Result<wire::ShipResult> {
         open: mirror.open,
         cursor: mirror.cursor.to_wire(),
         attempt: mirror.attempt,
-        pages: 0,
+        pages: mirror.pages,
         incarnation: group.identity().incarnation,
         history_floor: mirror.history_floor,
         tag_key: progress.tag_key,

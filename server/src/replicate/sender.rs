@@ -3,7 +3,8 @@
 //! A session begins by asking how far the mirror is. Then batches follow each
 //! other, each naming the one before it, several on their way at once; the
 //! mirror applies them in order or not at all. Whatever goes wrong ends the
-//! session, and the next one asks again, so nothing here must survive a crash.
+//! session, and the next one asks again, so nothing here must survive a crash. A fill
+//! goes on in the next one ([`super::fill`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use wire::peer_response::Response;
 use wire::ship::Cargo;
 use wire::ship_result::Result as Shown;
 
+use super::fill::Fill;
 use super::shipped::{Lane, LaneId, LaneState, Shipped};
 use super::transfer;
 use crate::env::Env;
@@ -94,7 +96,9 @@ impl Sender {
     pub(super) async fn run(self) {
         let mut leader = None;
         let mut redirects = 0;
+        let mut kept: Option<Fill> = None;
         loop {
+            kept = kept.filter(|fill| fill.is_kept(self.env.now()));
             let node = self.target(leader);
             leader = None;
             let Some(node) = node else {
@@ -102,7 +106,7 @@ impl Sender {
                 tokio::time::sleep(RETRY_WAIT).await;
                 continue;
             };
-            let ended = self.session(node).await;
+            let ended = self.session(node, &mut kept).await;
             redirects = match &ended {
                 Ended::Leader(Some(_)) => redirects + 1,
                 _ => 0,
@@ -137,7 +141,7 @@ impl Sender {
         up.get(drawn).copied()
     }
 
-    async fn session(&self, node: NodeId) -> Ended {
+    async fn session(&self, node: NodeId, kept: &mut Option<Fill>) -> Ended {
         if seeded::is_on(Bug::LyingSender) && self.lane.tag.as_str().ends_with("-only") {
             let shared = self.group.progress().tag_key;
             return match self.stream(node, Position::default(), shared).await {
@@ -158,6 +162,9 @@ impl Sender {
             Err(ended) => return ended,
         };
         let cursor = Position::from_wire(state.cursor);
+        if state.open {
+            *kept = None;
+        }
         if state.open
             && let Err(ended) = self.is_reached(cursor, state.changed_version).await
         {
@@ -174,7 +181,7 @@ impl Sender {
                 lane.state = LaneState::Backfilling;
                 lane.acked = Position::default();
             });
-            self.fill(node, &state).await
+            self.fill(node, &state, kept).await
         };
         match ended {
             Ok(()) => Ended::Moved,

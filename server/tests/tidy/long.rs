@@ -126,11 +126,6 @@ pub(super) const REASONS: [Reason; 32] = [
         "checks in an order that safety depends on",
     ),
     (
-        "server/src/replicate/sender.rs",
-        "fill",
-        "one loop over the pages of a fill",
-    ),
-    (
         "server/src/state/apply.rs",
         "command",
         "one arm for each command",

@@ -183,6 +183,42 @@ async fn a_full_mirror_takes_no_copies_says_so_and_leaves_its_home_alone() {
     world.until("it goes on", |w| w.mirrors("us/1", "b")).await;
 }
 
+/// Begun anew it would be there twice, on a disk that is nearly full.
+#[tokio::test(start_paused = true)]
+async fn a_mirror_that_fills_up_while_it_is_filled_goes_on_from_there() {
+    let (world, _) = world().await;
+    let global: Which = |node| node.groups().by_tag("global");
+    let large = "x".repeat(300 * 1024);
+    for number in 0..60 {
+        let key = format!("k{number}");
+        world.put("eu/1", "global", &key, &large).await;
+    }
+    let mirror = |world: &World| progress(world, "us/1", global).mirror.unwrap_or_default();
+    let is_open = |world: &World| mirror(world).open;
+    world.until("it is copied", is_open).await;
+    world.refill("global", "us").await.expect("begun");
+    let has_some = |world: &World| !mirror(world).open && mirror(world).pages > 2;
+    // All of it would be there before any time has passed.
+    let mut looks = 0;
+    while !has_some(&world) {
+        looks += 1;
+        assert!(looks < 1_000_000, "it is not filled");
+        match looks % 100 {
+            0 => tokio::time::sleep(Duration::from_millis(1)).await,
+            _ => tokio::task::yield_now().await,
+        }
+    }
+    world.fill("us/1", Room::Low);
+    let before = mirror(&world);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let full = mirror(&world);
+    assert!(!full.open && full.attempt == before.attempt, "{full:?}");
+    world.fill("us/1", Room::Ample);
+    world.until("it goes on", is_open).await;
+    assert_eq!(mirror(&world).attempt, before.attempt, "it began anew");
+    assert!(world.mirrors("us/1", "k0") && world.mirrors("us/1", "k59"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_leader_whose_disk_does_not_answer_is_replaced_and_takes_nothing() {
     let (world, kept) = world().await;
