@@ -265,15 +265,7 @@ impl Placement {
         for group in self.groups.all() {
             group.shutdown().await;
         }
-        let groups = self.groups.all();
-        let applied: BTreeMap<_, _> = groups
-            .iter()
-            .map(|g| (g.identity().group, (g.replica().0, g.progress().index)))
-            .collect();
-        let flushed = self
-            .disk
-            .blocking(move |disk| disk.make_replicas_durable(&applied));
-        if let Err(error) = flushed.await {
+        if let Err(error) = self.groups.make_durable(&self.disk).await {
             tracing::error!(%error, "state not flushed");
         }
     }

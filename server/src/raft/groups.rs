@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use crate::error::Result;
 use crate::raft::group::Group;
 use crate::raft::types::ReplicaId;
-use crate::storage::GroupId;
+use crate::storage::{Disk, GroupId};
 
 /// The replicas of this node.
 #[derive(Default)]
@@ -43,6 +44,17 @@ impl Groups {
             .values()
             .find(|g| !tag.is_empty() && *g.identity().tag == *tag)
             .cloned()
+    }
+
+    /// Makes the state of every replica durable, all of them at once.
+    pub async fn make_durable(&self, disk: &Arc<Disk>) -> Result<()> {
+        let applied = |group: &Arc<Group>| {
+            let progress = group.progress();
+            (group.identity().group, (group.replica().0, progress.index))
+        };
+        let applied: BTreeMap<_, _> = self.all().iter().map(applied).collect();
+        disk.blocking(move |disk| disk.make_replicas_durable(&applied))
+            .await
     }
 
     /// Every replica, by group.
