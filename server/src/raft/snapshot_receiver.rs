@@ -7,6 +7,7 @@
 //! Not done here: what a snapshot is and how its rows are staged
 //! ([`super::snapshot`]).
 
+use prost::Message as _;
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
@@ -130,7 +131,8 @@ impl SnapshotReceiver {
     /// Stages rows. It compresses and syncs files now and then: heartbeats of all
     /// groups go on meanwhile.
     async fn chunk(mut self, chunk: wire::SnapshotChunk) -> Result<Self> {
-        self.disk.admit_more(&self.intake)?;
+        let bytes = chunk.encoded_len() as u64;
+        self.disk.admit_more(&mut self.intake, bytes)?;
         let staging = self.staging.take();
         let mut staging =
             staging.ok_or_else(|| Error::invalid("a snapshot goes on after its end"))?;
@@ -164,9 +166,9 @@ impl SnapshotReceiver {
             .ok_or_else(|| Error::invalid("a snapshot ends twice"))?;
         let disk = self.disk.clone();
         let finished = disk.blocking(move |_| staging.finish(end).map(|()| self));
-        let this = finished.await?;
+        let mut this = finished.await?;
         // Its files are given other names, not copied.
-        this.disk.admit_more(&this.intake)?;
+        this.disk.admit_more(&mut this.intake, 0)?;
         let meta = SnapshotMeta {
             last_log_id: this.head.last.as_ref().map(log_id_from_wire),
             last_membership: stored_membership_from_wire(this.head.membership.as_ref())?,

@@ -143,8 +143,7 @@ pub struct Disk {
     pub(super) merges: [AtomicBool; 2],
     /// Told when the room is to be looked after at once.
     pub(super) tending: Notify,
-    /// The free bytes with which something of a group was begun that did not
-    /// fit.
+    /// With how many free bytes something of a group that did not fit is begun again.
     pub(super) misfits: Mutex<BTreeMap<GroupId, u64>>,
     /// The places for what is taken in at once.
     pub(super) intakes: Arc<Semaphore>,

@@ -36,6 +36,8 @@ pub struct Intake {
     _place: OwnedSemaphorePermit,
     /// The bytes that were free when it began; `None`: in memory.
     began_with: Option<u64>,
+    /// The bytes that have come in.
+    taken: u64,
 }
 
 impl Disk {
@@ -51,23 +53,27 @@ impl Disk {
             .retry_after(RETRY_AFTER)
         })?;
         let free = self.free()?.map(|free| free.bytes);
-        let before = self.misfits.lock().get(&group).copied();
-        if let (Some(free), Some(before)) = (free, before)
-            && free <= before.saturating_add(before / MORE_PART)
+        let needed = self.misfits.lock().get(&group).copied();
+        if let (Some(free), Some(needed)) = (free, needed)
+            && free <= needed
         {
-            return Err(too_large(before));
+            return Err(too_large(needed));
         }
         Ok(Intake {
             group,
             _place: place,
             began_with: free,
+            taken: 0,
         })
     }
 
-    /// `DISK_FULL` when no more of it fits: it is to be given up.
-    pub fn admit_more(&self, intake: &Intake) -> Result<()> {
+    /// Lets so many more bytes of it in. `DISK_FULL` when no more of it fits: it is to
+    /// be given up.
+    pub fn admit_more(&self, intake: &mut Intake, bytes: u64) -> Result<()> {
         let admitted = self.admit_write();
-        self.note(intake, admitted)
+        self.note(intake, admitted)?;
+        intake.taken += bytes;
+        Ok(())
     }
 
     /// Notes what became of it. Only of one that did not fit it is known that it
@@ -79,7 +85,10 @@ impl Disk {
         let reason = admitted.as_ref().err().map(|error| error.reason);
         match (reason, intake.began_with) {
             (Some(Reason::DiskFull), Some(began)) if is_for_long => {
-                misfits.insert(intake.group, began)
+                // Something else may have taken the room, and given it back by then.
+                let needed = self.space.reserve_bytes() + intake.taken;
+                let needed = began.min(needed);
+                misfits.insert(intake.group, needed + needed / MORE_PART)
             }
             (Some(_), _) => None,
             (None, _) => misfits.remove(&intake.group),
@@ -88,12 +97,13 @@ impl Disk {
     }
 }
 
-fn too_large(free: u64) -> Error {
+fn too_large(needed: u64) -> Error {
     Error::new(
         Reason::DiskFull,
         format!(
-            "a snapshot does not fit on the node's disk, which had {} MiB free; add space",
-            free >> 20
+            "a snapshot does not fit on the node's disk; it is tried again once more than {} MiB \
+             are free",
+            needed >> 20
         ),
     )
 }
@@ -113,12 +123,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // The reserve is 64 MiB.
         let (disk, room) = measured(folder.path(), free(400));
-        let intake = disk.begin_intake(G).unwrap();
+        let mut intake = disk.begin_intake(G).unwrap();
         room.set(free(100));
-        disk.admit_more(&intake).unwrap();
+        disk.admit_more(&mut intake, 340 * MIB).unwrap();
         room.set(free(60));
         assert_eq!(
-            disk.admit_more(&intake).unwrap_err().reason,
+            disk.admit_more(&mut intake, MIB).unwrap_err().reason,
             Reason::DiskFull
         );
         for mib in [400, 440] {
@@ -129,11 +139,28 @@ mod tests {
             assert!(disk.begin_intake(GroupId(17)).is_ok());
         }
         room.set(free(460));
-        let intake = disk.begin_intake(G).unwrap();
+        let mut intake = disk.begin_intake(G).unwrap();
         room.set(free(300));
-        disk.admit_more(&intake).unwrap();
+        disk.admit_more(&mut intake, MIB).unwrap();
         room.set(free(200));
         assert!(disk.begin_intake(G).is_ok(), "the last one fitted");
+    }
+
+    /// A disk that something else filled for a while is no smaller than before.
+    #[test]
+    fn what_did_not_fit_beside_something_else_is_begun_again_without_it() {
+        let free = |mib: u64| Free::bytes(mib * MIB);
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, room) = measured(folder.path(), free(400));
+        let mut intake = disk.begin_intake(G).unwrap();
+        disk.admit_more(&mut intake, 100 * MIB).unwrap();
+        room.set(free(20));
+        disk.admit_more(&mut intake, MIB).unwrap_err();
+        drop(intake);
+        room.set(free(170));
+        assert!(disk.begin_intake(G).is_err(), "it does not fit");
+        room.set(free(400));
+        disk.begin_intake(G).map(|_| ()).unwrap();
     }
 
     #[test]

@@ -543,6 +543,14 @@ impl Space {
         }
     }
 
+    /// The bytes that are kept free.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        match self {
+            Space::Directory(directory) => directory.reserve_bytes,
+            Space::Memory(_) => 0,
+        }
+    }
+
     /// The bytes below which tables are not merged any more, when they have so
     /// many in all.
     pub(crate) fn merging_needs(&self, tables: u64) -> u64 {
