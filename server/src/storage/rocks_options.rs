@@ -65,6 +65,10 @@ pub(super) fn log_options(torn: bool) -> Options {
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(LOG_MEMTABLE_BYTES);
     options.set_max_write_buffer_number(LOG_MEMTABLES_MAX);
+    // Tables gather while there is no room to merge them. Once there is, their number
+    // would hold up the log, and with it every group; hardly anyone reads them.
+    options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+    options.set_level_zero_stop_writes_trigger(i32::MAX);
     // With one column family this decides nothing else.
     options.set_max_total_wal_size(WAL_STEP_BYTES);
     // `wal::check` has read every file by now. It accepted nothing but whole
