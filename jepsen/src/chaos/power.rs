@@ -104,7 +104,9 @@ impl Disk {
             mounted: false,
         };
         let path = disk.image.to_string_lossy().into_owned();
-        run("mkfs.ext4", &[&["-q", "-F"], options, &[&*path]].concat())?;
+        // Without what is kept for root, whom the nodes run as: full is full.
+        let whole = ["-q", "-F", "-m", "0"];
+        run("mkfs.ext4", &[&whole, options, &[&*path]].concat())?;
         disk.mount()?;
         Ok(disk)
     }
