@@ -165,7 +165,7 @@ impl Worker {
                             .fact("group", group));
                     }
                 }
-                Change::Purge(_) | Change::Committed(_) => {}
+                Change::Purge { .. } | Change::Committed(_) => {}
             }
         }
         if floors.is_empty() && removed.is_empty() {
@@ -208,8 +208,10 @@ impl Worker {
                     let from = after.map_or(Index(0), Index::next);
                     batch.delete_range(keys::log_entries(group, from));
                 }
-                Change::Purge(upto) => {
-                    let mut range = keys::log_entries(group, Index(0));
+                // Each from where the one before ended: what overlaps costs each read.
+                Change::Purge { after, upto } => {
+                    let from = after.map_or(Index(0), Index::next);
+                    let mut range = keys::log_entries(group, from);
                     range.end = Some(keys::log_entry(group, Index(upto.index).next()));
                     batch.delete_range(range);
                     batch.put_message(keys::log_purged(group), upto);
@@ -301,7 +303,7 @@ impl Worker {
                         None => self.durable.remove(group),
                     };
                 }
-                Change::Purge(upto) => {
+                Change::Purge { upto, .. } => {
                     let last = self.durable.entry(*group).or_default();
                     *last = Index(upto.index).max(*last);
                 }

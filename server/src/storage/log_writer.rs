@@ -126,7 +126,11 @@ pub(super) enum Change {
     },
     Vote(Vote),
     Truncate(Option<Index>),
-    Purge(LogId),
+    Purge {
+        /// The entry that was purged last.
+        after: Option<Index>,
+        upto: LogId,
+    },
     Committed(LogId),
     Remove,
 }
@@ -264,8 +268,10 @@ impl LogWriter {
     /// see `Disk::make_applied_durable`.
     pub fn purge(&self, group: GroupId, upto: LogId, done: Done) {
         let mut tails = self.shared.tails.lock();
-        tails.entry(group).or_default().purge(Index(upto.index));
-        self.send(group, Change::Purge(upto), Some(done));
+        let tail = tails.entry(group).or_default();
+        let after = tail.purged;
+        tail.purge(Index(upto.index));
+        self.send(group, Change::Purge { after, upto }, Some(done));
     }
 
     /// Saves the last committed entry, for a quicker start. It rides with the
