@@ -169,6 +169,8 @@ impl Disk {
         match self.room()? {
             Room::Ample | Room::Low => Ok(()),
             Room::Short if !has_data => Ok(()),
+            // They go to a file that is there already.
+            Room::Out if !has_data && self.lack() == Lack::Inodes => Ok(()),
             Room::Short | Room::Out => Err(full(self.lack())),
         }
     }
