@@ -217,10 +217,14 @@ impl Disk {
         let owed = self.owed(free.bytes);
         self.space.tend(owed.bytes)?;
         let mut left = free.bytes.saturating_sub(self.unwritten_bytes());
+        // A quota shows in no number, and a merge that meets it ends the node.
+        let has_quota = self.room()? >= Room::Ample || self.lack() != Lack::Quota;
+        let mut set = Ok(());
         for (engine, is_allowed) in self.merged() {
             engine.look_at_merges();
             let tables = mergeable_bytes(engine.as_ref());
-            let may = left >= self.space.merging_needs(tables) + MERGING_BYTES_SPARE;
+            let may =
+                has_quota && left >= self.space.merging_needs(tables) + MERGING_BYTES_SPARE;
             // What one may write, or writes already, the other may not.
             let taken = if may { tables } else { engine.merging_bytes() };
             left = left.saturating_sub(taken);
@@ -231,10 +235,11 @@ impl Disk {
             if may {
                 is_allowed.store(true, Ordering::Release);
             }
-            engine.set_merging(may)?;
+            // It is so also where it could not be written down, as on a full disk.
+            set = engine.set_merging(may).and(set);
             is_allowed.store(may, Ordering::Release);
         }
-        Ok(())
+        set
     }
 }
 

@@ -307,7 +307,10 @@ impl Directory {
         *looked = Looked {
             at: Some(now),
             room: room.min(quota),
-            lack: if quota < room { Lack::Quota } else { lack },
+            lack: match quota < Room::Ample && quota <= room {
+                true => Lack::Quota,
+                false => lack,
+            },
             counts_for: match free.bytes >= far {
                 true => LOOK_INTERVAL,
                 false => LOOK_NEAR_INTERVAL,
@@ -540,6 +543,14 @@ impl Space {
                 free.room(owed, reserve, Room::Ample).0 < Room::Ample
             }
             Space::Memory(_) => false,
+        }
+    }
+
+    /// As if a quota had been found to be used up.
+    #[cfg(test)]
+    pub(crate) fn use_up_quota(&self) {
+        if let Space::Directory(directory) = self {
+            directory.quota.lock().room = Room::Low;
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use std::sync::atomic::Ordering;
+
 use futures::FutureExt as _;
 
 use super::space::Free;
@@ -181,4 +183,26 @@ fn a_disk_that_does_not_answer_is_told_by_how_long_it_does_not() {
         );
         assert_eq!(disk.condition(), Condition::Sound);
     });
+}
+
+/// A quota shows in no number of the file system, and RocksDB takes the error of one
+/// for the end.
+#[test]
+fn no_tables_are_merged_while_a_quota_is_used_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, _) = measured(folder.path(), Free::bytes(GIB));
+    disk.tend().unwrap();
+    assert!(
+        disk.merges
+            .iter()
+            .all(|merge| merge.load(Ordering::Relaxed))
+    );
+    disk.space.use_up_quota();
+    disk.tend().unwrap();
+    assert!(
+        !disk
+            .merges
+            .iter()
+            .any(|merge| merge.load(Ordering::Relaxed))
+    );
 }
