@@ -123,6 +123,15 @@ impl DiskOptions {
     }
 }
 
+/// How far the state of a group is to be durable.
+#[derive(Clone, Copy)]
+struct Floor {
+    group: GroupId,
+    /// The replica that has applied so far; `None`: whichever there is.
+    replica: Option<u64>,
+    index: Index,
+}
+
 /// An open data directory.
 pub struct Disk {
     /// What the store must not be behind.
@@ -141,6 +150,10 @@ pub struct Disk {
     pub(super) space: Space,
     /// Whether the tables of the log and of the state are merged.
     pub(super) merges: [AtomicBool; 2],
+    /// What is to be durable, of all that wait for it.
+    floors: Mutex<Vec<Floor>>,
+    /// Held by whoever makes the state durable.
+    flushing: Mutex<()>,
     /// Told when the room is to be looked after at once.
     pub(super) tending: Notify,
     /// With how many free bytes something of a group that did not fit is begun again.
@@ -286,6 +299,8 @@ impl Disk {
             state_failed,
             space,
             merges: [const { AtomicBool::new(false) }; 2],
+            floors: Mutex::default(),
+            flushing: Mutex::default(),
             tending: Notify::new(),
             misfits: Mutex::default(),
             intakes: intake::places(),
@@ -317,40 +332,51 @@ impl Disk {
     /// these may be purged afterwards. The caller has applied them. Floors that
     /// reach so far already say that it is durable.
     pub fn make_applied_durable(&self, applied: &BTreeMap<GroupId, Index>) -> Result<()> {
-        self.raise_applied_floors(applied, |_, _| true)
+        let floor = |(group, index): (&GroupId, &Index)| Floor {
+            group: *group,
+            replica: None,
+            index: *index,
+        };
+        self.raise_applied_floors(applied.iter().map(floor).collect())
     }
 
     /// The same for replicas, with what each has applied. Nothing is raised of one
     /// whose group has another replica by then: whoever asks may outlive it.
     pub fn make_replicas_durable(&self, applied: &BTreeMap<GroupId, (u64, Index)>) -> Result<()> {
-        let floors = applied.iter().map(|(group, (_, index))| (*group, *index));
-        let is_meant = |group: GroupId, here: &AnchoredReplica| {
-            let meant = applied.get(&group);
-            meant.is_some_and(|(replica, _)| *replica == here.replica)
+        let floor = |(group, (replica, index)): (&GroupId, &(u64, Index))| Floor {
+            group: *group,
+            replica: Some(*replica),
+            index: *index,
         };
-        self.raise_applied_floors(&floors.collect(), is_meant)
+        self.raise_applied_floors(applied.iter().map(floor).collect())
     }
 
-    fn raise_applied_floors(
-        &self,
-        applied: &BTreeMap<GroupId, Index>,
-        is_meant: impl Fn(GroupId, &AnchoredReplica) -> bool,
-    ) -> Result<()> {
-        let durable = |(group, index): (&GroupId, &Index)| {
-            let replica = self.anchor.replica(*group);
-            replica.is_some_and(|replica| replica.applied_floor >= index.0)
+    fn raise_applied_floors(&self, floors: Vec<Floor>) -> Result<()> {
+        let is_durable = |floor: &Floor| {
+            let replica = self.anchor.replica(floor.group);
+            replica.is_some_and(|replica| replica.applied_floor >= floor.index.0)
         };
-        if applied.iter().all(durable) {
+        if floors.iter().all(is_durable) {
             return Ok(());
         }
+        // Whoever has the turn makes durable what others wait for, too.
+        self.floors.lock().extend(floors.iter().copied());
+        let _turn = self.flushing.lock();
+        if floors.iter().all(is_durable) {
+            return Ok(());
+        }
+        let mut all = std::mem::take(&mut *self.floors.lock());
+        all.extend(floors);
         if !seeded::is_on(Bug::PurgeEarly) {
             self.state.flush()?;
         }
         self.anchor.update(|anchor| {
-            for (group, index) in applied {
-                let replica = anchor::find_mut(anchor, *group);
-                if let Some(replica) = replica.filter(|replica| is_meant(*group, replica)) {
-                    replica.applied_floor = replica.applied_floor.max(index.0);
+            for floor in all {
+                let replica = anchor::find_mut(anchor, floor.group);
+                let is_meant =
+                    |here: &&mut AnchoredReplica| floor.replica.is_none_or(|r| r == here.replica);
+                if let Some(replica) = replica.filter(is_meant) {
+                    replica.applied_floor = replica.applied_floor.max(floor.index.0);
                 }
             }
         })
