@@ -15,6 +15,7 @@ mod files;
 mod memory;
 mod observe;
 mod readiness;
+mod reclaim;
 mod scrapes;
 mod serve;
 mod stop;
@@ -182,6 +183,8 @@ impl Node {
         let leasing = env.spawn("lease", leasing);
         let relieving = env.spawn("relief", placement.clone().relieve());
         let tending = env.spawn("disk-room", observe::tend(disk.clone()));
+        let reclaiming = reclaim::follow(disk.clone(), groups.clone());
+        let reclaiming = env.spawn("reclaim", reclaiming);
         let probes = Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone());
         let probing_homes = env.spawn("probes", probes.clone().follow());
         let shipped = Shipped::new(env.clone());
@@ -299,6 +302,7 @@ impl Node {
                 watch_disk,
                 relieving,
                 tending,
+                reclaiming,
             ],
         })
     }

@@ -522,6 +522,13 @@ impl Group {
         }
     }
 
+    /// Whether the log has entries that are applied.
+    pub fn has_unpurged(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let purged = metrics.borrow_watched().purged;
+        purged.map_or(0, |purged| purged.index()) < self.progress().index.0
+    }
+
     /// Makes the state durable now, so that the log can be purged behind it.
     pub async fn snapshot(&self) -> Result<()> {
         self.raft.trigger().snapshot().await.map_err(stopped)

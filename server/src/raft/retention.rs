@@ -160,12 +160,13 @@ const PART_ENTRIES: u64 = 1024;
 
 impl Sizes {
     /// The log as it was opened. What it is as large as is not known: it was
-    /// within its limit, and counts nothing until it is purged.
+    /// within its limit, and each entry counts as a byte until it is purged, so that
+    /// it is more than nothing.
     pub(super) fn opened(&mut self, first: u64, last: u64) {
         self.parts.push_back(Part {
             first,
-            entries: (last + 1).saturating_sub(first).max(PART_ENTRIES),
-            bytes: 0,
+            entries: (last + 1).saturating_sub(first),
+            bytes: (last + 1).saturating_sub(first),
         });
     }
 
@@ -365,7 +366,8 @@ impl Retention {
                 return Some(0);
             }
             Room::Low | Room::Short => {}
-            // To purge the log, the state is written first: not even that fits.
+            // To purge the log, the state may have to be written first.
+            Room::Out if self.disk.fits_unwritten().unwrap_or(false) => return Some(0),
             Room::Out => return None,
         }
         let free = self.disk.free().ok().flatten();
@@ -468,7 +470,7 @@ mod tests {
         }
         // Two entries to a part.
         let mib = |entries: u64| entries * 600 * 1024;
-        assert_eq!(sizes.above(mib(100)), 0, "none is above");
+        assert_eq!(sizes.above(mib(100) + 50), 0, "none is above");
         assert_eq!(sizes.above(mib(99)), 52);
         assert_eq!(sizes.above(mib(10)), 140);
         assert_eq!(sizes.above(0), 150);

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
@@ -150,6 +150,10 @@ pub struct Disk {
     pub(super) space: Space,
     /// Whether the tables of the log and of the state are merged.
     pub(super) merges: [AtomicBool; 2],
+    /// Whether the log's tables are merged on order, for room.
+    pub(super) reclaiming: Mutex<bool>,
+    /// Whether it is being closed.
+    pub(super) closing: AtomicBool,
     /// What is to be durable, of all that wait for it.
     floors: Mutex<Vec<Floor>>,
     /// Held by whoever makes the state durable.
@@ -299,6 +303,8 @@ impl Disk {
             state_failed,
             space,
             merges: [const { AtomicBool::new(false) }; 2],
+            reclaiming: Mutex::default(),
+            closing: AtomicBool::new(false),
             floors: Mutex::default(),
             flushing: Mutex::default(),
             tending: Notify::new(),
@@ -405,12 +411,15 @@ impl Disk {
     }
 
     fn stop(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         self.log.stop();
         if let Some(Running::Thread(thread)) = self.running.lock().take()
             && thread.join().is_err()
         {
             tracing::error!("the log writer's thread panicked");
         }
+        // Nobody waits for what it might make room for.
+        self.engine.end_merging();
     }
 }
 

@@ -288,6 +288,27 @@ pub trait Engine: Send + Sync + 'static {
     fn set_merging(&self, _merging: bool) -> Result<()> {
         Ok(())
     }
+
+    /// The bytes that the rows of ranges have in tables, about.
+    fn table_bytes_of(&self, _ranges: &[KeyRange]) -> u64 {
+        0
+    }
+
+    /// Whether what was in memory is still being written as tables.
+    fn is_flushing(&self) -> bool {
+        false
+    }
+
+    /// Says what merges that are ordered may write: counted from now on, until `None`
+    /// says that they have ended.
+    fn expect_merging(&self, _bytes: Option<u64>) {}
+
+    /// Merges the tables that have rows of a range, and those that overlap them, however
+    /// few they are. Of the range nothing may be in memory: it would be flushed first.
+    fn merge(&self, _range: &KeyRange) {}
+
+    /// Ends merges that are under way, for good.
+    fn end_merging(&self) {}
 }
 
 /// The rows of an engine at one moment.

@@ -91,6 +91,7 @@ impl Worker {
         let result = self.write_batch(&drained);
         self.note_writing(false);
         self.latch(result);
+        let mut rolls = Vec::new();
         for command in drained {
             if let Command::Change {
                 change: Change::Append { entries, .. },
@@ -106,15 +107,23 @@ impl Worker {
                     done: Some(done), ..
                 }
                 | Command::Settle(done) => done,
+                Command::Roll(done) => {
+                    rolls.push(done);
+                    continue;
+                }
                 Command::Change { done: None, .. } | Command::Stop => continue,
             };
             done(self.outcome());
         }
-        if self.failed.is_none() && self.rolled_at >= ROLL_BYTES {
+        let is_due = self.rolled_at >= ROLL_BYTES || !rolls.is_empty() && self.rolled_at > 0;
+        if self.failed.is_none() && is_due {
             self.note_writing(true);
             let rolled = self.roll();
             self.note_writing(false);
             self.latch(rolled);
+        }
+        for done in rolls {
+            done(self.outcome());
         }
     }
 

@@ -143,6 +143,8 @@ pub(super) enum Command {
     },
     /// Raises the floors now.
     Settle(Done),
+    /// Rolls the write-ahead log now.
+    Roll(Done),
     Stop,
 }
 
@@ -294,6 +296,18 @@ impl LogWriter {
         self.send_command(Command::Settle(done));
     }
 
+    /// Rolls the write-ahead log now, if anything is in it: what the writer was given
+    /// before goes to tables, in the background.
+    pub(super) fn roll(&self, done: Done) {
+        self.send_command(Command::Roll(done));
+    }
+
+    /// The last purged entry of each log.
+    pub(super) fn purged(&self) -> Vec<(GroupId, Option<Index>)> {
+        let tails = self.shared.tails.lock();
+        tails.iter().map(|(group, t)| (*group, t.purged)).collect()
+    }
+
     /// The entries from `from` up to but not including `to_exclusive`: at least
     /// one if there is one, then as many as `bytes_max` allows.
     pub fn read(
@@ -386,7 +400,8 @@ impl LogWriter {
                 Command::Change {
                     done: Some(done), ..
                 }
-                | Command::Settle(done) => {
+                | Command::Settle(done)
+                | Command::Roll(done) => {
                     done(Err(stopped()));
                 }
                 Command::Change { done: None, .. } | Command::Stop => {}

@@ -15,7 +15,11 @@ pub(super) const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// How far the merge of an instance is.
 #[derive(Default)]
-pub(super) struct Merges(Mutex<Seen>);
+pub(super) struct Merges {
+    seen: Mutex<Seen>,
+    /// What merges that were ordered write at most; `None`: none were.
+    ordered: Mutex<Option<u64>>,
+}
 
 /// What was found at the last look.
 #[derive(Clone, Copy, Default)]
@@ -40,17 +44,25 @@ pub(super) struct Tables {
 impl Merges {
     /// What is left to write at most.
     pub(super) fn left(&self, now: Tables) -> u64 {
-        if !now.is_merging {
+        let ordered = *self.ordered.lock();
+        if !now.is_merging && ordered.is_none() {
             return 0;
         }
-        let seen = *self.0.lock();
+        let most = ordered.unwrap_or_else(|| now.live.min(MERGED_BYTES_MAX));
+        let seen = *self.seen.lock();
         // Another merge, or a flush, has ended since that was looked at.
         let written = if seen.tables == now.all {
             seen.written
         } else {
             0
         };
-        now.live.min(MERGED_BYTES_MAX).saturating_sub(written)
+        most.saturating_sub(written)
+    }
+
+    /// Says what merges that are ordered write at most, before the first begins; `None`:
+    /// the last has ended.
+    pub(super) fn expect(&self, bytes: Option<u64>) {
+        *self.ordered.lock() = bytes;
     }
 
     /// Looks at the files of the instance in `path`. It may wait for the disk.
@@ -61,7 +73,7 @@ impl Merges {
             true => bytes_on_disk(path).saturating_sub(now.all),
             false => 0,
         };
-        *self.0.lock() = Seen {
+        *self.seen.lock() = Seen {
             written,
             tables: now.all,
         };
@@ -112,5 +124,12 @@ mod tests {
         assert_eq!(merges.left(now), 300);
         now.is_merging = false;
         assert_eq!(merges.left(now), 0);
+        // What is ordered counts before it begins, and is no more than was said.
+        merges.expect(Some(50));
+        assert_eq!(merges.left(now), 50);
+        now.is_merging = true;
+        assert_eq!(merges.left(now), 50);
+        merges.expect(None);
+        assert_eq!(merges.left(now), 300);
     }
 }

@@ -36,6 +36,7 @@ mod log_writer;
 mod memory;
 mod memory_disk;
 mod merges;
+mod reclaim;
 pub mod record;
 mod replicas;
 mod rocks;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::{
     DB, Direction, ErrorKind, FlushOptions, IngestExternalFileOptions, IteratorMode, Options,
-    ReadOptions, ReadTier, WriteOptions,
+    Range, ReadOptions, ReadTier, WriteOptions,
 };
 
 use super::engine::{
@@ -399,6 +399,31 @@ impl Engine for Rocks {
         self.db
             .set_options(&[("disable_auto_compactions", disabled)])
             .map_err(|e| self.failed("could not be told whether to merge", &e))
+    }
+
+    fn table_bytes_of(&self, ranges: &[KeyRange]) -> u64 {
+        let ends = |range: &KeyRange| range.end.clone().unwrap_or_default();
+        let ranges: Vec<_> = ranges.iter().map(|r| (r.start.clone(), ends(r))).collect();
+        let ranges = ranges.iter().map(|(start, end)| Range::new(start, end));
+        let ranges: Vec<_> = ranges.collect();
+        self.db.get_approximate_sizes(&ranges).iter().sum()
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.number("rocksdb.num-immutable-mem-table") > 0
+    }
+
+    fn expect_merging(&self, bytes: Option<u64>) {
+        self.merges.expect(bytes);
+    }
+
+    fn merge(&self, range: &KeyRange) {
+        self.db
+            .compact_range(Some(&range.start[..]), range.end.as_deref());
+    }
+
+    fn end_merging(&self) {
+        self.db.cancel_all_background_work(false);
     }
 }
 

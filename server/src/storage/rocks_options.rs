@@ -6,6 +6,10 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLe
 /// it rolls, so that only the writer rolls the write-ahead log.
 const LOG_MEMTABLE_BYTES: usize = 128 * 1024 * 1024;
 
+/// A table that a merge of the log writes. RocksDB takes that much and some from the disk
+/// at once, however little it keeps.
+pub(super) const LOG_TABLE_BYTES: u64 = 8 * 1024 * 1024;
+
 /// Full memtables of the log instance that may wait for their tables. More
 /// than ever wait: a stop would stop every group of the node.
 const LOG_MEMTABLES_MAX: i32 = 6;
@@ -39,7 +43,7 @@ const INFO_LOG_BYTES_MAX: usize = 1024 * 1024;
 /// What RocksDB takes for its write-ahead log at once. It would take the size
 /// of a memtable: a node that is nearly full would lose that much with each
 /// new file.
-const WAL_STEP_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const WAL_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
 fn common_options() -> Options {
     let mut options = Options::default();
@@ -63,6 +67,7 @@ pub(super) fn log_options(torn: bool) -> Options {
     let mut options = common_options();
     // Entries are purged soon, and most before they reach a lower level.
     options.set_compression_type(DBCompressionType::None);
+    options.set_target_file_size_base(LOG_TABLE_BYTES);
     options.set_write_buffer_size(LOG_MEMTABLE_BYTES);
     options.set_max_write_buffer_number(LOG_MEMTABLES_MAX);
     // Tables gather while there is no room to merge them. Once there is, their number

@@ -78,7 +78,7 @@ impl Disk {
     }
 
     /// What must yet be written of what was taken in.
-    fn unwritten_bytes(&self) -> u64 {
+    pub(super) fn unwritten_bytes(&self) -> u64 {
         // An entry that waits for the log is written there, then to a table of
         // it, and then to the state.
         let waiting = self.log.waiting_bytes().saturating_mul(3);
@@ -87,7 +87,7 @@ impl Disk {
 
     /// The same, and what merges must yet write. Where they may begin, they may at any
     /// time: what does not fit any more counts as if they had.
-    fn owed(&self, free: u64) -> Owed {
+    pub(super) fn owed(&self, free: u64) -> Owed {
         // Something else may have taken all of it at once.
         if self.space.spends_ballast(free) {
             self.tending.notify_one();
@@ -217,14 +217,18 @@ impl Disk {
         let owed = self.owed(free.bytes);
         self.space.tend(owed.bytes)?;
         let mut left = free.bytes.saturating_sub(self.unwritten_bytes());
+        // Held, so that none is allowed beside those that are ordered.
+        let reclaiming = self.reclaiming.lock();
         // A quota shows in no number, and a merge that meets it ends the node.
         let has_quota = self.room()? >= Room::Ample || self.lack() != Lack::Quota;
         let mut set = Ok(());
         for (engine, is_allowed) in self.merged() {
             engine.look_at_merges();
             let tables = mergeable_bytes(engine.as_ref());
-            let may =
-                has_quota && left >= self.space.merging_needs(tables) + MERGING_BYTES_SPARE;
+            let is_ordered = *reclaiming && Arc::ptr_eq(engine, &self.engine);
+            let may = !is_ordered
+                && has_quota
+                && left >= self.space.merging_needs(tables) + MERGING_BYTES_SPARE;
             // What one may write, or writes already, the other may not.
             let taken = if may { tables } else { engine.merging_bytes() };
             left = left.saturating_sub(taken);

@@ -540,7 +540,9 @@ impl Space {
         match self {
             Space::Directory(directory) => {
                 let reserve = directory.reserve_bytes;
-                free.room(owed, reserve, Room::Ample).0 < Room::Ample
+                // As the room is judged: at the edge of a level it stays what it is.
+                let before = directory.looked.lock().room;
+                free.room(owed, reserve, before).0 < Room::Ample
             }
             Space::Memory(_) => false,
         }

@@ -185,6 +185,77 @@ fn a_disk_that_does_not_answer_is_told_by_how_long_it_does_not() {
     });
 }
 
+/// A log whose entries are in tables, and those up to one are purged.
+fn purged_log(disk: &Disk, entries_in_all: u64, upto: u64) {
+    disk.add_replica(replica(G)).unwrap();
+    let entry = Bytes::from(vec![7; 256 << 10]);
+    for index in 0..entries_in_all {
+        let entries = vec![(Index(index), entry.clone())];
+        wait(|done| disk.log.append(G, entries, done)).unwrap();
+        if index % 50 == 49 {
+            wait(|done| disk.log.roll(done)).unwrap();
+        }
+    }
+    apply(disk, G, upto..upto + 1);
+    let applied = BTreeMap::from([(G, Index(upto))]);
+    disk.make_applied_durable(&applied).unwrap();
+    wait(|done| disk.log.purge(G, log_id(upto), done)).unwrap();
+}
+
+/// Near the reserve nothing is merged in the background: purged entries would take their
+/// room for ever, and what is in memory would count for ever.
+#[test]
+fn a_disk_short_of_room_gives_back_what_was_purged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, told) = measured(folder.path(), Free::bytes(60 << 20));
+    disk.tend().unwrap();
+    purged_log(&disk, 120, 110);
+    let before = disk.engine.table_bytes();
+    assert!(before >= 25 << 20, "{before}");
+    assert!(disk.wants_reclaiming().unwrap());
+    disk.reclaim().unwrap();
+    let after = disk.engine.table_bytes();
+    assert!(after < 6 << 20, "{after} of {before}");
+    let unwritten = disk.engine.unwritten_bytes();
+    assert!(unwritten < 2 << 20, "{unwritten} in memory");
+    assert_eq!(disk.engine.merging_bytes(), 0, "it has ended");
+    assert!(!disk.wants_reclaiming().unwrap(), "there is no more");
+    let all = disk.log.read(G, Index(111), Index(120), usize::MAX);
+    assert_eq!(all.unwrap().len(), 9);
+    // The log goes on, and the anchor knows where it ends.
+    let next = vec![(Index(120), Bytes::from_static(b"next"))];
+    wait(|done| disk.log.append(G, next, done)).unwrap();
+    told.set(Free::bytes(GIB));
+    drop(disk);
+    let (disk, _) = measured(folder.path(), Free::bytes(GIB));
+    let loaded = disk.log.load(G).unwrap();
+    assert_eq!(
+        (loaded.first, loaded.last),
+        (Some(Index(111)), Some(Index(120)))
+    );
+}
+
+/// What is kept must fit beside the tables until they go.
+#[test]
+fn the_logs_tables_are_not_merged_for_room_where_what_is_kept_does_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, told) = measured(folder.path(), Free::bytes(60 << 20));
+    disk.tend().unwrap();
+    purged_log(&disk, 120, 70);
+    wait(|done| disk.log.roll(done)).unwrap();
+    let before = disk.engine.table_bytes();
+    // 49 entries are kept, some 13 MiB.
+    told.set(Free::bytes(50 << 20));
+    assert!(disk.wants_reclaiming().unwrap());
+    assert_eq!(disk.reclaim().unwrap(), 0);
+    assert_eq!(disk.engine.table_bytes(), before);
+    assert_eq!(disk.engine.merging_bytes(), 0, "nothing is counted");
+    told.set(Free::bytes(70 << 20));
+    let had = disk.reclaim().unwrap();
+    assert_eq!(had, before - disk.engine.table_bytes());
+    assert!(disk.engine.table_bytes() < 15 << 20);
+}
+
 /// A quota shows in no number of the file system, and RocksDB takes the error of one
 /// for the end.
 #[test]
