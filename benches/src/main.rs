@@ -1,4 +1,9 @@
-//! The program `domicile-bench`.
+//! `domicile-bench`: loads Domicile and etcd, and prints what it measured.
+//!
+//! Arguments choose a command, the library runs it, and the report goes to stdout,
+//! as tables and, if asked for, as JSON.
+//!
+//! Not done here: load, clusters and reports (see the library).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,10 +1,12 @@
 //! Real processes under load, broken on purpose.
 //!
-//! A scenario ([`scenario`]) starts three nodes ([`crate::cluster`]), loads them through the client library ([`load`]), breaks them, heals them, reads everything once more at the leader and at every node, and hands the history to [`judge`].
-//! A lost acknowledged write shows twice: as an element missing from a set, and as a read that no order of the operations explains.
-//! The seed decides the moments of the faults. Processes have their own timing, so it repeats a run's plan and not its every step.
+//! A scenario ([`scenario`]) starts three nodes ([`crate::cluster`]), loads them through the client library ([`load`]), breaks them, heals them, reads everything once more at the leader and at every node, and hands the history to [`judge`]. [`mixed`] does the same with faults that overlap, in one region or three.
 //!
-//! Not done here: judging single properties (`check`), simulation.
+//! A lost acknowledged write shows twice: as an element missing from a set, and as a read that no order of the operations explains.
+//!
+//! The seed decides the moments of the faults. Processes have their own timing, so a seed repeats the plan of a run and not its every step.
+//!
+//! Not done here: judging single properties (`check`), simulation (`sim`).
 
 mod chance;
 mod crowds;

@@ -1,7 +1,6 @@
 //! Real `domiciled` processes on this machine.
 //!
-//! Each process is ended by its own id, also when a test fails: dropping a
-//! [`Node`] kills its process and waits for it.
+//! A [`Cluster`] takes the [`Programs`] and a folder, gives each [`Node`] a port and a data directory, starts it, forms the cluster with the program `domicile`, and waits until it is whole. Each process is ended by its own id, also when a test fails: dropping a [`Node`] kills its process and waits for it.
 //!
 //! Not done here: load and judgement (`chaos`), networks and disks.
 

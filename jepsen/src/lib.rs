@@ -1,9 +1,12 @@
 //! Histories and the checkers that judge them.
 //!
-//! A run of the system, simulated or real, writes one [`history::History`]: every operation from its invocation to its answer, every fault, and what was observed of watches, digests and bytes.
-//! [`check::run`] judges it and [`report`] shows it.
-//! [`chaos`] makes histories with real processes, driven through the client library; [`regions`] kills those of three regions; [`sim`] makes them with simulated nodes, where a seed decides everything.
+//! A run of the system, simulated or real, writes one [`history::History`]: every operation from its invocation to its answer, every fault, and what was observed of watches, digests and bytes. [`check::run`] judges it and [`report`] shows it.
+//!
+//! Runs are made in three ways: [`sim`] runs simulated nodes, where a seed decides everything; [`chaos`] breaks real processes ([`cluster`]) in networks of their own ([`network`]); [`regions`] kills those of three regions. [`workload`] is what their clients do.
+//!
 //! No checker uses the product's code: one that shared the product's types would share its mistakes.
+//!
+//! Not done here: measuring speed (the crate `domicile-benches`), and tests of single rooms, which stand beside their code.
 
 pub mod chaos;
 pub mod check;

@@ -1,4 +1,8 @@
-//! `jepsen`: judges histories, and makes them by simulation and by chaos on real processes.
+//! `jepsen`: makes histories by simulation and by chaos on real processes, and judges them.
+//!
+//! Each subcommand is a module of `command`; what it returns is the exit status.
+//!
+//! Not done here: anything but arguments and exit codes (see the library).
 
 mod command;
 

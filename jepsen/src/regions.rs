@@ -1,15 +1,8 @@
 //! Three regions of real processes, all killed at once under load.
 //!
-//! Writers in two regions write records that nobody else writes, each with a
-//! random mark in key and value. Every acknowledged one must be at its home
-//! afterwards, mirrors must come to exactly what the home has, an audit must
-//! pass, be incomplete without a node, and fail when a record was planted on a
-//! wrong disk, and no mark of a tag that stays at home may be found in any byte of
-//! another region's disks; the home's own disks are the control that the search
-//! finds what is there.
+//! Writers in two regions write records that nobody else writes, each with a random mark in key and value. All nodes are killed and started again, several times. Then every acknowledged record must be at its home, and mirrors must come to exactly what the home has. An audit must pass, must be incomplete without a node, and must fail when a record was planted on a wrong disk. Last, no mark of a tag that stays at home may be found in any byte of another region's disks; that it is found on the home's own disks shows that the search works.
 //!
-//! Not done here: histories and their checkers (`chaos`); cut links between
-//! processes.
+//! Not done here: histories and their checkers (`chaos`); cut links between processes.
 
 mod load;
 mod search;

@@ -1,6 +1,8 @@
 //! One self-contained HTML page per run: what was done, what was broken meanwhile, what was promised and kept.
 //!
-//! Plain HTML with inline SVG, no script and nothing fetched, so that a page can be kept with its history for years.
+//! [`html`] takes a history and what the checkers said of it, and returns the page: plain HTML with inline SVG, no script and nothing fetched, so that a page can be kept with its history for years.
+//!
+//! Not done here: judging (see [`crate::check`]), writing files.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

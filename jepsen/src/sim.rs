@@ -1,10 +1,12 @@
 //! Whole clusters in one thread, decided by one seed.
 //!
-//! The nodes are the product's own: Raft, replicator, gates, gRPC over HTTP/2. Only what the `env` and `storage` rooms hide is replaced: time, randomness, the network (turmoil) and the disk (the engine in memory, which forgets what was not synced). [`plan`] draws everything from the seed; [`run()`] plays it: first faults under load, then a healed cluster that must serve within [`run::SERVE_WITHIN`] and converge within [`run::CONVERGE_WITHIN`].
+//! The nodes are the product's own: Raft, replicator, gates, gRPC over HTTP/2. Only what the `env` and `storage` rooms hide is replaced: time, randomness, the network (turmoil) and the disk (the engine in memory, which forgets what was not synced).
 //!
-//! Two runs of one seed in two processes write the same trace, byte for byte. Within one process a second run differs, for some libraries keep state between runs: so one process runs one seed.
+//! [`plan`] draws everything from the seed. [`run()`] plays it: first faults under load, then a healed cluster that must serve within [`run::SERVE_WITHIN`] and converge within [`run::CONVERGE_WITHIN`]. The history then goes to the checkers.
 //!
-//! Not done here: files, threads, real sockets; what a real disk does to RocksDB. That is for [`crate::chaos`].
+//! Two runs of one seed in two processes write the same trace, byte for byte. Within one process a second run differs, because some libraries keep state between runs; so one process runs one seed.
+//!
+//! Not done here: files, threads, real sockets, and what a real disk does to RocksDB. That is for [`crate::chaos`].
 
 mod host;
 mod load;

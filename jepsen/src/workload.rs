@@ -1,11 +1,10 @@
 //! Clients that record what they asked and what they were told.
 //!
-//! [`Clients`] are those of one region: workers that draw what they do from a seed, an operator who replaces lost nodes, and the reads at the end.
-//! A [`Worker`] drives the client library and writes each operation into a [`Recorder`] as it begins and as it ends; what it writes nobody else writes, so that a read tells who wrote it.
-//! Most workers go by the client library; some, which the seed decides, by unary gRPC calls to one node after the other, where every refusal and every lost answer shows. [`way`] is what both have in common.
-//! Processes and simulation share them: only the clock differs.
+//! [`Clients`] are those of one region: workers that draw what they do from a seed, an operator who replaces lost nodes, and the reads at the end. A [`Worker`] asks the nodes and writes each operation into a [`Recorder`] as it begins and as it ends. It writes what nobody else writes, so that a read tells who wrote it.
 //!
-//! Not done here: faults.
+//! Most workers use the client library. Some, which the seed decides, make unary gRPC calls to one node after the other, where every refusal and every lost answer shows. [`way`] is what both have in common. Processes and simulation share all of this: only the clock differs.
+//!
+//! Not done here: faults (`sim`, `chaos`), judging (`check`).
 
 mod again;
 pub mod canary;

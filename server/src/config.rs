@@ -1,14 +1,15 @@
 //! What a node is told at its start, and where each word of it came from.
 //!
-//! Four layers, the earlier one wins: flags ([`Flags`]), the environment
-//! (`DOMICILE_` and the setting in capitals, `.` as `_`), the file, the
-//! defaults. All of them read the same catalogue ([`settings`]), so a setting
-//! has one name, one unit, one default and one set of limits everywhere.
-//! [`layers`] reads them and finds every mistake before it gives up;
-//! [`mod@sample`] writes the catalogue as a file to start from.
+//! There are four layers, and the earlier one wins: flags ([`Flags`]), the environment
+//! (`DOMICILE_` and the setting in capitals, `.` as `_`), the file, the defaults. All of
+//! them read the same catalogue ([`settings`]), so a setting has one name, one unit, one
+//! default and one set of limits everywhere. [`layers`] reads them and gathers every
+//! mistake before it gives up; the values become a [`Config`], whose rules over several
+//! settings are checked last. [`mod@sample`] writes the catalogue as a file to start
+//! from.
 //!
-//! Not done here: acting on a setting. Each room takes what it needs from its
-//! own part of [`Config`].
+//! Not done here: acting on a setting. Each room takes what it needs from its own part
+//! of [`Config`].
 
 use std::fmt;
 use std::net::SocketAddr;

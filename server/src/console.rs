@@ -1,8 +1,9 @@
-//! What the program says outside its log: results on stdout, and last words on
-//! stderr.
+//! What the program says outside its log: results on stdout, and last words on stderr.
 //!
-//! Nothing here may keep the program: who read may be gone, the disk behind a
-//! redirection may be full, a pipe may be full and nobody read it.
+//! A result is printed at once ([`print()`]), and who printed it is told if nobody reads
+//! it any more. Last words are given to a thread and waited for a moment
+//! ([`last_words`]). So nothing here keeps the program from ending, whether its reader
+//! has gone, a pipe is full, or a disk behind a redirection is.
 //!
 //! Not done here: the log (`telemetry`).
 

@@ -1,11 +1,10 @@
 //! Time, randomness, ids and tasks: the only source of each.
 //!
-//! Everything in the server that reads a clock, draws a number or starts a
-//! task asks an [`Env`]. In production it is the machine's; in simulation a
-//! seed decides everything, so that one seed gives one run.
-//!
-//! Whether time went on without a gap, for ages and leases, is watched by
-//! [`continuity`]; what the other nodes' clocks say is kept by [`peers`].
+//! Everything in the server that reads a clock, draws a number or starts a task asks an
+//! [`Env`], which is handed from room to room. In production it is the machine's; in
+//! simulation a seed decides everything, so that one seed gives one run. Whether time
+//! went on without a gap, for ages and leases, is watched by [`continuity`]; what the
+//! other nodes' clocks say is kept by [`peers`].
 //!
 //! Not done here: setting any clock, and the timers of tasks, which are tokio's.
 

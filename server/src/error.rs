@@ -1,8 +1,10 @@
 //! The one error of the server.
 //!
-//! An error has a coarse [`Reason`], one for each different thing its receiver
-//! can do, a message that says what to do next, and facts for programs. gRPC
-//! codes are assigned in `api::status` only.
+//! Whoever refuses something makes an [`Error`]: a coarse [`Reason`], one for each
+//! different thing that its receiver can do, a message that says what to do next, and
+//! facts for programs. It is passed up as it is; what caused it is kept with it.
+//!
+//! Not done here: gRPC codes, which are assigned in `api::status` only.
 
 use std::collections::BTreeMap;
 use std::fmt;

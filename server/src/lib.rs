@@ -1,12 +1,19 @@
-//! The Domicile server: a node of a multi-region store in which every record
-//! stays where its residency tag allows.
+//! The Domicile server: a node of a multi-region store in which every record stays where
+//! its residency tag allows.
+//!
+//! A request comes in by [`api`] and is admitted and routed by [`kv`]. A write is agreed
+//! on by [`raft`], applied by [`state`] and written to disk by [`storage`]. Whatever
+//! leaves the node or comes in from another one passes the gates of [`residency`];
+//! [`net`] sends it, and [`replicate`] copies it to other regions. [`placement`] decides
+//! which replicas a node has, and [`node`] starts and stops all of it.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` · `residency` · `raft` ·
+//! `error` `seeded` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` · `residency` · `raft` ·
 //! `net` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
 //!
-//! In by [`api`], agreed by [`raft`], applied by [`state`], on disk by [`storage`], allowed by
-//! [`residency`], out by [`net`], to other regions by [`replicate`].
+//! Not done here: messages, tokens, the policy and its predicate (the crate
+//! `domicile-proto`), clients (`domicile-client`), checking what a whole cluster
+//! promises (`domicile-jepsen`).
 
 pub mod api;
 pub mod audit;

@@ -1,4 +1,11 @@
 //! `domiciled`: a node of Domicile.
+//!
+//! `run` reads the configuration, opens the disk, and runs a node until a signal stops
+//! it. The other commands start no node of a cluster: they show a configuration, read
+//! the disk of a stopped node or set it aside, or run the demo.
+//!
+//! Not done here: anything of a node (`node` starts and stops the rooms), and the
+//! commands of operators (the program `domicile`).
 
 use std::io;
 use std::process::ExitCode;

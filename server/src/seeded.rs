@@ -1,11 +1,13 @@
 //! Bugs put in on purpose, to see that the harness finds them.
 //!
-//! Each is a question at the place where it would be made: [`is_on`]. Without
-//! the feature `seeded-bugs` the answer is the constant `false`, and nothing of
-//! a bug is in the program. With it, a process has the one bug that the
-//! variable `DOMICILE_SEEDED_BUG` names. The same program stands in for a build
-//! of the next feature level, to see that two builds work side by side, and forms
-//! tags of several ranges, which nothing else does yet.
+//! Each is a question at the place where it would be made: [`is_on`]. Without the
+//! feature `seeded-bugs` the answer is the constant `false`, and nothing of a bug is in
+//! the program. With it, a process has the one bug that the variable
+//! `DOMICILE_SEEDED_BUG` names. The same program stands in for a build of the next
+//! feature level, to see that two builds work side by side, and forms tags of several
+//! ranges, which nothing else does yet.
+//!
+//! Not done here: finding the bugs (the crate `domicile-jepsen`).
 
 use domicile_proto::internal::v1::KeySpan;
 

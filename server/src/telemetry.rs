@@ -1,12 +1,13 @@
 //! What a node says about itself: its log of messages and its metrics.
 //!
-//! [`Logging`] starts the log. [`Metrics`] holds every metric of the server;
-//! a room holds a clone and calls one `observe_…` or `set_…` where something
-//! happens. [`router`] serves them over HTTP. Every metric is described once,
-//! in [`names`]; what it is labelled with is a fixed word, a number or a tag,
-//! never a key: metrics leave the region.
+//! [`Logging`] starts the log: a repeated line is held back ([`quiet`]), and a thread of
+//! its own writes what is left, so that whoever logs never waits ([`lines`]).
+//! [`Metrics`] holds every metric of the server; a room holds a clone and calls one
+//! `observe_…` or `set_…` where something happens, and [`router`] serves them over HTTP.
+//! Every metric is described once, in [`names`]. What it is labelled with is a fixed
+//! word, a number or a tag, never a key: metrics leave the region.
 //!
-//! Not done here: gauges that somebody must read off (disk space, indexes)
+//! Not done here: measuring. Gauges that somebody must read off (disk space, indexes)
 //! are set by the rooms that know them; readiness is gRPC's health service.
 
 use std::fmt;

@@ -1,10 +1,11 @@
 //! The systems under load, behind one small interface.
 //!
-//! Flow: an adapter connects, [`Workload`] decides what each of its workers
-//! does, and [`crate::load`] drives them. Every answer of a read is checked
-//! against [`Records`].
+//! An adapter connects to a system. [`Workload`] decides what each of its workers
+//! does, and [`crate::load`] drives them. Every answer of a read is checked against
+//! [`Records`].
 //!
-//! Not done here: starting the systems (see [`crate::cluster`]).
+//! Not done here: starting the systems (see [`crate::cluster`]), measuring (see
+//! [`crate::load`]).
 
 pub mod etcd;
 pub mod session;

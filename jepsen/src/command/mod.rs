@@ -1,6 +1,8 @@
 //! The subcommands of `jepsen`, one file each.
 //!
-//! Each is a clap struct with a `run` that returns the exit status. Another is added in the same way: a file, a line in [`Command`], a line in [`Cli::run`].
+//! Arguments are parsed into a [`Cli`]; its subcommand calls the library, prints what came of it, and returns the exit status. Another subcommand is added as a file, a line in [`Command`], and a line in [`Cli::run`].
+//!
+//! Not done here: running or judging (see the library).
 
 #[cfg(feature = "seeded-bugs")]
 pub(crate) mod bugs;

@@ -1,13 +1,15 @@
 //! Inbound gRPC: what clients, operators and other nodes ask of this node.
 //!
-//! [`kv`] serves unary calls and [`session`] the stream that carries many
-//! operations ([`replies`]: what it answers); [`admin`] serves operators
-//! ([`nodes`]: how nodes and groups are; [`regions`]: what they ask of more than one
-//! region); [`peer`] serves the
-//! other nodes. [`admission`] stands before [`kv`] and refuses before a body is
-//! read; [`health`] ends what watches the node's health with a reason.
-//! Each only translates: requests into calls of the rooms below, errors into
-//! statuses ([`status`], the one place that assigns gRPC codes).
+//! An operation of a client comes in as a unary call ([`kv`]) or, with many others, over
+//! the stream of a session ([`session`]). [`admission`] refuses a unary call from its
+//! metadata, before its body is read; a session is admitted frame by frame. The request
+//! is translated into a call of a room below. Its answer goes back as one message, or is
+//! gathered with others into a frame ([`replies`]). An error becomes a gRPC status in
+//! one place, [`status`].
+//!
+//! [`admin`] serves operators: [`nodes`] says how nodes and groups are, [`regions`] does
+//! what concerns more than one region. [`peer`] serves the other nodes. [`health`] tells
+//! those that watch the node's health why it ends.
 //!
 //! Not done here: deciding (`kv`, `placement`), sockets (`node`).
 

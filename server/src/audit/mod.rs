@@ -1,18 +1,16 @@
-//! What is on a disk: every row decoded and counted by tag and kind.
+//! What is on a disk: every row decoded, and counted by tag and kind.
 //!
-//! [`scan`] reads the state and the log of a node and what is staged, from the
-//! first row to the last whatever its key, has each decoded by `state`, and counts what
-//! it finds ([`count`], [`rows`]). What it cannot decode, or does not know, it says: silence would
-//! look like absence. Whether what it found may be there is decided elsewhere,
-//! by the policy, over the reports of all nodes
-//! ([`domicile_proto::audit`]).
+//! [`scan`] reads the state and the log of a node and what is staged there, from the
+//! first row to the last, whatever the keys are. `state` decodes each row, [`rows`]
+//! finds out which of the node's groups it is of, and [`count`] adds it up. A row that
+//! cannot be decoded or is not known is reported, because a row that is passed over
+//! would look like one that is absent. [`control`] reads from a disk which cluster it is
+//! of, for an audit that has no running node to ask.
 //!
-//! [`control`] is what the disk says of its cluster, for an audit that no
-//! running node can tell the policy.
-//!
-//! Not done here: signing reports, the Merkle log, what lies in the free space
-//! of the file system or in parts of files that the stores do not show any
-//! more.
+//! Not done here: judging whether a row may be where it is ([`domicile_proto::audit`]
+//! does that, by the policy, over the reports of all nodes), signing reports, the Merkle
+//! log, bytes in the free space of the file system or in parts of files that the stores
+//! show no more.
 
 mod basis;
 mod count;

@@ -1,12 +1,14 @@
 //! Three regions on one machine, to try and to break.
 //!
-//! [`cluster`] runs the nodes of all regions in this process, each with its own
-//! disk and ports, and connects them through [`link`]s that delay what crosses
-//! a border and can be cut. [`prompt`] reads commands: some break and heal the
-//! cluster, all others are handed to the program `domicile`, as a user of the
-//! asked region would run it ([`command`]).
+//! [`cluster`] starts the nodes of all regions in this process, each with its own disk,
+//! and [`listen`] gives each its ports. What crosses a border goes over a [`link`],
+//! which delays it and can be cut. [`prompt`] reads a line and [`command`] parses it:
+//! some lines break or heal the cluster, all others are handed to the program
+//! `domicile`, which runs them as a user of that region would. [`guide`] is what the
+//! screen says.
 //!
-//! Not done here: anything of a node; nothing here is part of a real cluster.
+//! Not done here: anything of a node (the nodes are those of `node`); nothing here is
+//! part of a real cluster.
 
 mod cluster;
 mod command;

@@ -1,16 +1,23 @@
-//! Records: what clients read and write, for the tags this region serves.
+//! Records: what clients read and write, for the tags that this region serves.
 //!
-//! A request is admitted from its tag and its caller's region alone
-//! ([`directory`]); a write goes to the tag's home, here or over to its leader
-//! or its region ([`store`], [`forward`]), and may wait for mirrors
-//! ([`acknowledge`]); a read is served here if the copy meets the level
-//! asked for ([`reach`], [`scan`], whose pages wait for their [`turns`]),
-//! with a truthful upper bound of its age ([`freshness`]), or passed on to the home
-//! ([`remote`]). Read positions
-//! are made and verified under the keys of the tag ([`tokens`]).
+//! A request is first admitted, from its tag and its caller's region alone
+//! ([`directory`]).
 //!
-//! Not done here: the wire (`api`), agreement (`raft`), deciding where groups
-//! are (`placement` fills the directory), reading rows (`state::read`).
+//! A write is checked ([`mod@write`]) and goes to the tag's home ([`store`]): into the
+//! log here, if this node leads the group, or else once over to its leader or its region
+//! ([`forward`]). A write that is to wait for mirrors is answered when they have it
+//! ([`acknowledge`]).
+//!
+//! A read says how fresh it must be ([`options`]). It is served here if this copy is
+//! fresh enough ([`reach`]), and says at most how old it is ([`freshness`]); or else it
+//! is passed on to the home ([`remote`]). Pages of scans ([`scan`]) wait for their turn
+//! ([`turns`]).
+//!
+//! Both answer with a read position, which is made and verified with the keys of the tag
+//! ([`tokens`]).
+//!
+//! Not done here: the wire (`api`), agreement (`raft`), deciding where groups are
+//! (`placement` fills the directory), reading rows (`state::read`).
 
 mod acknowledge;
 mod directory;

@@ -1,18 +1,20 @@
 //! Outbound connections to the other nodes of the cluster.
 //!
-//! One [`Peers`] holds two connections to each node of a region and one stream
-//! on each, which carry the traffic of all groups: heartbeats, votes and small
-//! questions on one of them, and what may be large on the other ([`queue`]).
-//! Requests are gathered into frames as they come, answers are matched by number
-//! ([`connection`]); what is heard tells whether a node is reached ([`contact`]), or slow ([`slow`]).
-//! Snapshots go on a stream of their own over the second. [`Regions`] holds the
-//! `Peers` of every region. Nothing is sent that a gate has not cleared. How a
-//! socket is opened is a [`Dial`], so that simulation has its own network. As whom
-//! this node calls says a [`Speaker`]; who called is a [`Peer`], which is made in one
-//! place.
+//! A message comes here when a gate has cleared it, and waits in a bounded queue
+//! ([`queue`]). It is gathered with others into a frame and sent over one of the two
+//! connections that lead to each node ([`connection`]): heartbeats, votes and small
+//! questions over one of them, what may be large over the other. The answer is matched
+//! to its request by number. A snapshot has a stream of its own over the second
+//! connection, and what forms, places and replaces is called one by one ([`calls`]).
 //!
-//! Not done here: serving inbound connections (`api`), deciding what is sent
-//! (`raft`, `kv`).
+//! [`Peers`] are the connections to the nodes of one region, and [`Regions`] holds those
+//! of every region. What is heard of a node tells whether it is reached ([`contact`]),
+//! whether it is slow ([`slow`]), and how far its store is ([`seen`]). A [`Speaker`] is
+//! as whom this node calls; a [`Peer`] is who called, and is made in one place. A
+//! [`Dial`] opens sockets, so that a simulation has its own network.
+//!
+//! Not done here: serving inbound connections (`api`), deciding what is sent (`raft`,
+//! `kv`, `replicate`) and whether it may be (`residency`).
 
 mod calls;
 mod connection;

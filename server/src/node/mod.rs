@@ -1,11 +1,17 @@
-//! One node: the rooms put together, started and stopped in order.
+//! One node: its rooms put together, started and stopped in order.
 //!
-//! Start: disk, replicas, then the port. Stop: no new requests, leadership
-//! handed over, streams ended, replicas stopped, state flushed; all under one
-//! deadline, behind which the process ends as it is. Nothing acknowledged
-//! depends on an orderly stop.
+//! Before the start the limits of the process are looked at ([`files`], [`threads`],
+//! [`memory`]). The start opens the disk, then the replicas, then the port ([`serve`]).
+//! While the node runs, sockets are taken from the port ([`accept`]) and counted by who
+//! uses them ([`connections`]); gauges are set and an operator is told what has changed
+//! ([`observe`]); health ([`readiness`]) and metrics ([`scrapes`]) are served.
 //!
-//! Not done here: anything a room does itself.
+//! A signal ([`stop`]) begins the stop: no new requests, leaderships handed over,
+//! streams ended, replicas stopped, state flushed. All of that has one deadline, behind
+//! which the process ends as it is ([`watchdog`], [`end`]). Nothing acknowledged depends
+//! on an orderly stop.
+//!
+//! Not done here: anything that a room does itself.
 
 mod accept;
 mod connections;

@@ -1,22 +1,30 @@
 //! Where replicas are, and bringing them there.
 //!
-//! A cluster is formed once ([`form`]): its nodes are reserved ([`reserve`]), what it
-//! begins with ([`plan`]) goes to every node of every region and is anchored there before any group is
-//! initialised; then the control group agrees on policy, regions and tags, and
-//! each region group on its own catalog. From then on each node follows both
-//! ([`reconcile`]): a region places a group for each tag that the policy puts
-//! there, each node opens the replicas that are meant to be on it, and one
-//! initialises each group that is not formed yet. A node that lost its disk
-//! gets new replica ids ([`replace`]) and joins as a learner first ([`place`]); a group
-//! that is formed is never initialised again. One that runs elsewhere keeps its store
-//! ([`relocate`]). A region that lost all its stores
-//! and is nobody's home is made anew, as another incarnation ([`rebuild`]); so is a
-//! single mirror that is to be filled from nothing ([`remake`]). A node whose disk
-//! takes no writes hands over what it leads ([`relief`]), and one hands over what an operator says
-//! ([`transfer`]). Once every node has a
-//! newer build, the cluster may use what that knows ([`upgrade`]); commands carry
-//! that and the policy version in their fences ([`fences`]). Other nodes come in by
-//! the [`doors`].
+//! A cluster is formed once ([`form`]): its nodes are reserved ([`reserve`]), every node
+//! of every region anchors the replicas that it begins with ([`plan`]), and only then
+//! are groups initialised. The control group then agrees on policy, regions and tags,
+//! and each region group on its own catalog.
+//!
+//! From then on each node follows both ([`reconcile`]). A region places a group for each
+//! tag that the policy puts there, each node opens the replicas that are meant to be on
+//! it, and one node initialises each group that is not formed yet. A group that is
+//! formed is never initialised again. Other nodes ask for their part of this by the
+//! [`doors`].
+//!
+//! What goes wrong is mended here, too:
+//!
+//! - A node that lost its disk gets new replica ids ([`replace`]); its replicas are
+//!   added as learners first ([`place`]).
+//! - A node at another address keeps its store ([`relocate`]).
+//! - A region that lost all its stores and is nobody's home is formed again as another
+//!   incarnation ([`rebuild`]), and so is a single mirror that is to be filled from
+//!   nothing ([`remake`]).
+//! - A node that cannot write, or that others do not reach, hands over what it leads
+//!   ([`relief`]). A leadership is also handed over when an operator asks for it
+//!   ([`transfer`]).
+//!
+//! Once every node has a newer build, the cluster may use what that knows ([`upgrade`]).
+//! [`fences`] tells each group of it, and of the policy version.
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 

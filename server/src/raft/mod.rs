@@ -1,21 +1,26 @@
 //! Agreement: the replicas of a group and the order of their changes.
 //!
-//! A write comes in at [`Group::propose`], is gathered with others into one
-//! log entry ([`proposer`]), is appended and synced ([`log_store`]), sent to
-//! the other replicas ([`network`], [`inbound`], [`answers`]) and, once a quorum has it,
-//! applied ([`state_machine`], and `state`). A strong read waits at
-//! [`Group::read_barrier`] ([`reads`]). A replica that is too far behind gets
-//! a snapshot ([`snapshot`], [`snapshot_receiver`]), which is rare, for the log is kept for it
-//! ([`retention`]); whoever reads meanwhile is told ([`rows`]). Replicas
-//! come and go by [`members`]. Whether a quorum confirms who leads is known by
-//! [`leadership`].
+//! A write comes in at [`Group::propose`]. The [`proposer`] stamps it, and gathers it
+//! with others into one log entry. The entry is appended and synced ([`log_store`]) and
+//! sent to the other replicas ([`network`]), which take it and answer ([`inbound`],
+//! [`answers`]). Once a quorum has it, it is applied ([`state_machine`], by `state`),
+//! and its writers are answered.
 //!
-//! Everything of openraft stays behind this room: what leaves it is our own
-//! types ([`types`]), what reaches a disk or a wire our own messages.
+//! A strong read waits at [`Group::read_barrier`] ([`reads`]).
 //!
-//! Not done here: connections (`net` implements [`Transport`]), deciding who
-//! may write what (`residency`, `kv`), what an entry does to the rows (`state`), deciding where replicas are
-//! (`placement`).
+//! A replica that is too far behind gets a snapshot ([`snapshot`],
+//! [`snapshot_receiver`]). That is rare, because the log is kept for it ([`retention`]).
+//! Whoever reads while rows are replaced is told so ([`rows`]). Replicas are added and
+//! replaced by [`members`]. [`leadership`] knows whether a quorum confirms who leads,
+//! and [`hand_over`] lets another replica lead. What waits is bounded by a [`budget`] or
+//! a [`window`], and what comes in by the room on the disk ([`intake`]).
+//!
+//! Everything of openraft stays behind this room: what leaves it is our own types
+//! ([`types`]), and what reaches a disk or a wire is our own messages.
+//!
+//! Not done here: connections (`net` implements [`Transport`]), deciding who may write
+//! what (`residency`, `kv`), what an entry does to the rows (`state`), deciding where
+//! replicas are (`placement`).
 
 mod acknowledged;
 mod answers;

@@ -7,19 +7,22 @@
 //!           └────────── the mirror's cursor after it ◀───────┘
 //! ```
 //!
-//! The node that leads a tag's home group runs one [`sender`] for each mirror
-//! region. It reads the change index behind the mirror's cursor (`state::feed`), has
-//! the home's group commit what it is about to send to the ledger, ships batches in log order, several at once, and learns from each answer
-//! how far the mirror is. A mirror that was never filled is filled from a view
-//! first. The [`receiver`] only puts what passed the gate into the mirror's own
-//! log; apply decides whether it belongs there, so a batch may come twice or
-//! from two senders; its number in the ledgers ([`transfer`]) is the same then.
+//! The node that leads a tag's home group runs one [`sender`] for each mirror region
+//! ([`replicator`]). It reads the change index behind the mirror's cursor
+//! (`state::feed`) and has the home's group commit to its ledger what it is about to
+//! send. Then it ships batches in log order, several at once, and learns from each
+//! answer how far the mirror is. A mirror that was never filled is filled from a view of
+//! the home first.
 //!
-//! A mirror's nodes ask the home now and then how far it is ([`probes`]) and so
-//! know how old their answers may be. [`lease`] keeps the policy lease of the
-//! gates. [`shipped`] is what writes that wait for mirrors and operators read.
+//! The [`receiver`] puts what has passed the gate into the mirror's own log, and apply
+//! decides whether it belongs there. So a batch may come twice, or from two senders; it
+//! has the same number in the ledgers each time ([`transfer`]).
 //!
-//! Not done here: deciding what may cross (`residency`), applying (`raft`),
+//! A mirror's nodes ask the home now and then how far it is, and so know how old their
+//! answers may be ([`probes`]). [`lease`] keeps the policy lease of the gates.
+//! [`shipped`] is what operators read, and writes that wait for mirrors.
+//!
+//! Not done here: deciding what may cross (`residency`), applying (`raft`, `state`),
 //! serving readers (`kv`).
 
 mod fill;

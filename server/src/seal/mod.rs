@@ -1,10 +1,13 @@
 //! What a tag's holders, and nobody else, can make: commitments and tokens.
 //!
-//! Each tag has keys of its own ([`TagKeys`]): made at its home, kept in its
-//! group, copied to its mirrors through the gates, and never in the control
-//! group, which every region has. A key names the regions that held the tag when
-//! it was made; once one of them holds it no longer, [`next`] makes another.
-//! What was made says by which key, so that older ones are still understood.
+//! Each tag has keys of its own ([`TagKeys`]). The proposer of the tag's home asks
+//! whether another one is needed ([`next`]) and has the tag's group agree on it. It is
+//! then a row of that group, and is copied to the tag's mirrors through the gates; it is
+//! never in the control group, which every region has. The proposer commits to each
+//! record with the newest key ([`TagKey::commit`]), and `kv` makes and verifies tokens
+//! with it. A key names the regions that held the tag when it was made; another one is
+//! made once others hold it. What was made names its key, so what older keys made is
+//! still understood.
 //!
 //! Not done here: sealing values, the service that wraps keys, who may have a key
 //! (`residency`), agreeing on one (`raft`).

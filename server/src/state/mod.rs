@@ -1,17 +1,22 @@
 //! What committed log entries do to a group's state.
 //!
-//! Apply uses only the entry and the group's own state: it opens no value,
-//! reads no clock and asks no other group, so that every replica of a group
-//! comes to the same rows. An [`Applier`] ([`apply`]) turns entries into one write
-//! batch: [`records`] for client writes, [`mirror`] for what the home ships, [`ledger`]
-//! for what is noted of it at both ends, [`catalog`] for the region group, [`control`]
-//! for the control group, [`outcomes`] for retries, [`tag_keys`] for the keys of the
-//! tag; [`newest`] saves it most reads. With it goes the group's own row
-//! ([`group_state`]). Every entry that carries a command leaves one audit leaf
-//! ([`leaf`]). What a later entry has made stale is refused ([`fence`]).
+//! Apply uses only the entry and the group's own state: it opens no value, reads no
+//! clock and asks no other group, so that every replica of a group comes to the same
+//! rows.
 //!
-//! Rows are read here too: records by key and by page as of a version ([`read`]), what a
-//! mirror has not got yet ([`feed`]), and what each row of a disk holds ([`held`]).
+//! An [`Applier`] ([`apply`]) turns entries into one write batch. It refuses what was
+//! made under an older policy, epoch or level than the group has seen ([`fence`]). What
+//! an entry says is done by its kind: client writes ([`records`]) and the deduplication
+//! table of their request ids ([`outcomes`]), what a home ships ([`mirror`]), notes of
+//! what is sent and received ([`ledger`]), keys of the tag ([`tag_keys`]), the region
+//! group's catalog ([`catalog`]), the control group's state ([`control`]). Each entry
+//! that carries a command leaves one audit leaf ([`leaf`]), and the group's own row goes
+//! with the batch ([`group_state`]). A row cache spares most reads of the row before
+//! ([`newest`]).
+//!
+//! Rows are read here, too: records by key, and pages of them as of a version
+//! ([`read`]), what a mirror has not got yet ([`feed`]), and what each row of a disk
+//! holds ([`held`]).
 //!
 //! Not done here: agreeing on entries (`raft`), deciding what may be written or read
 //! (`residency`, `kv`), stamping versions (`raft::proposer`).

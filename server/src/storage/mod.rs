@@ -1,15 +1,18 @@
 //! The disk of a node: where every durable byte is written and read.
 //!
-//! Two stores of ordered keys lie in a data directory. The *log* holds the
-//! Raft logs and votes of all groups; one writer drains every group's commands
-//! into one synced batch ([`LogWriter`]). The *state* holds what applied
-//! entries made: records, changes, outcomes, audit leaves. It has no
-//! write-ahead log, so after a crash it is a prefix of what was written, and
-//! the log replays the rest. [`keys`] lists every key of both, [`record`]
-//! frames every value.
+//! Two stores of ordered keys lie in a data directory. The *log* holds the Raft logs and
+//! votes of all groups; one writer drains every group's commands into one synced batch
+//! ([`LogWriter`]). The *state* holds what applied entries made: records, changes,
+//! outcomes, audit leaves. It has no write-ahead log, so after a crash it is a prefix of
+//! what was written, and the log replays the rest. [`keys`] lists every key of both,
+//! [`record`] frames every value. RocksDB is behind a trait ([`engine`]); a simulation
+//! has its own engine ([`memory`]).
 //!
-//! The *anchor* remembers outside both what they must not be behind
-//! ([`anchor`]); [`Disk::open`] refuses a store that is.
+//! The *anchor* remembers outside both what they must not be behind ([`anchor`]).
+//! [`Disk::open`] refuses a store that is ([`verify`], [`wal`]), and [`rollback`] one
+//! that other nodes know to be an older copy. Whatever takes something in asks first
+//! whether there is room ([`room`], [`space`]). The first error of either store ends the
+//! process ([`watched`]).
 //!
 //! ```text
 //! raft ── append, vote, truncate, purge ──▶ LogWriter ──▶ log    (synced, shared fsync)
@@ -17,8 +20,8 @@
 //!   └─ apply ──▶ Engine::write ──▶ state       (buffered; flushed before a purge)
 //! ```
 //!
-//! Not done here: what an entry means, when to purge or to take a snapshot,
-//! sealing of values, which tag may lie on this disk.
+//! Not done here: what an entry means, when to purge or to take a snapshot, sealing of
+//! values, which tag may lie on this disk.
 
 pub mod anchor;
 mod blocking;
