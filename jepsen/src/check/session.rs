@@ -13,7 +13,7 @@ use crate::history::{
     Seen, Value, Version,
 };
 
-/// Something a session knows: a stamp and who taught it.
+/// Something a session knows: a stamp, and the operation that showed it.
 type Known<'a> = (Stamp, Operation<'a>);
 
 /// What one session has done and seen so far.

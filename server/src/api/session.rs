@@ -6,7 +6,7 @@
 //! answered in several frames, each with its own position. Writes go to the
 //! group in one piece; each is answered when its log entry is applied, gathered
 //! with whatever else is ready. A session with too many operations unanswered
-//! is not read from until answers have gone out.
+//! is not read from until answers have gone out (backpressure).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -262,7 +262,7 @@ fn seen(route: &Route, progress: &Progress) -> Index {
     }
 }
 
-/// Whether what was read since is all of the rows that were reached.
+/// False if rows were replaced while they were read: what was read does not count.
 pub(super) fn is_whole(route: &Route, reached: &Reached) -> bool {
     let now = route.group().and_then(|group| group.generation());
     now == Some(reached.generation)

@@ -224,7 +224,7 @@ fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
 }
 
 /// The replicas of the control group: an odd number of voters, spread over the
-/// regions so that from three on none alone is a quorum; the others learn.
+/// regions so that from three on none alone is a quorum; the others are learners.
 fn members(regions: &[wire::ControlRegion]) -> Vec<wire::ControlMember> {
     let (voters, of_region) = seats(regions);
     // One node of each region in turn.

@@ -253,7 +253,7 @@ impl Placement {
         Ok(())
     }
 
-    /// At the control group's leader: every node that does not vote learns.
+    /// At the control group's leader: adds every node that does not vote as a learner.
     async fn teach(&self) -> Result<()> {
         let control = self.groups.get(CONTROL_GROUP).filter(|g| g.leads());
         let (Some(group), Some(atlas)) = (control, self.gate.atlas()) else {

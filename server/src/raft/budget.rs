@@ -1,4 +1,5 @@
-//! How much may wait somewhere.
+//! A bound on what may wait somewhere: what is beyond it is refused at once. Where
+//! the asker is to wait instead, there is a [`Window`](super::Window).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,5 +1,5 @@
-//! Whether a quorum confirms who leads: what is told of a group, and how old a
-//! read at its leader may be.
+//! Whether a quorum confirms who leads a group. Status, health and metrics name no
+//! other leader, and the age of a local read at the leader counts from it.
 
 use std::time::Duration;
 

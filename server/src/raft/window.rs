@@ -1,4 +1,5 @@
-//! How many bytes may be on their way at once.
+//! How many bytes may be on their way at once. Who has more to send waits
+//! (backpressure); where it is refused instead, there is a [`Budget`](super::Budget).
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! What the home ships to a mirror.
 //!
 //! A copy is applied only where it belongs: its incarnation is the mirror's
-//! and it begins right behind the cursor. Anything else is a no-op, so a batch
-//! that comes twice, late, from two senders or from before a purge changes
-//! nothing. Cursor and records move in one batch: exactly once.
+//! and it begins right behind the cursor. Anything else is a no-op, so copies
+//! are idempotent: a batch that comes twice, late, from two senders or from before a
+//! purge changes nothing. Cursor and records move in one batch: exactly once.
 //!
 //! A mirror that is filled anew is emptied first and closed until the last
 //! record is in: what is not there yet must not look like "not found". Whoever

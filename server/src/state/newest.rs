@@ -1,7 +1,7 @@
-//! The newest rows that apply has written, in memory.
+//! The row cache of apply: the newest rows that it has written, in memory.
 //!
-//! Every write looks at the row before it. What was written lately is written
-//! again soon, and the batch that is being collected is not in the engine yet;
+//! Every write reads the row before it. What was written a moment ago is often
+//! written again soon, and the batch that is being collected is not in the engine yet;
 //! both are found here. Two generations stand in for an order of use: when the
 //! young one is full it becomes the old one, and what is used again is young.
 //! That happens between batches only, so that all of a batch is found.
@@ -28,7 +28,7 @@ pub(super) struct Newest {
     pub(super) row: Bytes,
 }
 
-/// Rows that were written lately. Everything written must be inserted, so that
+/// The row cache. Everything written must be inserted, so that
 /// what is found here is the newest.
 #[derive(Default)]
 pub struct Lately {
@@ -38,7 +38,7 @@ pub struct Lately {
 }
 
 impl Lately {
-    /// The newest row of a key, if it was written lately.
+    /// The newest row of a key, if it is in the cache.
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Newest> {
         if let Some(newest) = self.young.get(key) {
             return Some(newest.clone());

@@ -1,5 +1,5 @@
-//! What identified writes came to, so that a retry is answered and not applied
-//! again (Ongaro's thesis, section 6.3).
+//! The deduplication table: what identified writes came to, so that a retry is
+//! answered and not applied again (Ongaro's thesis, section 6.3).
 //!
 //! A client is registered by a log entry before it writes, and its id begins
 //! with the version of that entry. So a group tells a client that it may have
@@ -56,7 +56,7 @@ pub(super) enum Known {
     Unknown,
 }
 
-/// The outcomes of a group's identified writes.
+/// The deduplication table: the outcomes of a group's identified writes.
 #[derive(Debug, Default)]
 pub struct Outcomes {
     memory: wire::RequestMemory,

@@ -1,5 +1,6 @@
 //! Client writes: one record row per write, and for an overwrite one history
-//! row; one change row and one row of outcomes per entry.
+//! row; one change row and one row of the
+//! deduplication table per entry.
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;

@@ -64,8 +64,8 @@ struct Inner {
     current: Anchor,
     /// The slot that `current` is in.
     slot: usize,
-    /// Set by the first failed write: whether it is on disk is unknown, and an
-    /// fsync is never retried.
+    /// Whether it is poisoned by a failed write: whether that is on disk is
+    /// unknown, and an fsync is never retried.
     failed: bool,
 }
 

@@ -429,7 +429,7 @@ impl Drop for Disk {
     }
 }
 
-/// The first error that is heard; never, if none will be.
+/// The first error that is reported; waits for ever if there is none.
 async fn first<T: ToString>(mut heard: watch::Receiver<Option<T>>) -> String {
     let failed = heard.wait_for(Option::is_some).await;
     let why = failed.ok().and_then(|f| f.as_ref().map(T::to_string));

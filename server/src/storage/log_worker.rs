@@ -38,7 +38,7 @@ pub(super) struct Worker {
     pub(super) committed: BTreeMap<GroupId, LogId>,
     /// The bytes that the log took since it rolled.
     pub(super) rolled_at: u64,
-    /// The first error; everything after it fails.
+    /// The first error, which poisons the writer: everything after it fails.
     pub(super) failed: Option<Arc<Error>>,
 }
 
@@ -379,7 +379,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Keeps the first error for good.
+    /// Poisons the writer with the first error.
     fn latch(&mut self, result: Result<()>) {
         let (Err(error), None) = (result, &self.failed) else {
             return;

@@ -13,7 +13,7 @@
 //! - the write-ahead log rolls only here, and the anchor learns of the new
 //!   file before any batch is written to it.
 //!
-//! The first error is final: an fsync is never retried, for what it left on
+//! The first error poisons the writer: an fsync is never retried, for what it left on
 //! disk is unknown. Every later command fails, and the node exits.
 //!
 //! The queue has no bound of its own: a Raft group has few appends in flight,

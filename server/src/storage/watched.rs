@@ -1,4 +1,4 @@
-//! An engine whose first failure is heard, wherever it is met.
+//! An engine that reports its first failure, whoever meets it.
 //!
 //! A storage error ends the process: what is on disk after one is unknown.
 //! Whoever meets the error may not be the one who can end it.
@@ -16,19 +16,19 @@ use super::engine::{Durability, Engine, KeyRange, Limit, Row, Stage, View, Write
 use super::record;
 use crate::error::{Error, Reason, Result};
 
-/// Hears of the first error of storage, and who waits for it.
+/// Takes the first error of storage, and gives it to whoever waits for one.
 pub(super) struct Alarm {
     failed: watch::Sender<Option<String>>,
 }
 
 impl Alarm {
-    /// Nothing was heard yet; the receiver waits for it.
+    /// No error yet; the receiver waits for one.
     pub(super) fn new() -> (Arc<Self>, watch::Receiver<Option<String>>) {
         let (failed, heard) = watch::channel(None);
         (Arc::new(Alarm { failed }), heard)
     }
 
-    /// Passes a result on; an error of the disk is told.
+    /// Passes a result on, and reports it if it is an error of the disk.
     pub(super) fn heard<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result
             && matches!(
@@ -60,7 +60,7 @@ impl Alarm {
         }))
     }
 
-    /// Tells of an error after which the node must end.
+    /// Reports an error after which the node must end.
     pub(super) fn tell(&self, error: &Error) {
         self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
@@ -70,7 +70,7 @@ impl Alarm {
     }
 }
 
-/// Passes everything on and tells of the first error of storage.
+/// Passes everything on and reports the first error of storage.
 pub(super) struct Watched {
     engine: Arc<dyn Engine>,
     alarm: Arc<Alarm>,
@@ -153,7 +153,7 @@ impl Engine for Watched {
         self.heard(self.engine.staged())
     }
 
-    /// Not heard: a stage may be written or installed while it is looked at,
+    /// Not reported: a stage may be written or installed while it is looked at,
     /// and whoever installs it finds what is wrong with it.
     fn staged_view(&self, name: &str) -> Result<Arc<dyn View>> {
         self.engine.staged_view(name)
@@ -184,7 +184,7 @@ impl Engine for Watched {
     }
 }
 
-/// A view whose errors are heard, too: it may be read long after it was taken.
+/// A view whose errors are reported, too: it may be read long after it was taken.
 struct WatchedView {
     view: Arc<dyn View>,
     alarm: Arc<Alarm>,
@@ -200,7 +200,7 @@ impl View for WatchedView {
     }
 }
 
-/// A stage whose errors are heard, too.
+/// A stage whose errors are reported, too.
 struct WatchedStage {
     stage: Box<dyn Stage>,
     alarm: Arc<Alarm>,
