@@ -21,17 +21,20 @@
 //! # }
 //! ```
 //!
-//! Operations travel over one stream for each node and are gathered into
-//! frames (`session`); one deadline covers all attempts of an operation, and
-//! only what is safe is sent again (`retry`). Every write carries a request
-//! id, so that the server applies it once. A write without an answer is
-//! [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
+//! An operation begins at a [`TagHandle`], and the client drives it through its
+//! attempts (`client`), all under one deadline. Each attempt goes to an endpoint
+//! that may serve the tag (`route`), over the one stream that a node has, where
+//! operations that wait together are gathered into frames (`session`). Only what
+//! is safe is sent again (`retry`). Every write carries a request id, so that the
+//! server applies it once (`registration`, `request`). A write without an answer
+//! is [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
 //! in every region it should wait for, is [`Error::AckNotReached`].
 //!
 //! A tag that the caller's own region may not serve is read and written at its
 //! home: the first refusal names the home's nodes, and the client goes there.
 //!
-//! Not done here yet: TLS.
+//! Not done here: TLS, which is not there yet, and deciding where a tag may be,
+//! which only nodes do. The program `domicile` is in this crate, too (`src/bin`).
 
 mod admin;
 mod batch;

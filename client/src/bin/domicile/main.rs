@@ -1,9 +1,15 @@
 //! `domicile`: the program for operators, and for records by hand.
 //!
-//! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 failure;
-//! 2 wrong usage; 3 unreachable, or the outcome is unknown; 4 denied; 5 not
-//! found, or the condition did not hold; 10 audit FAIL; 11 audit INCOMPLETE; 130
-//! interrupted; 141 nobody reads the output any more.
+//! Arguments choose a command, each a module here. It makes a client of the
+//! library, asks the nodes, and shows what they answered (`output`) or why they
+//! did not (`failure`). Data goes to stdout, messages to stderr.
+//!
+//! Exit codes: 0 done; 1 failure; 2 wrong usage; 3 unreachable, or the outcome is
+//! unknown; 4 denied; 5 not found, or the condition did not hold; 10 audit FAIL;
+//! 11 audit INCOMPLETE; 130 interrupted; 141 nobody reads the output any more.
+//!
+//! Not done here: choosing nodes, retries and deadlines (see the library), reading
+//! disks and running the demo (the program `domiciled`, which is called for both).
 
 mod acknowledge;
 mod audit;
