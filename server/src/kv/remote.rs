@@ -184,6 +184,8 @@ impl Store {
         scanner.or_insert_with(Scanner::passing_on).clone()
     }
 
+    /// Reads what was passed on from what this node has: passed on once more, it
+    /// would go to another node of the home, and from there back.
     async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {
         let caller = read.caller.as_ref();
         let admitted = self.directory.admit_at_home(&read.tag, from, caller)?;
@@ -202,7 +204,8 @@ impl Store {
                 let asked = &keys.keys[..others.unwrap_or(keys.keys.len())];
                 self.covers(&route, &read.token).await?;
                 let options = ReadOptions::default();
-                let (records, meta) = self.get(&route, asked, &options).await?;
+                let read = self.get_here(&route, asked, &options).await?;
+                let (records, meta) = read.ok_or_else(elsewhere)?;
                 Ok(Wire::Records(wire::ReadRecords {
                     records: records
                         .into_iter()
@@ -213,12 +216,12 @@ impl Store {
             }
             Some(What::Scan(scan)) => {
                 for route in admitted.of_span(&scan.start, &scan.end) {
-                    // It would go on to another node of the home, and from there back.
                     route.group().ok_or_else(elsewhere)?;
                     self.covers(&route, &read.token).await?;
                 }
                 let scanner = self.scanner_of(from);
-                Ok(Wire::Page(self.scan(&admitted, scan, &scanner).await?))
+                let page = self.scan_here(&admitted, &scan, &scanner).await?;
+                page.map(Wire::Page).ok_or_else(elsewhere)
             }
             None => Err(Error::invalid("the read is not known here")),
         }

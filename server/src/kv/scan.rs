@@ -46,6 +46,19 @@ impl Store {
         request: v1::ScanRequest,
         scanner: &Scanner,
     ) -> Result<v1::ScanResponse> {
+        match self.scan_here(admitted, &request, scanner).await? {
+            Some(page) => Ok(page),
+            None => self.scan_at_home(admitted, request).await,
+        }
+    }
+
+    /// The same from what this node has; `None`: it is for the home to answer.
+    pub(super) async fn scan_here(
+        &self,
+        admitted: &Arc<Admitted>,
+        request: &v1::ScanRequest,
+        scanner: &Scanner,
+    ) -> Result<Option<v1::ScanResponse>> {
         let options = ReadOptions::from_wire(request.options.as_ref())?;
         let page_size = request.page_size as usize;
         if page_size > SCAN_PAGE_MAX {
@@ -62,15 +75,15 @@ impl Store {
         }
         // The keys of the first range seal the tokens of all pages.
         let first = admitted.of_key(&request.start);
-        let page = match (self.scan_bounds(&first, &request)?, &first.here) {
+        let page = match (self.scan_bounds(&first, request)?, &first.here) {
             (Some(page), _) => page,
             (None, Here::Home(group)) => {
                 // It may be behind the one that gave the token.
                 group.read_barrier().await?;
-                self.scan_bounds(&first, &request)?
+                self.scan_bounds(&first, request)?
                     .ok_or_else(foreign_page)?
             }
-            (None, _) => return self.scan_at_home(admitted, request).await,
+            (None, _) => return Ok(None),
         };
         let route = admitted.of_key(&page.next);
         let mut at = At {
@@ -82,19 +95,19 @@ impl Store {
             let routes = admitted.of_span(&request.start, &request.end);
             match self.closed(&routes, &options).await? {
                 Some(version) => at.page.version = Some(version),
-                None => return self.scan_at_home(admitted, request).await,
+                None => return Ok(None),
             }
         }
         for _ in 0..READS_MAX {
             let reached = match self.reach(&route, &options).await? {
                 Served::Here(reached) => reached,
-                Served::AtHome => return self.scan_at_home(admitted, request).await,
+                Served::AtHome => return Ok(None),
             };
             let reached = match self.behind(&route, &options, &at, reached).await? {
                 Served::Here(reached) => reached,
-                Served::AtHome => return self.scan_at_home(admitted, request).await,
+                Served::AtHome => return Ok(None),
             };
-            let page = self.page((&first, &route), &request, &at, (&reached, scanner));
+            let page = self.page((&first, &route), request, &at, (&reached, scanner));
             let page = page.await;
             if !self.counts(&route, &reached)? {
                 continue;
@@ -106,9 +119,9 @@ impl Store {
                         && !matches!(route.here, Here::Home(_))
                         && options.on_unmet == OnUnmet::Forward =>
                 {
-                    self.scan_at_home(admitted, request).await
+                    Ok(None)
                 }
-                page => page,
+                page => page.map(Some),
             };
         }
         Err(replaced(&route))

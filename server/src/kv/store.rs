@@ -345,18 +345,29 @@ impl Store {
         keys: &[Bytes],
         options: &ReadOptions,
     ) -> Result<(Vec<Option<v1::Record>>, v1::ReadMeta)> {
+        match self.get_here(route, keys, options).await? {
+            Some(read) => Ok(read),
+            None => self.get_at_home(route, keys, options.token()).await,
+        }
+    }
+
+    /// The same from what this node has; `None`: it is for the home to answer.
+    pub(super) async fn get_here(
+        &self,
+        route: &Route,
+        keys: &[Bytes],
+        options: &ReadOptions,
+    ) -> Result<Option<(Vec<Option<v1::Record>>, v1::ReadMeta)>> {
         keys.iter().try_for_each(check_key)?;
         for _ in 0..READS_MAX {
             let reached = match self.reach(route, options).await? {
                 Served::Here(reached) => reached,
-                Served::AtHome => {
-                    return self.get_at_home(route, keys, options.token()).await;
-                }
+                Served::AtHome => return Ok(None),
             };
             let records = self.records(route, keys, reached.progress.changed_version);
             let records = records.await;
             if self.counts(route, &reached)? {
-                return Ok((records?, self.meta(route, &reached)));
+                return Ok(Some((records?, self.meta(route, &reached))));
             }
         }
         Err(replaced(route))

@@ -77,7 +77,7 @@ pub(super) const REASONS: [Reason; 32] = [
     ),
     (
         "server/src/kv/scan.rs",
-        "scan",
+        "scan_here",
         "one page, with the ranges that it may cross",
     ),
     (
