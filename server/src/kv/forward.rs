@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
+use domicile_proto::v1::Acknowledgement;
 use wire::operation::{Change, Condition};
 use wire::peer_request::Request;
 use wire::peer_response::Response;
@@ -100,26 +101,7 @@ fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>)
         .into_iter()
         .map(|write| {
             replies.push(write.reply);
-            wire::ForwardedWrite {
-                id: write.id,
-                key: write.key,
-                change: Some(match write.change {
-                    Change::Put(value) => wire::forwarded_write::Change::Put(value),
-                    Change::Delete(gone) => wire::forwarded_write::Change::Delete(gone),
-                    Change::Register(register) => wire::forwarded_write::Change::Register(register),
-                    Change::Advance(advance) => wire::forwarded_write::Change::Advance(advance),
-                }),
-                conditional: write.condition.is_some(),
-                condition: write.condition.map(|condition| match condition {
-                    Condition::IfAbsent(absent) => {
-                        wire::forwarded_write::Condition::IfAbsent(absent)
-                    }
-                    Condition::IfVersion(version) => {
-                        wire::forwarded_write::Condition::IfVersion(version)
-                    }
-                }),
-                acknowledgement: write.acknowledgement,
-            }
+            to_forward(write.operation, write.acknowledgement)
         })
         .collect();
     let request = wire::PeerRequest {
@@ -246,7 +228,7 @@ pub(super) fn taken(
     let is_meant = meant.is_some();
     let meant = meant.map(|route| (route, Vec::new()));
     let mut taken: Vec<(Route, Vec<Write>)> = meant.into_iter().collect();
-    for (at, write) in forward.writes.into_iter().enumerate() {
+    for (at, mut write) in forward.writes.into_iter().enumerate() {
         let covers = |(route, _): &(Route, _)| route.span.covers(&write.key);
         let of = match taken.iter().position(covers) {
             Some(of) => of,
@@ -259,22 +241,20 @@ pub(super) fn taken(
         let (route, writes) = &mut taken[of];
         let (gathered, of) = (gathered.clone(), route.clone());
         let reply = Reply::new(move |answer| gathered.set(at, &of, answer));
+        let acknowledgement = write.acknowledgement.take();
         let from_afar = match is_meant {
             true => Ok(()),
             false => check_from_afar(&write),
         };
-        match from_afar.and_then(|()| known(&write)) {
+        match from_afar.and_then(|()| from_forward(write)) {
             Err(refused) => reply.send(Err(refused)),
             // What writes no record has no key.
-            Ok(_) if !write.key.is_empty() && !route.span.covers(&write.key) => {
+            Ok(operation) if !operation.key.is_empty() && !route.span.covers(&operation.key) => {
                 reply.send(Err(other_ranges()));
             }
-            Ok((change, condition)) => writes.push(Write {
-                id: write.id,
-                key: write.key,
-                change,
-                condition,
-                acknowledgement: write.acknowledgement,
+            Ok(operation) => writes.push(Write {
+                operation,
+                acknowledgement,
                 reply,
             }),
         }
@@ -282,32 +262,61 @@ pub(super) fn taken(
     taken
 }
 
-/// What a write that was passed on does, and on what condition. A node of a
-/// newer release may ask for what is not known here; less than that must not
-/// be done.
-fn known(write: &wire::ForwardedWrite) -> Result<(Change, Option<Condition>), Error> {
-    use wire::forwarded_write as asked;
+/// A write as another node is told it.
+fn to_forward(
+    operation: wire::Operation,
+    acknowledgement: Option<Acknowledgement>,
+) -> wire::ForwardedWrite {
+    use wire::forwarded_write as told;
+    wire::ForwardedWrite {
+        id: operation.id,
+        key: operation.key,
+        change: operation.change.map(|change| match change {
+            Change::Put(value) => told::Change::Put(value),
+            Change::Delete(gone) => told::Change::Delete(gone),
+            Change::Register(register) => told::Change::Register(register),
+            Change::Advance(advance) => told::Change::Advance(advance),
+        }),
+        conditional: operation.condition.is_some(),
+        condition: operation.condition.map(|condition| match condition {
+            Condition::IfAbsent(absent) => told::Condition::IfAbsent(absent),
+            Condition::IfVersion(version) => told::Condition::IfVersion(version),
+        }),
+        acknowledgement,
+    }
+}
+
+/// A write as another node told it. A node of a newer release may ask for what is
+/// not known here; less than that must not be done.
+fn from_forward(write: wire::ForwardedWrite) -> Result<wire::Operation, Error> {
+    use wire::forwarded_write as told;
     let unknown = |what: &str| {
         Error::new(
             Reason::Unsupported,
             format!("the {what} of the write is not known at its home; nothing was written"),
         )
     };
-    check_forwarded(write)?;
-    let change = match &write.change {
-        Some(asked::Change::Put(value)) => Change::Put(value.clone()),
-        Some(asked::Change::Delete(gone)) => Change::Delete(*gone),
-        Some(asked::Change::Register(register)) => Change::Register(register.clone()),
-        Some(asked::Change::Advance(advance)) => Change::Advance(*advance),
+    check_forwarded(&write)?;
+    let change = match write.change {
+        Some(told::Change::Put(value)) => Change::Put(value),
+        Some(told::Change::Delete(gone)) => Change::Delete(gone),
+        Some(told::Change::Register(register)) => Change::Register(register),
+        Some(told::Change::Advance(advance)) => Change::Advance(advance),
         None => return Err(unknown("change")),
     };
     let condition = match write.condition {
-        Some(asked::Condition::IfAbsent(absent)) => Some(Condition::IfAbsent(absent)),
-        Some(asked::Condition::IfVersion(version)) => Some(Condition::IfVersion(version)),
+        Some(told::Condition::IfAbsent(absent)) => Some(Condition::IfAbsent(absent)),
+        Some(told::Condition::IfVersion(version)) => Some(Condition::IfVersion(version)),
         None if write.conditional => return Err(unknown("condition")),
         None => None,
     };
-    Ok((change, condition))
+    Ok(wire::Operation {
+        id: write.id,
+        key: write.key,
+        change: Some(change),
+        condition,
+        ..wire::Operation::default()
+    })
 }
 
 /// Outcomes of one forward; the last one to come sends the answer.
@@ -448,7 +457,6 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 mod tests {
     use bytes::Bytes;
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-    use domicile_proto::v1::Acknowledgement;
 
     use super::*;
     use crate::kv::directory::Directory;
@@ -572,10 +580,10 @@ mod tests {
             id(16, 0),
         ];
         for malformed in malformed {
-            let refused = known(&malformed).expect_err("refused");
+            let refused = from_forward(malformed).expect_err("refused");
             assert_eq!(refused.reason, Reason::InvalidArgument);
         }
-        assert!(known(&id(16, 1)).is_ok());
+        assert!(from_forward(id(16, 1)).is_ok());
         let forward = wire::Forward {
             writes: vec![unknown_change, put(), unknown_condition],
             tag: "eu-only".into(),
@@ -584,7 +592,8 @@ mod tests {
         let taken = taken(&admitted, None, 7, forward, &answers);
         let taken: Vec<_> = taken.into_iter().flat_map(|(_, writes)| writes).collect();
         assert_eq!(taken.len(), 1);
-        assert!(matches!(taken[0].change, Change::Put(_)));
+        let change = &taken[0].operation.change;
+        assert!(matches!(change, Some(Change::Put(_))));
         for write in taken {
             write.reply.send(Ok(Answer {
                 outcome: Outcome::Written {
@@ -614,10 +623,11 @@ mod tests {
     #[test]
     fn a_write_that_waits_for_mirrors_is_answered_alone() {
         let write = |key: u8, waits: bool| Write {
-            id: None,
-            key: vec![key].into(),
-            change: Change::Delete(wire::Tombstone {}),
-            condition: None,
+            operation: wire::Operation {
+                key: vec![key].into(),
+                change: Some(Change::Delete(wire::Tombstone {})),
+                ..wire::Operation::default()
+            },
             acknowledgement: waits.then(Acknowledgement::default),
             reply: Reply::new(drop),
         };
@@ -630,7 +640,11 @@ mod tests {
             (6, false),
         ];
         let writes = writes.map(|(key, waits)| write(key, waits)).into();
-        let keys = |run: Vec<Write>| run.iter().map(|write| write.key[0]).collect::<Vec<_>>();
+        let keys = |run: Vec<Write>| {
+            run.iter()
+                .map(|write| write.operation.key[0])
+                .collect::<Vec<_>>()
+        };
         let runs: Vec<_> = runs(writes).into_iter().map(keys).collect();
         assert_eq!(runs, [vec![1, 2], vec![3], vec![4], vec![5, 6]]);
     }

@@ -139,7 +139,8 @@ impl Store {
     /// write is answered through its own reply.
     pub fn write(self: &Arc<Self>, route: &Route, mut writes: Vec<Write>) {
         if route.is_split() {
-            let registers = |write: &mut Write| matches!(write.change, Change::Register(_));
+            let registers =
+                |write: &mut Write| matches!(write.operation.change, Some(Change::Register(_)));
             for registering in writes.extract_if(.., registers) {
                 self.register(route.admitted(), registering);
             }
@@ -214,10 +215,10 @@ impl Store {
         // Who asked may have gone; then nobody wants the answer.
         let reply = Reply::new(move |answer| drop(tx.send(answer)));
         let write = Write {
-            id: None,
-            key: Bytes::new(),
-            change,
-            condition: None,
+            operation: wire::Operation {
+                change: Some(change),
+                ..wire::Operation::default()
+            },
             acknowledgement: None,
             reply,
         };

@@ -664,16 +664,14 @@ async fn a_reply_shows_nothing_that_its_position_does_not_cover() {
 async fn a_refused_condition_does_not_move_what_a_reply_is_of() {
     let home = Fixture::in_region("eu").await;
     let before = home.group.progress();
-    let (tx, rx) = tokio::sync::oneshot::channel();
-    home.group.propose(vec![crate::raft::Write {
-        id: None,
+    let put = wire::Operation {
         key: Bytes::from_static(b"a"),
-        change: wire::operation::Change::Put(wire::Value::default()),
+        change: Some(wire::operation::Change::Put(wire::Value::default())),
         condition: Some(wire::operation::Condition::IfAbsent(true)),
-        acknowledgement: None,
-        reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
-    }]);
-    let refused = rx.await.expect("answered").map(drop).expect_err("refused");
+        ..wire::Operation::default()
+    };
+    let written = crate::raft::testing::write(&home.group, put).await;
+    let refused = written.map(drop).expect_err("refused");
     assert_eq!(refused.reason, Reason::ConditionFailed);
     let after = home.group.progress();
     assert!(after.last_version > before.last_version, "it was stamped");

@@ -137,13 +137,16 @@ pub(super) fn put(request: v1::PutRequest, reply: Reply) -> Result<Write, (Error
     match checked {
         Err(error) => Err((error, reply)),
         Ok((id, condition)) => Ok(Write {
-            id,
-            key: request.key,
-            change: Change::Put(wire::Value {
-                data_key: 0,
-                bytes: request.value,
-            }),
-            condition,
+            operation: wire::Operation {
+                id,
+                key: request.key,
+                change: Some(Change::Put(wire::Value {
+                    data_key: 0,
+                    bytes: request.value,
+                })),
+                condition,
+                ..wire::Operation::default()
+            },
             acknowledgement,
             reply,
         }),
@@ -163,10 +166,13 @@ pub(super) fn delete(request: v1::DeleteRequest, reply: Reply) -> Result<Write, 
     match checked {
         Err(error) => Err((error, reply)),
         Ok((id, condition)) => Ok(Write {
-            id,
-            key: request.key,
-            change: Change::Delete(wire::Tombstone {}),
-            condition,
+            operation: wire::Operation {
+                id,
+                key: request.key,
+                change: Some(Change::Delete(wire::Tombstone {})),
+                condition,
+                ..wire::Operation::default()
+            },
             acknowledgement,
             reply,
         }),
@@ -176,10 +182,10 @@ pub(super) fn delete(request: v1::DeleteRequest, reply: Reply) -> Result<Write, 
 /// The write that registers a client; the proposer draws its nonce.
 fn register(reply: Reply) -> Write {
     Write {
-        id: None,
-        key: Bytes::new(),
-        change: Change::Register(wire::Register::default()),
-        condition: None,
+        operation: wire::Operation {
+            change: Some(Change::Register(wire::Register::default())),
+            ..wire::Operation::default()
+        },
         acknowledgement: None,
         reply,
     }

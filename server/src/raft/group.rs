@@ -20,7 +20,7 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::leadership::Leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, Running};
-use crate::raft::proposer::{self, Proposer, Write};
+use crate::raft::proposer::{self, Proposer};
 use crate::raft::reads::{self, Reads};
 use crate::raft::retention::{Followers, Retention};
 use crate::raft::rows::{Generation, Rows};
@@ -29,6 +29,7 @@ use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::timing::Timing;
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
+use crate::raft::write::Write;
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
 use crate::state::{Applied, Identity, is_below, tag_keys};
@@ -273,8 +274,9 @@ impl Group {
         if !span.is_whole() {
             let is_other = |write: &mut Write| {
                 use wire::operation::Change;
-                let writes = matches!(write.change, Change::Put(_) | Change::Delete(_));
-                writes && !span.covers(&write.key)
+                let Write { operation, .. } = write;
+                let writes = matches!(operation.change, Some(Change::Put(_) | Change::Delete(_)));
+                writes && !span.covers(&operation.key)
             };
             for other in writes.extract_if(.., is_other) {
                 other.reply.send(Err(Error::new(

@@ -1,7 +1,7 @@
 //! Agreement: the replicas of a group and the order of their changes.
 //!
-//! A write comes in at [`Group::propose`]. The [`proposer`] stamps it, and gathers it
-//! with others into one log entry. The entry is appended and synced ([`log_store`]) and
+//! A write ([`mod@write`]) comes in at [`Group::propose`]. The [`proposer`] stamps it, and
+//! gathers it with others into one log entry. The entry is appended and synced ([`log_store`]) and
 //! sent to the other replicas ([`network`]), which take it and answer ([`inbound`],
 //! [`answers`]). Once a quorum has it, it is applied ([`state_machine`], by `state`),
 //! and its writers are answered.
@@ -47,13 +47,13 @@ mod timing;
 mod transport;
 mod types;
 mod window;
+mod write;
 
 pub use answers::{Answered, Answers};
 pub use budget::Budget;
 pub use group::{Group, Leader, MemberStatus, Opening, Status};
 pub use groups::Groups;
 pub use inbound::Inbound;
-pub use proposer::{Answer, Reply, Write};
 pub use rows::Generation;
 pub use snapshot_receiver::{Received, SnapshotReceiver, start_of};
 pub use state_machine::{Mirror, Progress};
@@ -61,6 +61,7 @@ pub use timing::Timing;
 pub use transport::{Parts, SharedTransport, Transport};
 pub use types::{NodeId, ReplicaId};
 pub use window::Window;
+pub use write::{Answer, Reply, Write};
 
 #[cfg(test)]
 pub(crate) mod testing;

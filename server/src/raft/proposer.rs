@@ -13,7 +13,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::BATCH_BYTES_MAX;
-use domicile_proto::v1::Acknowledgement;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use openraft::{Raft, impls::ProgressResponder};
@@ -27,6 +26,7 @@ use crate::raft::reads;
 use crate::raft::request;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::types::{LeaderId, Proposal, Types};
+use crate::raft::write::{Answer, Reply, Write};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
 use crate::seeded::{self, Bug};
@@ -68,74 +68,6 @@ const VERSION_MAX: u64 = u64::MAX - OPERATIONS_PER_ENTRY_MAX as u64;
 
 /// What a caller is advised to wait when there is no leader.
 const RETRY_NO_LEADER: Duration = Duration::from_millis(100);
-
-/// One client write on its way.
-pub struct Write {
-    /// Makes it apply once.
-    pub id: Option<wire::WriteId>,
-    /// The key.
-    pub key: Bytes,
-    /// What to do.
-    pub change: wire::operation::Change,
-    /// What must hold.
-    pub condition: Option<wire::operation::Condition>,
-    /// When it counts as done; only carried here, for the leader's `kv`.
-    pub acknowledgement: Option<Acknowledgement>,
-    /// Who wants to know.
-    pub reply: Reply,
-}
-
-impl Write {
-    /// The bytes that it takes on its way.
-    pub fn bytes(&self) -> usize {
-        let value = match &self.change {
-            wire::operation::Change::Put(value) => value.bytes.len(),
-            wire::operation::Change::Delete(_)
-            | wire::operation::Change::Register(_)
-            | wire::operation::Change::Advance(_) => 0,
-        };
-        // Versions, ids and lengths take less than this.
-        self.key.len() + value + 96
-    }
-}
-
-/// What came of a write that was applied.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The outcome.
-    pub outcome: Outcome,
-    /// The log entry that a copy must have to show what was written or seen.
-    pub index: Index,
-    /// A read-position token that covers it, from a node that has the tag's keys;
-    /// empty: whoever answers makes one.
-    pub token: Bytes,
-}
-
-/// Who wants to know what came of a write. Dropped without an answer, it says
-/// that the outcome is unknown: silence never means failure.
-pub struct Reply(Option<Box<dyn FnOnce(Result<Answer>) + Send>>);
-
-impl Reply {
-    /// Calls back with the answer.
-    pub fn new(call: impl FnOnce(Result<Answer>) + Send + 'static) -> Self {
-        Reply(Some(Box::new(call)))
-    }
-
-    /// Gives the answer.
-    pub fn send(mut self, answer: Result<Answer>) {
-        if let Some(call) = self.0.take() {
-            call(answer);
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if let Some(call) = self.0.take() {
-            call(Err(unknown()));
-        }
-    }
-}
 
 /// How many writes wait, and how many bytes of them.
 struct Waiting {
@@ -391,8 +323,8 @@ impl Worker {
             };
             // A hybrid logical clock (Kulkarni et al. 2014): never below the
             // wall clock unless that is off, always above the version before.
-            let asked = match &write.change {
-                wire::operation::Change::Advance(advance) => advance.version,
+            let asked = match &write.operation.change {
+                Some(wire::operation::Change::Advance(advance)) => advance.version,
                 _ => 0,
             };
             // The end of versions is for the clock to reach, not for who asks.
@@ -402,17 +334,11 @@ impl Worker {
                 version = (self.env.wall_ms() << 16) + 1 + operations.len() as u64;
             }
             reign.last_version = version;
+            let mut operation = write.operation;
             if seeded::is_on(Bug::LogTellsKeys) {
-                tracing::debug!(key = %String::from_utf8_lossy(&write.key), "proposed");
+                tracing::debug!(key = %String::from_utf8_lossy(&operation.key), "proposed");
             }
-            let mut operation = wire::Operation {
-                version,
-                id: write.id,
-                key: write.key,
-                change: Some(write.change),
-                condition: write.condition,
-                commitment: None,
-            };
+            operation.version = version;
             self.identify(&mut operation);
             self.commit(&mut operation, &keys);
             operations.push(operation);
@@ -590,11 +516,4 @@ fn no_quorum(why: &str) -> Error {
         format!("{why}; nothing was written, try again"),
     )
     .retry_after(RETRY_NO_LEADER)
-}
-
-fn unknown() -> Error {
-    Error::new(
-        Reason::WriteOutcomeUnknown,
-        "the write may or may not have been applied; send it again with the same request id",
-    )
 }

@@ -14,7 +14,8 @@ use tokio::sync::{oneshot, watch};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{
-    Group, Groups, NodeId, Opening, Parts, ReplicaId, SharedTransport, Timing, Transport, Write,
+    Answer, Group, Groups, NodeId, Opening, Parts, ReplicaId, Reply, SharedTransport, Timing,
+    Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Untrusted};
 use crate::state::Identity;
@@ -187,36 +188,39 @@ impl Alone {
     }
 }
 
+/// Writes at the leader of a group, and answers what came of it.
+pub(crate) async fn write(group: &Group, operation: wire::Operation) -> Result<Answer> {
+    let (tx, rx) = oneshot::channel();
+    group.propose(vec![Write {
+        operation,
+        acknowledgement: None,
+        reply: Reply::new(move |answer| drop(tx.send(answer))),
+    }]);
+    rx.await.expect("answered")
+}
+
 /// Puts a record at the leader of its group, and answers the entry that did.
 pub(crate) async fn put(group: &Group, key: &str, value: &str) -> Index {
-    let (tx, rx) = oneshot::channel();
     let value = wire::Value {
         bytes: value.to_owned().into(),
         ..wire::Value::default()
     };
-    group.propose(vec![Write {
-        id: None,
+    let put = wire::Operation {
         key: key.to_owned().into(),
-        change: wire::operation::Change::Put(value),
-        condition: None,
-        acknowledgement: None,
-        reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
-    }]);
-    rx.await.expect("answered").expect("written").index
+        change: Some(wire::operation::Change::Put(value)),
+        ..wire::Operation::default()
+    };
+    write(group, put).await.expect("written").index
 }
 
 /// Registers a client at the leader of its group, and answers its id.
 pub(crate) async fn register(group: &Group) -> Bytes {
-    let (tx, rx) = oneshot::channel();
-    group.propose(vec![Write {
-        id: None,
-        key: Bytes::new(),
-        change: wire::operation::Change::Register(wire::Register::default()),
-        condition: None,
-        acknowledgement: None,
-        reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
-    }]);
-    match rx.await.expect("answered").expect("registered").outcome {
+    let register = wire::operation::Change::Register(wire::Register::default());
+    let register = wire::Operation {
+        change: Some(register),
+        ..wire::Operation::default()
+    };
+    match write(group, register).await.expect("registered").outcome {
         crate::state::Outcome::Registered { client } => Bytes::copy_from_slice(&client),
         other => panic!("{other:?}"),
     }

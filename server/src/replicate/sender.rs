@@ -453,7 +453,6 @@ pub(super) fn compress(message: &impl Message) -> bytes::Bytes {
 #[cfg(test)]
 mod tests {
     use domicile_proto::address::{RegionName, Tag};
-    use tokio::sync::oneshot;
 
     use super::*;
     use crate::net::{Speaker, TcpDial};
@@ -628,20 +627,18 @@ mod tests {
         let group = home.lead(identity(GLOBAL, "global", "eu")).await;
         let client = crate::raft::testing::register(&group).await;
         let write = async |sequence, key: &str, condition| {
-            let (tx, rx) = oneshot::channel();
-            group.propose(vec![crate::raft::Write {
+            let put = wire::Operation {
                 id: Some(wire::WriteId {
                     client: client.clone(),
                     sequence,
                     ..wire::WriteId::default()
                 }),
                 key: key.to_owned().into(),
-                change: wire::operation::Change::Put(wire::Value::default()),
+                change: Some(wire::operation::Change::Put(wire::Value::default())),
                 condition,
-                acknowledgement: None,
-                reply: crate::raft::Reply::new(move |answer| drop(tx.send(answer))),
-            }]);
-            rx.await.expect("answered").is_ok()
+                ..wire::Operation::default()
+            };
+            crate::raft::testing::write(&group, put).await.is_ok()
         };
         let absent = Some(wire::operation::Condition::IfAbsent(true));
         assert!(write(1, "a", None).await);

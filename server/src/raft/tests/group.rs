@@ -126,13 +126,14 @@ async fn writes_that_wait_are_bounded_in_bytes() {
         let write = |number: usize, bytes: usize| {
             let sent = sent.clone();
             Write {
-                id: None,
-                key: Bytes::from(number.to_be_bytes().to_vec()),
-                change: wire::operation::Change::Put(wire::Value {
-                    bytes: Bytes::from(vec![7; bytes]),
-                    ..wire::Value::default()
-                }),
-                condition: None,
+                operation: wire::Operation {
+                    key: Bytes::from(number.to_be_bytes().to_vec()),
+                    change: Some(wire::operation::Change::Put(wire::Value {
+                        bytes: Bytes::from(vec![7; bytes]),
+                        ..wire::Value::default()
+                    })),
+                    ..wire::Operation::default()
+                },
                 acknowledgement: None,
                 reply: Reply::new(move |answer| drop(sent.send(answer))),
             }
@@ -177,10 +178,11 @@ async fn stamped_last(group: &Group, count: usize) -> Result<u64> {
     let writes = (0..count).map(|_| {
         let tx = tx.clone();
         Write {
-            id: None,
-            key: Bytes::from_static(b"a"),
-            change: wire::operation::Change::Put(wire::Value::default()),
-            condition: None,
+            operation: wire::Operation {
+                key: Bytes::from_static(b"a"),
+                change: Some(wire::operation::Change::Put(wire::Value::default())),
+                ..wire::Operation::default()
+            },
             acknowledgement: None,
             reply: Reply::new(move |answer| drop(tx.send(answer))),
         }

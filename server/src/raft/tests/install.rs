@@ -29,14 +29,14 @@ use wire::operation::Change;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::snapshot::{self, SnapshotData};
-use crate::raft::testing::{Alone, Nowhere};
+use crate::raft::testing::{self, Alone, Nowhere};
 use crate::raft::types::{
     Proposal, RaftEntryOf, RaftLogId, RaftVote, entry_from_bytes, log_id_from_wire, log_id_to_wire,
     stored_membership_to_wire, vote_to_wire,
 };
 use crate::raft::{
-    Answers, Group, Groups, Inbound, NodeId, Opening, Parts, Received, ReplicaId, Reply,
-    SnapshotReceiver, Timing, Transport, Write,
+    Answers, Group, Groups, Inbound, NodeId, Opening, Parts, Received, ReplicaId, SnapshotReceiver,
+    Timing, Transport,
 };
 use crate::residency::{Atlas, Cleared, Gate, Side, Untrusted};
 use crate::state::testing::{demo, identity};
@@ -257,7 +257,7 @@ impl Leader {
             ..timing()
         };
         let group = alone.lead(ours()).await;
-        let client = crate::raft::testing::register(&group).await;
+        let client = testing::register(&group).await;
         let mut leader = Leader {
             alone,
             group,
@@ -284,8 +284,7 @@ impl Leader {
     }
 
     async fn write(&mut self, key: &str, change: Change) {
-        let (answer, answered) = oneshot::channel();
-        self.group.propose(vec![Write {
+        let operation = wire::Operation {
             id: Some(wire::WriteId {
                 client: self.client.clone(),
                 sequence: self.last() + 1,
@@ -293,12 +292,12 @@ impl Leader {
                 digest: Bytes::new(),
             }),
             key: key.to_owned().into(),
-            change,
-            condition: None,
-            acknowledgement: None,
-            reply: Reply::new(move |written| drop(answer.send(written))),
-        }]);
-        answered.await.expect("answered").expect("written");
+            change: Some(change),
+            ..wire::Operation::default()
+        };
+        testing::write(&self.group, operation)
+            .await
+            .expect("written");
         self.note().await;
     }
 
