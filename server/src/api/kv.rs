@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use domicile_proto::CLUSTER_METADATA;
 use domicile_proto::address::RegionName;
 use domicile_proto::v1;
 use domicile_proto::v1::kv_service_server::KvService;
-use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::instrument;
 
@@ -17,11 +15,9 @@ use crate::api::session;
 use crate::api::status::{code, code_name, status};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::{
-    Admitted, ReadOptions, Route, Scanner, Store, WriteRequest, Written, covering, reply_to,
-};
+use crate::kv::{self, Admitted, ReadOptions, Scanner, Store};
 use crate::net::Caller;
-use crate::storage::Index;
+use crate::raft::{Answer, Write};
 use crate::telemetry::{Metrics, Operation};
 use tokio_util::sync::CancellationToken;
 
@@ -97,39 +93,11 @@ impl KvApi {
         &self,
         admitted: Arc<Admitted>,
         deadline: Duration,
-        request: WriteRequest,
-    ) -> Result<Written> {
-        let (tx, rx) = oneshot::channel();
-        let route = admitted.of_key(request.key());
-        // The caller may have gone; then nobody wants the answer.
-        let write = reply_to(request, move |answer| drop(tx.send(answer)));
-        if let Some(write) = write {
-            self.store.write(&route, vec![write]);
-        }
-        let answer = match tokio::time::timeout(deadline, rx).await {
-            Ok(Ok(answer)) => answer?,
-            Ok(Err(_)) | Err(_) => return Err(outcome_unknown()),
-        };
-        Ok(self.with_token(&route, answer))
-    }
-
-    fn with_token(&self, route: &Route, (written, index): (Written, Index)) -> Written {
-        let token = |given: Bytes| match given.is_empty() {
-            true => covering(route, index),
-            false => given,
-        };
-        match written {
-            Written::Put(response) => Written::Put(v1::PutResponse {
-                token: token(response.token),
-                ..response
-            }),
-            Written::Delete(response) => Written::Delete(v1::DeleteResponse {
-                token: token(response.token),
-                ..response
-            }),
-            // It wrote no record that a read could wait for.
-            registered @ Written::Registered(_) => registered,
-        }
+        write: Write,
+    ) -> Result<Answer> {
+        let route = admitted.of_key(&write.operation.key);
+        let written = tokio::time::timeout(deadline, self.store.write(&route, write));
+        written.await.unwrap_or_else(|_| Err(outcome_unknown()))
     }
 }
 
@@ -204,11 +172,9 @@ impl KvService for KvApi {
     ) -> Result<Response<v1::PutResponse>, Status> {
         let put = async {
             let (admitted, deadline) = self.admitted(&request)?;
-            let put = WriteRequest::Put(request.into_inner());
-            match self.write(admitted, deadline, put).await? {
-                Written::Put(response) => Ok(response),
-                _ => Err(Error::internal("a put was answered as another write")),
-            }
+            let put = kv::put(request.into_inner())?;
+            let answer = self.write(admitted, deadline, put).await?;
+            kv::put_response(answer.outcome, answer.token)
         };
         self.observe("Put", Operation::Put, put).await
     }
@@ -239,11 +205,9 @@ impl KvService for KvApi {
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let delete = async {
             let (admitted, deadline) = self.admitted(&request)?;
-            let delete = WriteRequest::Delete(request.into_inner());
-            match self.write(admitted, deadline, delete).await? {
-                Written::Delete(response) => Ok(response),
-                _ => Err(Error::internal("a delete was answered as another write")),
-            }
+            let delete = kv::delete(request.into_inner())?;
+            let answer = self.write(admitted, deadline, delete).await?;
+            kv::delete_response(answer.outcome, answer.token)
         };
         self.observe("Delete", Operation::Delete, delete).await
     }
@@ -267,11 +231,9 @@ impl KvService for KvApi {
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let register = async {
             let (admitted, deadline) = self.admitted(&request)?;
-            let register = WriteRequest::Register(request.into_inner());
-            match self.write(admitted, deadline, register).await? {
-                Written::Registered(response) => Ok(response),
-                _ => Err(Error::internal("a registration was answered as a write")),
-            }
+            let register = kv::register(request.into_inner());
+            let answer = self.write(admitted, deadline, register).await?;
+            kv::register_response(answer.outcome)
         };
         self.observe("Register", Operation::Register, register)
             .await

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use domicile_proto::limits::TOKEN_POSITIONS_MAX;
 use domicile_proto::v1;
 use futures::Stream;
@@ -17,10 +18,11 @@ use v1::session_result::Result as Answer;
 use crate::api::status::{code, code_name, failure};
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
-use crate::kv::{Route, covering_all, has_key};
-use crate::raft::Budget;
+use crate::kv::{self, Route, covering_all, has_key};
+use crate::raft::{self, Asker, Budget, Kind};
+use crate::state::Outcome;
 use crate::storage::{GroupId, Index};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Operation};
 
 /// The results that are gathered into one frame.
 const FRAME_RESULTS_MAX: usize = 512;
@@ -44,7 +46,7 @@ enum Reply {
     /// it.
     One(v1::SessionResult, usize),
     /// One write that is in the log of the tag's home, to be gathered too.
-    Written(v1::SessionResult, Arc<Route>, Index),
+    Written(u64, Kind, raft::Answer, Arc<Route>),
     /// The last word.
     Closing(Error),
 }
@@ -112,11 +114,6 @@ impl Outbox {
         None
     }
 
-    /// Answers a write that is in the log of the tag's home.
-    pub(super) fn written(&self, id: u64, answer: Answer, route: Arc<Route>, index: Index) {
-        self.send(Reply::Written(result(id, answer), route, index));
-    }
-
     /// Waits until the client has gone, so that nobody hears an answer.
     pub(super) async fn gone(&self) {
         self.replies.closed().await;
@@ -130,6 +127,36 @@ impl Outbox {
     fn send(&self, reply: Reply) {
         // The client may have gone; then nobody listens.
         drop(self.replies.send(reply));
+    }
+}
+
+/// What a frame asks of one range; it hears what comes of the writes.
+pub(super) struct Asked {
+    /// The range.
+    pub(super) route: Arc<Route>,
+    /// Where the answers go.
+    pub(super) outbox: Outbox,
+    /// Counts the writes.
+    pub(super) metrics: Metrics,
+}
+
+impl Asker for Asked {
+    fn hear(self: Arc<Self>, number: u64, kind: Kind, answer: Result<raft::Answer>) {
+        let counted = match kind {
+            Kind::Put => Operation::Put,
+            Kind::Delete => Operation::Delete,
+            Kind::Register => Operation::Register,
+        };
+        let failed = answer.as_ref().err().map(|error| error.reason);
+        self.metrics.observe_operation(counted, failed);
+        match answer {
+            Ok(answer) => {
+                // Of what waits in it the outbox must not be a part.
+                let written = Reply::Written(number, kind, answer, self.route.clone());
+                self.outbox.send(written);
+            }
+            Err(error) => self.outbox.fail(number, error),
+        }
     }
 }
 
@@ -242,20 +269,22 @@ impl Replies {
                     answered += 1;
                     taken += 1;
                 }
-                Reply::Written(result, route, index) => {
-                    // Without a key of the tag, what another node gave stands in the
-                    // result. With one, all of the frame have one token.
+                Reply::Written(id, kind, answer, route) => {
+                    // With a key of the tag all of the frame have one token. Without,
+                    // each has the one that another node gave.
                     if let Some(range) = route.range.filter(|_| has_key(route)) {
                         let is_full = written.len() == TOKEN_POSITIONS_MAX;
                         if is_full && !written.contains_key(&range) && taken > 0 {
                             break;
                         }
-                        drop_token(result);
+                        answer.token.clear();
                         let last = written.entry(range);
-                        let last = last.or_insert_with(|| (route.clone(), *index));
-                        last.1 = last.1.max(*index);
+                        let last = last.or_insert_with(|| (route.clone(), answer.index));
+                        last.1 = last.1.max(answer.index);
                     }
-                    frame.results.push(std::mem::take(result));
+                    let token = std::mem::take(&mut answer.token);
+                    let told = told(*kind, answer.outcome, token);
+                    frame.results.push(result(*id, told));
                     answered += 1;
                     taken += 1;
                 }
@@ -289,13 +318,14 @@ impl Replies {
     }
 }
 
-/// Leaves the token out that a write was answered with.
-fn drop_token(result: &mut v1::SessionResult) {
-    match &mut result.result {
-        Some(Answer::Put(put)) => put.token.clear(),
-        Some(Answer::Delete(delete)) => delete.token.clear(),
-        _ => {}
-    }
+/// What a client is told of a write.
+fn told(kind: Kind, outcome: Outcome, token: Bytes) -> Answer {
+    let told = match kind {
+        Kind::Put => kv::put_response(outcome, token).map(Answer::Put),
+        Kind::Delete => kv::delete_response(outcome, token).map(Answer::Delete),
+        Kind::Register => kv::register_response(outcome).map(Answer::Register),
+    };
+    told.unwrap_or_else(|error| Answer::Failure(failure(error)))
 }
 
 /// About how many bytes a result takes in a frame.
@@ -334,8 +364,6 @@ fn overloaded() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn got(id: u64, bytes: usize) -> v1::SessionResult {

@@ -22,14 +22,13 @@ use tracing::instrument;
 use v1::session_operation::Operation;
 use v1::session_result::Result as Answer;
 
-use crate::api::replies::{Counted, Outbox, Replies, result};
+use crate::api::replies::{Asked, Counted, Outbox, Replies, result};
 use crate::api::status::failure;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::{
-    Admitted, ReadOptions, Route, Scanner, Store, WriteRequest, Written, check_key, reply_to,
-};
-use crate::telemetry::{Metrics, Operation as Kind};
+use crate::kv::{self, Admitted, ReadOptions, Route, Scanner, Store, check_key};
+use crate::raft::{Asker, Kind, Reply, Write};
+use crate::telemetry::{self, Metrics};
 
 /// Begins to serve a session.
 pub(super) fn serve(
@@ -71,7 +70,9 @@ struct Batch {
     route: Arc<Route>,
     local: Vec<(u64, Bytes)>,
     strong: Vec<(u64, Bytes)>,
-    writes: Vec<crate::raft::Write>,
+    writes: Vec<(Write, Reply)>,
+    /// Who hears what comes of the writes, once there are any.
+    asked: Option<Arc<Asked>>,
 }
 
 /// What a frame asks, by range.
@@ -92,6 +93,7 @@ impl Gathered {
                 local: Vec::new(),
                 strong: Vec::new(),
                 writes: Vec::new(),
+                asked: None,
             });
             self.batches.len() - 1
         });
@@ -164,18 +166,15 @@ impl Session {
                 },
                 Some(Operation::Put(put)) => {
                     let batch = gathered.of(&admitted, &put.key);
-                    let write = self.write(id, &batch.route, WriteRequest::Put(put));
-                    batch.writes.extend(write);
+                    self.write(batch, (id, Kind::Put), kv::put(put));
                 }
                 Some(Operation::Delete(delete)) => {
                     let batch = gathered.of(&admitted, &delete.key);
-                    let write = self.write(id, &batch.route, WriteRequest::Delete(delete));
-                    batch.writes.extend(write);
+                    self.write(batch, (id, Kind::Delete), kv::delete(delete));
                 }
                 Some(Operation::Register(register)) => {
                     let batch = gathered.of(&admitted, &[]);
-                    let write = self.write(id, &batch.route, WriteRequest::Register(register));
-                    batch.writes.extend(write);
+                    self.write(batch, (id, Kind::Register), Ok(kv::register(register)));
                 }
                 Some(Operation::Scan(scan)) => self.scan(id, admitted.clone(), scan),
                 None => self.outbox.fail(
@@ -191,7 +190,7 @@ impl Session {
 
     fn serve_batch(&self, batch: Batch) {
         if !batch.writes.is_empty() {
-            self.store.write(&batch.route, batch.writes);
+            self.store.write_each(&batch.route, batch.writes);
         }
         if !batch.local.is_empty() {
             self.get_local(&batch.route, batch.local);
@@ -201,33 +200,20 @@ impl Session {
         }
     }
 
-    /// A write whose answer goes into the session.
-    fn write(
-        &self,
-        id: u64,
-        route: &Arc<Route>,
-        request: WriteRequest,
-    ) -> Option<crate::raft::Write> {
-        let route = route.clone();
-        let outbox = self.outbox.clone();
-        let metrics = self.metrics.clone();
-        let kind = match request {
-            WriteRequest::Put(_) => Kind::Put,
-            WriteRequest::Delete(_) => Kind::Delete,
-            WriteRequest::Register(_) => Kind::Register,
-        };
-        reply_to(request, move |answer| {
-            metrics.observe_operation(kind, answer.as_ref().err().map(|e| e.reason));
-            let (answer, index) = match answer {
-                Ok((Written::Put(put), index)) => (Answer::Put(put), index),
-                Ok((Written::Delete(delete), index)) => (Answer::Delete(delete), index),
-                Ok((Written::Registered(registered), index)) => {
-                    (Answer::Register(registered), index)
-                }
-                Err(error) => return outbox.fail(id, error),
-            };
-            outbox.written(id, answer, route, index);
-        })
+    /// Adds a write to its batch; one that is malformed is answered at once.
+    fn write(&self, batch: &mut Batch, (id, kind): (u64, Kind), write: Result<Write>) {
+        let asked = batch.asked.get_or_insert_with(|| {
+            Arc::new(Asked {
+                route: batch.route.clone(),
+                outbox: self.outbox.clone(),
+                metrics: self.metrics.clone(),
+            })
+        });
+        let asked = asked.clone();
+        match write {
+            Ok(write) => batch.writes.push((write, Reply::heard_by(asked, id, kind))),
+            Err(refused) => asked.hear(id, kind, Err(refused)),
+        }
     }
 
     /// Answers gets from what this node has, in as many frames as it takes.
@@ -258,7 +244,7 @@ impl Session {
             let refused = self.outbox.gets(results, meta);
             for failed in failed {
                 self.metrics
-                    .observe_operation(Kind::Get, refused.or(failed));
+                    .observe_operation(telemetry::Operation::Get, refused.or(failed));
             }
         }
     }
@@ -280,7 +266,8 @@ impl Session {
                     Ok(answer) => answer,
                     Err(error) => {
                         for id in &ids[done..] {
-                            metrics.observe_operation(Kind::Get, Some(error.reason));
+                            metrics
+                                .observe_operation(telemetry::Operation::Get, Some(error.reason));
                             outbox.fail(*id, error.again());
                         }
                         return;
@@ -298,7 +285,7 @@ impl Session {
                 done += count;
                 let refused = outbox.gets(results, meta);
                 for _ in 0..count {
-                    metrics.observe_operation(Kind::Get, refused);
+                    metrics.observe_operation(telemetry::Operation::Get, refused);
                 }
             }
         });
@@ -322,7 +309,7 @@ impl Session {
                     Some(reason)
                 }
             };
-            metrics.observe_operation(Kind::Scan, failed);
+            metrics.observe_operation(telemetry::Operation::Scan, failed);
         });
     }
 }

@@ -15,7 +15,7 @@ use v1::acknowledgement::Acknowledgement as Asked;
 use super::directory::Route;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Group, Reply, Write};
+use crate::raft::{Answer, Awaited, Group, Reply};
 use crate::replicate::{Shipped, Wanted};
 use crate::seeded::{self, Bug};
 use crate::state::Outcome;
@@ -79,56 +79,59 @@ pub(super) fn wanted(
     }
 }
 
-/// Makes a write's reply wait for the mirrors. Runs at the leader.
+/// The reply of a write whose own waits for the mirrors. Runs at the leader.
 pub(super) fn waiting(
     env: &Env,
     shipped: &Arc<Shipped>,
     home: &RegionName,
     group: &Arc<Group>,
-    write: Write,
     wanted: Wanted,
-) -> Write {
-    let (env, shipped, group) = (env.clone(), shipped.clone(), group.clone());
-    let home = home.clone();
-    let Write { reply, .. } = write;
-    let reply = Reply::new(move |answer| {
-        let version = match &answer {
-            Ok(answer) => match answer.outcome {
-                Outcome::Written { version, .. } => version,
-                _ => 0,
-            },
-            Err(_) => return reply.send(answer),
-        };
-        if seeded::is_on(Bug::MirrorsNotAwaited) {
-            return reply.send(answer);
-        }
-        env.spawn_brief(async move {
-            // The write is applied, so it is not behind this.
-            let position = group.progress().changed;
-            let range = group.identity().group;
-            let waited = shipped.wait(range, &wanted, position, ACKNOWLEDGE_WAIT);
-            match waited.await {
-                Ok(_) => reply.send(answer),
-                Err(having) => {
-                    let durable: Vec<_> = std::iter::once(home.to_string())
-                        .chain(having.iter().map(ToString::to_string))
-                        .collect();
-                    let durable = durable.join(",");
-                    reply.send(Err(Error::new(
-                        Reason::AckNotReached,
-                        format!(
-                            "the write is applied and durable in {durable}, not yet in every \
-                             region it should wait for; send it again with the same request id \
-                             to go on waiting"
-                        ),
-                    )
-                    .fact("version", version)
-                    .fact("durable_in", durable)));
-                }
-            }
-        });
+    reply: Reply,
+) -> Reply {
+    let (shipped, group, home) = (shipped.clone(), group.clone(), home.clone());
+    let (applied, answer) = Reply::awaited();
+    env.spawn_brief(async move {
+        reply.send(mirrored(&shipped, &home, &group, &wanted, answer).await);
     });
-    Write { reply, ..write }
+    applied
+}
+
+/// What is answered once the mirrors have a write, or have had their time.
+async fn mirrored(
+    shipped: &Shipped,
+    home: &RegionName,
+    group: &Group,
+    wanted: &Wanted,
+    answer: Awaited,
+) -> Result<Answer> {
+    let answer = answer.await?;
+    if seeded::is_on(Bug::MirrorsNotAwaited) {
+        return Ok(answer);
+    }
+    // The write is applied, so it is not behind this.
+    let position = group.progress().changed;
+    let range = group.identity().group;
+    let waited = shipped.wait(range, wanted, position, ACKNOWLEDGE_WAIT);
+    let Err(having) = waited.await else {
+        return Ok(answer);
+    };
+    let version = match answer.outcome {
+        Outcome::Written { version, .. } => version,
+        _ => 0,
+    };
+    let durable: Vec<_> = std::iter::once(home.to_string())
+        .chain(having.iter().map(ToString::to_string))
+        .collect();
+    let durable = durable.join(",");
+    Err(Error::new(
+        Reason::AckNotReached,
+        format!(
+            "the write is applied and durable in {durable}, not yet in every region it should \
+             wait for; send it again with the same request id to go on waiting"
+        ),
+    )
+    .fact("version", version)
+    .fact("durable_in", durable))
 }
 
 #[cfg(test)]

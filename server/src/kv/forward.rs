@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
-use domicile_proto::v1::Acknowledgement;
+use tokio::sync::oneshot;
 use wire::operation::{Change, Condition};
 use wire::peer_request::Request;
 use wire::peer_response::Response;
@@ -23,8 +23,8 @@ use crate::kv::store::other_ranges;
 use crate::kv::tokens;
 use crate::kv::write::{check_forwarded, check_from_afar};
 use crate::net::Peers;
-use crate::raft::{Answer, Answers, NodeId, ReplicaId, Reply, Transport, Write};
-use crate::residency::Gate;
+use crate::raft::{Answer, Awaited, NodeId, ReplicaId, Reply, Transport, Write};
+use crate::residency::{Gate, Untrusted};
 use crate::state::{Outcome, Subject};
 use crate::storage::{GroupId, Index};
 
@@ -63,7 +63,12 @@ pub struct Forwarded {
 }
 
 /// Passes writes on, in their order.
-pub(super) fn writes(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>) {
+pub(super) fn writes(
+    env: &Env,
+    gate: &Arc<Gate>,
+    target: &Target<'_>,
+    writes: Vec<(Write, Reply)>,
+) {
     for run in runs(writes) {
         pass_on(env, gate, target, run);
     }
@@ -71,45 +76,41 @@ pub(super) fn writes(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: V
 
 /// Writes that are answered together: each that waits for mirrors goes alone, so
 /// that none waits for another's.
-fn runs(writes: Vec<Write>) -> Vec<Vec<Write>> {
-    let mut runs: Vec<Vec<Write>> = Vec::new();
+fn runs(writes: Vec<(Write, Reply)>) -> Vec<Vec<(Write, Reply)>> {
+    let mut runs: Vec<Vec<(Write, Reply)>> = Vec::new();
     let mut goes_on = false;
-    for write in writes {
+    for (write, reply) in writes {
         let waits = write.acknowledgement.is_some();
         match runs.last_mut() {
-            Some(run) if goes_on && !waits => run.push(write),
-            _ => runs.push(vec![write]),
+            Some(run) if goes_on && !waits => run.push((write, reply)),
+            _ => runs.push(vec![(write, reply)]),
         }
         goes_on = !waits;
     }
     runs
 }
 
-fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>) {
-    let mut replies = Vec::with_capacity(writes.len());
-    let bytes = writes.iter().map(Write::bytes).sum();
-    // For mirrors an answer may wait long.
-    let waits = writes.iter().any(|write| write.acknowledgement.is_some());
+fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, run: Vec<(Write, Reply)>) {
+    let mut replies = Vec::with_capacity(run.len());
+    let mut writes = Vec::with_capacity(run.len());
+    let (mut bytes, mut waits) = (0, false);
+    for (write, reply) in run {
+        bytes += write.bytes();
+        // For mirrors an answer may wait long.
+        waits |= write.acknowledgement.is_some();
+        writes.push(to_forward(write));
+        replies.push(reply);
+    }
     let budget = target.peers.forwarding().clone();
     if !budget.take(bytes) {
-        for write in writes {
-            write.reply.send(Err(overloaded()));
-        }
-        return;
+        return refuse(replies, &overloaded());
     }
-    let forwarded = writes
-        .into_iter()
-        .map(|write| {
-            replies.push(write.reply);
-            to_forward(write.operation, write.acknowledgement)
-        })
-        .collect();
     let request = wire::PeerRequest {
         sequence: 0,
         group: target.group.0,
         to_replica: target.replica.0,
         request: Some(Request::Forward(wire::Forward {
-            writes: forwarded,
+            writes,
             tag: target.route.tag.to_string(),
             caller: Some(target.route.on_behalf()),
         })),
@@ -119,37 +120,45 @@ fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, writes: Vec<Write>)
         Ok(cleared) => target.peers.send(target.node, cleared),
         Err(refused) => {
             budget.give_back(bytes);
-            for reply in replies {
-                reply.send(Err(refused.again()));
-            }
-            return;
+            return refuse(replies, &refused);
         }
     };
     let (gate, peers, node) = (gate.clone(), target.peers.clone(), target.node);
     env.spawn_brief(async move {
-        let region = peers.region();
-        let mut answer = std::pin::pin!(answer);
-        let soon = tokio::time::timeout(SLOW_AFTER, &mut answer).await;
-        let answer = match soon {
-            Ok(answer) => Ok(answer),
-            Err(_) => {
-                if !waits {
-                    peers.doubt(node);
-                }
-                // What still waits when that ends is not sent any more.
-                tokio::time::timeout(FORWARD_WAIT - SLOW_AFTER, answer).await
-            }
-        };
-        match answer {
-            Ok(Ok(answer)) => match gate.ingress(region, &subject, answer) {
-                Ok(answer) => answered(replies, answer.response),
-                // It may tell of what was done. Dropped, they answer "unknown".
-                Err(_) => drop(replies),
-            },
-            Ok(Err(_)) | Err(_) => drop(replies),
+        let answer = patiently(&peers, node, waits, answer).await;
+        let opened = answer.map(|answer| gate.ingress(peers.region(), &subject, answer));
+        match opened {
+            Some(Ok(answer)) => answered(replies, answer.response),
+            // It may tell of what was done. Dropped, they answer "unknown".
+            Some(Err(_)) | None => drop(replies),
         }
         budget.give_back(bytes);
     });
+}
+
+/// Waits for a node's answer; `None`: there is none. One that is slow is asked less,
+/// unless it has a reason.
+async fn patiently(
+    peers: &Peers,
+    node: NodeId,
+    has_reason: bool,
+    mut answer: oneshot::Receiver<Untrusted<wire::PeerResponse>>,
+) -> Option<Untrusted<wire::PeerResponse>> {
+    if let Ok(soon) = tokio::time::timeout(SLOW_AFTER, &mut answer).await {
+        return soon.ok();
+    }
+    if !has_reason {
+        peers.doubt(node);
+    }
+    // What still waits when that ends is not sent any more.
+    let later = tokio::time::timeout(FORWARD_WAIT - SLOW_AFTER, answer).await;
+    later.ok()?.ok()
+}
+
+fn refuse(replies: Vec<Reply>, error: &Error) {
+    for reply in replies {
+        reply.send(Err(error.again()));
+    }
 }
 
 fn overloaded() -> Error {
@@ -177,9 +186,7 @@ fn answered(replies: Vec<Reply>, response: Option<Response>) {
         // Refused before it was taken: certainly not applied.
         Some(Response::Refusal(refusal)) => {
             let refused = lasting(&refusal).unwrap_or_else(|| for_now(&refusal));
-            for reply in replies {
-                reply.send(Err(refused.again()));
-            }
+            refuse(replies, &refused);
         }
         // Dropping the replies answers "unknown".
         _ => {}
@@ -208,40 +215,42 @@ fn for_now(refusal: &wire::Refusal) -> Error {
     Error::new(Reason::NoQuorum, message).retry_after(Duration::from_millis(100))
 }
 
-/// The writes that another node passed on, by range, or to the one that it means;
-/// what comes of all of them goes out in one answer, with a token: the other node may
-/// have no key of the tag, or not yet. One that is not known here whole is refused.
+/// Writes that another node passed on, and what is to be answered to it.
+pub(super) struct Taken {
+    /// The writes that may be done, by range.
+    pub(super) ranges: Vec<(Route, Vec<(Write, Reply)>)>,
+    /// What comes of each, in the order in which they came, and which of the ranges
+    /// it is of.
+    outcomes: Vec<(usize, Awaited)>,
+}
+
+/// Takes writes that another node passed on, by range, or to the one that it means.
+/// One that is not known here whole is refused.
 pub(super) fn taken(
     admitted: &Arc<Admitted>,
     meant: Option<Route>,
-    sequence: u64,
-    forward: wire::Forward,
-    answers: &Answers,
-) -> Vec<(Route, Vec<Write>)> {
-    let gathered = Arc::new(Gathered {
-        subject: Subject::Tag(admitted.tag.clone()),
-        sequence,
-        covered: parking_lot::Mutex::default(),
-        answers: answers.clone(),
-        outcomes: parking_lot::Mutex::new(vec![None; forward.writes.len()]),
-    });
+    writes: Vec<wire::ForwardedWrite>,
+) -> Taken {
     let is_meant = meant.is_some();
     let meant = meant.map(|route| (route, Vec::new()));
-    let mut taken: Vec<(Route, Vec<Write>)> = meant.into_iter().collect();
-    for (at, mut write) in forward.writes.into_iter().enumerate() {
+    let mut taken = Taken {
+        ranges: meant.into_iter().collect(),
+        outcomes: Vec::with_capacity(writes.len()),
+    };
+    for write in writes {
         let covers = |(route, _): &(Route, _)| route.span.covers(&write.key);
-        let of = match taken.iter().position(covers) {
+        let of = match taken.ranges.iter().position(covers) {
             Some(of) => of,
             None if is_meant => 0,
             None => {
-                taken.push((admitted.of_key(&write.key), Vec::new()));
-                taken.len() - 1
+                let route = admitted.of_key(&write.key);
+                taken.ranges.push((route, Vec::new()));
+                taken.ranges.len() - 1
             }
         };
-        let (route, writes) = &mut taken[of];
-        let (gathered, of) = (gathered.clone(), route.clone());
-        let reply = Reply::new(move |answer| gathered.set(at, &of, answer));
-        let acknowledgement = write.acknowledgement.take();
+        let (reply, outcome) = Reply::awaited();
+        taken.outcomes.push((of, outcome));
+        let (route, writes) = &mut taken.ranges[of];
         let from_afar = match is_meant {
             true => Ok(()),
             false => check_from_afar(&write),
@@ -249,25 +258,49 @@ pub(super) fn taken(
         match from_afar.and_then(|()| from_forward(write)) {
             Err(refused) => reply.send(Err(refused)),
             // What writes no record has no key.
-            Ok(operation) if !operation.key.is_empty() && !route.span.covers(&operation.key) => {
+            Ok(Write { operation, .. })
+                if !operation.key.is_empty() && !route.span.covers(&operation.key) =>
+            {
                 reply.send(Err(other_ranges()));
             }
-            Ok(operation) => writes.push(Write {
-                operation,
-                acknowledgement,
-                reply,
-            }),
+            Ok(write) => writes.push((write, reply)),
         }
     }
     taken
 }
 
+impl Taken {
+    /// Waits for what comes of all of them. With it goes a token that covers them:
+    /// the other node may have no key of the tag, or not yet.
+    pub(super) async fn result(self) -> wire::ForwardResult {
+        let mut outcomes = Vec::with_capacity(self.outcomes.len());
+        // For each range the last entry that was written, and the token that came
+        // with it; empty: none did.
+        let mut covered: BTreeMap<Option<GroupId>, (&Route, Index, Bytes)> = BTreeMap::new();
+        for (of, outcome) in self.outcomes {
+            let answer = outcome.await;
+            if let Ok(Answer { index, token, .. }) = &answer {
+                let (route, _) = &self.ranges[of];
+                let known = covered.get(&route.range);
+                if known.is_none_or(|(_, last, _)| last < index) {
+                    covered.insert(route.range, (route, *index, token.clone()));
+                }
+            }
+            outcomes.push(to_wire(answer));
+        }
+        let covered = covered.values();
+        let covered = covered.map(|(route, index, token)| (*route, *index, token));
+        wire::ForwardResult {
+            outcomes,
+            token: tokens::covering_written(covered),
+        }
+    }
+}
+
 /// A write as another node is told it.
-fn to_forward(
-    operation: wire::Operation,
-    acknowledgement: Option<Acknowledgement>,
-) -> wire::ForwardedWrite {
+fn to_forward(write: Write) -> wire::ForwardedWrite {
     use wire::forwarded_write as told;
+    let operation = write.operation;
     wire::ForwardedWrite {
         id: operation.id,
         key: operation.key,
@@ -282,13 +315,13 @@ fn to_forward(
             Condition::IfAbsent(absent) => told::Condition::IfAbsent(absent),
             Condition::IfVersion(version) => told::Condition::IfVersion(version),
         }),
-        acknowledgement,
+        acknowledgement: write.acknowledgement,
     }
 }
 
 /// A write as another node told it. A node of a newer release may ask for what is
 /// not known here; less than that must not be done.
-fn from_forward(write: wire::ForwardedWrite) -> Result<wire::Operation, Error> {
+fn from_forward(write: wire::ForwardedWrite) -> Result<Write, Error> {
     use wire::forwarded_write as told;
     let unknown = |what: &str| {
         Error::new(
@@ -310,49 +343,16 @@ fn from_forward(write: wire::ForwardedWrite) -> Result<wire::Operation, Error> {
         None if write.conditional => return Err(unknown("condition")),
         None => None,
     };
-    Ok(wire::Operation {
-        id: write.id,
-        key: write.key,
-        change: Some(change),
-        condition,
-        ..wire::Operation::default()
+    Ok(Write {
+        operation: wire::Operation {
+            id: write.id,
+            key: write.key,
+            change: Some(change),
+            condition,
+            ..wire::Operation::default()
+        },
+        acknowledgement: write.acknowledgement,
     })
-}
-
-/// Outcomes of one forward; the last one to come sends the answer.
-struct Gathered {
-    subject: Subject,
-    sequence: u64,
-    /// For each range the last entry that was written, and the token that came with
-    /// it; empty: none did.
-    covered: parking_lot::Mutex<BTreeMap<Option<GroupId>, (Route, Index, Bytes)>>,
-    answers: Answers,
-    outcomes: parking_lot::Mutex<Vec<Option<wire::ForwardedOutcome>>>,
-}
-
-impl Gathered {
-    fn set(&self, at: usize, route: &Route, answer: Result<Answer, Error>) {
-        if let Ok(Answer { index, token, .. }) = &answer {
-            let mut covered = self.covered.lock();
-            let known = covered.get(&route.range);
-            if known.is_none_or(|(_, last, _)| last < index) {
-                covered.insert(route.range, (route.clone(), *index, token.clone()));
-            }
-        }
-        let outcome = to_wire(answer);
-        let mut outcomes = self.outcomes.lock();
-        outcomes[at] = Some(outcome);
-        if outcomes.iter().any(Option::is_none) {
-            return;
-        }
-        let outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
-        let covered = std::mem::take(&mut *self.covered.lock());
-        let covered = covered.values();
-        let covered = covered.map(|(route, index, token)| (route, *index, token));
-        let token = tokens::covering_written(covered);
-        let answer = Response::Forward(wire::ForwardResult { outcomes, token });
-        self.answers.send(&self.subject, self.sequence, answer);
-    }
 }
 
 fn to_wire(answer: Result<Answer, Error>) -> wire::ForwardedOutcome {
@@ -457,6 +457,8 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 mod tests {
     use bytes::Bytes;
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+    use domicile_proto::v1::Acknowledgement;
+    use futures::FutureExt;
 
     use super::*;
     use crate::kv::directory::Directory;
@@ -464,14 +466,14 @@ mod tests {
 
     /// What a writer is told of a refusal for a reason.
     fn told(reason: &str) -> Error {
-        let (tx, rx) = std::sync::mpsc::channel();
-        let reply = Reply::new(move |answer| drop(tx.send(answer)));
+        let (reply, answer) = Reply::awaited();
         let refusal = wire::Refusal {
             why: "the gate is closed".into(),
             reason: reason.into(),
         };
         answered(vec![reply], Some(Response::Refusal(refusal)));
-        rx.recv().expect("answered").expect_err("refused")
+        let answer = answer.now_or_never().expect("answered");
+        answer.expect_err("refused")
     }
 
     #[test]
@@ -511,7 +513,6 @@ mod tests {
         let eu = node.gate.region();
         let directory = Directory::new(node.gate.clone(), node.groups.clone());
         let admitted = directory.admit("eu-only", eu).expect("admitted");
-        let (answers, mut answered) = Answers::new(node.gate.clone(), eu.clone());
         let unknown_change = wire::ForwardedWrite {
             change: None,
             ..put()
@@ -580,36 +581,27 @@ mod tests {
             id(16, 0),
         ];
         for malformed in malformed {
-            let refused = from_forward(malformed).expect_err("refused");
+            let refused = from_forward(malformed).map(drop).expect_err("refused");
             assert_eq!(refused.reason, Reason::InvalidArgument);
         }
         assert!(from_forward(id(16, 1)).is_ok());
-        let forward = wire::Forward {
-            writes: vec![unknown_change, put(), unknown_condition],
-            tag: "eu-only".into(),
-            caller: None,
+        let writes = vec![unknown_change, put(), unknown_condition];
+        let mut taken = taken(&admitted, None, writes);
+        let [(_, writes)] = &mut taken.ranges[..] else {
+            panic!("one range");
         };
-        let taken = taken(&admitted, None, 7, forward, &answers);
-        let taken: Vec<_> = taken.into_iter().flat_map(|(_, writes)| writes).collect();
-        assert_eq!(taken.len(), 1);
-        let change = &taken[0].operation.change;
-        assert!(matches!(change, Some(Change::Put(_))));
-        for write in taken {
-            write.reply.send(Ok(Answer {
-                outcome: Outcome::Written {
-                    version: 9,
-                    before: None,
-                },
-                index: Index(3),
-                token: Bytes::from_static(b"given"),
-            }));
-        }
-        let answer = answered.some(9).await.remove(0);
-        let answer = answered.frame(answer);
-        assert_eq!(answer.sequence, 7);
-        let Some(Response::Forward(result)) = answer.response else {
-            panic!("{answer:?}");
-        };
+        let (write, reply) = writes.remove(0);
+        assert!(writes.is_empty());
+        assert!(matches!(write.operation.change, Some(Change::Put(_))));
+        reply.send(Ok(Answer {
+            outcome: Outcome::Written {
+                version: 9,
+                before: None,
+            },
+            index: Index(3),
+            token: Bytes::from_static(b"given"),
+        }));
+        let result = taken.result().await;
         // This node holds nothing of the tag: it hands on what it was given.
         assert_eq!(result.token, "given");
         let outcomes = result.outcomes.into_iter();
@@ -629,7 +621,6 @@ mod tests {
                 ..wire::Operation::default()
             },
             acknowledgement: waits.then(Acknowledgement::default),
-            reply: Reply::new(drop),
         };
         let writes = [
             (1, false),
@@ -639,13 +630,13 @@ mod tests {
             (5, false),
             (6, false),
         ];
-        let writes = writes.map(|(key, waits)| write(key, waits)).into();
-        let keys = |run: Vec<Write>| {
+        let writes = writes.map(|(key, waits)| (write(key, waits), Reply::awaited().0));
+        let keys = |run: Vec<(Write, Reply)>| -> Vec<u8> {
             run.iter()
-                .map(|write| write.operation.key[0])
-                .collect::<Vec<_>>()
+                .map(|(write, _)| write.operation.key[0])
+                .collect()
         };
-        let runs: Vec<_> = runs(writes).into_iter().map(keys).collect();
+        let runs: Vec<_> = runs(writes.into()).into_iter().map(keys).collect();
         assert_eq!(runs, [vec![1, 2], vec![3], vec![4], vec![5, 6]]);
     }
 

@@ -40,6 +40,8 @@ pub use forward::Forwarded;
 pub use freshness::Freshness;
 pub use options::ReadOptions;
 pub use store::{Parts, Store};
-pub use tokens::{covering, covering_all, has_key};
+pub use tokens::{covering_all, has_key};
 pub use turns::Scanner;
-pub use write::{WriteRequest, Written, check_key, reply_to};
+pub use write::{
+    check_key, delete, delete_response, put, put_response, register, register_response,
+};

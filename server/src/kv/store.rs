@@ -10,9 +10,10 @@ use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tracing::instrument;
 use wire::operation::Change;
+use wire::peer_response::Response;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
@@ -29,8 +30,8 @@ use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{Answer, Answers, Group, Groups, NodeId, Progress, ReplicaId, Reply, Write};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::Gate;
-use crate::state::Outcome;
 use crate::state::read::{self, GET_BYTES_MAX};
+use crate::state::{Outcome, Subject};
 use crate::storage::{Disk, GroupId, Index};
 
 /// How often a read that waits for its level looks again.
@@ -135,12 +136,26 @@ impl Store {
         }
     }
 
+    /// Writes, and waits for what comes of it, with a token that covers it.
+    pub async fn write(self: &Arc<Self>, route: &Route, write: Write) -> Result<Answer> {
+        let (reply, answer) = Reply::awaited();
+        self.write_each(route, vec![(write, reply)]);
+        let mut answer = answer.await?;
+        // What writes no record has none: no read could wait for it.
+        if answer.token.is_empty() && matches!(answer.outcome, Outcome::Written { .. }) {
+            answer.token = tokens::covering(route, answer.index);
+        }
+        Ok(answer)
+    }
+
     /// Writes to a range; who registers does so with every range of the tag. Each
-    /// write is answered through its own reply.
-    pub fn write(self: &Arc<Self>, route: &Route, mut writes: Vec<Write>) {
+    /// write is answered through its own reply, without a token where this node can
+    /// make one: those that are answered together have one together.
+    pub fn write_each(self: &Arc<Self>, route: &Route, mut writes: Vec<(Write, Reply)>) {
         if route.is_split() {
-            let registers =
-                |write: &mut Write| matches!(write.operation.change, Some(Change::Register(_)));
+            let registers = |(write, _): &mut (Write, Reply)| {
+                matches!(write.operation.change, Some(Change::Register(_)))
+            };
             for registering in writes.extract_if(.., registers) {
                 self.register(route.admitted(), registering);
             }
@@ -149,12 +164,15 @@ impl Store {
     }
 
     #[instrument(level = "debug", skip_all, fields(tag = %route.tag, writes = writes.len()))]
-    fn write_to(&self, route: &Route, mut writes: Vec<Write>) {
+    fn write_to(&self, route: &Route, mut writes: Vec<(Write, Reply)>) {
         if writes.is_empty() {
             return;
         }
         // Impossible acknowledgements are refused before anything is written.
-        if writes.iter().any(|write| write.acknowledgement.is_some()) {
+        if writes
+            .iter()
+            .any(|(write, _)| write.acknowledgement.is_some())
+        {
             writes = admissible(route, writes);
         }
         let Here::Home(group) = &route.here else {
@@ -179,14 +197,13 @@ impl Store {
 
     /// Registers a client with every range of a tag: the first one gives it its id,
     /// which the others take over. The home does it: it knows them.
-    fn register(self: &Arc<Self>, admitted: &Arc<Admitted>, write: Write) {
+    fn register(self: &Arc<Self>, admitted: &Arc<Admitted>, (write, reply): (Write, Reply)) {
         let routes = admitted.of_span(&[], &[]);
         let first = &routes[0];
         if !matches!(first.here, Here::Home(_)) {
-            return self.write_to(first, vec![write]);
+            return self.write_to(first, vec![(write, reply)]);
         }
         let store = self.clone();
-        let Write { reply, .. } = write;
         self.env.spawn_brief(async move {
             reply.send(store.register_with_all(&routes).await);
         });
@@ -211,24 +228,13 @@ impl Store {
 
     /// Writes what changes no record, and waits for what comes of it.
     pub(super) async fn write_alone(&self, route: &Route, change: Change) -> Result<Answer> {
-        let (tx, rx) = oneshot::channel();
-        // Who asked may have gone; then nobody wants the answer.
-        let reply = Reply::new(move |answer| drop(tx.send(answer)));
-        let write = Write {
-            operation: wire::Operation {
-                change: Some(change),
-                ..wire::Operation::default()
-            },
-            acknowledgement: None,
-            reply,
-        };
-        self.write_to(route, vec![write]);
-        rx.await
-            .unwrap_or_else(|_| Err(Error::internal("a write was not answered")))
+        let (reply, answer) = Reply::awaited();
+        self.write_to(route, vec![(Write::of_no_record(change), reply)]);
+        answer.await
     }
 
     /// Passes writes on to the home's region.
-    fn write_at_home(&self, route: &Route, writes: Vec<Write>) {
+    fn write_at_home(&self, route: &Route, writes: Vec<(Write, Reply)>) {
         if route.home == *self.gate.region() {
             return refuse(writes, &elsewhere());
         }
@@ -247,33 +253,35 @@ impl Store {
 
     /// Proposes writes here, at the leader. One without room refuses them;
     /// followers pass writes on whether they have room or not.
-    fn propose(&self, route: &Route, group: &Arc<Group>, writes: Vec<Write>) {
+    fn propose(&self, route: &Route, group: &Arc<Group>, writes: Vec<(Write, Reply)>) {
         if let Err(error) = group.admit_write() {
             return refuse(writes, &error);
         }
-        if writes.iter().all(|write| write.acknowledgement.is_none()) {
+        if writes
+            .iter()
+            .all(|(write, _)| write.acknowledgement.is_none())
+        {
             return group.propose(writes);
         }
         let mut proposed = Vec::with_capacity(writes.len());
-        for write in writes {
+        for (write, reply) in writes {
             match acknowledge::wanted(route, write.acknowledgement.as_ref()) {
-                Ok(None) => proposed.push(write),
-                Ok(Some(wanted)) => proposed.push(acknowledge::waiting(
-                    &self.env,
-                    &self.shipped,
-                    &route.home,
-                    group,
-                    write,
-                    wanted,
-                )),
-                Err(error) => write.reply.send(Err(error)),
+                Ok(None) => proposed.push((write, reply)),
+                Ok(Some(wanted)) => {
+                    let (shipped, home) = (&self.shipped, &route.home);
+                    let waiting =
+                        acknowledge::waiting(&self.env, shipped, home, group, wanted, reply);
+                    proposed.push((write, waiting));
+                }
+                Err(error) => reply.send(Err(error)),
             }
         }
         group.propose(proposed);
     }
 
     /// Takes writes that a node of region `from` passed on: to the leader here,
-    /// named by its replica, or to this region as the tag's home.
+    /// named by its replica, or to this region as the tag's home. What comes of all
+    /// of them goes out in one answer.
     pub fn take_forwarded(
         self: &Arc<Self>,
         from: &RegionName,
@@ -288,25 +296,49 @@ impl Store {
         } = forwarded;
         let caller = forward.caller.as_ref();
         let admitted = self.directory.admit_at_home(&forward.tag, from, caller)?;
-        if replica == ReplicaId(0) {
-            for (route, writes) in forward::taken(&admitted, None, sequence, forward, answers) {
-                self.write(&route, writes);
+        let led = match replica {
+            ReplicaId(0) => None,
+            replica => Some(self.led(&admitted, from, group, replica)?),
+        };
+        let meant = led.as_ref().map(|(route, _)| route.clone());
+        let mut taken = forward::taken(&admitted, meant, forward.writes);
+        for (route, writes) in &mut taken.ranges {
+            let writes = std::mem::take(writes);
+            match &led {
+                Some((_, group)) => self.propose(route, group, writes),
+                None => self.write_each(route, writes),
             }
-            return Ok(());
         }
-        let led = admitted.of_range(group);
+        let (subject, answers) = (Subject::Tag(admitted.tag.clone()), answers.clone());
+        self.env.spawn_brief(async move {
+            let result = taken.result().await;
+            answers.send(&subject, sequence, Response::Forward(result));
+        });
+        Ok(())
+    }
+
+    /// The range that is led by a replica of this node, and its group. Only a node of
+    /// this region may know.
+    fn led(
+        &self,
+        admitted: &Arc<Admitted>,
+        from: &RegionName,
+        range: GroupId,
+        replica: ReplicaId,
+    ) -> Result<(Route, Arc<Group>)> {
+        let led = admitted
+            .of_range(range)
+            .filter(|_| *from == *self.gate.region());
         let led = led.and_then(|route| Some((route.group()?.clone(), route)));
-        let led = led.filter(|(group, _)| group.replica() == replica && group.leads());
-        let Some((group, route)) = led.filter(|_| *from == *self.gate.region()) else {
-            return Err(Error::new(
+        match led {
+            Some((group, route)) if group.replica() == replica && group.leads() => {
+                Ok((route, group))
+            }
+            _ => Err(Error::new(
                 Reason::NoQuorum,
                 "this replica does not lead the group",
-            ));
-        };
-        for (route, writes) in forward::taken(&admitted, Some(route), sequence, forward, answers) {
-            self.propose(&route, &group, writes);
+            )),
         }
-        Ok(())
     }
 
     /// A connected node of a region; another for each attempt.
@@ -480,20 +512,20 @@ fn changed(route: &Route, progress: &Progress) -> Index {
 }
 
 /// Leaves out, and answers, the writes that wait for what can never be.
-fn admissible(route: &Route, writes: Vec<Write>) -> Vec<Write> {
+fn admissible(route: &Route, writes: Vec<(Write, Reply)>) -> Vec<(Write, Reply)> {
     let mut admitted = Vec::with_capacity(writes.len());
-    for write in writes {
+    for (write, reply) in writes {
         match acknowledge::wanted(route, write.acknowledgement.as_ref()) {
-            Ok(_) => admitted.push(write),
-            Err(error) => write.reply.send(Err(error)),
+            Ok(_) => admitted.push((write, reply)),
+            Err(error) => reply.send(Err(error)),
         }
     }
     admitted
 }
 
-fn refuse(writes: Vec<Write>, error: &Error) {
-    for write in writes {
-        write.reply.send(Err(error.again()));
+fn refuse(writes: Vec<(Write, Reply)>, error: &Error) {
+    for (_, reply) in writes {
+        reply.send(Err(error.again()));
     }
 }
 

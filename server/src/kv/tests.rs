@@ -14,10 +14,7 @@ use wire::command::Command;
 
 use super::directory::Here;
 use super::reach::WAIT_MAX;
-use super::{
-    Admitted, Directory, Forwarded, Freshness, Parts, ReadOptions, Route, Scanner, Store,
-    WriteRequest, reply_to,
-};
+use super::{Admitted, Directory, Forwarded, Freshness, Parts, ReadOptions, Route, Scanner, Store};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
 use crate::raft::testing::{Alone, put, reinstall};
@@ -506,12 +503,9 @@ async fn write_refused(node: &Fixture) -> Reason {
 
 /// Why a write fails.
 async fn write(node: &Fixture, route: Route, put: v1::PutRequest) -> Reason {
-    let (tx, rx) = tokio::sync::oneshot::channel();
-    let write = reply_to(WriteRequest::Put(put), move |answer| drop(tx.send(answer)));
-    let write = write.expect("it is valid");
-    node.store.write(&route, vec![write]);
-    let answer = rx.await.expect("answered");
-    answer.err().expect("refused").reason
+    let put = super::put(put).expect("it is valid");
+    let answer = node.store.write(&route, put).await;
+    answer.expect_err("refused").reason
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ pub fn has_key(route: &Route) -> bool {
 
 /// A token that covers a log entry of the tag's home; empty: this node has no key
 /// of the tag.
-pub fn covering(route: &Route, index: Index) -> Bytes {
+pub(super) fn covering(route: &Route, index: Index) -> Bytes {
     covering_all(std::iter::once((route, index)))
 }
 

@@ -7,9 +7,8 @@ use domicile_proto::v1;
 use wire::operation::{Change, Condition};
 
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Answer, Reply, Write};
+use crate::raft::Write;
 use crate::state::Outcome;
-use crate::storage::Index;
 
 /// The bytes of a client's id.
 const CLIENT_BYTES: usize = 16;
@@ -124,148 +123,78 @@ fn check_condition(condition: Option<v1::Condition>) -> Result<Option<Condition>
 }
 
 /// Checks a put and makes a write of it.
-pub(super) fn put(request: v1::PutRequest, reply: Reply) -> Result<Write, (Error, Reply)> {
-    let acknowledgement = request.acknowledgement;
-    let checked = (|| {
-        check_key(&request.key)?;
-        check_value(&request.value)?;
-        Ok((
-            check_id(request.request_id)?,
-            check_condition(request.condition)?,
-        ))
-    })();
-    match checked {
-        Err(error) => Err((error, reply)),
-        Ok((id, condition)) => Ok(Write {
-            operation: wire::Operation {
-                id,
-                key: request.key,
-                change: Some(Change::Put(wire::Value {
-                    data_key: 0,
-                    bytes: request.value,
-                })),
-                condition,
-                ..wire::Operation::default()
-            },
-            acknowledgement,
-            reply,
-        }),
-    }
+pub fn put(request: v1::PutRequest) -> Result<Write> {
+    check_key(&request.key)?;
+    check_value(&request.value)?;
+    let value = wire::Value {
+        data_key: 0,
+        bytes: request.value,
+    };
+    Ok(Write {
+        operation: wire::Operation {
+            id: check_id(request.request_id)?,
+            condition: check_condition(request.condition)?,
+            key: request.key,
+            change: Some(Change::Put(value)),
+            ..wire::Operation::default()
+        },
+        acknowledgement: request.acknowledgement,
+    })
 }
 
 /// Checks a delete and makes a write of it.
-pub(super) fn delete(request: v1::DeleteRequest, reply: Reply) -> Result<Write, (Error, Reply)> {
-    let acknowledgement = request.acknowledgement;
-    let checked = (|| {
-        check_key(&request.key)?;
-        Ok((
-            check_id(request.request_id)?,
-            check_condition(request.condition)?,
-        ))
-    })();
-    match checked {
-        Err(error) => Err((error, reply)),
-        Ok((id, condition)) => Ok(Write {
-            operation: wire::Operation {
-                id,
-                key: request.key,
-                change: Some(Change::Delete(wire::Tombstone {})),
-                condition,
-                ..wire::Operation::default()
-            },
-            acknowledgement,
-            reply,
-        }),
-    }
+pub fn delete(request: v1::DeleteRequest) -> Result<Write> {
+    check_key(&request.key)?;
+    Ok(Write {
+        operation: wire::Operation {
+            id: check_id(request.request_id)?,
+            condition: check_condition(request.condition)?,
+            key: request.key,
+            change: Some(Change::Delete(wire::Tombstone {})),
+            ..wire::Operation::default()
+        },
+        acknowledgement: request.acknowledgement,
+    })
 }
 
 /// The write that registers a client; the proposer draws its nonce.
-fn register(reply: Reply) -> Write {
-    Write {
-        operation: wire::Operation {
-            change: Some(Change::Register(wire::Register::default())),
-            ..wire::Operation::default()
-        },
-        acknowledgement: None,
-        reply,
+pub fn register(_: v1::RegisterRequest) -> Write {
+    Write::of_no_record(Change::Register(wire::Register::default()))
+}
+
+/// What a client is told of a put.
+pub fn put_response(outcome: Outcome, token: Bytes) -> Result<v1::PutResponse> {
+    let (version, _) = written(outcome)?;
+    Ok(v1::PutResponse { version, token })
+}
+
+/// What a client is told of a delete.
+pub fn delete_response(outcome: Outcome, token: Bytes) -> Result<v1::DeleteResponse> {
+    let (version, before) = written(outcome)?;
+    Ok(v1::DeleteResponse {
+        version,
+        existed: before.is_some(),
+        token,
+    })
+}
+
+/// What a client is told of its registration, which no read waits for.
+pub fn register_response(outcome: Outcome) -> Result<v1::RegisterResponse> {
+    match outcome {
+        Outcome::Registered { client } => Ok(v1::RegisterResponse {
+            client: Bytes::copy_from_slice(&client),
+        }),
+        _ => Err(Error::internal(
+            "a registration was answered as another write",
+        )),
     }
 }
 
-/// What a client is told of a write.
-pub enum Written {
-    /// A put.
-    Put(v1::PutResponse),
-    /// A delete.
-    Delete(v1::DeleteResponse),
-    /// A registration.
-    Registered(v1::RegisterResponse),
-}
-
-/// A client's write, before it is checked.
-pub enum WriteRequest {
-    /// A put.
-    Put(v1::PutRequest),
-    /// A delete.
-    Delete(v1::DeleteRequest),
-    /// A registration.
-    Register(v1::RegisterRequest),
-}
-
-impl WriteRequest {
-    /// The key that it writes; empty: it writes no record.
-    pub fn key(&self) -> &[u8] {
-        match self {
-            WriteRequest::Put(put) => &put.key,
-            WriteRequest::Delete(delete) => &delete.key,
-            WriteRequest::Register(_) => &[],
-        }
-    }
-}
-
-/// Checks a client's write; `done` gets what came of it and the log entry.
-/// A malformed one is answered at once.
-pub fn reply_to(
-    request: WriteRequest,
-    done: impl FnOnce(Result<(Written, Index)>) + Send + 'static,
-) -> Option<Write> {
-    let deletes = matches!(request, WriteRequest::Delete(_));
-    let reply = Reply::new(move |answer: Result<Answer>| {
-        done(answer.and_then(|answer| {
-            let (version, before) = match answer.outcome {
-                Outcome::Written { version, before } => (version, before),
-                Outcome::Registered { client } => {
-                    let client = Bytes::copy_from_slice(&client);
-                    let registered = v1::RegisterResponse { client };
-                    return Ok((Written::Registered(registered), answer.index));
-                }
-                _ => return Err(Error::internal("a write was answered without a version")),
-            };
-            let written = if deletes {
-                Written::Delete(v1::DeleteResponse {
-                    version,
-                    existed: before.is_some(),
-                    token: answer.token,
-                })
-            } else {
-                Written::Put(v1::PutResponse {
-                    version,
-                    token: answer.token,
-                })
-            };
-            Ok((written, answer.index))
-        }));
-    });
-    let checked = match request {
-        WriteRequest::Put(request) => put(request, reply),
-        WriteRequest::Delete(request) => delete(request, reply),
-        WriteRequest::Register(_) => Ok(register(reply)),
-    };
-    match checked {
-        Ok(write) => Some(write),
-        Err((error, reply)) => {
-            reply.send(Err(error));
-            None
-        }
+/// The version of a write, and that of the record before.
+fn written(outcome: Outcome) -> Result<(u64, Option<u64>)> {
+    match outcome {
+        Outcome::Written { version, before } => Ok((version, before)),
+        _ => Err(Error::internal("a write was answered without a version")),
     }
 }
 

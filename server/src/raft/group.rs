@@ -29,7 +29,7 @@ use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::timing::Timing;
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
-use crate::raft::write::Write;
+use crate::raft::write::{Reply, Write};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
 use crate::state::{Applied, Identity, is_below, tag_keys};
@@ -269,17 +269,17 @@ impl Group {
         skip_all,
         fields(group = %self.identity.group, writes = writes.len())
     )]
-    pub fn propose(&self, mut writes: Vec<Write>) {
+    pub fn propose(&self, mut writes: Vec<(Write, Reply)>) {
         let span = &self.identity.span;
         if !span.is_whole() {
-            let is_other = |write: &mut Write| {
+            let is_other = |(write, _): &mut (Write, Reply)| {
                 use wire::operation::Change;
-                let Write { operation, .. } = write;
+                let operation = &write.operation;
                 let writes = matches!(operation.change, Some(Change::Put(_) | Change::Delete(_)));
                 writes && !span.covers(&operation.key)
             };
-            for other in writes.extract_if(.., is_other) {
-                other.reply.send(Err(Error::new(
+            for (_, reply) in writes.extract_if(.., is_other) {
+                reply.send(Err(Error::new(
                     Reason::NoQuorum,
                     "the key is of another range by now; nothing was written, try again",
                 )));

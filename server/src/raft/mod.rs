@@ -61,7 +61,7 @@ pub use timing::Timing;
 pub use transport::{Parts, SharedTransport, Transport};
 pub use types::{NodeId, ReplicaId};
 pub use window::Window;
-pub use write::{Answer, Reply, Write};
+pub use write::{Answer, Asker, Awaited, Kind, Reply, Write};
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -113,7 +113,7 @@ pub(super) struct Parts {
 
 /// Takes the writes of one group.
 pub(super) struct Proposer {
-    writes: mpsc::UnboundedSender<Vec<Write>>,
+    writes: mpsc::UnboundedSender<Vec<(Write, Reply)>>,
     waiting: Arc<Waiting>,
     _task: Task,
 }
@@ -142,14 +142,14 @@ impl Proposer {
     }
 
     /// Queues writes; each is answered through its own reply.
-    pub(super) fn propose(&self, writes: Vec<Write>) {
+    pub(super) fn propose(&self, writes: Vec<(Write, Reply)>) {
         if writes.is_empty() {
             return;
         }
-        let bytes = writes.iter().map(Write::bytes).sum();
+        let bytes = writes.iter().map(|(write, _)| write.bytes()).sum();
         if !self.waiting.enter(writes.len(), bytes) {
-            for write in writes {
-                write.reply.send(Err(Error::new(
+            for (_, reply) in writes {
+                reply.send(Err(Error::new(
                     Reason::Overloaded,
                     "too many writes wait for this group; try again after the delay",
                 )
@@ -158,8 +158,8 @@ impl Proposer {
             return;
         }
         if let Err(refused) = self.writes.send(writes) {
-            for write in refused.0 {
-                write.reply.send(Err(Error::new(
+            for (_, reply) in refused.0 {
+                reply.send(Err(Error::new(
                     Reason::ShuttingDown,
                     "the group is closing; go to another node",
                 )));
@@ -179,13 +179,13 @@ struct Worker {
     env: Env,
     parts: Parts,
     waiting: Arc<Waiting>,
-    queue: VecDeque<Write>,
+    queue: VecDeque<(Write, Reply)>,
     slots: Arc<Semaphore>,
     reign: Option<Reign>,
 }
 
 impl Worker {
-    async fn run(mut self, mut writes: mpsc::UnboundedReceiver<Vec<Write>>) {
+    async fn run(mut self, mut writes: mpsc::UnboundedReceiver<Vec<(Write, Reply)>>) {
         loop {
             if self.queue.is_empty() {
                 match writes.recv().await {
@@ -310,7 +310,7 @@ impl Worker {
         let mut bytes = 0;
         let now = by_clock(&self.env);
         let keys = self.parts.tag_keys.load_full();
-        while let Some(write) = self.queue.front() {
+        while let Some((write, _)) = self.queue.front() {
             let more = bytes + write.bytes();
             if !operations.is_empty()
                 && (more > BATCH_BYTES_MAX || operations.len() == OPERATIONS_PER_ENTRY_MAX)
@@ -318,7 +318,7 @@ impl Worker {
                 break;
             }
             bytes = more;
-            let Some(write) = self.queue.pop_front() else {
+            let Some((write, reply)) = self.queue.pop_front() else {
                 break;
             };
             // A hybrid logical clock (Kulkarni et al. 2014): never below the
@@ -342,7 +342,7 @@ impl Worker {
             self.identify(&mut operation);
             self.commit(&mut operation, &keys);
             operations.push(operation);
-            replies.push(write.reply);
+            replies.push(reply);
         }
         self.waiting.leave(replies.len(), bytes);
         let batch = wire::Batch {
@@ -391,10 +391,10 @@ impl Worker {
     }
 
     fn refuse_all(&mut self, error: impl Fn() -> Error) {
-        let bytes = self.queue.iter().map(Write::bytes).sum();
+        let bytes = self.queue.iter().map(|(write, _)| write.bytes()).sum();
         self.waiting.leave(self.queue.len(), bytes);
-        for write in self.queue.drain(..) {
-            write.reply.send(Err(error()));
+        for (_, reply) in self.queue.drain(..) {
+            reply.send(Err(error()));
         }
     }
 }

@@ -190,13 +190,13 @@ impl Alone {
 
 /// Writes at the leader of a group, and answers what came of it.
 pub(crate) async fn write(group: &Group, operation: wire::Operation) -> Result<Answer> {
-    let (tx, rx) = oneshot::channel();
-    group.propose(vec![Write {
+    let (reply, answer) = Reply::awaited();
+    let write = Write {
         operation,
         acknowledgement: None,
-        reply: Reply::new(move |answer| drop(tx.send(answer))),
-    }]);
-    rx.await.expect("answered")
+    };
+    group.propose(vec![(write, reply)]);
+    answer.await
 }
 
 /// Puts a record at the leader of its group, and answers the entry that did.

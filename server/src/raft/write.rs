@@ -1,8 +1,17 @@
-//! A write on its way into the log, and what came of it.
+//! A write on its way into the log, and what comes of it.
+//!
+//! Who writes waits for the answer ([`Awaited`]). Who writes much at once hears each
+//! answer by its number instead ([`Asker`]), so that no write costs a channel of its
+//! own.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1::Acknowledgement;
+use tokio::sync::oneshot;
 use wire::operation::Change;
 
 use crate::error::{Error, Reason, Result};
@@ -17,11 +26,20 @@ pub struct Write {
     pub operation: wire::Operation,
     /// When it counts as done; only carried here, for the leader's `kv`.
     pub acknowledgement: Option<Acknowledgement>,
-    /// Who wants to know.
-    pub reply: Reply,
 }
 
 impl Write {
+    /// A write of no record: a registration, or a version that is taken up.
+    pub fn of_no_record(change: Change) -> Self {
+        Write {
+            operation: wire::Operation {
+                change: Some(change),
+                ..wire::Operation::default()
+            },
+            acknowledgement: None,
+        }
+    }
+
     /// The bytes that it takes on its way.
     pub fn bytes(&self) -> usize {
         let value = match &self.operation.change {
@@ -45,29 +63,75 @@ pub struct Answer {
     pub token: Bytes,
 }
 
+/// What a client asked for with a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A record.
+    Put,
+    /// No record any more.
+    Delete,
+    /// An id for writes.
+    Register,
+}
+
+/// Who hears what comes of several writes, one by one.
+pub trait Asker: Send + Sync {
+    /// Hears of the write that it calls `number`. It must not wait: who answers has
+    /// others to answer.
+    fn hear(self: Arc<Self>, number: u64, kind: Kind, answer: Result<Answer>);
+}
+
 /// Who wants to know what came of a write. Dropped without an answer, it says
 /// that the outcome is unknown: silence never means failure.
-pub struct Reply(Option<Box<dyn FnOnce(Result<Answer>) + Send>>);
+pub struct Reply(Option<To>);
+
+enum To {
+    Awaited(oneshot::Sender<Result<Answer>>),
+    Asker(Arc<dyn Asker>, u64, Kind),
+}
 
 impl Reply {
-    /// Calls back with the answer.
-    pub fn new(call: impl FnOnce(Result<Answer>) + Send + 'static) -> Self {
-        Reply(Some(Box::new(call)))
+    /// One answer, and where it is awaited.
+    pub fn awaited() -> (Self, Awaited) {
+        let (tx, rx) = oneshot::channel();
+        (Reply(Some(To::Awaited(tx))), Awaited(rx))
+    }
+
+    /// One of the answers that an asker hears.
+    pub fn heard_by(asker: Arc<dyn Asker>, number: u64, kind: Kind) -> Self {
+        Reply(Some(To::Asker(asker, number, kind)))
     }
 
     /// Gives the answer.
     pub fn send(mut self, answer: Result<Answer>) {
-        if let Some(call) = self.0.take() {
-            call(answer);
+        self.give(|| answer);
+    }
+
+    fn give(&mut self, answer: impl FnOnce() -> Result<Answer>) {
+        match self.0.take() {
+            // Who asked may have gone; then nobody wants the answer.
+            Some(To::Awaited(waiting)) => drop(waiting.send(answer())),
+            Some(To::Asker(asker, number, kind)) => asker.hear(number, kind, answer()),
+            None => {}
         }
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if let Some(call) = self.0.take() {
-            call(Err(unknown()));
-        }
+        self.give(|| Err(unknown()));
+    }
+}
+
+/// The answer to one write, once it is there.
+pub struct Awaited(oneshot::Receiver<Result<Answer>>);
+
+impl Future for Awaited {
+    type Output = Result<Answer>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Answer>> {
+        let answer = Pin::new(&mut self.0).poll(context);
+        answer.map(|answer| answer.unwrap_or_else(|_| Err(unknown())))
     }
 }
 
@@ -76,4 +140,47 @@ fn unknown() -> Error {
         Reason::WriteOutcomeUnknown,
         "the write may or may not have been applied; send it again with the same request id",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(u64, Kind, Option<Reason>)>>);
+
+    impl Asker for Heard {
+        fn hear(self: Arc<Self>, number: u64, kind: Kind, answer: Result<Answer>) {
+            let failed = answer.err().map(|error| error.reason);
+            self.0.lock().push((number, kind, failed));
+        }
+    }
+
+    fn advanced() -> Result<Answer> {
+        Ok(Answer {
+            outcome: Outcome::Advanced,
+            index: Index(3),
+            token: Bytes::new(),
+        })
+    }
+
+    /// Silence never means failure, whoever waits; and nobody is answered twice.
+    #[tokio::test]
+    async fn a_reply_that_is_dropped_says_that_the_outcome_is_unknown() {
+        let unknown = Some(Reason::WriteOutcomeUnknown);
+        let (reply, answer) = Reply::awaited();
+        drop(reply);
+        assert_eq!(answer.await.err().map(|error| error.reason), unknown);
+        let (reply, answer) = Reply::awaited();
+        reply.send(advanced());
+        assert_eq!(answer.await.expect("answered").index, Index(3));
+
+        let heard = Arc::<Heard>::default();
+        drop(Reply::heard_by(heard.clone(), 7, Kind::Put));
+        Reply::heard_by(heard.clone(), 8, Kind::Delete).send(advanced());
+        let expected = [(7, Kind::Put, unknown), (8, Kind::Delete, None)];
+        assert_eq!(*heard.0.lock(), expected);
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::Reason;
 
-pub(super) const REASONS: [Reason; 32] = [
+pub(super) const REASONS: [Reason; 31] = [
     (
         "client/src/bin/domicile/audit.rs",
         "run",
@@ -64,11 +64,6 @@ pub(super) const REASONS: [Reason; 32] = [
         "server/src/api/regions.rs",
         "replication",
         "one message, field by field",
-    ),
-    (
-        "server/src/kv/forward.rs",
-        "pass_on",
-        "one request, from its writes to its answer",
     ),
     (
         "server/src/kv/reach.rs",

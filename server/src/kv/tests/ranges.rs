@@ -11,11 +11,11 @@ use domicile_proto::v1;
 
 use super::{options, store};
 use crate::error::{Error, Reason};
-use crate::kv::{
-    Admitted, Forwarded, ReadOptions, Scanner, Store, WriteRequest, Written, covering, reply_to,
-};
+use crate::kv::tokens::covering;
+use crate::kv::{self, Admitted, Forwarded, ReadOptions, Scanner, Store};
 use crate::raft::testing::Alone;
-use crate::raft::{Answers, Group, ReplicaId};
+use crate::raft::{Answers, Group, ReplicaId, Write};
+use crate::state::Outcome;
 use crate::state::testing::{demo, identity};
 use crate::storage::{Durability, GroupId, Room, Span, WriteBatch, keys};
 
@@ -79,13 +79,10 @@ impl Split {
         self.store.admit("global", caller).expect("admitted")
     }
 
-    async fn write(&self, request: WriteRequest) -> Result<Written, Error> {
-        let (tx, rx) = tokio::sync::oneshot::channel();
-        let route = self.admitted().of_key(request.key());
-        let write = reply_to(request, move |answer| drop(tx.send(answer)));
-        let write = write.expect("it is valid");
-        self.store.write(&route, vec![write]);
-        rx.await.expect("answered").map(|(written, _)| written)
+    async fn write(&self, write: Write) -> Result<Outcome, Error> {
+        let route = self.admitted().of_key(&write.operation.key);
+        let answer = self.store.write(&route, write).await;
+        answer.map(|answer| answer.outcome)
     }
 
     async fn put(&self, key: &str, id: Option<v1::RequestId>) -> Result<u64, Reason> {
@@ -94,9 +91,9 @@ impl Split {
             request_id: id,
             ..v1::PutRequest::default()
         };
-        match self.write(WriteRequest::Put(put)).await {
-            Ok(Written::Put(put)) => Ok(put.version),
-            Ok(_) => panic!("another answer"),
+        match self.write(kv::put(put).expect("it is valid")).await {
+            Ok(Outcome::Written { version, .. }) => Ok(version),
+            Ok(other) => panic!("{other:?}"),
             Err(refused) => Err(refused.reason),
         }
     }
@@ -293,11 +290,11 @@ async fn a_mirror_leaves_scans_over_several_ranges_to_the_home() {
 #[tokio::test(start_paused = true)]
 async fn a_client_is_registered_with_every_range() {
     let home = Split::in_region("eu").await;
-    let register = WriteRequest::Register(v1::RegisterRequest {});
-    let Ok(Written::Registered(registered)) = home.write(register).await else {
+    let register = kv::register(v1::RegisterRequest {});
+    let Ok(Outcome::Registered { client }) = home.write(register).await else {
         panic!("it is registered");
     };
-    let client = registered.client;
+    let client = Bytes::copy_from_slice(&client);
     for (sequence, key, beside) in [(1, "a", "b"), (2, "z", "y")] {
         let id = || request_id(&client, sequence);
         let written = home.put(key, id()).await;
@@ -533,5 +530,5 @@ async fn a_home_node_without_a_range_passes_no_page_on() {
     let Some(wire::read_result::Result::Failed(failed)) = served else {
         panic!("{served:?}");
     };
-    assert_eq!(failed.message, crate::kv::store::elsewhere().message);
+    assert_eq!(failed.message, kv::store::elsewhere().message);
 }

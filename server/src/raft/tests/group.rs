@@ -14,7 +14,9 @@ use wire::catalog_change::Change;
 use crate::env::{Clocks, Env};
 use crate::error::{Error, Reason, Result};
 use crate::raft::testing::{Alone, put};
-use crate::raft::{Group, NodeId, Opening, Parts, ReplicaId, Reply, Timing, Transport, Write};
+use crate::raft::{
+    Answer, Asker, Group, Kind, NodeId, Opening, Parts, ReplicaId, Reply, Timing, Transport, Write,
+};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::state::testing::identity;
 use crate::state::{Identity, Outcome};
@@ -116,6 +118,20 @@ async fn a_change_under_an_older_policy_is_an_error() {
     env.scoped(test).await;
 }
 
+/// Hears of several writes.
+struct Heard(mpsc::UnboundedSender<Result<Answer>>);
+
+impl Asker for Heard {
+    fn hear(self: Arc<Self>, _: u64, _: Kind, answer: Result<Answer>) {
+        drop(self.0.send(answer));
+    }
+}
+
+/// A reply whose answer goes to a channel.
+fn reply_into(heard: &mpsc::UnboundedSender<Result<Answer>>) -> Reply {
+    Reply::heard_by(Arc::new(Heard(heard.clone())), 0, Kind::Put)
+}
+
 /// What waits is bounded in bytes: who writes faster is told to slow down.
 #[tokio::test]
 async fn writes_that_wait_are_bounded_in_bytes() {
@@ -124,8 +140,7 @@ async fn writes_that_wait_are_bounded_in_bytes() {
         let (group, _fence) = group(&env).await;
         let (sent, mut answers) = mpsc::unbounded_channel();
         let write = |number: usize, bytes: usize| {
-            let sent = sent.clone();
-            Write {
+            let write = Write {
                 operation: wire::Operation {
                     key: Bytes::from(number.to_be_bytes().to_vec()),
                     change: Some(wire::operation::Change::Put(wire::Value {
@@ -135,12 +150,12 @@ async fn writes_that_wait_are_bounded_in_bytes() {
                     ..wire::Operation::default()
                 },
                 acknowledgement: None,
-                reply: Reply::new(move |answer| drop(sent.send(answer))),
-            }
+            };
+            vec![(write, reply_into(&sent))]
         };
         // One after the other without a pause, so nothing leaves meanwhile.
         for number in 0..70 {
-            group.propose(vec![write(number, 1024 * 1024)]);
+            group.propose(write(number, 1024 * 1024));
         }
         let mut refused = 0;
         for _ in 0..70 {
@@ -159,7 +174,7 @@ async fn writes_that_wait_are_bounded_in_bytes() {
         assert!(age < Duration::from_millis(100), "{age:?}");
         // Whoever waits has left, so there is room again.
         for number in 0..40 {
-            group.propose(vec![write(number, 1024 * 1024)]);
+            group.propose(write(number, 1024 * 1024));
             answers.recv().await.unwrap().unwrap();
         }
         group.shutdown().await;
@@ -176,16 +191,15 @@ async fn stamped(group: &Group) -> Result<u64> {
 async fn stamped_last(group: &Group, count: usize) -> Result<u64> {
     let (tx, mut rx) = mpsc::unbounded_channel();
     let writes = (0..count).map(|_| {
-        let tx = tx.clone();
-        Write {
+        let write = Write {
             operation: wire::Operation {
                 key: Bytes::from_static(b"a"),
                 change: Some(wire::operation::Change::Put(wire::Value::default())),
                 ..wire::Operation::default()
             },
             acknowledgement: None,
-            reply: Reply::new(move |answer| drop(tx.send(answer))),
-        }
+        };
+        (write, reply_into(&tx))
     });
     group.propose(writes.collect());
     let mut last = 0;
