@@ -28,7 +28,7 @@ use crate::kv::turns::{Scanner, Turns};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{Answer, Answers, Group, Groups, NodeId, Progress, ReplicaId, Reply, Write};
-use crate::replicate::{Probes, Shipped};
+use crate::replicate::{Probes, Shipped, Wanted};
 use crate::residency::Gate;
 use crate::state::read::{self, GET_BYTES_MAX};
 use crate::state::{Outcome, Subject};
@@ -164,19 +164,12 @@ impl Store {
     }
 
     #[instrument(level = "debug", skip_all, fields(tag = %route.tag, writes = writes.len()))]
-    fn write_to(&self, route: &Route, mut writes: Vec<(Write, Reply)>) {
+    fn write_to(&self, route: &Route, writes: Vec<(Write, Reply)>) {
         if writes.is_empty() {
             return;
         }
-        // Impossible acknowledgements are refused before anything is written.
-        if writes
-            .iter()
-            .any(|(write, _)| write.acknowledgement.is_some())
-        {
-            writes = admissible(route, writes);
-        }
         let Here::Home(group) = &route.here else {
-            return self.write_at_home(route, writes);
+            return self.write_at_home(route, admissible(route, writes));
         };
         let leader = group.leader().filter(|l| l.replica != group.replica());
         match leader {
@@ -188,7 +181,7 @@ impl Store {
                     group: group.identity().group,
                     route,
                 };
-                forward::writes(&self.env, &self.gate, &target, writes);
+                forward::writes(&self.env, &self.gate, &target, admissible(route, writes));
             }
             // Its own proposer says why it cannot.
             _ => self.propose(route, group, writes),
@@ -254,29 +247,18 @@ impl Store {
     /// Proposes writes here, at the leader. One without room refuses them;
     /// followers pass writes on whether they have room or not.
     fn propose(&self, route: &Route, group: &Arc<Group>, writes: Vec<(Write, Reply)>) {
-        if let Err(error) = group.admit_write() {
-            return refuse(writes, &error);
-        }
-        if writes
-            .iter()
-            .all(|(write, _)| write.acknowledgement.is_none())
-        {
-            return group.propose(writes);
-        }
-        let mut proposed = Vec::with_capacity(writes.len());
-        for (write, reply) in writes {
-            match acknowledge::wanted(route, write.acknowledgement.as_ref()) {
-                Ok(None) => proposed.push((write, reply)),
-                Ok(Some(wanted)) => {
-                    let (shipped, home) = (&self.shipped, &route.home);
-                    let waiting =
-                        acknowledge::waiting(&self.env, shipped, home, group, wanted, reply);
-                    proposed.push((write, waiting));
-                }
-                Err(error) => reply.send(Err(error)),
+        let mirrored = |wanted: Option<Wanted>, reply| match wanted {
+            None => reply,
+            Some(wanted) => {
+                let (shipped, home) = (&self.shipped, &route.home);
+                acknowledge::waiting(&self.env, shipped, home, group, wanted, reply)
             }
+        };
+        let writes = judged(route, writes, mirrored);
+        match group.admit_write() {
+            Ok(()) => group.propose(writes),
+            Err(error) => refuse(writes, &error),
         }
-        group.propose(proposed);
     }
 
     /// Takes writes that a node of region `from` passed on: to the leader here,
@@ -511,16 +493,32 @@ fn changed(route: &Route, progress: &Progress) -> Index {
     }
 }
 
-/// Leaves out, and answers, the writes that wait for what can never be.
+/// The writes that may be passed on. Their home judges them again: it may know of
+/// another policy.
 fn admissible(route: &Route, writes: Vec<(Write, Reply)>) -> Vec<(Write, Reply)> {
-    let mut admitted = Vec::with_capacity(writes.len());
+    judged(route, writes, |_, reply| reply)
+}
+
+/// Leaves out, and answers, the writes that wait for what can never be, before
+/// anything is written. The others are answered as `waiting` says for what they wait
+/// for.
+fn judged(
+    route: &Route,
+    writes: Vec<(Write, Reply)>,
+    mut waiting: impl FnMut(Option<Wanted>, Reply) -> Reply,
+) -> Vec<(Write, Reply)> {
+    let waits = |(write, _): &(Write, Reply)| write.acknowledgement.is_some();
+    if !writes.iter().any(waits) {
+        return writes;
+    }
+    let mut judged = Vec::with_capacity(writes.len());
     for (write, reply) in writes {
         match acknowledge::wanted(route, write.acknowledgement.as_ref()) {
-            Ok(_) => admitted.push((write, reply)),
+            Ok(wanted) => judged.push((write, waiting(wanted, reply))),
             Err(error) => reply.send(Err(error)),
         }
     }
-    admitted
+    judged
 }
 
 fn refuse(writes: Vec<(Write, Reply)>, error: &Error) {
