@@ -364,7 +364,13 @@ fn overloaded() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use domicile_proto::token::Token;
+    use futures::StreamExt;
+
     use super::*;
+    use crate::kv::Directory;
+    use crate::raft::testing::Alone;
+    use crate::state::testing::identity;
 
     fn got(id: u64, bytes: usize) -> v1::SessionResult {
         let record = v1::Record {
@@ -409,5 +415,62 @@ mod tests {
             }
         }
         assert_eq!(failed, [77, 78]);
+    }
+
+    /// With a key of the tag the writes of a frame have one token together; without,
+    /// each has the one that another node gave.
+    #[tokio::test]
+    async fn the_writes_of_a_frame_have_one_token() {
+        let node = Alone::new("eu");
+        node.adopt_demo();
+        let directory = Directory::new(node.gate.clone(), node.groups.clone());
+        let mut frames = Vec::new();
+        for has_key in [false, true] {
+            if has_key {
+                let group = node.lead(identity(18, "global", "eu")).await;
+                raft::testing::put(&group, "a", "one").await;
+            }
+            let admitted = directory.admit("global", node.gate.region());
+            let (outbox, waiting) = Outbox::new();
+            let asked = Arc::new(Asked {
+                route: Arc::new(admitted.expect("admitted").of_key(b"a")),
+                outbox,
+                metrics: Metrics::new(),
+            });
+            for (id, kind, index) in [(1, Kind::Put, 5), (2, Kind::Delete, 7), (3, Kind::Put, 6)] {
+                let answer = raft::Answer {
+                    outcome: Outcome::Written {
+                        version: id,
+                        before: None,
+                    },
+                    index: Index(index),
+                    token: Bytes::from_static(b"given"),
+                };
+                asked.clone().hear(id, kind, Ok(answer));
+            }
+            let counted = Counted::begin(node.env.clone(), Metrics::new());
+            let slots = Arc::new(Semaphore::new(0));
+            let reader = node.env.spawn("reader", async {});
+            let mut replies = Replies::new(waiting, slots.clone(), counted, reader);
+            frames.push(replies.next().await.expect("a frame").expect("sound"));
+            assert_eq!(slots.available_permits(), 3);
+        }
+        let tokens = |frame: &v1::SessionResponse| -> Vec<Bytes> {
+            let tokens = frame.results.iter().map(|result| match &result.result {
+                Some(Answer::Put(put)) => put.token.clone(),
+                Some(Answer::Delete(delete)) => delete.token.clone(),
+                other => panic!("{other:?}"),
+            });
+            tokens.collect()
+        };
+        assert_eq!(tokens(&frames[0]), ["given"; 3]);
+        assert!(frames[0].token.is_empty());
+        assert_eq!(tokens(&frames[1]), [""; 3]);
+        let token = Token::decode(&frames[1].token).expect("a token");
+        let positions: Vec<_> = token.positions().collect();
+        let [(_, position)] = &positions[..] else {
+            panic!("{positions:?}");
+        };
+        assert_eq!(position.index.get(), 7);
     }
 }
