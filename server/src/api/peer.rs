@@ -372,15 +372,15 @@ impl Taken {
         match request.request {
             Some(Request::Forward(forward)) => {
                 let asked = Forwarded {
-                    sequence,
                     group,
                     replica: ReplicaId(request.to_replica),
                     forward,
                 };
-                let store = &self.api.store;
-                let taken = store.take_forwarded(&self.from, asked, &self.answers);
-                if let Err(error) = taken {
-                    self.inbound.refuse_for(sequence, &error);
+                match self.api.store.take_forwarded(&self.from, asked) {
+                    Ok(result) => self.inbound.answer(subject, sequence, async move {
+                        Ok(Answer::Forward(result.await))
+                    }),
+                    Err(error) => self.inbound.refuse_for(sequence, &error),
                 }
             }
             Some(Request::Ship(ship)) => {

@@ -52,8 +52,6 @@ pub(super) struct Target<'a> {
 
 /// Writes that another node passed on.
 pub struct Forwarded {
-    /// The number of the request.
-    pub sequence: u64,
     /// The group that is meant, if a replica is.
     pub group: GroupId,
     /// The leader's replica; 0, from another region: whichever leads.

@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tracing::instrument;
 use wire::operation::Change;
-use wire::peer_response::Response;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
@@ -27,11 +26,11 @@ use crate::kv::tokens;
 use crate::kv::turns::{Scanner, Turns};
 use crate::kv::write::check_key;
 use crate::net::{Peers, Regions, Speaker};
-use crate::raft::{Answer, Answers, Group, Groups, NodeId, Progress, ReplicaId, Reply, Write};
+use crate::raft::{Answer, Group, Groups, NodeId, Progress, ReplicaId, Reply, Write};
 use crate::replicate::{Probes, Shipped, Wanted};
 use crate::residency::Gate;
+use crate::state::Outcome;
 use crate::state::read::{self, GET_BYTES_MAX};
-use crate::state::{Outcome, Subject};
 use crate::storage::{Disk, GroupId, Index};
 
 /// How often a read that waits for its level looks again.
@@ -262,16 +261,14 @@ impl Store {
     }
 
     /// Takes writes that a node of region `from` passed on: to the leader here,
-    /// named by its replica, or to this region as the tag's home. What comes of all
-    /// of them goes out in one answer.
+    /// named by its replica, or to this region as the tag's home. They are taken when
+    /// this returns; what comes of all of them is to be awaited.
     pub fn take_forwarded(
         self: &Arc<Self>,
         from: &RegionName,
         forwarded: Forwarded,
-        answers: &Answers,
-    ) -> Result<()> {
+    ) -> Result<impl Future<Output = wire::ForwardResult> + Send + use<>> {
         let Forwarded {
-            sequence,
             group,
             replica,
             forward,
@@ -291,12 +288,7 @@ impl Store {
                 None => self.write_each(route, writes),
             }
         }
-        let (subject, answers) = (Subject::Tag(admitted.tag.clone()), answers.clone());
-        self.env.spawn_brief(async move {
-            let result = taken.result().await;
-            answers.send(&subject, sequence, Response::Forward(result));
-        });
-        Ok(())
+        Ok(taken.result())
     }
 
     /// The range that is led by a replica of this node, and its group. Only a node of

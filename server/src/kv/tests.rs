@@ -18,7 +18,7 @@ use super::{Admitted, Directory, Forwarded, Freshness, Parts, ReadOptions, Route
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
 use crate::raft::testing::{Alone, put, reinstall};
-use crate::raft::{Answers, Group, NodeId};
+use crate::raft::{Group, NodeId};
 use crate::replicate::{Probes, Shipped};
 use crate::residency::LEASE;
 use crate::state::testing::{demo, identity};
@@ -518,8 +518,6 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     home.node.memory.set_room(Room::Low);
     assert_eq!(write_refused(&home).await, Reason::DiskFull);
     // What a follower passes on is stored here, too.
-    let gate = home.node.gate.clone();
-    let (answers, mut answered) = Answers::new(gate.clone(), gate.region().clone());
     let forward = wire::Forward {
         writes: vec![wire::ForwardedWrite {
             key: Bytes::from_static(b"a"),
@@ -531,18 +529,12 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     };
     let from = home.node.gate.region();
     let forwarded = Forwarded {
-        sequence: 1,
         group: home.group.identity().group,
         replica: home.group.replica(),
         forward,
     };
-    let taken = home.store.take_forwarded(from, forwarded, &answers);
-    taken.expect("taken");
-    let answer = answered.some(9).await.remove(0);
-    let answer = answered.frame(answer).response;
-    let Some(wire::peer_response::Response::Forward(result)) = answer else {
-        panic!("{answer:?}");
-    };
+    let taken = home.store.take_forwarded(from, forwarded);
+    let result = taken.expect("taken").await;
     let outcome = result.outcomes.into_iter().next().and_then(|o| o.outcome);
     let Some(wire::forwarded_outcome::Outcome::Failed(failed)) = outcome else {
         panic!("{outcome:?}");
@@ -842,15 +834,12 @@ async fn the_home_judges_the_caller_that_another_node_admitted() {
             tag: "global".into(),
             caller,
         };
-        let gate = home.node.gate.clone();
-        let (answers, _) = Answers::new(gate, us.clone());
         let to_home = Forwarded {
-            sequence: 1,
             group: home.group.identity().group,
             replica: crate::raft::ReplicaId(0),
             forward,
         };
-        let taken = home.store.take_forwarded(&us, to_home, &answers);
+        let taken = home.store.take_forwarded(&us, to_home);
         assert_eq!(taken.err().map(|error| error.reason), expected);
     }
 }

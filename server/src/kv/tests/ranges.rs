@@ -14,7 +14,7 @@ use crate::error::{Error, Reason};
 use crate::kv::tokens::covering;
 use crate::kv::{self, Admitted, Forwarded, ReadOptions, Scanner, Store};
 use crate::raft::testing::Alone;
-use crate::raft::{Answers, Group, ReplicaId, Write};
+use crate::raft::{Group, ReplicaId, Write};
 use crate::state::Outcome;
 use crate::state::testing::{demo, identity};
 use crate::storage::{Durability, GroupId, Room, Span, WriteBatch, keys};
@@ -323,8 +323,6 @@ async fn the_home_finds_the_ranges_of_what_is_passed_on() {
     assert!(route.range.is_none() && route.group().is_none());
     let home = Split::in_region("eu").await;
     let from = RegionName::new("us").expect("a name");
-    let gate = home.node.gate.clone();
-    let (answers, mut answered) = Answers::new(gate, from.clone());
     let put = |key: &'static [u8]| wire::ForwardedWrite {
         key: Bytes::from_static(key),
         change: Some(wire::forwarded_write::Change::Put(wire::Value::default())),
@@ -337,7 +335,6 @@ async fn the_home_finds_the_ranges_of_what_is_passed_on() {
         ..wire::ForwardedWrite::default()
     };
     let forwarded = Forwarded {
-        sequence: 1,
         group: GroupId(0),
         replica: ReplicaId(0),
         forward: wire::Forward {
@@ -346,13 +343,8 @@ async fn the_home_finds_the_ranges_of_what_is_passed_on() {
             caller: Some(home.admitted().on_behalf()),
         },
     };
-    let taken = home.store.take_forwarded(&from, forwarded, &answers);
-    taken.expect("taken");
-    let answer = answered.some(9).await.remove(0);
-    let answer = answered.frame(answer).response;
-    let Some(wire::peer_response::Response::Forward(result)) = answer else {
-        panic!("{answer:?}");
-    };
+    let taken = home.store.take_forwarded(&from, forwarded);
+    let result = taken.expect("taken").await;
     let outcomes = result.outcomes.into_iter().map(|o| o.outcome);
     let outcomes: Vec<_> = outcomes.map(|o| o.expect("it has ended")).collect();
     use wire::forwarded_outcome::Outcome::{Registered, Written};
@@ -413,7 +405,6 @@ async fn the_leader_takes_what_is_of_its_own_range() {
     home.put("z", None).await.expect("written");
     let last = home.right.progress().last_version;
     let gate = home.node.gate.clone();
-    let (answers, mut answered) = Answers::new(gate.clone(), gate.region().clone());
     let write = |key: &'static [u8], change| wire::ForwardedWrite {
         key: Bytes::from_static(key),
         change: Some(change),
@@ -421,7 +412,6 @@ async fn the_leader_takes_what_is_of_its_own_range() {
     };
     let version = last + 1_000;
     let forwarded = Forwarded {
-        sequence: 1,
         group: GroupId(RIGHT),
         replica: home.right.replica(),
         forward: wire::Forward {
@@ -434,15 +424,8 @@ async fn the_leader_takes_what_is_of_its_own_range() {
             caller: Some(home.admitted().on_behalf()),
         },
     };
-    let taken = home
-        .store
-        .take_forwarded(gate.region(), forwarded, &answers);
-    taken.expect("taken");
-    let answer = answered.some(9).await.remove(0);
-    let answer = answered.frame(answer).response;
-    let Some(wire::peer_response::Response::Forward(result)) = answer else {
-        panic!("{answer:?}");
-    };
+    let taken = home.store.take_forwarded(gate.region(), forwarded);
+    let result = taken.expect("taken").await;
     let outcomes = result.outcomes.into_iter().filter_map(|o| o.outcome);
     let outcomes: Vec<_> = outcomes.collect();
     let [
@@ -466,7 +449,6 @@ async fn no_version_and_no_client_is_taken_over_from_afar() {
     home.put("a", None).await.expect("written");
     let last = home.left.progress().last_version;
     let from = RegionName::new("us").expect("a name");
-    let (answers, mut answered) = Answers::new(home.node.gate.clone(), from.clone());
     let client = Bytes::from_static(&[0xff; 16]);
     let changes = [
         Change::Advance(wire::Advance { version: u64::MAX }),
@@ -480,7 +462,6 @@ async fn no_version_and_no_client_is_taken_over_from_afar() {
         ..wire::ForwardedWrite::default()
     });
     let forwarded = Forwarded {
-        sequence: 1,
         group: GroupId(0),
         replica: ReplicaId(0),
         forward: wire::Forward {
@@ -489,13 +470,8 @@ async fn no_version_and_no_client_is_taken_over_from_afar() {
             caller: Some(home.admitted().on_behalf()),
         },
     };
-    let taken = home.store.take_forwarded(&from, forwarded, &answers);
-    taken.expect("taken");
-    let answer = answered.some(9).await.remove(0);
-    let answer = answered.frame(answer).response;
-    let Some(wire::peer_response::Response::Forward(result)) = answer else {
-        panic!("{answer:?}");
-    };
+    let taken = home.store.take_forwarded(&from, forwarded);
+    let result = taken.expect("taken").await;
     for outcome in result.outcomes {
         let Some(wire::forwarded_outcome::Outcome::Failed(failed)) = outcome.outcome else {
             panic!("{outcome:?}");
