@@ -385,12 +385,16 @@ impl Taken {
             }
             Some(Request::Ship(ship)) => {
                 let answers = self.answers.clone();
-                let answer = move |shipped: Result<_>| match shipped {
-                    Ok(shipped) => answers.send(&subject, sequence, Answer::Ship(shipped)),
-                    Err(error) => answers.refuse(sequence, (&error).into()),
-                };
-                let receiver = &self.api.receiver;
-                receiver.take(&self.from, group, ship, Box::new(answer));
+                let shipped = self.api.receiver.take(&self.from, group, ship);
+                self.api.env.spawn_brief(async move {
+                    match shipped.await {
+                        Some(Ok(shipped)) => {
+                            answers.send(&subject, sequence, Answer::Ship(shipped))
+                        }
+                        Some(Err(error)) => answers.refuse(sequence, (&error).into()),
+                        None => {}
+                    }
+                });
             }
             Some(Request::Probe(probe)) => {
                 let probes = self.api.probes.clone();

@@ -8,7 +8,6 @@ use arc_swap::ArcSwap;
 use domicile_proto::internal::v1 as wire;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::raft::ClientWriteResult;
 use openraft::{Raft, impls::ProgressResponder};
 use parking_lot::Mutex;
 use prost::Message;
@@ -17,6 +16,7 @@ use tracing::instrument;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
+use crate::raft::copied::Copied;
 use crate::raft::leadership::Leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, Running};
@@ -386,13 +386,9 @@ impl Group {
     }
 
     /// Proposes a command of the replicator. Commands proposed one after the
-    /// other stand in the log in that order; each answers through the future,
-    /// with the mirror's state after it.
-    pub async fn propose_copied(
-        &self,
-        command: wire::command::Command,
-    ) -> Result<impl Future<Output = Result<wire::MirrorState>> + Send + use<>> {
-        let (responder, outcome) = ProgressResponder::<Types, _>::complete_only();
+    /// other stand in the log in that order.
+    pub async fn propose_copied(&self, command: wire::command::Command) -> Result<Copied> {
+        let (responder, outcome) = ProgressResponder::complete_only();
         let leader = match self.raft.as_leader() {
             Ok(leader) => *leader.leader_id(),
             Err(_) => return Err(not_leading()),
@@ -405,17 +401,7 @@ impl Group {
             .map_err(|e| {
                 Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(e)
             })?;
-        Ok(async move {
-            let result: ClientWriteResult<Types> = outcome.await.map_err(|_| not_leading())?;
-            match result {
-                Ok(written) => match written.data {
-                    Applied::Mirror(state) => Ok(*state),
-                    Applied::Fenced => Err(fenced()),
-                    _ => Err(Error::internal("a copy was answered as something else")),
-                },
-                Err(_) => Err(not_leading()),
-            }
-        })
+        Ok(Copied::proposed(outcome))
     }
 
     /// The progress of this replica and a view of its rows at it.
@@ -580,14 +566,14 @@ impl Group {
 
 /// What a command is answered that was made under an older policy than the
 /// group has seen: nothing of it was applied.
-fn fenced() -> Error {
+pub(super) fn fenced() -> Error {
     Error::new(
         Reason::NoQuorum,
         "the policy has changed meanwhile; nothing was changed, try again",
     )
 }
 
-fn not_leading() -> Error {
+pub(super) fn not_leading() -> Error {
     Error::new(
         Reason::NoQuorum,
         "this replica does not lead the group; try again",

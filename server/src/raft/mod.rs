@@ -6,7 +6,8 @@
 //! [`answers`]). Once a quorum has it, it is applied ([`state_machine`], by `state`),
 //! and its writers are answered.
 //!
-//! A strong read waits at [`Group::read_barrier`] ([`reads`]).
+//! A strong read waits at [`Group::read_barrier`] ([`reads`]). What a home ships to a
+//! mirror comes in at [`Group::propose_copied`] ([`copied`]).
 //!
 //! A replica that is too far behind gets a snapshot ([`snapshot`],
 //! [`snapshot_receiver`]). That is rare, because the log is kept for it ([`retention`]).
@@ -26,6 +27,7 @@ mod acknowledged;
 mod answers;
 mod backoff;
 mod budget;
+mod copied;
 mod group;
 mod groups;
 mod hand_over;
@@ -51,6 +53,7 @@ mod write;
 
 pub use answers::{Answered, Answers};
 pub use budget::Budget;
+pub use copied::Copied;
 pub use group::{Group, Leader, MemberStatus, Opening, Status};
 pub use groups::Groups;
 pub use inbound::Inbound;

@@ -140,7 +140,7 @@ impl Alone {
         group: &Group,
         command: wire::command::Command,
     ) -> wire::MirrorState {
-        let shipped = async { group.propose_copied(command).await?.await };
+        let shipped = async { group.propose_copied(command).await?.applied().await };
         self.env.scoped(shipped).await.expect("applied")
     }
 

@@ -14,14 +14,14 @@ use domicile_proto::limits::BATCH_BYTES_MAX;
 use domicile_proto::whole::{self, Unreadable};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use wire::command::Command;
 use wire::ship::Cargo;
 use wire::ship_result::Result as Shown;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::{Group, Groups};
+use crate::raft::{Copied, Group, Groups};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
 use crate::state::{DIGEST_BYTES, Position, ledger};
@@ -34,9 +34,6 @@ const WAITING_MAX: usize = 64;
 /// The bytes of a batch when it is unpacked: the largest record above a full
 /// batch, and room for names and numbers.
 const UNPACKED_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
-
-/// Gets the answer.
-type Answer = Box<dyn FnOnce(Result<wire::ShipResult>) + Send>;
 
 /// Takes what homes ship to the mirrors of this node.
 pub struct Receiver {
@@ -58,7 +55,16 @@ struct Job {
     group: Arc<Group>,
     /// `None`: only ask how far the mirror is.
     command: Option<Command>,
-    answer: Answer,
+    /// Hears that its turn has come.
+    turn: oneshot::Sender<Result<Turn>>,
+}
+
+/// What is awaited of a job when its turn has come.
+enum Turn {
+    /// That its command is applied.
+    Copied(Copied),
+    /// How far the mirror is, once what came before is applied.
+    Asks(Arc<Group>),
 }
 
 impl Receiver {
@@ -74,32 +80,57 @@ impl Receiver {
     }
 
     /// Takes what a node of region `from` shipped to a range. What is taken one
-    /// after the other goes into the log in that order.
-    pub fn take(&self, from: &RegionName, range: GroupId, ship: wire::Ship, answer: Answer) {
-        let (group, command) = match self.check(from, range, ship) {
-            Ok(checked) => checked,
-            Err(shown) => {
-                return answer(Ok(wire::ShipResult {
-                    result: Some(shown),
-                }));
-            }
-        };
-        // Also of who only asks: what is not asked for is not noted at the home.
-        if let Err(full) = self.admit(&group) {
-            return answer(Err(full));
+    /// after the other goes into the log in that order. What comes of it is to be
+    /// awaited; `None`: nothing will, for this node is closing.
+    pub fn take(
+        &self,
+        from: &RegionName,
+        range: GroupId,
+        ship: wire::Ship,
+    ) -> impl Future<Output = Option<Result<wire::ShipResult>>> + Send + use<> {
+        let queued = self.queue(from, range, ship);
+        async move {
+            let turn = match queued {
+                Ok(turn) => turn.await.ok()?,
+                Err(refused) => return Some(refused),
+            };
+            let shown = match turn {
+                Ok(Turn::Copied(copied)) => copied.applied().await.map(shown),
+                Ok(Turn::Asks(group)) => ask(&group).await,
+                Err(error) => Err(error),
+            };
+            Some(Ok(shown.unwrap_or_else(|error| refusal(error.message))))
         }
+    }
+
+    /// Queues what was shipped. Answers where its turn is awaited, or else what is
+    /// answered at once.
+    fn queue(
+        &self,
+        from: &RegionName,
+        range: GroupId,
+        ship: wire::Ship,
+    ) -> Result<oneshot::Receiver<Result<Turn>>, Result<wire::ShipResult>> {
+        let (group, command) = self.check(from, range, ship).map_err(|shown| {
+            Ok(wire::ShipResult {
+                result: Some(shown),
+            })
+        })?;
+        // Also of who only asks: what is not asked for is not noted at the home.
+        self.admit(&group).map_err(Err)?;
+        let (turn, waiting) = oneshot::channel();
         let job = Job {
             group,
             command,
-            answer,
+            turn,
         };
         let mut queues = self.queues.lock();
         let queue = queues
             .entry(job.group.identity().group)
-            .or_insert_with(|| self.queue());
-        if let Err(refused) = queue.jobs.try_send(job) {
-            let job = refused.into_inner();
-            (job.answer)(Ok(refusal("too many batches wait here".into())));
+            .or_insert_with(|| self.open_queue());
+        match queue.jobs.try_send(job) {
+            Ok(()) => Ok(waiting),
+            Err(_) => Err(Ok(refusal("too many batches wait here".into()))),
         }
     }
 
@@ -111,12 +142,11 @@ impl Receiver {
         })
     }
 
-    fn queue(&self) -> Queue {
+    fn open_queue(&self) -> Queue {
         let (jobs, rx) = mpsc::channel(WAITING_MAX);
-        let env = self.env.clone();
         Queue {
             jobs,
-            _task: self.env.spawn("receiver", propose(env, rx)),
+            _task: self.env.spawn("receiver", propose(rx)),
         }
     }
 
@@ -279,28 +309,19 @@ fn refusal(why: String) -> wire::ShipResult {
     }
 }
 
-/// Puts jobs into the log in their order; answers come when they are applied.
-async fn propose(env: Env, mut jobs: mpsc::Receiver<Job>) {
+/// Puts jobs into the log in their order. Who waits for one goes on waiting until it
+/// is applied, and does not hold up the next.
+async fn propose(mut jobs: mpsc::Receiver<Job>) {
     while let Some(job) = jobs.recv().await {
-        let Job {
-            group,
-            command,
-            answer,
-        } = job;
-        match command {
-            None => env.spawn_brief(async move {
-                answer(Ok(ask(&group).await.unwrap_or_else(|e| refusal(e.message))));
-            }),
-            Some(command) => match group.propose_copied(command).await {
-                Ok(applied) => env.spawn_brief(async move {
-                    answer(Ok(match applied.await {
-                        Ok(state) => shown(state),
-                        Err(error) => refusal(error.message),
-                    }));
-                }),
-                Err(error) => answer(Ok(refusal(error.message))),
-            },
-        }
+        let turn = match job.command {
+            None => Ok(Turn::Asks(job.group)),
+            Some(command) => {
+                let copied = job.group.propose_copied(command).await;
+                copied.map(Turn::Copied)
+            }
+        };
+        // The connection may have gone; then nobody waits.
+        drop(job.turn.send(turn));
     }
 }
 
@@ -361,7 +382,6 @@ mod tests {
             .await;
         let (env, gate) = (node.env.clone(), node.gate.clone());
         let receiver = Receiver::new(env, format!("{region}/1"), gate, node.groups.clone());
-        let (tx, rx) = tokio::sync::oneshot::channel();
         let ship = wire::Ship {
             tag: "global".into(),
             epoch: 1,
@@ -370,10 +390,9 @@ mod tests {
             digest: Bytes::new(),
         };
         let home = RegionName::new(&global.home).expect("a name");
-        let answer = move |result| drop(tx.send(result));
         let range = GroupId(global.ranges[0].range);
-        receiver.take(&home, range, ship, Box::new(answer));
-        let shown = rx.await.expect("answered").expect("taken");
+        let shown = node.env.scoped(receiver.take(&home, range, ship)).await;
+        let shown = shown.expect("answered").expect("taken");
         shown.result.expect("an answer")
     }
 
