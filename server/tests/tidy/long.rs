@@ -2,7 +2,7 @@
 
 use crate::Reason;
 
-pub(super) const REASONS: [Reason; 31] = [
+pub(super) const REASONS: [Reason; 30] = [
     (
         "client/src/bin/domicile/audit.rs",
         "run",
