@@ -318,8 +318,10 @@ impl Engine for Rocks {
     }
 
     fn view(&self) -> Result<Arc<dyn View>> {
-        RocksView::start(self.db.clone(), self.instance.name())
-            .map(|view| Arc::new(view) as Arc<dyn View>)
+        Ok(Arc::new(RocksView::new(
+            self.db.clone(),
+            self.instance.name(),
+        )))
     }
 
     fn stage(&self, name: &str) -> Result<Box<dyn Stage>> {
@@ -351,7 +353,7 @@ impl Engine for Rocks {
             db.ingest_external_file(files)
                 .map_err(|e| self.failed("could not copy staged rows", &e))?;
         }
-        let view = RocksView::start(Arc::new(db), "staged")?;
+        let view = RocksView::new(Arc::new(db), "staged");
         Ok(Arc::new(Scratch {
             view,
             _files: files_of_it,
