@@ -24,7 +24,9 @@ use crate::raft::types::{
     log_id_to_wire, payload_of, stored_membership_from_wire,
 };
 use crate::seal::TagKeys;
-use crate::state::{Applied, Applier, GroupState, Identity, Lately, Outcomes, Position, tag_keys};
+use crate::state::{
+    Applied, Applier, GroupState, Identity, Outcomes, Position, RowCache, tag_keys,
+};
 use crate::storage::{Disk, Durability, GroupId, Index, View, in_place};
 
 /// The bytes of rows that are collected into one write batch.
@@ -80,7 +82,7 @@ pub(super) struct StateMachine {
     disk: Arc<Disk>,
     state: GroupState,
     outcomes: Outcomes,
-    lately: Lately,
+    row_cache: RowCache,
     progress: watch::Sender<Progress>,
     rows: Arc<Rows>,
     tag_keys: Arc<ArcSwap<TagKeys>>,
@@ -100,7 +102,7 @@ impl StateMachine {
             disk,
             state,
             outcomes,
-            lately: Lately::default(),
+            row_cache: RowCache::default(),
             progress,
             rows: Arc::default(),
             tag_keys: Arc::new(ArcSwap::from_pointee(tag_keys)),
@@ -145,7 +147,7 @@ impl StateMachine {
             &self.identity,
             self.state.clone(),
             &mut self.outcomes,
-            &mut self.lately,
+            &mut self.row_cache,
         );
         let answers = entries
             .iter()
@@ -164,7 +166,7 @@ impl StateMachine {
             self.disk.blocking(write).await?;
         }
         self.state = state;
-        self.lately.settle();
+        self.row_cache.settle();
         if self.state.tag_key != known {
             self.learn_tag_keys()?;
         }
@@ -326,7 +328,7 @@ impl RaftStateMachine<Types> for StateMachine {
         let requests = self.state.requests;
         self.outcomes =
             in_place(|| Outcomes::load(state, group, requests)).map_err(io::Error::other)?;
-        self.lately = Lately::default();
+        self.row_cache = RowCache::default();
         self.learn_tag_keys().map_err(io::Error::other)?;
         let applied = self.state.applied.as_ref().map(log_id_from_wire);
         if applied != meta.last_log_id {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 
 use super::records::Outcome;
-use super::{GroupState, Identity, Lately, Outcomes, check_level, is_below, leaf};
+use super::{GroupState, Identity, Outcomes, RowCache, check_level, is_below, leaf};
 use crate::error::{Error, Result};
 use crate::seeded;
 use crate::storage::{Engine, Index, WriteBatch, keys, record};
@@ -59,7 +59,7 @@ pub struct Applier<'a> {
     pub(super) identity: &'a Identity,
     pub(super) state: GroupState,
     pub(super) outcomes: &'a mut Outcomes,
-    pub(super) newest: &'a mut Lately,
+    pub(super) newest: &'a mut RowCache,
     pub(super) catalog: Option<wire::Catalog>,
     pub(super) control: Option<wire::Control>,
     pub(super) tag_keys: Option<wire::StoredTagKeys>,
@@ -76,7 +76,7 @@ impl<'a> Applier<'a> {
         identity: &'a Identity,
         state: GroupState,
         outcomes: &'a mut Outcomes,
-        newest: &'a mut Lately,
+        newest: &'a mut RowCache,
     ) -> Self {
         Applier {
             engine,

@@ -46,7 +46,7 @@ impl Applier<'_> {
             (Some(Change::LevelRaised(raised)), Some(control)) => {
                 control.level = control.level.max(raised.level);
             }
-            (Some(Change::MirrorRemade(remade)), Some(control)) => remake(control, &remade),
+            (Some(Change::MirrorRemade(remade)), Some(control)) => refill(control, &remade),
             (None, _) => return Err(Error::corruption("a change of the control group is empty")),
         }
         if let Some(control) = &current {
@@ -78,7 +78,7 @@ fn replace(control: &mut wire::Control, replaced: &wire::ControlNodeReplaced) {
 }
 
 /// Gives a mirror another incarnation.
-fn remake(control: &mut wire::Control, remade: &wire::ControlMirrorRemade) {
+fn refill(control: &mut wire::Control, remade: &wire::ControlMirrorRemade) {
     let ranges = control.tags.iter_mut().flat_map(|tag| &mut tag.ranges);
     let mirrors = ranges
         .filter(|range| range.range == remade.range)

@@ -11,8 +11,8 @@
 
 use domicile_proto::internal::v1 as wire;
 
-use super::newest::Lately;
 use super::records::Writes;
+use super::row_cache::RowCache;
 use super::{Applied, Applier, Position, ledger};
 use crate::error::{Error, Result};
 use crate::storage::keys;
@@ -100,7 +100,7 @@ impl Applier<'_> {
             .delete_range(keys::outcomes_of(self.identity.group));
         self.outcomes.clear();
         self.state.requests = wire::RequestMemory::default();
-        *self.newest = Lately::default();
+        *self.newest = RowCache::default();
         self.emptied = true;
         self.state.last_version = self.state.last_version.max(begin.changed_version);
         self.state.changed_version = begin.changed_version;

@@ -12,7 +12,7 @@
 //! group's catalog ([`catalog`]), the control group's state ([`control`]). Each entry
 //! that carries a command leaves one audit leaf ([`leaf`]), and the group's own row goes
 //! with the batch ([`group_state`]). A row cache spares most reads of the row before
-//! ([`newest`]).
+//! ([`row_cache`]).
 //!
 //! Rows are read here, too: records by key, and pages of them as of a version
 //! ([`read`]), what a mirror has not got yet ([`feed`]), and what each row of a disk
@@ -32,22 +32,22 @@ mod identity;
 mod leaf;
 pub mod ledger;
 mod mirror;
-mod newest;
 mod outcomes;
 mod position;
 pub mod read;
 mod records;
+mod row_cache;
 pub mod tag_keys;
 
 pub use apply::{Applied, Applier, Payload};
 pub use fence::{check_level, is_below};
 pub use group_state::{GroupState, level_in};
 pub use identity::{Identity, Subject};
-pub use newest::Lately;
 pub(crate) use outcomes::DIGEST_BYTES;
 pub use outcomes::Outcomes;
 pub use position::Position;
 pub use records::Outcome;
+pub use row_cache::RowCache;
 
 #[cfg(test)]
 pub(crate) mod testing;

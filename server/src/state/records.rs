@@ -6,8 +6,8 @@ use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use wire::operation::{Change, Condition};
 
-use super::newest::Newest;
 use super::outcomes::{CLIENT_BYTES, Known};
+use super::row_cache::Newest;
 use super::{Applier, Position};
 use crate::error::{Error, Result};
 use crate::seeded::{self, Bug};

@@ -7,7 +7,7 @@ use domicile_proto::internal::v1 as wire;
 use wire::command::Command;
 
 use super::apply;
-use crate::state::{Applier, GroupState, Identity, Lately, Outcomes};
+use crate::state::{Applier, GroupState, Identity, Outcomes, RowCache};
 use crate::storage::{Durability, Engine, GroupId, KeyRange, Limit, Memory};
 
 const GROUP: GroupId = GroupId(18);
@@ -22,7 +22,7 @@ fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
         .as_mirror(true);
     let mut state = GroupState::default();
     let mut outcomes = Outcomes::default();
-    let mut lately = Lately::default();
+    let mut row_cache = RowCache::default();
     let entries: Vec<_> = (1..)
         .zip(commands)
         .map(|(index, command)| {
@@ -34,7 +34,7 @@ fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
         })
         .collect();
     for entries in entries.chunks(batch) {
-        let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut lately);
+        let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut row_cache);
         for (index, command) in entries {
             apply(&mut applier, *index, command);
         }

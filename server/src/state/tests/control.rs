@@ -7,7 +7,7 @@ use wire::control_change::Change;
 
 use super::apply;
 use crate::state::testing::demo;
-use crate::state::{Applier, GroupState, Identity, Lately, Outcomes, control};
+use crate::state::{Applier, GroupState, Identity, Outcomes, RowCache, control};
 use crate::storage::{CONTROL_GROUP, Durability, Engine as _, Memory};
 
 /// The state after changes.
@@ -15,9 +15,9 @@ fn after(changes: Vec<Change>) -> wire::Control {
     let engine = Memory::new("state", 1);
     let eu = RegionName::new("eu").expect("a name");
     let identity = Identity::new(CONTROL_GROUP, 1, "", &eu).expect("no tag");
-    let (mut outcomes, mut lately) = (Outcomes::default(), Lately::default());
+    let (mut outcomes, mut row_cache) = (Outcomes::default(), RowCache::default());
     let state = GroupState::default();
-    let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut lately);
+    let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut row_cache);
     for (index, change) in (1..).zip(changes) {
         let command = wire::Command {
             fence: None,

@@ -7,7 +7,7 @@ use domicile_proto::internal::v1 as wire;
 use wire::command::Command;
 
 use super::apply;
-use crate::state::{Applied, Applier, GroupState, Identity, Lately, Outcome, Outcomes, Position};
+use crate::state::{Applied, Applier, GroupState, Identity, Outcome, Outcomes, Position, RowCache};
 use crate::storage::{Durability, Engine, GroupId, Index, Limit, Memory, keys, record};
 
 const GROUP: GroupId = GroupId(18);
@@ -19,7 +19,7 @@ struct Mirror {
     identity: Identity,
     state: GroupState,
     outcomes: Outcomes,
-    lately: Lately,
+    row_cache: RowCache,
     index: u64,
 }
 
@@ -33,7 +33,7 @@ impl Mirror {
                 .as_mirror(true),
             state: GroupState::default(),
             outcomes: Outcomes::default(),
-            lately: Lately::default(),
+            row_cache: RowCache::default(),
             index: 0,
         }
     }
@@ -56,7 +56,7 @@ impl Mirror {
             &self.identity,
             self.state.clone(),
             &mut self.outcomes,
-            &mut self.lately,
+            &mut self.row_cache,
         );
         let applied = apply(&mut applier, self.index, &command);
         let (batch, state) = applier.finish();

@@ -31,13 +31,13 @@ pub(super) struct Newest {
 /// The row cache. Everything written must be inserted, so that
 /// what is found here is the newest.
 #[derive(Default)]
-pub struct Lately {
+pub struct RowCache {
     young: HashMap<Bytes, Newest>,
     old: HashMap<Bytes, Newest>,
     young_bytes: usize,
 }
 
-impl Lately {
+impl RowCache {
     /// The newest row of a key, if it is in the cache.
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Newest> {
         if let Some(newest) = self.young.get(key) {
@@ -90,16 +90,16 @@ mod tests {
 
     #[test]
     fn rows_that_grow_count_for_what_they_have_become() {
-        let mut lately = Lately::default();
+        let mut row_cache = RowCache::default();
         for size in [1, 100_000] {
             for key in 0..1000_u64 {
                 let row = Bytes::from(vec![0; size]);
                 let newest = Newest { row, ..newest(1) };
-                lately.insert(&key.to_be_bytes(), newest);
-                lately.settle();
+                row_cache.insert(&key.to_be_bytes(), newest);
+                row_cache.settle();
             }
         }
-        let rows = lately.young.values().chain(lately.old.values());
+        let rows = row_cache.young.values().chain(row_cache.old.values());
         let kept: usize = rows.map(|newest| newest.row.len()).sum();
         assert!(
             kept <= 2 * (GENERATION_BYTES_MAX + 100_000),
@@ -109,18 +109,18 @@ mod tests {
 
     #[test]
     fn the_newest_row_is_found_and_memory_is_bounded() {
-        let mut lately = Lately::default();
+        let mut row_cache = RowCache::default();
         for version in 1..100_000_u64 {
             let key = (version % 20_000).to_be_bytes();
-            lately.insert(&key, newest(version));
-            assert_eq!(lately.get(&key).map(|n| n.version), Some(version));
-            lately.settle();
+            row_cache.insert(&key, newest(version));
+            assert_eq!(row_cache.get(&key).map(|n| n.version), Some(version));
+            row_cache.settle();
         }
-        let kept = lately.young.len() + lately.old.len();
+        let kept = row_cache.young.len() + row_cache.old.len();
         assert!(kept * 1000 <= 2 * GENERATION_BYTES_MAX, "{kept} rows kept");
         for version in 1..100_000_u64 {
             let key = (version % 20_000).to_be_bytes();
-            if let Some(found) = lately.get(&key) {
+            if let Some(found) = row_cache.get(&key) {
                 assert_eq!(found.version % 20_000, version % 20_000);
                 assert!(found.version > 79_000, "an older row was found");
             }
