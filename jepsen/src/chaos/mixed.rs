@@ -25,7 +25,7 @@ use crate::history::{History, Note, Run as Header};
 use crate::workload::{Clients, Recorder, Shape, Stage};
 use nemesis::Nemesis;
 use plan::Plan;
-use search::Garden;
+use search::Canaries;
 use seats::Seats;
 
 /// How long a healed cluster may take until each tag takes writes.
@@ -149,7 +149,7 @@ async fn break_and_search(
     // else may have it yet.
     cluster.stop_all()?;
     cluster.no_panic()?;
-    let garden = Garden::new(plan.seed, plan.shape, &recorder.history());
+    let garden = Canaries::new(plan.seed, plan.shape, &recorder.history());
     found.extend(garden.policy());
     for disk in seats.disks_mut() {
         disk.unmount()?;

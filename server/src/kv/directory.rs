@@ -50,7 +50,7 @@ pub struct Route {
     /// Its keys.
     pub span: Span,
     /// What of it is on this node.
-    pub here: Here,
+    pub here: LocalCopy,
 }
 
 impl Deref for Route {
@@ -63,7 +63,7 @@ impl Deref for Route {
 
 /// What of a range is on this node.
 #[derive(Clone)]
-pub enum Here {
+pub enum LocalCopy {
     /// A replica of the home's group.
     Home(Arc<Group>),
     /// A replica of a mirror's group.
@@ -126,12 +126,12 @@ impl Admitted {
 
     fn route(self: &Arc<Self>, (range, span): (Option<GroupId>, Span)) -> Route {
         let here = match range.and_then(|range| self.groups.get(range)) {
-            Some(group) if self.is_home => Here::Home(group),
-            Some(group) => Here::Mirror {
+            Some(group) if self.is_home => LocalCopy::Home(group),
+            Some(group) => LocalCopy::Mirror {
                 group,
                 serves_isolated: self.serves_isolated,
             },
-            None => Here::Nothing,
+            None => LocalCopy::Nothing,
         };
         Route {
             admitted: self.clone(),
@@ -146,8 +146,8 @@ impl Route {
     /// The replica of the range's group on this node.
     pub fn group(&self) -> Option<&Arc<Group>> {
         match &self.here {
-            Here::Home(group) | Here::Mirror { group, .. } => Some(group),
-            Here::Nothing => None,
+            LocalCopy::Home(group) | LocalCopy::Mirror { group, .. } => Some(group),
+            LocalCopy::Nothing => None,
         }
     }
 

@@ -35,11 +35,11 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use directory::{Admitted, Directory, Here, Route};
+pub use directory::{Admitted, Directory, LocalCopy, Route};
 pub use forward::Forwarded;
 pub use freshness::Freshness;
 pub use options::ReadOptions;
-pub use store::{Parts, Store};
+pub use store::{Dependencies, Store};
 pub use tokens::{covering_all, has_key};
 pub use turns::Scanner;
 pub use write::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domicile_proto::v1;
 
-use super::directory::{Here, Route};
+use super::directory::{LocalCopy, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
 use super::store::{Store, WAIT_STEP, elsewhere};
 use super::tokens;
@@ -47,17 +47,19 @@ impl Store {
     /// Waits until the copy here meets the level asked for.
     pub(super) async fn reach(&self, route: &Route, options: &ReadOptions) -> Result<Served> {
         let group = match &route.here {
-            Here::Home(group) | Here::Mirror { group, .. } => group,
-            Here::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
+            LocalCopy::Home(group) | LocalCopy::Mirror { group, .. } => group,
+            LocalCopy::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
             // No copy here meets a level; who wants no other answer hears so.
-            Here::Nothing if options.on_unmet == OnUnmet::Fail && options.level.is_a_bound() => {
+            LocalCopy::Nothing
+                if options.on_unmet == OnUnmet::Fail && options.level.is_a_bound() =>
+            {
                 return Err(not_met());
             }
-            Here::Nothing => return Ok(Served::AtHome),
+            LocalCopy::Nothing => return Ok(Served::AtHome),
         };
         if options.level == Level::Strong {
             return match &route.here {
-                Here::Home(group) => self.strong(route, group).await.map(Served::Here),
+                LocalCopy::Home(group) => self.strong(route, group).await.map(Served::Here),
                 _ => Ok(Served::AtHome),
             };
         }
@@ -94,7 +96,7 @@ impl Store {
             }
             Level::AtLeast(token) => {
                 let wanted = match &route.here {
-                    Here::Home(group) => tokens::wanted_at_home(route, group, token).await?,
+                    LocalCopy::Home(group) => tokens::wanted_at_home(route, group, token).await?,
                     _ => match tokens::wanted(route, token)? {
                         Some(wanted) => wanted,
                         None if options.on_unmet == OnUnmet::Fail => return Err(tokens::behind()),
@@ -108,7 +110,7 @@ impl Store {
                 let now = seen(route, &group.progress()) >= wanted;
                 if !now
                     && options.on_unmet != OnUnmet::Fail
-                    && let Here::Home(group) = &route.here
+                    && let LocalCopy::Home(group) = &route.here
                     && let Ok(reached) = self.strong(route, group).await
                 {
                     // What a quorum does not have no replica will get to.
@@ -136,7 +138,7 @@ impl Store {
     /// The strong read that an unmet level is forwarded to.
     async fn at_home(&self, route: &Route, group: &Group) -> Result<Served> {
         match &route.here {
-            Here::Home(_) => self.strong(route, group).await.map(Served::Here),
+            LocalCopy::Home(_) => self.strong(route, group).await.map(Served::Here),
             _ => Ok(Served::AtHome),
         }
     }
@@ -171,7 +173,7 @@ impl Store {
         let group = route.group().ok_or_else(elsewhere)?;
         // First: what is found of the group below must be of these rows.
         let generation = group.generation().ok_or_else(|| replaced(route))?;
-        let Here::Mirror {
+        let LocalCopy::Mirror {
             serves_isolated, ..
         } = &route.here
         else {
@@ -204,9 +206,9 @@ impl Store {
 
     fn lag(&self, route: &Route) -> Option<Duration> {
         match &route.here {
-            Here::Home(group) => self.freshness.lag(group),
-            Here::Mirror { group, .. } => self.probes.lag(group),
-            Here::Nothing => None,
+            LocalCopy::Home(group) => self.freshness.lag(group),
+            LocalCopy::Mirror { group, .. } => self.probes.lag(group),
+            LocalCopy::Nothing => None,
         }
     }
 
@@ -257,7 +259,7 @@ pub(super) fn not_met() -> Error {
 /// The entry of the home's log up to which a copy has everything.
 fn seen(route: &Route, progress: &Progress) -> Index {
     match &route.here {
-        Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
+        LocalCopy::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
         _ => progress.index,
     }
 }
@@ -272,8 +274,8 @@ pub(super) fn is_whole(route: &Route, reached: &Reached) -> bool {
 /// exist.
 pub(super) fn replaced(route: &Route) -> Error {
     let reason = match &route.here {
-        Here::Mirror { .. } => Reason::Backfilling,
-        Here::Home(_) | Here::Nothing => Reason::NoQuorum,
+        LocalCopy::Mirror { .. } => Reason::Backfilling,
+        LocalCopy::Home(_) | LocalCopy::Nothing => Reason::NoQuorum,
     };
     Error::new(
         reason,

@@ -18,7 +18,7 @@ use domicile_proto::page::{self, PageToken, PageTokenError};
 use domicile_proto::v1;
 use wire::operation::Change;
 
-use super::directory::{Admitted, Here, Route};
+use super::directory::{Admitted, LocalCopy, Route};
 use super::options::{Level, OnUnmet, ReadOptions};
 use super::reach::{Reached, Served, WAIT_MAX, not_met, replaced};
 use super::store::{READS_MAX, Store, WAIT_STEP, elsewhere};
@@ -77,7 +77,7 @@ impl Store {
         let first = admitted.of_key(&request.start);
         let page = match (self.scan_bounds(&first, request)?, &first.here) {
             (Some(page), _) => page,
-            (None, Here::Home(group)) => {
+            (None, LocalCopy::Home(group)) => {
                 // It may be behind the one that gave the token.
                 group.read_barrier().await?;
                 self.scan_bounds(&first, request)?
@@ -116,7 +116,7 @@ impl Store {
                 // The home has the history that a mirror lacks.
                 Err(lacking)
                     if lacking.reason == Reason::Compacted
-                        && !matches!(route.here, Here::Home(_))
+                        && !matches!(route.here, LocalCopy::Home(_))
                         && options.on_unmet == OnUnmet::Forward =>
                 {
                     Ok(None)
@@ -134,10 +134,10 @@ impl Store {
         let mut last = Vec::with_capacity(routes.len());
         for route in routes {
             match &route.here {
-                Here::Home(group) => last.push(group.read_barrier().await?),
-                Here::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
+                LocalCopy::Home(group) => last.push(group.read_barrier().await?),
+                LocalCopy::Nothing if route.home == *self.gate.region() => return Err(elsewhere()),
                 // No mirror of one range knows how far the others' homes are.
-                Here::Mirror { .. } | Here::Nothing => {
+                LocalCopy::Mirror { .. } | LocalCopy::Nothing => {
                     let answers = options.on_unmet != OnUnmet::Fail;
                     return match answers || options.level == Level::Strong {
                         true => Ok(None),
@@ -192,7 +192,7 @@ impl Store {
         // A range that was closed at a version need not have changed at it; and
         // mirrors hear of changes alone.
         let closed = |progress: &Progress| match (&route.here, at.is_of_several) {
-            (Here::Home(_), true) => progress.last_version,
+            (LocalCopy::Home(_), true) => progress.last_version,
             _ => progress.changed_version,
         };
         if closed(&reached.progress) >= wanted {
@@ -205,7 +205,7 @@ impl Store {
             )
             .retry_after(WAIT_STEP)
         };
-        if let Here::Home(group) = &route.here {
+        if let LocalCopy::Home(group) = &route.here {
             // It has all that was committed: what gave the page is lost. Passed on,
             // it would come back here.
             let confirmed = group.read_barrier().await?;

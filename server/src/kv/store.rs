@@ -17,7 +17,7 @@ use wire::operation::Change;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::acknowledge;
-use crate::kv::directory::{Admitted, Directory, Here, Route};
+use crate::kv::directory::{Admitted, Directory, LocalCopy, Route};
 use crate::kv::forward::{self, Forwarded, Target};
 use crate::kv::freshness::Freshness;
 use crate::kv::options::ReadOptions;
@@ -44,7 +44,7 @@ pub(super) const READS_MAX: usize = 3;
 const DISK_READS_MAX: usize = 32;
 
 /// What the store works with.
-pub struct Parts {
+pub struct Dependencies {
     /// Time, randomness and tasks.
     pub env: Env,
     /// Where requests go.
@@ -89,7 +89,7 @@ pub struct Store {
 
 impl Store {
     /// Serves what the directory says.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Dependencies) -> Self {
         Store {
             env: parts.env,
             directory: parts.directory,
@@ -167,7 +167,7 @@ impl Store {
         if writes.is_empty() {
             return;
         }
-        let Here::Home(group) = &route.here else {
+        let LocalCopy::Home(group) = &route.here else {
             return self.write_at_home(route, admissible(route, writes));
         };
         let leader = group.leader().filter(|l| l.replica != group.replica());
@@ -192,7 +192,7 @@ impl Store {
     fn register(self: &Arc<Self>, admitted: &Arc<Admitted>, (write, reply): (Write, Reply)) {
         let routes = admitted.of_span(&[], &[]);
         let first = &routes[0];
-        if !matches!(first.here, Here::Home(_)) {
+        if !matches!(first.here, LocalCopy::Home(_)) {
             return self.write_to(first, vec![(write, reply)]);
         }
         let store = self.clone();
@@ -480,7 +480,7 @@ impl Store {
 /// applied behind changes nothing, and no mirror hears of it.
 fn changed(route: &Route, progress: &Progress) -> Index {
     match &route.here {
-        Here::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
+        LocalCopy::Mirror { .. } => progress.mirror.unwrap_or_default().cursor.index,
         _ => progress.changed.index,
     }
 }

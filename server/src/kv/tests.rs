@@ -12,9 +12,11 @@ use domicile_proto::v1;
 use parking_lot::Mutex;
 use wire::command::Command;
 
-use super::directory::Here;
+use super::directory::LocalCopy;
 use super::reach::WAIT_MAX;
-use super::{Admitted, Directory, Forwarded, Freshness, Parts, ReadOptions, Route, Scanner, Store};
+use super::{
+    Admitted, Dependencies, Directory, Forwarded, Freshness, ReadOptions, Route, Scanner, Store,
+};
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
 use crate::raft::testing::{Alone, put, reinstall};
@@ -292,7 +294,7 @@ fn store(node: &Alone) -> Store {
         node.gate.clone(),
     ));
     let (gate, groups) = (node.gate.clone(), node.groups.clone());
-    Store::new(Parts {
+    Store::new(Dependencies {
         directory: Arc::new(Directory::new(gate.clone(), groups.clone())),
         freshness: Freshness::new(env.clone()),
         probes: Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone()),
@@ -576,7 +578,7 @@ async fn a_read_that_waits_waits_until_the_mirror_is_open() {
 async fn a_read_that_must_not_be_older_fails_where_there_is_no_copy() {
     let mirror = Fixture::in_region("us").await;
     let mut route = mirror.route();
-    route.here = Here::Nothing;
+    route.here = LocalCopy::Nothing;
     let read = ReadOptions::from_wire(Some(&options(v1::Level::Bounded))).expect("valid");
     let keys = [Bytes::from_static(b"a")];
     let refused = mirror.store.get(&route, &keys, &read).await;

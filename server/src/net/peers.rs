@@ -18,10 +18,10 @@ use crate::error::{Error, Reason, Result};
 use crate::net::connection::{Connection, Link, send_snapshot};
 use crate::net::contact::{Reach, SILENT_AFTER};
 use crate::net::dial::Dial;
-use crate::net::queue::{Lane, Queue, not_connected, refuse};
+use crate::net::queue::{Priority, Queue, not_connected, refuse};
 use crate::net::slow::Slow;
 use crate::net::speaker::Speaker;
-use crate::raft::{Budget, NodeId, Parts, Transport, Window};
+use crate::raft::{Budget, Chunks, NodeId, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::Condition;
 
@@ -402,9 +402,9 @@ impl Transport for Peers {
         let (tx, rx) = oneshot::channel();
         match self.links.read().get(&node) {
             Some(handle) => {
-                let way = match Lane::of(request.message()) {
-                    Lane::Quick => &handle.quick,
-                    Lane::Bulk => &handle.bulk,
+                let way = match Priority::of(request.message()) {
+                    Priority::Quick => &handle.quick,
+                    Priority::Bulk => &handle.bulk,
                 };
                 way.queue.put((request, tx));
             }
@@ -440,7 +440,7 @@ impl Transport for Peers {
     fn send_snapshot(
         &self,
         node: NodeId,
-        parts: Parts,
+        parts: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let link = self.links.read().get(&node).map(|h| h.bulk.link.clone());
         let hello = self.speaker.hello(&self.region, node);

@@ -2,7 +2,7 @@
 //!
 //! Two connections lead to a node, so that what keeps a group alive never
 //! stands behind what is large: heartbeats, votes and small questions have one
-//! of their own ([`Lane::Quick`]). On each, requests leave in the order they
+//! of their own ([`Priority::Quick`]). On each, requests leave in the order they
 //! came. They wait here, and not in the socket, for as long as there is no room
 //! in it: what nobody waits for any more is then not sent. Heartbeats wait a moment
 //! for those of other groups, so that a node with many groups sends not many
@@ -40,20 +40,20 @@ pub(super) type Call = (
 
 /// Which of the connections to a node a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum Priority {
     /// What must arrive within a heartbeat, and is small.
     Quick,
     /// Everything else, in the order it was sent.
     Bulk,
 }
 
-impl Lane {
-    /// The lane of a request.
-    pub(super) fn of(request: &wire::PeerRequest) -> Lane {
+impl Priority {
+    /// The priority of a request.
+    pub(super) fn of(request: &wire::PeerRequest) -> Priority {
         match &request.request {
             // Of no pipeline and without entries: a heartbeat.
             Some(Request::Append(append)) if append.pipeline == 0 && append.entries.is_empty() => {
-                Lane::Quick
+                Priority::Quick
             }
             Some(
                 Request::Vote(_)
@@ -61,7 +61,7 @@ impl Lane {
                 | Request::ReadIndex(_)
                 | Request::Probe(_)
                 | Request::Digest(_),
-            ) => Lane::Quick,
+            ) => Priority::Quick,
             // A hand-over asks for the entries that were sent before it.
             Some(
                 Request::Append(_)
@@ -70,7 +70,7 @@ impl Lane {
                 | Request::Ship(_)
                 | Request::Read(_),
             )
-            | None => Lane::Bulk,
+            | None => Priority::Bulk,
         }
     }
 }
@@ -311,29 +311,29 @@ mod tests {
     #[test]
     fn only_what_is_small_and_urgent_is_quick() {
         let lane = |request| {
-            Lane::of(&wire::PeerRequest {
+            Priority::of(&wire::PeerRequest {
                 request: Some(request),
                 ..wire::PeerRequest::default()
             })
         };
         let append = wire::Append::default;
-        assert_eq!(lane(Request::Append(append())), Lane::Quick);
+        assert_eq!(lane(Request::Append(append())), Priority::Quick);
         let vote = wire::RequestVote::default;
-        assert_eq!(lane(Request::Vote(vote())), Lane::Quick);
-        assert_eq!(lane(Request::PreVote(vote())), Lane::Quick);
+        assert_eq!(lane(Request::Vote(vote())), Priority::Quick);
+        assert_eq!(lane(Request::PreVote(vote())), Priority::Quick);
         // It commits what stands before it in its pipeline.
         let piped = wire::Append {
             pipeline: 3,
             ..append()
         };
-        assert_eq!(lane(Request::Append(piped)), Lane::Bulk);
+        assert_eq!(lane(Request::Append(piped)), Priority::Bulk);
         let with_entries = wire::Append {
             entries: vec![Bytes::new()],
             ..append()
         };
-        assert_eq!(lane(Request::Append(with_entries)), Lane::Bulk);
+        assert_eq!(lane(Request::Append(with_entries)), Priority::Bulk);
         let transfer = wire::TransferLeader::default();
-        assert_eq!(lane(Request::Transfer(transfer)), Lane::Bulk);
+        assert_eq!(lane(Request::Transfer(transfer)), Priority::Bulk);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::net::contact::Reach;
 use crate::net::dial::Dial;
 use crate::net::peers::Peers;
 use crate::net::speaker::Speaker;
-use crate::raft::{NodeId, Parts, Transport, Window};
+use crate::raft::{Chunks, NodeId, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::storage::Condition;
 
@@ -241,7 +241,7 @@ impl Transport for Regions {
     fn send_snapshot(
         &self,
         node: NodeId,
-        parts: Parts,
+        parts: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         match self.across(node) {
             Some((peers, node)) => peers.send_snapshot(node, parts),

@@ -47,7 +47,7 @@ use crate::env::{Env, Task};
 use crate::error::{Error, Result};
 use crate::kv::{self, Directory, Freshness, Store};
 use crate::net::{BoxedIo, Dial, Regions, Speaker};
-use crate::placement::{Parts, Placement};
+use crate::placement::{Dependencies, Placement};
 use crate::raft::{Group, Groups, NodeId, Timing};
 use crate::replicate::{Lane, LaneId, Probes, Receiver, Replicator, Shipped, keep_lease};
 use crate::residency::Gate;
@@ -167,7 +167,7 @@ impl Node {
         });
         let (stop, failed) = (halt.clone(), disk.failed());
         let watch_disk = env.spawn("disk-watch", async move { stop(failed.await) });
-        let placement = Placement::new(Parts {
+        let placement = Placement::new(Dependencies {
             env: env.clone(),
             disk: disk.clone(),
             groups: groups.clone(),
@@ -204,7 +204,7 @@ impl Node {
         });
         let replicating = env.spawn("replicator", replicator.follow());
         let receiver = Receiver::new(env.clone(), speaker.name(), gate.clone(), groups.clone());
-        let store = Arc::new(Store::new(kv::Parts {
+        let store = Arc::new(Store::new(kv::Dependencies {
             env: env.clone(),
             directory: directory.clone(),
             freshness,

@@ -18,7 +18,7 @@
 //! - A node at another address keeps its store ([`relocate`]).
 //! - A region that lost all its stores and is nobody's home is formed again as another
 //!   incarnation ([`rebuild`]), and so is a single mirror that is to be filled from
-//!   nothing ([`remake`]).
+//!   nothing ([`refill`]).
 //! - A node that cannot write, or that others do not reach, hands over what it leads
 //!   ([`relief`]). A leadership is also handed over when an operator asks for it
 //!   ([`transfer`]).
@@ -35,9 +35,9 @@ mod place;
 mod plan;
 mod rebuild;
 mod reconcile;
+mod refill;
 mod relief;
 mod relocate;
-mod remake;
 mod replace;
 mod reserve;
 mod transfer;
@@ -108,7 +108,7 @@ pub struct Placement {
 }
 
 /// What a placement works with.
-pub struct Parts {
+pub struct Dependencies {
     /// Time, randomness and tasks.
     pub env: Env,
     /// Where replicas are stored.
@@ -133,7 +133,7 @@ pub struct Parts {
 
 impl Placement {
     /// Nothing is open yet.
-    pub fn new(parts: Parts) -> Arc<Self> {
+    pub fn new(parts: Dependencies) -> Arc<Self> {
         Arc::new(Placement {
             env: parts.env,
             disk: parts.disk,

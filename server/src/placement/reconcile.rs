@@ -116,7 +116,7 @@ impl Placement {
         }
         self.remove_groups(&catalog).await?;
         self.place_groups(&catalog).await?;
-        self.teach().await?;
+        self.add_learners().await?;
         let catalog = self.confirmed(catalog).await?;
         self.remove_replicas(&catalog).await?;
         let node = self.speaker.node().0;
@@ -254,7 +254,7 @@ impl Placement {
     }
 
     /// At the control group's leader: adds every node that does not vote as a learner.
-    async fn teach(&self) -> Result<()> {
+    async fn add_learners(&self) -> Result<()> {
         let control = self.groups.get(CONTROL_GROUP).filter(|g| g.leads());
         let (Some(group), Some(atlas)) = (control, self.gate.atlas()) else {
             return Ok(());

@@ -183,7 +183,7 @@ impl Group {
         Ok(Arc::new(Group {
             proposer: Proposer::start(
                 &env,
-                proposer::Parts {
+                proposer::Dependencies {
                     raft: raft.clone(),
                     tag: identity.tag.clone(),
                     progress: progress.clone(),

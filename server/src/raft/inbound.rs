@@ -47,7 +47,7 @@ pub struct Inbound {
     answers: Answers,
     pipelines: BTreeMap<(GroupId, ReplicaId), Pipeline>,
     /// Held by each heartbeat to a replica that is not answered yet.
-    beats: BTreeMap<(GroupId, ReplicaId), Arc<()>>,
+    heartbeats: BTreeMap<(GroupId, ReplicaId), Arc<()>>,
 }
 
 /// The heartbeats to one replica that may wait for their answers: one whose disk
@@ -94,7 +94,7 @@ impl Inbound {
             from,
             answers,
             pipelines: BTreeMap::new(),
-            beats: BTreeMap::new(),
+            heartbeats: BTreeMap::new(),
         }
     }
 
@@ -211,7 +211,7 @@ impl Inbound {
         }
         if pipeline == 0 {
             let key = (target.identity().group, target.replica());
-            let beat = self.beats.entry(key).or_default().clone();
+            let beat = self.heartbeats.entry(key).or_default().clone();
             if Arc::strong_count(&beat) > BEATS_MAX + 1 {
                 return self.refuse(sequence, "the replica does not answer");
             }

@@ -21,7 +21,7 @@ const CHANGING_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Leadership {
     caught_up: Mutex<CaughtUp>,
     heard: Mutex<Option<Heard>>,
-    standing: Mutex<Standing>,
+    standing: Mutex<LeaderState>,
     /// For how long a quorum's confirmation of the leader counts.
     confirmed_for: Duration,
     /// How long a change of leaders may take before there is none.
@@ -30,7 +30,7 @@ pub(super) struct Leadership {
 
 /// Who led when that was looked at last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Standing {
+enum LeaderState {
     /// It has not been looked at.
     #[default]
     Unknown,
@@ -42,7 +42,7 @@ enum Standing {
     Lost,
 }
 
-impl Standing {
+impl LeaderState {
     /// How it is now; `confirmed` and `named`: who leads as a quorum says, and as
     /// this replica thinks, each with its term.
     fn next(
@@ -50,12 +50,14 @@ impl Standing {
         confirmed: Option<(ReplicaId, u64)>,
         named: Option<(ReplicaId, u64)>,
         now: Instant,
-    ) -> Standing {
+    ) -> LeaderState {
         match (confirmed, self) {
-            (Some((leader, term)), _) => Standing::Led(leader, term),
+            (Some((leader, term)), _) => LeaderState::Led(leader, term),
             // It has not gone: it hears from no quorum.
-            (None, Standing::Led(leader, term)) if named == Some((leader, term)) => Standing::Lost,
-            (None, Standing::Led(..)) => Standing::Changing(now),
+            (None, LeaderState::Led(leader, term)) if named == Some((leader, term)) => {
+                LeaderState::Lost
+            }
+            (None, LeaderState::Led(..)) => LeaderState::Changing(now),
             (None, as_before) => as_before,
         }
     }
@@ -147,7 +149,7 @@ impl Group {
             return true;
         }
         match *self.leadership.standing.lock() {
-            Standing::Changing(since) => {
+            LeaderState::Changing(since) => {
                 let passed = self.env.now().saturating_duration_since(since);
                 passed <= self.leadership.changing_for
             }
@@ -262,21 +264,21 @@ mod tests {
     fn a_leader_that_hands_over_is_no_leader_that_is_lost() {
         let now = crate::env::Env::real().now();
         let (first, second) = ((ReplicaId(1), 4), (ReplicaId(2), 5));
-        let led = Standing::default().next(Some(first), Some(first), now);
-        assert_eq!(led, Standing::Led(ReplicaId(1), 4));
+        let led = LeaderState::default().next(Some(first), Some(first), now);
+        assert_eq!(led, LeaderState::Led(ReplicaId(1), 4));
         // Nobody leads, then the next one that no quorum has answered yet.
         let changing = led.next(None, None, now);
-        assert_eq!(changing, Standing::Changing(now));
+        assert_eq!(changing, LeaderState::Changing(now));
         let later = now + Duration::from_millis(30);
         assert_eq!(changing.next(None, Some(second), later), changing);
         let led = changing.next(Some(second), Some(second), later);
-        assert_eq!(led, Standing::Led(ReplicaId(2), 5));
+        assert_eq!(led, LeaderState::Led(ReplicaId(2), 5));
         // It leads on, and hears from no quorum; that it then gives up changes nothing.
         let lost = led.next(None, Some(second), later);
-        assert_eq!(lost, Standing::Lost);
-        assert_eq!(lost.next(None, None, later), Standing::Lost);
+        assert_eq!(lost, LeaderState::Lost);
+        assert_eq!(lost.next(None, None, later), LeaderState::Lost);
         // One that was just opened has had no leader that a quorum confirmed.
-        let opened = Standing::default();
+        let opened = LeaderState::default();
         assert_eq!(opened.next(None, Some(first), now), opened);
     }
 }

@@ -61,7 +61,7 @@ pub use rows::Generation;
 pub use snapshot_receiver::{Received, SnapshotReceiver, start_of};
 pub use state_machine::{Mirror, Progress};
 pub use timing::Timing;
-pub use transport::{Parts, SharedTransport, Transport};
+pub use transport::{Chunks, SharedTransport, Transport};
 pub use types::{NodeId, ReplicaId};
 pub use window::Window;
 pub use write::{Answer, Asker, Awaited, Kind, Reply, Write};

@@ -41,7 +41,7 @@ use crate::error::{Error, Reason};
 use crate::raft::acknowledged::Acknowledged;
 use crate::raft::retention::Followers;
 use crate::raft::snapshot::{self, SnapshotData};
-use crate::raft::transport::{Parts, SharedTransport};
+use crate::raft::transport::{Chunks, SharedTransport};
 use crate::raft::types::{
     LeaderId, NodeId, RaftVote, ReplicaId, Seat, Types, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, stored_membership_to_wire, vote_from_wire, vote_to_wire,
@@ -528,7 +528,7 @@ enum Step {
 
 /// The parts, and how far they have got: whoever takes one has passed on the
 /// one before.
-fn watched(parts: Parts) -> (Parts, watch::Receiver<Step>) {
+fn watched(parts: Chunks) -> (Chunks, watch::Receiver<Step>) {
     let (moving, moved) = watch::channel(Step::Sending);
     let parts = parts.map(Some).chain(futures::stream::once(async { None }));
     let parts = parts.filter_map(move |part| {

@@ -96,7 +96,7 @@ impl Waiting {
 }
 
 /// What a proposer works with.
-pub(super) struct Parts {
+pub(super) struct Dependencies {
     /// Agrees.
     pub(super) raft: Raft<Types, StateMachine>,
     /// The tag of the group.
@@ -120,19 +120,19 @@ pub(super) struct Proposer {
 
 impl Proposer {
     /// Starts the group's proposer.
-    pub(super) fn start(env: &Env, parts: Parts) -> Self {
+    pub(super) fn start(env: &Env, parts: Dependencies) -> Self {
         let (tx, rx) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting {
             writes: Budget::new(WAITING_MAX),
             bytes: Budget::new(WAITING_BYTES_MAX),
         });
-        let worker = Worker {
+        let worker = Gatherer {
             env: env.clone(),
             parts,
             waiting: waiting.clone(),
             queue: VecDeque::new(),
             slots: Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX)),
-            reign: None,
+            leading: None,
         };
         Proposer {
             writes: tx,
@@ -170,21 +170,21 @@ impl Proposer {
 
 /// The time in which this replica leads, and the last version it stamped.
 #[derive(Clone, Copy)]
-struct Reign {
+struct Leading {
     leader: LeaderId,
     last_version: u64,
 }
 
-struct Worker {
+struct Gatherer {
     env: Env,
-    parts: Parts,
+    parts: Dependencies,
     waiting: Arc<Waiting>,
     queue: VecDeque<(Write, Reply)>,
     slots: Arc<Semaphore>,
-    reign: Option<Reign>,
+    leading: Option<Leading>,
 }
 
-impl Worker {
+impl Gatherer {
     async fn run(mut self, mut writes: mpsc::UnboundedReceiver<Vec<(Write, Reply)>>) {
         loop {
             if self.queue.is_empty() {
@@ -201,8 +201,8 @@ impl Worker {
                 self.refuse_all(|| no_quorum("no quorum has answered for a while"));
                 continue;
             };
-            let mut reign = match self.reign().await {
-                Ok(reign) => reign,
+            let mut leading = match self.leading().await {
+                Ok(leading) => leading,
                 Err(error) => {
                     let (reason, message) = (error.reason, error.message);
                     self.refuse_all(|| {
@@ -211,23 +211,23 @@ impl Worker {
                     continue;
                 }
             };
-            if reign.last_version > VERSION_MAX {
+            if leading.last_version > VERSION_MAX {
                 self.refuse_all(versions_ended);
                 continue;
             }
-            let (entry, replies) = self.gather(&mut reign);
-            self.reign = Some(reign);
+            let (entry, replies) = self.gather(&mut leading);
+            self.leading = Some(leading);
             let (responder, outcome) = ProgressResponder::complete_only();
             let proposed = self
                 .parts
                 .raft
                 .write(Proposal(entry))
-                .with_leader(reign.leader)
+                .with_leader(leading.leader)
                 .responder(responder)
                 .await;
             let stopped = proposed.is_err();
             if seeded::is_on(Bug::AckEarly) {
-                acknowledge(replies, reign.last_version);
+                acknowledge(replies, leading.last_version);
                 continue;
             }
             self.env.spawn_brief(async move {
@@ -242,24 +242,24 @@ impl Worker {
 
     /// Makes sure that this replica leads, and that everything before its term
     /// is applied, so that the last version is known.
-    async fn reign(&mut self) -> Result<Reign> {
+    async fn leading(&mut self) -> Result<Leading> {
         let leader = match self.parts.raft.as_leader() {
             Ok(leader) => *leader.leader_id(),
             Err(_) => {
-                self.reign = None;
+                self.leading = None;
                 return Err(no_quorum("this replica does not lead the group"));
             }
         };
-        if let Some(reign) = self.reign
-            && reign.leader == leader
+        if let Some(leading) = self.leading
+            && leading.leader == leader
         {
-            return Ok(reign);
+            return Ok(leading);
         }
         let index = reads::confirm(&self.parts.raft).await?;
         let progress =
             reads::wait_applied(&mut self.parts.progress, Index(index.index()), SLOT_WAIT).await?;
         self.ensure_tag_key(leader).await?;
-        Ok(Reign {
+        Ok(Leading {
             leader,
             last_version: progress.last_version,
         })
@@ -304,7 +304,7 @@ impl Worker {
     }
 
     /// Stamps and encodes as many waiting writes as one entry takes.
-    fn gather(&mut self, reign: &mut Reign) -> (Bytes, Vec<Reply>) {
+    fn gather(&mut self, leading: &mut Leading) -> (Bytes, Vec<Reply>) {
         let mut operations = Vec::with_capacity(self.queue.len().min(OPERATIONS_PER_ENTRY_MAX));
         let mut replies = Vec::with_capacity(operations.capacity());
         let mut bytes = 0;
@@ -329,11 +329,11 @@ impl Worker {
             };
             // The end of versions is for the clock to reach, not for who asks.
             let asked = asked.min(VERSION_MAX);
-            let mut version = now.max(reign.last_version + 1).max(asked);
+            let mut version = now.max(leading.last_version + 1).max(asked);
             if seeded::is_on(Bug::VersionOfClock) {
                 version = (self.env.wall_ms() << 16) + 1 + operations.len() as u64;
             }
-            reign.last_version = version;
+            leading.last_version = version;
             let mut operation = write.operation;
             if seeded::is_on(Bug::LogTellsKeys) {
                 tracing::debug!(key = %String::from_utf8_lossy(&operation.key), "proposed");

@@ -67,7 +67,7 @@ impl Reads {
         disk: Arc<Disk>,
     ) -> Self {
         let (waiting, rx) = mpsc::unbounded_channel();
-        let worker = Worker {
+        let worker = Barriers {
             identity,
             raft,
             progress,
@@ -94,7 +94,7 @@ impl Reads {
     }
 }
 
-struct Worker {
+struct Barriers {
     identity: Identity,
     raft: Raft<Types, StateMachine>,
     progress: watch::Receiver<Progress>,
@@ -104,7 +104,7 @@ struct Worker {
     disk: Arc<Disk>,
 }
 
-impl Worker {
+impl Barriers {
     async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<oneshot::Sender<Barrier>>) {
         while let Some(first) = waiting.recv().await {
             let mut readers = vec![first];

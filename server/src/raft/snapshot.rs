@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use wire::send_snapshot_request::Part;
 
 use crate::error::{Error, Result};
-use crate::raft::transport::Parts;
+use crate::raft::transport::Chunks;
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
 use crate::state::Identity;
@@ -81,7 +81,7 @@ pub(super) fn parts(
     identity: &Identity,
     gate: &Arc<Gate>,
     to: &RegionName,
-) -> Parts {
+) -> Chunks {
     let chunks = Box::pin(chunks(view, identity));
     let end = Some(wire::SnapshotEnd::default());
     let behind = futures::stream::try_unfold((chunks, end), |(mut chunks, end)| async move {

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{
-    Answer, Group, Groups, NodeId, Opening, Parts, ReplicaId, Reply, SharedTransport, Timing,
+    Answer, Chunks, Group, Groups, NodeId, Opening, ReplicaId, Reply, SharedTransport, Timing,
     Transport, Write,
 };
 use crate::residency::{Atlas, Cleared, Gate, Untrusted};
@@ -260,7 +260,7 @@ impl Transport for Nowhere {
     fn send_snapshot(
         &self,
         _: NodeId,
-        _: Parts,
+        _: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let error = Error::new(Reason::Unreachable, "nobody is there");
         Box::pin(std::future::ready(Err(error)))

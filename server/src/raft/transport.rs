@@ -19,7 +19,7 @@ use crate::storage::Condition;
 
 /// The parts of a snapshot on their way out: its head, its rows in chunks, its
 /// end.
-pub type Parts = Pin<Box<dyn Stream<Item = Result<Cleared<wire::SendSnapshotRequest>>> + Send>>;
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<Cleared<wire::SendSnapshotRequest>>> + Send>>;
 
 /// Carries requests to other nodes. What a gate has not cleared is not sent:
 ///
@@ -78,7 +78,7 @@ pub trait Transport: Send + Sync + 'static {
     fn send_snapshot(
         &self,
         node: NodeId,
-        parts: Parts,
+        parts: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>>;
 }
 

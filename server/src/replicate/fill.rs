@@ -15,8 +15,8 @@ use futures::stream::FuturesOrdered;
 use tokio::sync::OwnedSemaphorePermit;
 use wire::ship::Cargo;
 
+use super::batch_number;
 use super::sender::{BATCHES_IN_FLIGHT_MAX, Ended, Flight, Sender, compress};
-use super::transfer;
 use crate::env::Instant;
 use crate::error::Result;
 use crate::raft::NodeId;
@@ -245,7 +245,7 @@ impl Sender {
             incarnation: self.incarnation,
             attempt,
             page,
-            transfer: transfer::of_page(&self.lane.region, self.incarnation, attempt, page),
+            transfer: batch_number::of_page(&self.lane.region, self.incarnation, attempt, page),
             from: self.gate.region().to_string(),
             records,
             outcomes,

@@ -16,7 +16,7 @@
 //!
 //! The [`receiver`] puts what has passed the gate into the mirror's own log, and apply
 //! decides whether it belongs there. So a batch may come twice, or from two senders; it
-//! has the same number in the ledgers each time ([`transfer`]).
+//! has the same number in the ledgers each time ([`batch_number`]).
 //!
 //! A mirror's nodes ask the home now and then how far it is, and so know how old their
 //! answers may be ([`probes`]). [`lease`] keeps the policy lease of the gates.
@@ -25,6 +25,7 @@
 //! Not done here: deciding what may cross (`residency`), applying (`raft`, `state`),
 //! serving readers (`kv`).
 
+mod batch_number;
 mod fill;
 mod lease;
 mod probes;
@@ -32,7 +33,6 @@ mod receiver;
 mod replicator;
 mod sender;
 mod shipped;
-mod transfer;
 
 pub use lease::keep_lease;
 pub use probes::Probes;

@@ -19,9 +19,9 @@ use wire::peer_response::Response;
 use wire::ship::Cargo;
 use wire::ship_result::Result as Shown;
 
+use super::batch_number;
 use super::fill::Fill;
 use super::shipped::{Lane, LaneId, LaneState, Shipped};
-use super::transfer;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
@@ -346,7 +346,12 @@ impl Sender {
     fn copied(&self, prev: Position, page: feed::Changes) -> wire::Copy {
         wire::Copy {
             incarnation: self.incarnation,
-            transfer: transfer::of_changes(&self.lane.region, self.incarnation, prev, page.last),
+            transfer: batch_number::of_changes(
+                &self.lane.region,
+                self.incarnation,
+                prev,
+                page.last,
+            ),
             from: self.gate.region().to_string(),
             prev: prev.to_wire(),
             last: page.last.to_wire(),

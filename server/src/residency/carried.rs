@@ -18,7 +18,7 @@ use crate::storage::GroupId;
 
 /// What a message carries of a tag's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cargo {
+pub enum Content {
     /// Nothing: numbers, names of tags and regions, hashes.
     Nothing,
     /// Bytes of these kinds, which the receiver keeps.
@@ -46,7 +46,7 @@ pub enum Of<'m> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carried<'m> {
     /// What.
-    pub cargo: Cargo,
+    pub content: Content,
     /// Of which tag.
     pub of: Of<'m>,
 }
@@ -159,7 +159,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
         Crossing::Response(response) => of_response(response),
         Crossing::SnapshotPart(part) => of_part(part),
         Crossing::SnapshotTaken(wire::SendSnapshotResponse { vote: _ }) => {
-            Cargo::Nothing.of(Of::Exchange)
+            Content::Nothing.of(Of::Exchange)
         }
         // Where groups are, and of which tags.
         Crossing::Form(wire::FormRequest {
@@ -200,7 +200,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             address: _,
             keeps_store: _,
         })
-        | Crossing::Replaced(wire::ReplaceMemberResponse {}) => Cargo::Nothing.of(Of::NoTag),
+        | Crossing::Replaced(wire::ReplaceMemberResponse {}) => Content::Nothing.of(Of::NoTag),
     }
 }
 
@@ -218,8 +218,8 @@ pub(super) fn evidence(crossing: Crossing<'_>) -> Bytes {
         return Bytes::copy_from_slice(&Sha256::digest(&ship.digest));
     }
     let mut hash = Sha256::new();
-    match (carried(crossing).cargo, crossing) {
-        (Cargo::Nothing, Crossing::Request(request)) => hash.update(request.encode_to_vec()),
+    match (carried(crossing).content, crossing) {
+        (Content::Nothing, Crossing::Request(request)) => hash.update(request.encode_to_vec()),
         (_, Crossing::Request(request)) => {
             for number in [request.sequence, request.group, request.to_replica] {
                 hash.update(number.to_be_bytes());
@@ -231,9 +231,9 @@ pub(super) fn evidence(crossing: Crossing<'_>) -> Bytes {
     Bytes::copy_from_slice(&hash.finalize())
 }
 
-impl Cargo {
+impl Content {
     fn of(self, of: Of<'_>) -> Carried<'_> {
-        Carried { cargo: self, of }
+        Carried { content: self, of }
     }
 }
 
@@ -246,7 +246,7 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
     } = request;
     let group = Of::Group(GroupId(*group));
     match request {
-        None => Cargo::Nothing.of(group),
+        None => Content::Nothing.of(group),
         Some(Request::Append(wire::Append {
             vote: _,
             prev: _,
@@ -256,8 +256,8 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
             acknowledged: _,
             quorum_ms: _,
         })) => match entries.is_empty() {
-            true => Cargo::Nothing.of(group),
-            false => Cargo::Kept(&[Kind::LogEntry]).of(group),
+            true => Content::Nothing.of(group),
+            false => Content::Kept(&[Kind::LogEntry]).of(group),
         },
         Some(
             Request::Vote(wire::RequestVote {
@@ -277,20 +277,20 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
             })
             | Request::ReadIndex(wire::ReadIndex {})
             | Request::Digest(wire::Digest {}),
-        ) => Cargo::Nothing.of(group),
-        Some(Request::Probe(wire::Probe { ranges: _ })) => Cargo::Nothing.of(Of::NoTag),
+        ) => Content::Nothing.of(group),
+        Some(Request::Probe(wire::Probe { ranges: _ })) => Content::Nothing.of(Of::NoTag),
         Some(Request::Forward(wire::Forward {
             writes: _,
             tag,
             caller: _,
-        })) => Cargo::Kept(&[Kind::Key, Kind::Value]).of(Of::Tag(tag)),
+        })) => Content::Kept(&[Kind::Key, Kind::Value]).of(Of::Tag(tag)),
         Some(Request::Ship(ship)) => of_ship(ship),
         Some(Request::Read(wire::Read {
             tag,
             what: _,
             token: _,
             caller: _,
-        })) => Cargo::Handled.of(Of::Tag(tag)),
+        })) => Content::Handled.of(Of::Tag(tag)),
     }
 }
 
@@ -305,7 +305,7 @@ fn of_ship(ship: &wire::Ship) -> Carried<'_> {
     } = ship;
     let cargo = match cargo {
         Some(Shipped::Copy(_) | Shipped::Backfill(_)) => {
-            Cargo::Kept(&[Kind::Key, Kind::Value, Kind::Tombstone, Kind::LogEntry])
+            Content::Kept(&[Kind::Key, Kind::Value, Kind::Tombstone, Kind::LogEntry])
         }
         // They empty and open what the region holds: only under the lease, and
         // only where the tag may be.
@@ -323,14 +323,14 @@ fn of_ship(ship: &wire::Ship) -> Carried<'_> {
                 attempt: _,
                 pages: _,
             }),
-        ) => Cargo::Kept(&[Kind::LogEntry]),
+        ) => Content::Kept(&[Kind::LogEntry]),
         Some(Shipped::TagKeys(wire::CopyTagKeys {
             incarnation: _,
             keys: _,
-        })) => Cargo::Kept(&[Kind::TagKey, Kind::LogEntry]),
+        })) => Content::Kept(&[Kind::TagKey, Kind::LogEntry]),
         // It opens a session: where records may not go now, none begins.
-        Some(Shipped::Ask(wire::ShipAsk {})) => Cargo::Kept(&[Kind::LogEntry]),
-        None => Cargo::Nothing,
+        Some(Shipped::Ask(wire::ShipAsk {})) => Content::Kept(&[Kind::LogEntry]),
+        None => Content::Nothing,
     };
     cargo.of(Of::Tag(tag))
 }
@@ -341,7 +341,7 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
         response,
     } = response;
     let cargo = match response {
-        None => Cargo::Nothing,
+        None => Content::Nothing,
         Some(
             Response::Append(wire::AppendResult { result: _ })
             | Response::Vote(wire::VoteResult {
@@ -362,7 +362,7 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
             })
             | Response::Ship(wire::ShipResult { result: _ })
             | Response::Probe(wire::ProbeResult { ranges: _ }),
-        ) => Cargo::Nothing,
+        ) => Content::Nothing,
         // What came of writes tells of their records: that they were there, and
         // their versions.
         Some(
@@ -371,7 +371,7 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
                 token: _,
             })
             | Response::Read(wire::ReadResult { result: _ }),
-        ) => Cargo::Handled,
+        ) => Content::Handled,
     };
     cargo.of(Of::Exchange)
 }
@@ -379,9 +379,9 @@ fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
 fn of_part(part: &wire::SendSnapshotRequest) -> Carried<'_> {
     let wire::SendSnapshotRequest { part } = part;
     // The end too: it puts what is staged in the place of what is there.
-    let snapshot = Cargo::Kept(&[Kind::Snapshot, Kind::Staged]);
+    let snapshot = Content::Kept(&[Kind::Snapshot, Kind::Staged]);
     match part {
-        None => Cargo::Nothing.of(Of::Exchange),
+        None => Content::Nothing.of(Of::Exchange),
         Some(Part::Start(wire::SnapshotStart {
             hello: _,
             to_replica: _,

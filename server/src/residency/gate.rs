@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::atlas::Atlas;
-use super::carried::{Cargo, Carried, Carries, Of, carried, evidence};
+use super::carried::{Carried, Carries, Content, Of, carried, evidence};
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
@@ -313,7 +313,7 @@ impl Gate {
             return Ok(());
         }
         let carried = Carried {
-            cargo: Cargo::Kept(&[Kind::Key, Kind::Value, Kind::Tombstone, Kind::LogEntry]),
+            content: Content::Kept(&[Kind::Key, Kind::Value, Kind::Tombstone, Kind::LogEntry]),
             of: Of::Tag(tag.as_str()),
         };
         self.pass(to, to, &Subject::Tag(tag.clone()), &carried)
@@ -408,7 +408,7 @@ impl Gate {
             Subject::Region => return Ok(Passed::default()),
             Subject::Tag(tag) => tag,
         };
-        if carried.cargo == Cargo::Nothing || seeded::is_on(Bug::AccessUnchecked) {
+        if carried.content == Content::Nothing || seeded::is_on(Bug::AccessUnchecked) {
             return Ok(self.unjudged());
         }
         let end = match crosses {
@@ -422,11 +422,13 @@ impl Gate {
                 "this node knows no policy yet, so no record passes",
             ));
         };
-        match carried.cargo {
-            Cargo::Nothing => {}
-            Cargo::Handled if atlas.may_handle(tag, receiver) => {}
-            Cargo::Handled => return Err(violation(tag, receiver, "is not in the tag's `serve`")),
-            Cargo::Kept(kinds) => may_keep(atlas, tag, receiver, kinds)?,
+        match carried.content {
+            Content::Nothing => {}
+            Content::Handled if atlas.may_handle(tag, receiver) => {}
+            Content::Handled => {
+                return Err(violation(tag, receiver, "is not in the tag's `serve`"));
+            }
+            Content::Kept(kinds) => may_keep(atlas, tag, receiver, kinds)?,
         }
         Ok(Passed {
             policy_version: atlas.version(),

@@ -28,7 +28,7 @@ mod carried;
 mod gate;
 
 pub use atlas::{Atlas, Home, RangePlace, TagPlace, read_policy};
-pub use carried::{Cargo, Carried, Carries, Crossing, Of, carried};
+pub use carried::{Carried, Carries, Content, Crossing, Of, carried};
 pub use gate::{Cause, Cleared, Evidence, Gate, LEASE, Refusals, Side, Untrusted};
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use super::engine::{Engine, Wal, WalEnd};
 use super::ids::{GroupId, Index};
 use super::intake;
 use super::lock::{Lock, lock};
-use super::log_writer::{Clock, LogWriter, OnSync, Parts, Run, Running};
+use super::log_writer::{Clock, LogWriter, OnSync, Run, Running, Target};
 use super::memory_disk::MemoryDisk;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
 use super::rocks_scratch::remove_scratch;
@@ -280,7 +280,7 @@ impl Disk {
             }
         })?;
         let anchor = Arc::new(anchor);
-        let parts = Parts {
+        let parts = Target {
             engine: instances.log.clone(),
             wal: instances.wal,
             anchor: anchor.clone(),

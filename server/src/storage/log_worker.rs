@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::anchor;
 use super::engine::{Durability, WalEnd, WriteBatch};
 use super::ids::{GroupId, Index};
-use super::log_writer::{Change, Command, FLOOR_INTERVAL, Parts, Shared, bytes_of};
+use super::log_writer::{Change, Command, FLOOR_INTERVAL, Shared, Target, bytes_of};
 use super::{keys, record};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
@@ -31,7 +31,7 @@ const ROW_OVERHEAD_BYTES: u64 = 128;
 
 pub(super) struct Worker {
     pub(super) shared: std::sync::Weak<Shared>,
-    pub(super) parts: Parts,
+    pub(super) parts: Target,
     /// The last durable entry of each group, purged ones included.
     pub(super) durable: BTreeMap<GroupId, Index>,
     /// Committed entries that wait for a batch to ride with.
@@ -55,7 +55,7 @@ impl Worker {
                         self.held().await;
                         let raised = self.raise_floors();
                         self.note_writing(false);
-                        self.latch(raised);
+                        self.poison(raised);
                         continue;
                     }
                     first = commands.recv() => first,
@@ -74,7 +74,7 @@ impl Worker {
         }
         // A clean stop leaves the anchor at the tail.
         let raised = self.raise_floors();
-        self.latch(raised);
+        self.poison(raised);
     }
 
     /// Begins to write; a simulated disk may not answer for a while.
@@ -90,7 +90,7 @@ impl Worker {
     fn write(&mut self, drained: Vec<Command>) {
         let result = self.write_batch(&drained);
         self.note_writing(false);
-        self.latch(result);
+        self.poison(result);
         let mut rolls = Vec::new();
         for command in drained {
             if let Command::Change {
@@ -120,7 +120,7 @@ impl Worker {
             self.note_writing(true);
             let rolled = self.roll();
             self.note_writing(false);
-            self.latch(rolled);
+            self.poison(rolled);
         }
         for done in rolls {
             done(self.outcome());
@@ -380,7 +380,7 @@ impl Worker {
     }
 
     /// Poisons the writer with the first error.
-    fn latch(&mut self, result: Result<()>) {
+    fn poison(&mut self, result: Result<()>) {
         let (Err(error), None) = (result, &self.failed) else {
             return;
         };

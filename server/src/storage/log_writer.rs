@@ -157,7 +157,7 @@ pub(crate) enum Running {
 }
 
 /// What a writer writes to.
-pub(crate) struct Parts {
+pub(crate) struct Target {
     /// The log instance.
     pub(crate) engine: Arc<dyn Engine>,
     /// Its write-ahead log.
@@ -175,7 +175,7 @@ pub(crate) struct Parts {
 impl LogWriter {
     /// Starts the writer. `tails` are the logs as they were opened.
     pub(crate) fn start(
-        parts: Parts,
+        parts: Target,
         tails: BTreeMap<GroupId, Tail>,
         run: Run,
     ) -> Result<(LogWriter, Running)> {

@@ -31,14 +31,14 @@ struct Planted {
 }
 
 /// What a history planted where.
-pub(super) struct Garden {
+pub(super) struct Canaries {
     all: Vec<Canary>,
     tags: Vec<Planted>,
 }
 
-impl Garden {
+impl Canaries {
     /// The canaries of a history.
-    pub(super) fn new(seed: u64, shape: Shape, history: &History) -> Garden {
+    pub(super) fn new(seed: u64, shape: Shape, history: &History) -> Canaries {
         let mut all = Vec::new();
         let mut tags = Vec::new();
         for tag in shape.tags() {
@@ -89,7 +89,7 @@ impl Garden {
                 values,
             });
         }
-        Garden { all, tags }
+        Canaries { all, tags }
     }
 
     /// The policy that the sightings are held against.

@@ -22,7 +22,7 @@ use crate::raft::network::{Client, Network};
 use crate::raft::types::{
     NodeId, Proposal, RaftEntryOf, ReplicaId, Seat, Types, log_id_from_wire, vote_from_wire,
 };
-use crate::raft::{Parts, Transport, Window};
+use crate::raft::{Chunks, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::state::Identity;
 use crate::storage::REGION_GROUP;
@@ -76,7 +76,7 @@ impl Transport for Silent {
     fn send_snapshot(
         &self,
         _node: NodeId,
-        _parts: Parts,
+        _parts: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         Box::pin(std::future::ready(Err(Error::internal("there is none"))))
     }

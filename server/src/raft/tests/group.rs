@@ -15,7 +15,7 @@ use crate::env::{Clocks, Env};
 use crate::error::{Error, Reason, Result};
 use crate::raft::testing::{Alone, put};
 use crate::raft::{
-    Answer, Asker, Group, Kind, NodeId, Opening, Parts, ReplicaId, Reply, Timing, Transport, Write,
+    Answer, Asker, Chunks, Group, Kind, NodeId, Opening, ReplicaId, Reply, Timing, Transport, Write,
 };
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::state::testing::identity;
@@ -41,7 +41,7 @@ impl Transport for Nobody {
     fn send_snapshot(
         &self,
         _node: NodeId,
-        _parts: Parts,
+        _parts: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         Box::pin(std::future::ready(Err(Error::internal("nobody is there"))))
     }

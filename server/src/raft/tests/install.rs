@@ -35,8 +35,8 @@ use crate::raft::types::{
     stored_membership_to_wire, vote_to_wire,
 };
 use crate::raft::{
-    Answers, Group, Groups, Inbound, NodeId, Opening, Parts, Received, ReplicaId, SnapshotReceiver,
-    Timing, Transport,
+    Answers, Chunks, Group, Groups, Inbound, NodeId, Opening, Received, ReplicaId,
+    SnapshotReceiver, Timing, Transport,
 };
 use crate::residency::{Atlas, Cleared, Gate, Side, Untrusted};
 use crate::state::testing::{demo, identity};
@@ -184,7 +184,7 @@ impl Transport for Way {
     fn send_snapshot(
         &self,
         _node: NodeId,
-        parts: Parts,
+        parts: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let end = self.end();
         let mut passable = self.passable.subscribe();
@@ -203,7 +203,7 @@ impl Transport for Way {
 }
 
 /// The next part of a snapshot, as it arrives.
-async fn next(parts: &mut Parts) -> Result<Untrusted<wire::SendSnapshotRequest>> {
+async fn next(parts: &mut Chunks) -> Result<Untrusted<wire::SendSnapshotRequest>> {
     let part = parts.next().await.expect("it has an end")?;
     Ok(Untrusted::received(part.message().clone()))
 }
@@ -213,7 +213,7 @@ async fn receive(
     env: &Env,
     groups: &Groups,
     gate: &Arc<Gate>,
-    mut parts: Parts,
+    mut parts: Chunks,
 ) -> Result<wire::Vote> {
     let start = next(&mut parts).await?;
     let mut receiver = SnapshotReceiver::begin(env, groups, gate, &eu(), start)?;
@@ -343,7 +343,7 @@ impl Leader {
     }
 
     /// Its state, as it sends it to a follower.
-    async fn snapshot(&self) -> Parts {
+    async fn snapshot(&self) -> Chunks {
         let own = self.group.raft().with_state_machine(|machine| {
             let own = machine.get_current_snapshot().now_or_never();
             Box::pin(std::future::ready(own.expect("it waits for nothing")))

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotData;
 use crate::raft::types::{NodeId, RaftVote, ReplicaId, Seat, Types, vote_from_wire};
-use crate::raft::{Parts, Transport};
+use crate::raft::{Chunks, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::state::Identity;
 use crate::storage::{Durability, Engine, Memory, REGION_GROUP, WriteBatch, keys};
@@ -48,7 +48,7 @@ impl Transport for Slow {
     fn send_snapshot(
         &self,
         _node: NodeId,
-        mut parts: Parts,
+        mut parts: Chunks,
     ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
         let (chunk, install) = (self.chunk, self.install);
         Box::pin(async move {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::error::Reason;
-use crate::storage::log_writer::Parts;
+use crate::storage::log_writer::Target;
 
 const G: GroupId = GroupId(7);
 
@@ -216,7 +216,7 @@ async fn a_task_ends_with_its_handles() {
     let memory = Memory::new("log", 1);
     let slots = Box::new(anchor::MemorySlots::default());
     let anchor = AnchorFile::create(slots, domicile_proto::internal::v1::Anchor::default());
-    let parts = Parts {
+    let parts = Target {
         on_sync: None,
         engine: Arc::new(memory.clone()),
         wal: Arc::new(memory),
