@@ -246,15 +246,17 @@ impl Store {
     /// Proposes writes here, at the leader. One without room refuses them;
     /// followers pass writes on whether they have room or not.
     fn propose(&self, route: &Route, group: &Arc<Group>, writes: Vec<(Write, Reply)>) {
+        let room = group.admit_write();
         let mirrored = |wanted: Option<Wanted>, reply| match wanted {
-            None => reply,
-            Some(wanted) => {
+            // One that is refused waits for no mirror.
+            Some(wanted) if room.is_ok() => {
                 let (shipped, home) = (&self.shipped, &route.home);
                 acknowledge::waiting(&self.env, shipped, home, group, wanted, reply)
             }
+            _ => reply,
         };
         let writes = judged(route, writes, mirrored);
-        match group.admit_write() {
+        match room {
             Ok(()) => group.propose(writes),
             Err(error) => refuse(writes, &error),
         }
