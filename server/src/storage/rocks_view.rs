@@ -1,7 +1,8 @@
 //! A RocksDB snapshot that owns what it needs.
 //!
-//! The crate's snapshot borrows the database, so a view keeps both. Views serve
-//! snapshots of groups and pages of long scans, not single reads.
+//! The crate's snapshot borrows the database, so a view keeps both; the unsafe code for
+//! that is `self_cell`'s. Views serve snapshots of groups and pages of long scans, not
+//! single reads.
 
 use std::sync::Arc;
 
