@@ -131,7 +131,10 @@ impl AdminApi {
         let name = RegionName::new(region);
         let name = name.map_err(|error| Error::invalid(error.to_string()))?;
         let peers = self.regions.of(&name);
-        let peers = peers.ok_or_else(|| elsewhere("the cluster has no such region"))?;
+        let peers = peers.ok_or_else(|| {
+            let none = format!("the cluster has no region {region}; see `domicile node list`");
+            Error::new(Reason::UnknownNode, none)
+        })?;
         if request.metadata().contains_key(PASSED_ON) {
             return Err(elsewhere("the request was passed on to it"));
         }

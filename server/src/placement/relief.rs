@@ -132,7 +132,7 @@ impl Placement {
                 };
                 // One whose disk hangs cannot give up a vote, and is asked for long.
                 if asked.insert(id, now).is_none_or(|_| !must_go) {
-                    tracing::info!(group = %id, %replica, "it is handed over");
+                    tracing::info!(group = %id, %replica, "it is to be handed over");
                 }
                 if let Err(error) = group.transfer_leader(replica).await {
                     tracing::debug!(group = %id, %error, "not handed over");
@@ -221,7 +221,7 @@ fn say(condition: Condition, lack: Lack) {
         Condition::Full => tracing::warn!(
             too_few = %lack,
             "the disk is nearly full: nothing new is taken in, and what is led here is handed to \
-             nodes that have room; make room, and it goes on by itself"
+             nodes that have room, if there are any; make room, and it goes on by itself"
         ),
         Condition::Stalled => tracing::warn!(
             "the disk does not answer: nothing is taken in, and what is led here is handed to \
