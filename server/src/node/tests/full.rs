@@ -193,7 +193,12 @@ async fn a_mirror_that_fills_up_while_it_is_filled_goes_on_from_there() {
         let key = format!("k{number}");
         world.put("eu/1", "global", &key, &large).await;
     }
-    let mirror = |world: &World| progress(world, "us/1", global).mirror.unwrap_or_default();
+    // While it is made anew there is none.
+    let mirror = |world: &World| {
+        let group = global(&world.nodes["us/1"]);
+        let mirror = group.and_then(|group| group.progress().mirror);
+        mirror.unwrap_or_default()
+    };
     let is_open = |world: &World| mirror(world).open;
     world.until("it is copied", is_open).await;
     world.refill("global", "us").await.expect("begun");
