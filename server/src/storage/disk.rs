@@ -20,14 +20,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
+use domicile_proto::internal::v1::Anchor;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::anchor::{self, AnchorFile, FileSlots};
+use super::anchor::{AnchorFile, FileSlots};
 use super::data_directory::{self, Found};
 use super::engine::{Engine, Wal, WalEnd};
-use super::ids::{GroupId, Index};
+use super::floors::Floors;
+use super::ids::GroupId;
 use super::intake;
 use super::lock::{Lock, lock};
 use super::log_writer::{Clock, LogWriter, OnSync, Run, Running, Target};
@@ -41,7 +42,6 @@ use super::space::{self, BALLAST, Free, Measure, Space};
 use super::watched::{Alarm, Watched};
 use super::{replicas, verify, wal};
 use crate::error::{Error, Reason, Result};
-use crate::seeded::{self, Bug};
 
 /// The format of the data directory.
 pub const FORMAT: u32 = 1;
@@ -123,15 +123,6 @@ impl DiskOptions {
     }
 }
 
-/// How far the state of a group is to be durable.
-#[derive(Clone, Copy)]
-struct Floor {
-    group: GroupId,
-    /// The replica that has applied so far; `None`: whichever there is.
-    replica: Option<u64>,
-    index: Index,
-}
-
 /// An open data directory.
 pub struct Disk {
     /// What the store must not be behind.
@@ -154,10 +145,8 @@ pub struct Disk {
     pub(super) reclaiming: Mutex<bool>,
     /// Whether it is being closed.
     pub(super) closing: AtomicBool,
-    /// What is to be durable, of all that wait for it.
-    floors: Mutex<Vec<Floor>>,
-    /// Held by whoever makes the state durable.
-    flushing: Mutex<()>,
+    /// What is to be durable.
+    pub(super) floors: Floors,
     /// Told when the room is to be looked after at once.
     pub(super) tending: Notify,
     /// With how many free bytes something of a group that did not fit is begun again.
@@ -305,8 +294,7 @@ impl Disk {
             merges: [const { AtomicBool::new(false) }; 2],
             reclaiming: Mutex::default(),
             closing: AtomicBool::new(false),
-            floors: Mutex::default(),
-            flushing: Mutex::default(),
+            floors: Floors::default(),
             tending: Notify::new(),
             misfits: Mutex::default(),
             intakes: intake::places(),
@@ -332,60 +320,6 @@ impl Disk {
     /// what was written end the node, whoever decodes them.
     pub fn heard<T>(&self, result: Result<T>) -> Result<T> {
         self.alarm.heard(result)
-    }
-
-    /// Makes the state durable and raises the applied floors: entries up to
-    /// these may be purged afterwards. The caller has applied them. Floors that
-    /// reach so far already say that it is durable.
-    pub fn make_applied_durable(&self, applied: &BTreeMap<GroupId, Index>) -> Result<()> {
-        let floor = |(group, index): (&GroupId, &Index)| Floor {
-            group: *group,
-            replica: None,
-            index: *index,
-        };
-        self.raise_applied_floors(applied.iter().map(floor).collect())
-    }
-
-    /// The same for replicas, with what each has applied. Nothing is raised of one
-    /// whose group has another replica by then: whoever asks may outlive it.
-    pub fn make_replicas_durable(&self, applied: &BTreeMap<GroupId, (u64, Index)>) -> Result<()> {
-        let floor = |(group, (replica, index)): (&GroupId, &(u64, Index))| Floor {
-            group: *group,
-            replica: Some(*replica),
-            index: *index,
-        };
-        self.raise_applied_floors(applied.iter().map(floor).collect())
-    }
-
-    fn raise_applied_floors(&self, floors: Vec<Floor>) -> Result<()> {
-        let is_durable = |floor: &Floor| {
-            let replica = self.anchor.replica(floor.group);
-            replica.is_some_and(|replica| replica.applied_floor >= floor.index.0)
-        };
-        if floors.iter().all(is_durable) {
-            return Ok(());
-        }
-        // Whoever has the turn makes durable what others wait for, too.
-        self.floors.lock().extend(floors.iter().copied());
-        let _turn = self.flushing.lock();
-        if floors.iter().all(is_durable) {
-            return Ok(());
-        }
-        let mut all = std::mem::take(&mut *self.floors.lock());
-        all.extend(floors);
-        if !seeded::is_on(Bug::PurgeEarly) {
-            self.state.flush()?;
-        }
-        self.anchor.update(|anchor| {
-            for floor in all {
-                let replica = anchor::find_mut(anchor, floor.group);
-                let is_meant =
-                    |here: &&mut AnchoredReplica| floor.replica.is_none_or(|r| r == here.replica);
-                if let Some(replica) = replica.filter(is_meant) {
-                    replica.applied_floor = replica.applied_floor.max(floor.index.0);
-                }
-            }
-        })
     }
 
     /// The directory; `None`: in memory.

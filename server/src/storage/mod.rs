@@ -28,6 +28,7 @@ mod blocking;
 mod data_directory;
 mod disk;
 mod engine;
+mod floors;
 mod ids;
 mod inspect;
 mod intake;

@@ -14,7 +14,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::disk::Disk;
 use super::ids::{GroupId, Index};
@@ -34,11 +34,11 @@ const SPARE_BYTES: u64 = WAL_STEP_BYTES + 2 * LOG_TABLE_BYTES;
 /// its edges, whose range deletes it does not take in.
 const EDGE_BYTES: u64 = 2 * LOG_TABLE_BYTES;
 
-/// How long memory may take to become tables.
-const FLUSH_WAIT: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether it has.
+/// How often it is looked whether memory has become tables.
 const FLUSH_STEP: Duration = Duration::from_millis(20);
+
+/// How often at most: half a minute.
+const FLUSH_STEPS_MAX: u32 = 1500;
 
 /// Up to where the logs of groups are purged.
 type Purged = Vec<(GroupId, Option<Index>)>;
@@ -120,9 +120,8 @@ impl Disk {
         self.log.roll(Box::new(move |result| drop(tx.send(result))));
         let ended = |e| Error::internal("the log writer ended").caused_by(e);
         rx.recv().map_err(ended)??;
-        let began = Instant::now();
-        while self.engine.is_flushing() && began.elapsed() < FLUSH_WAIT {
-            if self.closing.load(Ordering::Relaxed) {
+        for _ in 0..FLUSH_STEPS_MAX {
+            if !self.engine.is_flushing() || self.closing.load(Ordering::Relaxed) {
                 break;
             }
             std::thread::sleep(FLUSH_STEP);

