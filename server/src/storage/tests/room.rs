@@ -218,7 +218,13 @@ fn a_disk_short_of_room_gives_back_what_was_purged() {
     assert!(after < 6 << 20, "{after} of {before}");
     let unwritten = disk.engine.unwritten_bytes();
     assert!(unwritten < 2 << 20, "{unwritten} in memory");
-    assert_eq!(disk.engine.merging_bytes(), 0, "it has ended");
+    // RocksDB tells a little later that it has.
+    let mut waited = 0;
+    while disk.engine.merging_bytes() > 0 {
+        waited += 1;
+        assert!(waited < 1500, "it has not ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert!(!disk.wants_reclaiming().unwrap(), "there is no more");
     let all = disk.log.read(G, Index(111), Index(120), usize::MAX);
     assert_eq!(all.unwrap().len(), 9);
@@ -241,13 +247,13 @@ fn the_logs_tables_are_not_merged_for_room_where_what_is_kept_does_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let (disk, told) = measured(folder.path(), Free::bytes(60 << 20));
     disk.tend().unwrap();
-    purged_log(&disk, 120, 70);
+    purged_log(&disk, 160, 110);
     // 49 entries are kept, some 13 MiB.
     told.set(Free::bytes(50 << 20));
     assert!(disk.wants_reclaiming().unwrap());
     assert_eq!(disk.reclaim().unwrap(), 0);
     let before = disk.engine.table_bytes();
-    assert!(before > 24 << 20, "{before}");
+    assert!(before > 35 << 20, "{before}");
     assert_eq!(disk.engine.merging_bytes(), 0, "nothing is counted");
     told.set(Free::bytes(70 << 20));
     let had = disk.reclaim().unwrap();
