@@ -661,9 +661,11 @@ async fn dies_behind_any_step(lost: u64) {
         let mut ordered = false;
         for found in &found {
             ordered |= found.ordered;
+            // A power cut may take the order's name again that a crash leaves.
+            let is_taken = found.staged && !found.ordered && found.applied == durable;
             match ordered {
                 false => assert_eq!(found.applied, durable, "{found:?}"),
-                true => assert!(found.applied >= end, "{found:?}"),
+                true => assert!(found.applied >= end || is_taken, "{found:?}"),
             }
         }
         // The steps that must not be missed.
