@@ -35,6 +35,8 @@ const INODES: &str = "256";
 /// The disk of the mirror, and what of it a file takes at first.
 const MIRROR_BYTES: u64 = 1 << 30;
 const MIRROR_FREE_BYTES: u64 = 600 << 20;
+/// Less than its reserve.
+const MIRROR_FULL_BYTES: u64 = 56 << 20;
 
 /// The reserve, the least that can be set.
 const RESERVE: &str = "storage.reserve_mib=64";
@@ -338,11 +340,16 @@ pub(super) async fn full_mirror(stage: &Stage<'_>) -> Result<()> {
     let (left, _) = disk.free()?;
     runs(&mut cluster.nodes[NODES])?;
     hindered(stage, &cluster, &mirror).await?;
-    // It opens where it is, and takes nothing there either.
+    // It opens where it is. What it can it gives back by itself, and goes on with that:
+    // it is taken again here, until the node has been seen to be full.
     cluster.kill(&[NODES]);
     cluster.start_all()?;
-    until(stage, "it is as full as before", || full(&cluster)).await?;
-    hindered(stage, &cluster, &mirror).await?;
+    let is_full = || {
+        disk.fill(MIRROR_FULL_BYTES)?;
+        full(&cluster)
+    };
+    until(stage, "it is as full as before", is_full).await?;
+    runs(&mut cluster.nodes[NODES])?;
     stage.say(format!(
         "the mirror took {written} records of {FILLER_BYTES} bytes and is full with {} MiB left; \
          {more} more at the home",
