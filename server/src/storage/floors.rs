@@ -27,8 +27,9 @@ pub(super) struct Floors {
 #[derive(Clone, Copy)]
 struct Floor {
     group: GroupId,
-    /// The replica that has applied so far; `None`: whichever there is.
-    replica: Option<u64>,
+    /// The replica that has applied so far. A floor may be raised later than it was
+    /// asked for, and must not be raised for the next replica.
+    replica: u64,
     index: Index,
 }
 
@@ -39,7 +40,7 @@ impl Disk {
     pub fn make_applied_durable(&self, applied: &BTreeMap<GroupId, Index>) -> Result<()> {
         let floor = |(group, index): (&GroupId, &Index)| Floor {
             group: *group,
-            replica: None,
+            replica: self.anchor.replica(*group).map_or(0, |here| here.replica),
             index: *index,
         };
         self.raise_applied_floors(applied.iter().map(floor).collect())
@@ -50,7 +51,7 @@ impl Disk {
     pub fn make_replicas_durable(&self, applied: &BTreeMap<GroupId, (u64, Index)>) -> Result<()> {
         let floor = |(group, (replica, index)): (&GroupId, &(u64, Index))| Floor {
             group: *group,
-            replica: Some(*replica),
+            replica: *replica,
             index: *index,
         };
         self.raise_applied_floors(applied.iter().map(floor).collect())
@@ -78,8 +79,7 @@ impl Disk {
         self.anchor.update(|anchor| {
             for floor in all {
                 let replica = anchor::find_mut(anchor, floor.group);
-                let is_meant =
-                    |here: &&mut AnchoredReplica| floor.replica.is_none_or(|r| r == here.replica);
+                let is_meant = |here: &&mut AnchoredReplica| here.replica == floor.replica;
                 if let Some(replica) = replica.filter(is_meant) {
                     replica.applied_floor = replica.applied_floor.max(floor.index.0);
                 }
