@@ -19,6 +19,9 @@ const DISK_BYTES: u64 = 1 << 30;
 /// The file that takes the room of a full disk.
 const FILLER: &str = "filler";
 
+/// How often it is made larger at most, where others take the room it asks for.
+const FILL_TRIES: u32 = 20;
+
 /// The folder of the files that take its inodes.
 const FILES: &str = "filling-files";
 
@@ -163,22 +166,24 @@ impl Disk {
         &self.mount
     }
 
-    /// Takes all room on it but `left` bytes.
+    /// Takes all room on it but `left` bytes. What is written beside it may take
+    /// some of it first, so that less is asked for again.
     pub fn fill(&self, left: u64) -> Result<()> {
-        let output = Command::new("df")
-            .args(["--output=avail", "-B1"])
-            .arg(&self.mount)
-            .output()
-            .context("df does not run")?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let free: u64 = said.split_whitespace().last().unwrap_or("0").parse()?;
-        let Some(taken) = free.checked_sub(left).filter(|taken| *taken > 0) else {
-            return Ok(());
-        };
         let path = self.mount.join(FILLER);
-        let held = std::fs::metadata(&path).map_or(0, |filler| filler.len());
-        let bytes = (held + taken).to_string();
-        run("fallocate", &["-l", &bytes, &path.to_string_lossy()])
+        let mut refused = Ok(());
+        for _ in 0..FILL_TRIES {
+            let taken = self.free()?.0.saturating_sub(left);
+            if taken == 0 {
+                return Ok(());
+            }
+            let held = std::fs::metadata(&path).map_or(0, |filler| filler.len());
+            let bytes = (held + taken).to_string();
+            refused = run("fallocate", &["-l", &bytes, &path.to_string_lossy()]);
+            if refused.is_ok() {
+                return Ok(());
+            }
+        }
+        refused
     }
 
     /// The free bytes and inodes for users.
@@ -202,7 +207,11 @@ impl Disk {
         let (_, free) = self.free()?;
         let begin = std::fs::read_dir(&folder)?.count();
         for number in 0..free.saturating_sub(left) as usize {
-            std::fs::File::create(folder.join((begin + number).to_string()))?;
+            match std::fs::File::create(folder.join((begin + number).to_string())) {
+                // What is made beside it took the last ones.
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => break,
+                made => drop(made?),
+            }
         }
         Ok(())
     }
@@ -304,5 +313,31 @@ mod tests {
             std::fs::remove_file(folder.path().join("said")).unwrap();
             disk.sync().unwrap();
         }
+    }
+
+    #[test]
+    fn a_disk_is_filled_while_something_else_takes_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = folder.path().join("disk");
+        let disk = match Disk::new("domicile-fill-test", &mount) {
+            Ok(disk) => disk,
+            Err(lacking) => {
+                crate::cluster::incomplete(format_args!("no disk to fill: {lacking:#}"));
+                return;
+            }
+        };
+        let mut beside = std::fs::File::create(mount.join("beside")).unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(std::io::Write::write(&mut beside, &[1; 64 << 10]));
+                }
+            });
+            let filled = disk.fill(0);
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            filled.unwrap();
+        });
+        assert_eq!(disk.free().unwrap().0, 0);
     }
 }
