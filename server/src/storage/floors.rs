@@ -87,3 +87,47 @@ impl Disk {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::DiskOptions;
+    use super::super::memory_disk::MemoryDisk;
+    use super::*;
+
+    const G: GroupId = GroupId(7);
+
+    fn replica(group: GroupId, replica: u64) -> AnchoredReplica {
+        AnchoredReplica {
+            group: group.0,
+            replica,
+            incarnation: replica,
+            ..AnchoredReplica::default()
+        }
+    }
+
+    /// Whoever finds its own floor raised by another leaves it among the wanted ones.
+    #[tokio::test]
+    async fn a_floor_that_waits_is_not_raised_for_the_next_replica() {
+        let clock = std::sync::Arc::new(|| Duration::ZERO);
+        let mut options = DiskOptions::new("eu", 1, clock);
+        options.run = crate::storage::Run::Task;
+        let disk = Disk::memory(&MemoryDisk::new(1), options).unwrap();
+        let disk = std::sync::Arc::new(disk);
+        disk.add_replica(replica(G, 1)).unwrap();
+        disk.add_replica(replica(GroupId(8), 1)).unwrap();
+        let waits = Floor {
+            group: G,
+            replica: 1,
+            index: Index(500),
+        };
+        disk.floors.wanted.lock().push(waits);
+        disk.remove_replica(G).await.unwrap();
+        disk.add_replica(replica(G, 2)).unwrap();
+        let other = BTreeMap::from([(GroupId(8), Index(3))]);
+        disk.make_applied_durable(&other).unwrap();
+        let floor = |group| disk.anchor.replica(group).unwrap().applied_floor;
+        assert_eq!((floor(GroupId(8)), floor(G)), (3, 0));
+    }
+}
