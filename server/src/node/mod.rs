@@ -144,7 +144,6 @@ impl Node {
         let speaker = Speaker::new(region.clone(), node)
             .guarded(guard)
             .at(&address);
-        let groups = Arc::new(Groups::default());
         let gate = Gate::new(env.clone(), region);
         let regions = Arc::new(Regions::new(
             env.clone(),
@@ -152,6 +151,15 @@ impl Node {
             speaker.clone(),
             gate.clone(),
         ));
+        let shipped = Shipped::new(env.clone());
+        let replicator = Arc::new(Replicator {
+            env: env.clone(),
+            gate: gate.clone(),
+            regions: regions.clone(),
+            disk: disk.clone(),
+            shipped: shipped.clone(),
+        });
+        let groups = Arc::new(Groups::new(env.clone(), vec![replicator]));
         let directory = Arc::new(Directory::new(gate.clone(), groups.clone()));
         let closing = CancellationToken::new();
         let (halt, halted) = watch::channel(None);
@@ -193,16 +201,6 @@ impl Node {
         let reclaiming = env.spawn("reclaim", reclaiming);
         let probes = Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone());
         let probing_homes = env.spawn("probes", probes.clone().follow());
-        let shipped = Shipped::new(env.clone());
-        let replicator = Arc::new(Replicator {
-            env: env.clone(),
-            gate: gate.clone(),
-            groups: groups.clone(),
-            regions: regions.clone(),
-            disk: disk.clone(),
-            shipped: shipped.clone(),
-        });
-        let replicating = env.spawn("replicator", replicator.follow());
         let receiver = Receiver::new(env.clone(), speaker.name(), gate.clone(), groups.clone());
         let store = Arc::new(Store::new(kv::Dependencies {
             env: env.clone(),
@@ -303,7 +301,6 @@ impl Node {
                 probing,
                 leasing,
                 probing_homes,
-                replicating,
                 observing,
                 watch_disk,
                 relieving,

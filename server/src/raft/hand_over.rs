@@ -54,7 +54,7 @@ impl Group {
 /// term would have done. The vote names a replica that is none: it is above the own one,
 /// and below that of whoever stands in that term, or leads in it already. Answers whether
 /// it led.
-async fn step_down(raft: &Raft<Types, StateMachine>, term: u64) -> Result<bool> {
+pub(super) async fn step_down(raft: &Raft<Types, StateMachine>, term: u64) -> Result<bool> {
     let leads = {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();

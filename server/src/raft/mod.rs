@@ -13,7 +13,8 @@
 //! [`snapshot_receiver`]). That is rare, because the log is kept for it ([`retention`]).
 //! Whoever reads while rows are replaced is told so ([`rows`]). Replicas are added and
 //! replaced by [`members`]. [`leadership`] knows whether a quorum confirms who leads,
-//! and [`hand_over`] lets another replica lead. What waits is bounded by a [`budget`] or
+//! [`hand_over`] lets another replica lead,
+//! and [`duties`] begins and ends what a leader does besides. What waits is bounded by a [`budget`] or
 //! a [`window`], and what comes in by the room on the disk ([`intake`]).
 //!
 //! Everything of openraft stays behind this room: what leaves it is our own types
@@ -28,6 +29,7 @@ mod answers;
 mod backoff;
 mod budget;
 mod copied;
+mod duties;
 mod group;
 mod groups;
 mod hand_over;
@@ -54,6 +56,7 @@ mod write;
 pub use answers::{Answered, Answers};
 pub use budget::Budget;
 pub use copied::Copied;
+pub use duties::Duty;
 pub use group::{Group, Leader, MemberStatus, Opening, Status};
 pub use groups::Groups;
 pub use inbound::Inbound;

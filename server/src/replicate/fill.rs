@@ -187,7 +187,7 @@ impl Sender {
         let (attempt, number, count) = (page.attempt, page.page, page.records.len() as u64);
         let digest = ledger::digest(&page.records);
         let answer = self.ship_records(node, Cargo::Backfill(compress(&page)), digest);
-        let (shipped, lane) = (self.shipped.clone(), self.lane.clone());
+        let lane = self.lane.clone();
         Box::pin(async move {
             let state = answer.await;
             drop(place);
@@ -197,7 +197,7 @@ impl Sender {
                 _ => Err(Ended::Moved),
             });
             if state.is_ok() {
-                shipped.update(&lane, |lane| lane.records += count);
+                lane.update(|lane| lane.records += count);
             }
             (Position::default(), state)
         })
@@ -214,7 +214,7 @@ impl Sender {
             Left::Records(start) => {
                 let page = feed::records(
                     view,
-                    self.lane.tag.as_str(),
+                    self.lane.id().tag.as_str(),
                     &self.group.identity().span,
                     start,
                 )?;
@@ -245,7 +245,12 @@ impl Sender {
             incarnation: self.incarnation,
             attempt,
             page,
-            transfer: batch_number::of_page(&self.lane.region, self.incarnation, attempt, page),
+            transfer: batch_number::of_page(
+                &self.lane.id().region,
+                self.incarnation,
+                attempt,
+                page,
+            ),
             from: self.gate.region().to_string(),
             records,
             outcomes,

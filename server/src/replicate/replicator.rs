@@ -2,28 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 use super::sender::Sender;
 use super::shipped::{LaneId, Shipped};
 use crate::env::{Env, Task};
 use crate::net::Regions;
-use crate::raft::Groups;
-use crate::residency::Gate;
+use crate::raft::{Duty, Group};
+use crate::residency::{Gate, RangePlace, TagPlace};
 use crate::seeded::{self, Bug};
 use crate::storage::Disk;
-
-/// How often leaderships are looked at.
-const FOLLOW_STEP: Duration = Duration::from_millis(200);
-
-/// A sender that runs.
-struct Running {
-    /// The incarnation of the mirror that it ships to.
-    incarnation: u64,
-    /// The epoch of the home that it ships for.
-    epoch: u64,
-    _task: Task,
-}
 
 /// Runs a sender for each mirror of each range whose home group this node leads.
 pub struct Replicator {
@@ -31,8 +20,6 @@ pub struct Replicator {
     pub env: Env,
     /// What a sender's batches pass.
     pub gate: Arc<Gate>,
-    /// The replicas of this node.
-    pub groups: Arc<Groups>,
     /// The nodes of the other regions.
     pub regions: Arc<Regions>,
     /// Where the records are.
@@ -41,79 +28,95 @@ pub struct Replicator {
     pub shipped: Arc<Shipped>,
 }
 
-impl Replicator {
-    /// Runs for as long as the node does.
-    pub async fn follow(self: Arc<Self>) {
-        let mut senders: BTreeMap<LaneId, Running> = BTreeMap::new();
-        loop {
-            let wanted = self.wanted();
-            senders.retain(|lane, running| {
-                // A mirror that was made anew is another one.
-                let keep = wanted.get(lane).is_some_and(|sender| {
-                    sender.incarnation == running.incarnation && sender.epoch == running.epoch
-                });
-                if !keep {
-                    self.shipped.close(lane);
+/// What a sender was begun for: with another of these it is another one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Terms {
+    /// The incarnation of the mirror.
+    incarnation: u64,
+    /// The epoch of the home.
+    epoch: u64,
+}
+
+/// The senders of one range.
+type Senders = BTreeMap<LaneId, (Terms, Task)>;
+
+impl Duty for Replicator {
+    fn name(&self) -> &'static str {
+        "replicator"
+    }
+
+    fn lead(self: Arc<Self>, group: Arc<Group>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let mut senders = Senders::new();
+            let mut adopted = self.gate.watch_version();
+            loop {
+                adopted.mark_unchanged();
+                self.adjust(&group, &mut senders);
+                if adopted.changed().await.is_err() {
+                    return;
                 }
-                keep
-            });
-            for (lane, sender) in wanted {
-                senders.entry(lane).or_insert_with_key(|lane| {
-                    self.shipped.open(lane);
-                    Running {
-                        incarnation: sender.incarnation,
-                        epoch: sender.epoch,
-                        _task: self.env.spawn("sender", sender.run()),
-                    }
-                });
             }
-            tokio::time::sleep(FOLLOW_STEP).await;
+        })
+    }
+}
+
+impl Replicator {
+    /// Ends the senders that are not wanted any more, and begins those that are.
+    fn adjust(&self, group: &Arc<Group>, senders: &mut Senders) {
+        let wanted = self.wanted(group);
+        senders.retain(|lane, (terms, _)| wanted.get(lane) == Some(terms));
+        for (lane, terms) in wanted {
+            if !senders.contains_key(&lane)
+                && let Some(sender) = self.sender(group, lane.clone(), terms)
+            {
+                let sender = self.env.spawn("sender", sender.run());
+                senders.insert(lane, (terms, sender));
+            }
         }
     }
 
-    fn wanted(&self) -> BTreeMap<LaneId, Sender> {
-        let mut wanted = BTreeMap::new();
+    /// The mirrors of the range of a group, if this region is its home.
+    fn wanted(&self, group: &Group) -> BTreeMap<LaneId, Terms> {
         let Some(atlas) = self.gate.atlas() else {
-            return wanted;
+            return BTreeMap::new();
         };
-        for (place, range) in atlas.ranges() {
-            let lies = seeded::is_on(Bug::LyingSender);
-            if place.home.region != *self.gate.region() || (range.mirrors.is_empty() && !lies) {
-                continue;
+        let is_led = |(place, range): &(&TagPlace, &RangePlace)| {
+            range.group == group.identity().group && place.home.region == *self.gate.region()
+        };
+        let Some((place, range)) = atlas.ranges().find(is_led) else {
+            return BTreeMap::new();
+        };
+        let mut mirrors = range.mirrors.clone();
+        if seeded::is_on(Bug::LyingSender) {
+            for region in atlas.policy.regions().keys() {
+                mirrors.entry(region.clone()).or_insert(1);
             }
-            let Some(group) = self.groups.get(range.group).filter(|g| g.leads()) else {
-                continue;
-            };
-            let mut mirrors = range.mirrors.clone();
-            if lies {
-                for region in atlas.policy.regions().keys() {
-                    mirrors.entry(region.clone()).or_insert(1);
-                }
-                mirrors.remove(self.gate.region());
-            }
-            for (region, incarnation) in &mirrors {
-                let Some(peers) = self.regions.of(region) else {
-                    continue;
-                };
-                let lane = LaneId {
-                    tag: place.tag.clone(),
-                    range: range.group,
-                    region: region.clone(),
-                };
-                let sender = Sender {
-                    env: self.env.clone(),
-                    gate: self.gate.clone(),
-                    disk: self.disk.clone(),
-                    shipped: self.shipped.clone(),
-                    group: group.clone(),
-                    peers,
-                    lane: lane.clone(),
-                    incarnation: *incarnation,
-                    epoch: place.home.epoch,
-                };
-                wanted.insert(lane, sender);
-            }
+            mirrors.remove(self.gate.region());
         }
-        wanted
+        let wanted = mirrors.into_iter().map(|(region, incarnation)| {
+            let lane = LaneId {
+                tag: place.tag.clone(),
+                range: range.group,
+                region,
+            };
+            let epoch = place.home.epoch;
+            (lane, Terms { incarnation, epoch })
+        });
+        wanted.collect()
+    }
+
+    /// Who ships to a mirror. `None`: its region is not known here, so nothing has a place
+    /// there either.
+    fn sender(&self, group: &Arc<Group>, lane: LaneId, terms: Terms) -> Option<Sender> {
+        Some(Sender {
+            env: self.env.clone(),
+            gate: self.gate.clone(),
+            disk: self.disk.clone(),
+            group: group.clone(),
+            peers: self.regions.of(&lane.region)?,
+            lane: Arc::new(self.shipped.open(lane)),
+            incarnation: terms.incarnation,
+            epoch: terms.epoch,
+        })
     }
 }

@@ -21,7 +21,7 @@ use wire::ship_result::Result as Shown;
 
 use super::batch_number;
 use super::fill::Fill;
-use super::shipped::{Lane, LaneId, LaneState, Shipped};
+use super::shipped::{Lane, LaneState, OpenLane};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
@@ -62,10 +62,9 @@ pub(super) struct Sender {
     pub(super) env: Env,
     pub(super) gate: Arc<Gate>,
     pub(super) disk: Arc<Disk>,
-    pub(super) shipped: Arc<Shipped>,
     pub(super) group: Arc<Group>,
     pub(super) peers: Arc<Peers>,
-    pub(super) lane: LaneId,
+    pub(super) lane: Arc<OpenLane>,
     pub(super) incarnation: u64,
     pub(super) epoch: u64,
 }
@@ -142,7 +141,7 @@ impl Sender {
     }
 
     async fn session(&self, node: NodeId, kept: &mut Option<Fill>) -> Ended {
-        if seeded::is_on(Bug::LyingSender) && self.lane.tag.as_str().ends_with("-only") {
+        if seeded::is_on(Bug::LyingSender) && self.lane.id().tag.as_str().ends_with("-only") {
             let shared = self.group.progress().tag_key;
             return match self.stream(node, Position::default(), shared).await {
                 Ok(()) => Ended::Moved,
@@ -206,7 +205,7 @@ impl Sender {
             "the mirror has the change {cursor:?}, and the home, which ends at {confirmed:?}, has \
              not: the home was put back to an older copy; nothing is shipped to {} and nothing \
              counts as copied there",
-            self.lane.region
+            self.lane.id().region
         )))
     }
 
@@ -290,7 +289,8 @@ impl Sender {
             return Ok(());
         }
         // What the gate refuses now is not noted each time it is tried.
-        self.gate.allows(&self.lane.region, &self.lane.tag)?;
+        self.gate
+            .allows(&self.lane.id().region, &self.lane.id().tag)?;
         self.group.account(rows).await.map_err(|_| Ended::Lost)
     }
 
@@ -299,8 +299,8 @@ impl Sender {
         Ends {
             cluster: &identity.cluster,
             range: identity.group,
-            tag: self.lane.tag.as_str(),
-            to: self.lane.region.as_str(),
+            tag: self.lane.id().tag.as_str(),
+            to: self.lane.id().region.as_str(),
         }
     }
 
@@ -313,7 +313,7 @@ impl Sender {
             feed::changes(
                 self.disk.state.as_ref(),
                 self.group.identity().group,
-                self.lane.tag.as_str(),
+                self.lane.id().tag.as_str(),
                 sent,
                 until,
             )
@@ -332,11 +332,11 @@ impl Sender {
         let (count, last) = (copy.records.len() as u64, Position::from_wire(copy.last));
         let digest = ledger::digest(&copy.records);
         let answer = self.ship_records(node, Cargo::Copy(compress(copy)), digest);
-        let (shipped, lane) = (self.shipped.clone(), self.lane.clone());
+        let lane = self.lane.clone();
         Box::pin(async move {
             let state = answer.await;
             if state.is_ok() {
-                shipped.update(&lane, |lane| lane.records += count);
+                lane.update(|lane| lane.records += count);
             }
             (last, state)
         })
@@ -347,7 +347,7 @@ impl Sender {
         wire::Copy {
             incarnation: self.incarnation,
             transfer: batch_number::of_changes(
-                &self.lane.region,
+                &self.lane.id().region,
                 self.incarnation,
                 prev,
                 page.last,
@@ -395,8 +395,8 @@ impl Sender {
         cleared: Cleared<wire::PeerRequest>,
     ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
         let sent = self.peers.send(node, cleared);
-        let (gate, region) = (self.gate.clone(), self.lane.region.clone());
-        let subject = Subject::Tag(self.lane.tag.clone());
+        let (gate, region) = (self.gate.clone(), self.lane.id().region.clone());
+        let subject = Subject::Tag(self.lane.id().tag.clone());
         async move {
             match tokio::time::timeout(SHIP_WAIT, sent).await {
                 Ok(Ok(answer)) => answered(gate.ingress(&region, &subject, answer)?),
@@ -412,7 +412,7 @@ impl Sender {
             group: self.group.identity().group.0,
             to_replica: 0,
             request: Some(Request::Ship(wire::Ship {
-                tag: self.lane.tag.to_string(),
+                tag: self.lane.id().tag.to_string(),
                 epoch: self.epoch,
                 // The gate's to say.
                 policy_version: 0,
@@ -420,12 +420,12 @@ impl Sender {
                 digest,
             })),
         };
-        let subject = Subject::Tag(self.lane.tag.clone());
-        self.gate.egress(&self.lane.region, &subject, request)
+        let subject = Subject::Tag(self.lane.id().tag.clone());
+        self.gate.egress(&self.lane.id().region, &subject, request)
     }
 
     pub(super) fn note(&self, change: impl FnOnce(&mut Lane)) {
-        self.shipped.update(&self.lane, change);
+        self.lane.update(change);
     }
 }
 
@@ -459,6 +459,7 @@ pub(super) fn compress(message: &impl Message) -> bytes::Bytes {
 mod tests {
     use domicile_proto::address::{RegionName, Tag};
 
+    use super::super::shipped::{LaneId, Shipped};
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::testing::{Alone, put};
@@ -485,18 +486,18 @@ mod tests {
         let speaker = Speaker::new(home.gate.region().clone(), NodeId(1));
         let (env, gate) = (home.env.clone(), home.gate.clone());
         let peers = Peers::new(env, Arc::new(TcpDial), speaker, gate, us.clone());
+        let lane = LaneId {
+            tag: Tag::new("global").expect("a tag"),
+            range: GroupId(GLOBAL),
+            region: us,
+        };
         Sender {
             env: home.env.clone(),
             gate: home.gate.clone(),
             disk: home.disk.clone(),
-            shipped: Shipped::new(home.env.clone()),
             group: group.clone(),
             peers: Arc::new(peers),
-            lane: LaneId {
-                tag: Tag::new("global").expect("a tag"),
-                range: GroupId(GLOBAL),
-                region: us,
-            },
+            lane: Arc::new(Shipped::new(home.env.clone()).open(lane)),
             incarnation: 1,
             epoch: 1,
         }

@@ -62,8 +62,57 @@ pub enum Wanted {
 /// The mirrors that this node ships to.
 pub struct Shipped {
     env: Env,
-    lanes: Mutex<BTreeMap<LaneId, Lane>>,
+    lanes: Mutex<Lanes>,
     moved: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Lanes {
+    /// Each with the number of its opening.
+    open: BTreeMap<LaneId, (u64, Lane)>,
+    /// How many were opened.
+    opened: u64,
+}
+
+/// A mirror that is shipped to, until this is dropped. What is told of it through this
+/// counts for nothing once it was opened again.
+pub(super) struct OpenLane {
+    shipped: Arc<Shipped>,
+    id: LaneId,
+    opening: u64,
+}
+
+impl OpenLane {
+    /// Which it is.
+    pub(super) fn id(&self) -> &LaneId {
+        &self.id
+    }
+
+    /// Changes what is known of the mirror, and tells those who wait.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Lane)) {
+        let mut lanes = self.shipped.lanes.lock();
+        if let Some((opening, lane)) = lanes.open.get_mut(&self.id)
+            && *opening == self.opening
+        {
+            change(lane);
+        }
+        drop(lanes);
+        self.shipped.moved.send_modify(|count| *count += 1);
+    }
+}
+
+impl Drop for OpenLane {
+    fn drop(&mut self) {
+        let mut lanes = self.shipped.lanes.lock();
+        // A sender that was ended may go after the next one has begun.
+        if lanes
+            .open
+            .get(&self.id)
+            .is_some_and(|(opening, _)| *opening == self.opening)
+        {
+            lanes.open.remove(&self.id);
+        }
+    }
 }
 
 impl Shipped {
@@ -78,7 +127,9 @@ impl Shipped {
 
     /// The mirrors that this node ships to.
     pub fn lanes(&self) -> BTreeMap<LaneId, Lane> {
-        self.lanes.lock().clone()
+        let lanes = self.lanes.lock();
+        let known = |(id, (_, lane)): (&LaneId, &(u64, Lane))| (id.clone(), lane.clone());
+        lanes.open.iter().map(known).collect()
     }
 
     /// Waits until the wanted mirrors of a range have a change. Answers the regions
@@ -111,27 +162,24 @@ impl Shipped {
     fn having(&self, range: GroupId, position: Position) -> BTreeSet<RegionName> {
         let lanes = self.lanes.lock();
         let having = lanes
+            .open
             .iter()
-            .filter(|(id, lane)| id.range == range && lane.acked >= position);
+            .filter(|(id, (_, lane))| id.range == range && lane.acked >= position);
         having.map(|(id, _)| id.region.clone()).collect()
     }
 
     /// Begins to ship to a mirror.
-    pub(super) fn open(&self, id: &LaneId) {
-        self.lanes.lock().insert(id.clone(), Lane::default());
-    }
-
-    /// Ends to ship to a mirror.
-    pub(super) fn close(&self, id: &LaneId) {
-        self.lanes.lock().remove(id);
-    }
-
-    /// Changes what is known of a mirror, and tells those who wait.
-    pub(super) fn update(&self, id: &LaneId, change: impl FnOnce(&mut Lane)) {
-        if let Some(lane) = self.lanes.lock().get_mut(id) {
-            change(lane);
+    pub(super) fn open(self: &Arc<Self>, id: LaneId) -> OpenLane {
+        let mut lanes = self.lanes.lock();
+        lanes.opened += 1;
+        let opening = lanes.opened;
+        lanes.open.insert(id.clone(), (opening, Lane::default()));
+        drop(lanes);
+        OpenLane {
+            shipped: self.clone(),
+            id,
+            opening,
         }
-        self.moved.send_modify(|count| *count += 1);
     }
 }
 
@@ -164,32 +212,22 @@ mod tests {
         }
     }
 
-    /// Ships a range to two mirrors, which have nothing yet.
-    fn shipped() -> Arc<Shipped> {
-        let shipped = Shipped::new(Env::real());
-        shipped.open(&lane("us"));
-        shipped.open(&lane("ap"));
-        shipped
-    }
-
     /// A write waits for as many mirrors of its range as it wants, and for no other
     /// range's, of the same tag or another.
     #[tokio::test(start_paused = true)]
     async fn a_write_waits_until_its_mirrors_have_it() {
-        let shipped = shipped();
+        let shipped = Shipped::new(Env::real());
+        let (to_us, to_ap) = (shipped.open(lane("us")), shipped.open(lane("ap")));
         let us = BTreeSet::from([region("us")]);
         let both = BTreeSet::from([region("ap"), region("us")]);
-        let ack = |name: &str, index| {
-            shipped.update(&lane(name), |lane| lane.acked = at(index));
-        };
-        ack("us", 6);
-        ack("ap", 7);
-        let beside = LaneId {
+        let ack = |lane: &OpenLane, index| lane.update(|lane| lane.acked = at(index));
+        ack(&to_us, 6);
+        ack(&to_ap, 7);
+        let beside = shipped.open(LaneId {
             range: GroupId(20),
             ..lane("us")
-        };
-        shipped.open(&beside);
-        shipped.update(&beside, |lane| lane.acked = at(9));
+        });
+        ack(&beside, 9);
         let one = Wanted::Regions(us.clone());
         assert_eq!(
             shipped.wait(RANGE, &one, at(7), WAIT).await,
@@ -199,7 +237,7 @@ mod tests {
         let waiting =
             tokio::spawn(async move { waiting.wait(RANGE, &Wanted::Count(2), at(7), WAIT).await });
         tokio::task::yield_now().await;
-        ack("us", 7);
+        ack(&to_us, 7);
         assert_eq!(waiting.await.unwrap(), Ok(both.clone()));
         assert_eq!(shipped.wait(RANGE, &one, at(7), WAIT).await, Ok(both));
         let other = GroupId(21);
@@ -210,10 +248,27 @@ mod tests {
     /// A mirror that is not shipped to any more counts for nothing.
     #[tokio::test(start_paused = true)]
     async fn a_mirror_that_is_gone_does_not_count() {
-        let shipped = shipped();
-        shipped.update(&lane("us"), |lane| lane.acked = at(9));
-        shipped.close(&lane("us"));
+        let shipped = Shipped::new(Env::real());
+        let to_us = shipped.open(lane("us"));
+        to_us.update(|lane| lane.acked = at(9));
+        drop(to_us);
         let gone = shipped.wait(RANGE, &Wanted::Count(1), at(1), WAIT).await;
         assert_eq!(gone, Err(BTreeSet::new()));
+    }
+
+    /// The task of a sender that was ended goes a moment later, when the next one may have
+    /// begun.
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_was_ended_takes_nothing_from_the_next() {
+        let shipped = Shipped::new(Env::real());
+        let before = shipped.open(lane("us"));
+        let next = shipped.open(lane("us"));
+        before.update(|lane| lane.acked = at(9));
+        let none = shipped.wait(RANGE, &Wanted::Count(1), at(1), WAIT).await;
+        assert_eq!(none, Err(BTreeSet::new()), "it was made anew");
+        drop(before);
+        assert_eq!(shipped.lanes().len(), 1);
+        drop(next);
+        assert!(shipped.lanes().is_empty());
     }
 }

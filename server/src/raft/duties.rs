@@ -1,0 +1,160 @@
+//! What the leader of a group does besides leading it.
+//!
+//! Rooms above say what that is, by a [`Duty`]. Every replica has a supervisor. It begins
+//! the duties once its replica is elected, and ends them once that does not lead any more.
+//! One that is elected again begins them anew: what it knew may be of before.
+//!
+//! Not done here: anything that depends on how far a duty is. One that cannot go on, as
+//! without a quorum or beside a disk that hangs, waits and tries again by itself.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::group::Group;
+use crate::env::{Env, Task};
+
+/// Something that a node does for each group that it leads, for as long as it leads.
+pub trait Duty: Send + Sync {
+    /// How its tasks are called.
+    fn name(&self) -> &'static str;
+
+    /// Does it for a group that this node leads from now on. It is dropped when the node
+    /// does not lead the group any more, and may end before, if nothing is left to do in
+    /// this term.
+    fn lead(self: Arc<Self>, group: Arc<Group>) -> BoxFuture<'static, ()>;
+}
+
+/// What is done for every group that is led here.
+#[derive(Clone)]
+pub(super) struct Duties {
+    env: Env,
+    all: Arc<[Arc<dyn Duty>]>,
+}
+
+impl Duties {
+    /// These.
+    pub(super) fn new(env: Env, all: Vec<Arc<dyn Duty>>) -> Self {
+        let all = all.into();
+        Duties { env, all }
+    }
+
+    /// Supervises a replica until that has stopped or the task is dropped.
+    pub(super) fn supervise(&self, group: Arc<Group>) -> Task {
+        let duties = self.clone();
+        self.env.spawn("duties", async move {
+            // They change seldom: with votes, leaders and members.
+            let mut changes = group.raft().server_metrics();
+            let mut done: Option<(u64, Vec<Task>)> = None;
+            loop {
+                let vote = changes.borrow_watched().vote;
+                let leads = vote.committed && vote.leader_id.node_id == group.replica();
+                let term = leads.then_some(vote.leader_id.term);
+                if done.as_ref().map(|(term, _)| *term) != term {
+                    // The old ones are ended before there are new ones.
+                    drop(done.take());
+                    done = term.map(|term| (term, duties.begin(&group)));
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    fn begin(&self, group: &Arc<Group>) -> Vec<Task> {
+        let begin = |duty: &Arc<dyn Duty>| {
+            let led = duty.clone().lead(group.clone());
+            self.env.spawn(duty.name(), led)
+        };
+        self.all.iter().map(begin).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::raft::Groups;
+    use crate::raft::hand_over::step_down;
+    use crate::raft::testing::{Alone, put};
+    use crate::state::testing::identity;
+
+    /// Notes in which terms it was begun and ended.
+    #[derive(Default)]
+    struct Noted(Mutex<Vec<(&'static str, u64)>>);
+
+    struct Ending(Arc<Noted>, u64);
+
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            self.0.0.lock().push(("ended", self.1));
+        }
+    }
+
+    impl Duty for Noted {
+        fn name(&self) -> &'static str {
+            "noted"
+        }
+
+        fn lead(self: Arc<Self>, group: Arc<Group>) -> BoxFuture<'static, ()> {
+            let term = group.term();
+            self.0.lock().push(("begun", term));
+            let ending = Ending(self, term);
+            Box::pin(async move {
+                let _ending = ending;
+                std::future::pending().await
+            })
+        }
+    }
+
+    impl Noted {
+        async fn takes(&self) -> Vec<(&'static str, u64)> {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            std::mem::take(&mut self.0.lock())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn duties_are_done_for_a_group_while_it_is_led_here() {
+        let mut node = Alone::new("eu");
+        let noted = Arc::new(Noted::default());
+        node.groups = Arc::new(Groups::new(node.env.clone(), vec![noted.clone()]));
+        let group = node.open(identity(18, "global", "eu")).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(noted.takes().await, [], "nobody leads");
+
+        node.form(&group).await;
+        let first = group.term();
+        assert_eq!(noted.takes().await, [("begun", first)]);
+        put(&group, "a", "one").await;
+        assert_eq!(noted.takes().await, [], "it leads on");
+
+        let led = step_down(group.raft(), first).await;
+        assert!(led.expect("it runs"));
+        assert_eq!(noted.takes().await, [("ended", first)]);
+        node.form(&group).await;
+        let next = group.term();
+        assert!(next > first);
+        assert_eq!(noted.takes().await, [("begun", next)]);
+
+        node.groups.remove(group.identity().group).expect("here");
+        assert_eq!(noted.takes().await, [("ended", next)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn duties_end_with_the_replica() {
+        let mut node = Alone::new("eu");
+        let noted = Arc::new(Noted::default());
+        node.groups = Arc::new(Groups::new(node.env.clone(), vec![noted.clone()]));
+        let group = node.lead(identity(18, "global", "eu")).await;
+        let term = group.term();
+        assert_eq!(noted.takes().await, [("begun", term)]);
+        group.shutdown().await;
+        assert_eq!(noted.takes().await, [("ended", term)]);
+    }
+}
