@@ -8,8 +8,8 @@
 //! which replicas a node has, and [`node`] starts and stops all of it.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `seeded` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` · `residency` · `raft` ·
-//! `net` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
+//! `error` `seeded` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` · `policy` · `residency` ·
+//! `raft` · `net` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
 //!
 //! Not done here: messages, tokens, the policy and its predicate (the crate
 //! `domicile-proto`), clients (`domicile-client`), checking what a whole cluster
@@ -26,6 +26,7 @@ pub mod kv;
 pub mod net;
 pub mod node;
 pub mod placement;
+pub mod policy;
 pub mod raft;
 pub mod replicate;
 pub mod residency;

@@ -17,7 +17,7 @@ mod source;
 use source::{Parsed, after_colons, begins_with, is_module, is_public};
 
 /// The rooms, each of which may use only those before it.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "error",
     "seeded",
     "env",
@@ -27,6 +27,7 @@ const ROOMS: [&str; 18] = [
     "seal",
     "state",
     "audit",
+    "policy",
     "residency",
     "raft",
     "net",

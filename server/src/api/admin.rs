@@ -18,12 +18,12 @@ use crate::api::{nodes, regions};
 use crate::audit;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::kv::Directory;
 use crate::net::{Regions, Speaker, channel};
 use crate::placement::Placement;
+use crate::policy::Atlas;
 use crate::raft::{Group, Groups, NodeId};
 use crate::replicate::{Probes, Shipped};
-use crate::residency::{Atlas, Gate};
+use crate::residency::Gate;
 use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, Contents, Disk, GroupId, REGION_GROUP};
 
@@ -53,8 +53,6 @@ pub struct AdminApi {
     pub regions: Arc<Regions>,
     /// What is known of policy and tags.
     pub gate: Arc<Gate>,
-    /// What is known of the region.
-    pub directory: Arc<Directory>,
     /// Forms and repairs.
     pub placement: Arc<Placement>,
     /// The mirrors that this node ships to.
@@ -168,7 +166,7 @@ impl AdminApi {
 
     /// What is known of policy, regions and tags.
     pub(super) fn atlas(&self) -> Result<Arc<Atlas>> {
-        self.gate.atlas().ok_or_else(Error::not_formed)
+        self.gate.policy().atlas().ok_or_else(Error::not_formed)
     }
 
     /// The region and number of a group's node.
@@ -207,7 +205,8 @@ impl AdminService for AdminApi {
         &self,
         _: Request<v1::GetClusterStatusRequest>,
     ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
-        let catalog = self.directory.catalog();
+        let region = self.gate.policy().region();
+        let catalog = region.catalog();
         let groups = self.group_status();
         let nodes = self.nodes();
         Ok(Response::new(v1::GetClusterStatusResponse {
@@ -217,7 +216,11 @@ impl AdminService for AdminApi {
             groups,
             nodes,
             served_by: self.speaker.name(),
-            level: self.gate.atlas().map_or(0, |atlas| atlas.control.level),
+            level: self
+                .gate
+                .policy()
+                .atlas()
+                .map_or(0, |atlas| atlas.control.level),
         }))
     }
 

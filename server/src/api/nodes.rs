@@ -216,7 +216,7 @@ impl AdminApi {
             Subject::Region => "region",
             Subject::Tag(_) => "data",
         };
-        let role = match (&identity.subject, self.gate.atlas()) {
+        let role = match (&identity.subject, self.gate.policy().atlas()) {
             (Subject::Tag(tag), Some(atlas)) => match atlas.place(tag.as_str()) {
                 Some(place) if place.home.region == identity.region => "home",
                 Some(_) => "mirror",
@@ -269,7 +269,7 @@ impl AdminApi {
 
     /// Every node of every region, in order of region and number.
     pub(super) fn nodes(&self) -> Vec<v1::NodeStatus> {
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.gate.policy().atlas() else {
             return Vec::new();
         };
         let groups = self.groups.all();

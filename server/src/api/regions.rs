@@ -7,9 +7,10 @@ use domicile_proto::v1;
 
 use super::AdminApi;
 use crate::net::Regions;
+use crate::policy::Atlas;
 use crate::raft::NodeId;
 use crate::replicate::LaneState;
-use crate::residency::{Atlas, Side};
+use crate::residency::Side;
 
 /// Which region holds, serves and may call for each tag.
 pub(super) fn placement(atlas: &Atlas) -> v1::GetPlacementResponse {
@@ -96,7 +97,7 @@ pub(super) fn replication(api: &AdminApi, atlas: &Atlas) -> v1::GetReplicationRe
     v1::GetReplicationResponse {
         outbound: outbound.collect(),
         inbound: inbound.collect(),
-        lease_ms: millis(api.gate.lease_left()),
+        lease_ms: millis(api.gate.policy().lease().left()),
         served_by: api.speaker.name(),
         refusals: api
             .gate
@@ -126,7 +127,7 @@ pub(super) fn list(atlas: &Atlas, regions: &Regions) -> Vec<v1::RegionStatus> {
             .iter()
             .filter(|node| regions.is_reached(name, NodeId(node.node)))
             .count();
-        let tags_where = |is: &dyn Fn(&crate::residency::TagPlace) -> bool| {
+        let tags_where = |is: &dyn Fn(&crate::policy::TagPlace) -> bool| {
             let tags = atlas.places().filter(|place| is(place));
             tags.map(|place| place.tag.to_string()).collect()
         };

@@ -423,7 +423,7 @@ mod tests {
     async fn the_writes_of_a_frame_have_one_token() {
         let node = Alone::new("eu");
         node.adopt_demo();
-        let directory = Directory::new(node.gate.clone(), node.groups.clone());
+        let directory = Directory::new(&node.gate, node.groups.clone());
         let mut frames = Vec::new();
         for has_key in [false, true] {
             if has_key {

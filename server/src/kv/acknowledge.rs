@@ -151,7 +151,7 @@ mod tests {
     async fn route() -> Route {
         let node = Alone::new("eu");
         node.adopt_demo();
-        let directory = Directory::new(node.gate.clone(), node.groups.clone());
+        let directory = Directory::new(&node.gate, node.groups.clone());
         let admitted = directory.admit("global", node.gate.region());
         admitted.expect("admitted").of_key(b"a")
     }

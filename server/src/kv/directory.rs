@@ -1,18 +1,18 @@
 //! Who is admitted, decided from the tag and the caller's region alone, and where
 //! each key of the tag goes then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::internal::v1 as wire;
 use domicile_proto::policy::{Denial, Isolation, Verdict};
 
 use crate::error::{Error, Reason, Result};
+use crate::policy::{Atlas, InForce, RegionCatalog, TagPlace};
 use crate::raft::{Group, Groups};
-use crate::residency::{Atlas, Gate, RangePlace, TagPlace};
+use crate::residency::Gate;
 use crate::seeded::{self, Bug};
 use crate::storage::{GroupId, Span};
 
@@ -31,7 +31,7 @@ pub struct Admitted {
     /// The epoch of the home.
     pub epoch: u64,
     place: Arc<TagPlace>,
-    region: Arc<Region>,
+    region: Arc<RegionCatalog>,
     /// The replicas of this node.
     groups: Arc<Groups>,
     /// Whether this is a node of the home.
@@ -170,84 +170,36 @@ impl Route {
     }
 }
 
-/// What this node knows of its region.
-#[derive(Default)]
-struct Region {
-    catalog: Arc<wire::Catalog>,
-    /// The keys of the groups of the catalog.
-    spans: BTreeMap<GroupId, Span>,
-}
-
-impl Region {
-    fn new(catalog: wire::Catalog) -> Result<Region> {
-        let groups = catalog.groups.iter();
-        let spans = groups.map(|group| {
-            let span = Span::from_wire(group.span.as_ref())?;
-            Ok((GroupId(group.group), span))
-        });
-        Ok(Region {
-            spans: spans.collect::<Result<_>>()?,
-            catalog: Arc::new(catalog),
-        })
-    }
-
-    /// The keys of ranges, by key. Where they are not known, or do not have every
-    /// key once, all keys are of a range that the home knows.
-    fn spans(&self, ranges: &[RangePlace]) -> Vec<(Option<GroupId>, Span)> {
-        let known = ranges.iter().map(|range| {
-            let span = self.spans.get(&range.group)?;
-            Some((Some(range.group), span.clone()))
-        });
-        let mut known: Vec<_> = known.collect::<Option<_>>().unwrap_or_default();
-        known.sort_by(|(_, one), (_, other)| one.start().cmp(other.start()));
-        match Span::are_whole(known.iter().map(|(_, span)| span)) {
-            true => known,
-            false => vec![(None, Span::default())],
-        }
-    }
-}
-
-/// What this node knows of its region, and who is sent where. Readers never
-/// wait.
+/// Who is sent where. Nobody waits for it.
 pub struct Directory {
-    gate: Arc<Gate>,
+    own: RegionName,
+    policy: Arc<InForce>,
     groups: Arc<Groups>,
-    region: ArcSwap<Region>,
 }
 
 impl Directory {
-    /// Knows nothing yet.
-    pub fn new(gate: Arc<Gate>, groups: Arc<Groups>) -> Self {
+    /// Of a node with these gates and replicas.
+    pub fn new(gate: &Gate, groups: Arc<Groups>) -> Self {
         Directory {
-            gate,
+            own: gate.region().clone(),
+            policy: gate.policy().clone(),
             groups,
-            region: ArcSwap::default(),
         }
-    }
-
-    /// Takes over a newer catalog of the region.
-    pub fn update(&self, catalog: wire::Catalog) -> Result<()> {
-        self.region.store(Arc::new(Region::new(catalog)?));
-        Ok(())
-    }
-
-    /// The catalog of the region; the empty one: not formed yet.
-    pub fn catalog(&self) -> Arc<wire::Catalog> {
-        self.region.load().catalog.clone()
     }
 
     /// What is known of policy, regions and tags.
     pub fn atlas(&self) -> Option<Arc<Atlas>> {
-        self.gate.atlas()
+        self.policy.atlas()
     }
 
     /// Admits a request of a caller. Nothing of the answer depends on any key.
     pub fn admit(&self, tag: &str, caller: &RegionName) -> Result<Arc<Admitted>> {
         let atlas = self.formed()?;
         let place = atlas.place(tag).ok_or_else(|| unknown(tag))?;
-        let region = self.gate.region();
         let unchecked = seeded::is_on(Bug::AccessUnchecked);
-        if !unchecked && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, region, caller) {
+        if !unchecked
+            && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, &self.own, caller)
+        {
             return Err(refusal(&atlas, &place.tag, caller, denial));
         }
         self.holds_lease_for(caller, &place.home.region)?;
@@ -256,11 +208,11 @@ impl Directory {
 
     /// Whether callers of a region may be served by what is known of the policy.
     pub fn holds_lease_for(&self, caller: &RegionName, home: &RegionName) -> Result<()> {
-        if caller == self.gate.region() {
+        if *caller == self.own {
             return Ok(());
         }
         // A tightening that was not heard of may have forbidden it.
-        let held = self.gate.hold_lease();
+        let held = self.policy.lease().hold();
         held.map_err(|lapsed| lapsed.fact("home", home))
     }
 
@@ -301,7 +253,7 @@ impl Directory {
 
     /// What is known now of policy, regions and tags. A request asks once.
     fn formed(&self) -> Result<Arc<Atlas>> {
-        self.gate.atlas().ok_or_else(Error::not_formed)
+        self.policy.atlas().ok_or_else(Error::not_formed)
     }
 
     fn admitted(
@@ -318,9 +270,9 @@ impl Directory {
             home: place.home.region.clone(),
             epoch: place.home.epoch,
             place: place.clone(),
-            region: self.region.load_full(),
+            region: self.policy.region(),
             groups: self.groups.clone(),
-            is_home: place.home.region == *self.gate.region(),
+            is_home: place.home.region == self.own,
             serves_isolated: rules.is_some_and(|r| r.on_isolation == Isolation::Serve),
         })
     }

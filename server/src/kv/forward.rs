@@ -509,7 +509,7 @@ mod tests {
         let node = Alone::new("eu");
         node.adopt_demo();
         let eu = node.gate.region();
-        let directory = Directory::new(node.gate.clone(), node.groups.clone());
+        let directory = Directory::new(&node.gate, node.groups.clone());
         let admitted = directory.admit("eu-only", eu).expect("admitted");
         let unknown_change = wire::ForwardedWrite {
             change: None,

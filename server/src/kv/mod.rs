@@ -17,7 +17,7 @@
 //! ([`tokens`]).
 //!
 //! Not done here: the wire (`api`), agreement (`raft`), deciding where groups are
-//! (`placement` fills the directory), reading rows (`state::read`).
+//! (`placement`), reading rows (`state::read`).
 
 mod acknowledge;
 mod directory;

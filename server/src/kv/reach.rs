@@ -192,7 +192,7 @@ impl Store {
             .fact("home", &route.home)
             .retry_after(WAIT_STEP));
         }
-        if !serves_isolated && self.gate.lease_left().is_zero() {
+        if !serves_isolated && self.gate.policy().lease().left().is_zero() {
             return Err(Error::new(
                 Reason::StalenessNotMet,
                 "the policy lease has lapsed, and the tag's policy says that a mirror stops \

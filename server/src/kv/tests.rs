@@ -19,10 +19,10 @@ use super::{
 };
 use crate::error::{Reason, Result};
 use crate::net::{Regions, Speaker, TcpDial};
+use crate::policy::LEASE;
 use crate::raft::testing::{Alone, put, reinstall};
 use crate::raft::{Group, NodeId};
 use crate::replicate::{Probes, Shipped};
-use crate::residency::LEASE;
 use crate::state::testing::{demo, identity};
 use crate::storage::{
     Durability, Engine, Index, KeyRange, Limit, Room, Row, Stage, View, Write, WriteBatch, keys,
@@ -162,7 +162,7 @@ impl Fixture {
             })
         });
         node.adopt_demo();
-        node.gate.confirm_lease(node.env.now());
+        node.gate.policy().lease().confirm(node.env.now());
         let tags = demo().tags;
         let global = tags.iter().find(|t| t.tag == "global").expect("a tag");
         let is_mirror = global.home != region;
@@ -295,7 +295,7 @@ fn store(node: &Alone) -> Store {
     ));
     let (gate, groups) = (node.gate.clone(), node.groups.clone());
     Store::new(Dependencies {
-        directory: Arc::new(Directory::new(gate.clone(), groups.clone())),
+        directory: Arc::new(Directory::new(&gate, groups.clone())),
         freshness: Freshness::new(env.clone()),
         probes: Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone()),
         shipped: Shipped::new(env.clone()),
@@ -438,7 +438,7 @@ async fn an_isolated_home_serves_the_callers_of_its_own_region_only() {
     assert_eq!(refused.reason, Reason::NoQuorum);
     assert!(home.store.admit("global", &own).is_ok());
     assert!(home.get(v1::Level::Strong).await.expect("read").is_some());
-    home.node.gate.confirm_lease(home.node.env.now());
+    home.node.gate.policy().lease().confirm(home.node.env.now());
     assert!(home.store.admit("global", &other).is_ok());
 }
 
@@ -459,7 +459,12 @@ async fn an_isolated_mirror_serves_only_where_the_policy_says_so() {
         if let Err(refused) = isolated {
             assert_eq!(refused.reason, Reason::StalenessNotMet);
         }
-        mirror.node.gate.confirm_lease(mirror.node.env.now());
+        mirror
+            .node
+            .gate
+            .policy()
+            .lease()
+            .confirm(mirror.node.env.now());
         assert!(mirror.get(v1::Level::Local).await.expect("read").is_some());
     }
 }

@@ -459,8 +459,9 @@ mod tests {
 
     use super::*;
     use crate::net::TcpDial;
+    use crate::policy::LEASE;
     use crate::raft::testing::Alone;
-    use crate::residency::{LEASE, Side};
+    use crate::residency::Side;
     use crate::state::Subject;
 
     /// A write for `global` that waits for the connection to a region.
@@ -486,7 +487,7 @@ mod tests {
     async fn what_may_not_leave_any_more_is_dropped_and_refused() {
         let node = Alone::new("eu");
         node.adopt_demo();
-        node.gate.confirm_lease(node.env.now());
+        node.gate.policy().lease().confirm(node.env.now());
         let names = ["us", "ap"].map(|name| RegionName::new(name).expect("a name"));
         let [us, ap] = &names;
         let connection = Connection {

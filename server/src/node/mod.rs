@@ -48,8 +48,9 @@ use crate::error::{Error, Result};
 use crate::kv::{self, Directory, Freshness, Store};
 use crate::net::{BoxedIo, Dial, Regions, Speaker};
 use crate::placement::{Dependencies, Placement};
+use crate::policy::InForce;
 use crate::raft::{Group, Groups, NodeId, Timing};
-use crate::replicate::{Lane, LaneId, Probes, Receiver, Replicator, Shipped, keep_lease};
+use crate::replicate::{Lane, LaneId, Probes, Receiver, Replicator, Shipped};
 use crate::residency::Gate;
 use crate::state::Subject;
 use crate::storage::Disk;
@@ -144,7 +145,7 @@ impl Node {
         let speaker = Speaker::new(region.clone(), node)
             .guarded(guard)
             .at(&address);
-        let gate = Gate::new(env.clone(), region);
+        let gate = Gate::new(region, InForce::new(env.clone()));
         let regions = Arc::new(Regions::new(
             env.clone(),
             dial,
@@ -160,7 +161,7 @@ impl Node {
             shipped: shipped.clone(),
         });
         let groups = Arc::new(Groups::new(env.clone(), vec![replicator]));
-        let directory = Arc::new(Directory::new(gate.clone(), groups.clone()));
+        let directory = Arc::new(Directory::new(&gate, groups.clone()));
         let closing = CancellationToken::new();
         let (halt, halted) = watch::channel(None);
         let halt = Arc::new(move |why: String| {
@@ -182,7 +183,6 @@ impl Node {
             regions: regions.clone(),
             gate: gate.clone(),
             speaker: speaker.clone(),
-            directory: directory.clone(),
             timing,
             halt,
             address,
@@ -190,11 +190,7 @@ impl Node {
         let following = env.scoped(placement.start()).await?;
         let freshness = Freshness::new(env.clone());
         let probing = freshness.start(groups.clone());
-        let adopting = placement.clone();
-        let leasing = keep_lease(env.clone(), gate.clone(), groups.clone(), move || {
-            adopting.adopt()
-        });
-        let leasing = env.spawn("lease", leasing);
+        let leasing = env.spawn("lease", placement.clone().keep_lease());
         let relieving = env.spawn("relief", placement.clone().relieve());
         let tending = env.spawn("disk-room", observe::tend(disk.clone()));
         let reclaiming = reclaim::follow(disk.clone(), groups.clone());
@@ -237,7 +233,7 @@ impl Node {
                 disk: disk.clone(),
                 groups: groups.clone(),
                 regions: regions.clone(),
-                gate: gate.clone(),
+                policy: gate.policy().clone(),
                 speaker: speaker.clone(),
             }
             .follow(),
@@ -251,7 +247,6 @@ impl Node {
                 groups: groups.clone(),
                 regions: regions.clone(),
                 gate: gate.clone(),
-                directory,
                 placement: placement.clone(),
                 shipped: shipped.clone(),
                 probes: probes.clone(),
@@ -335,12 +330,12 @@ impl Node {
     /// Whether every tag that the policy puts into the region is served here:
     /// its group has a leader, and a mirror is filled.
     pub fn is_ready(&self) -> bool {
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.gate.policy().atlas() else {
             return false;
         };
         let region = self.gate.region();
         let mut here = atlas.held_in(region);
-        !self.gate.lease_left().is_zero()
+        !self.gate.policy().lease().left().is_zero()
             && here.all(|(place, range, _)| match self.groups.get(range.group) {
                 Some(group) => {
                     let mirror = group.progress().mirror.unwrap_or_default();

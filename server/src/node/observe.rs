@@ -9,8 +9,8 @@ use domicile_proto::address::RegionName;
 
 use crate::env::Env;
 use crate::net::{Reach, Regions, Speaker};
+use crate::policy::InForce;
 use crate::raft::{Groups, NodeId, ReplicaId};
-use crate::residency::Gate;
 use crate::state::Subject;
 use crate::storage::{Disk, GroupId};
 use crate::telemetry::{self, Metrics};
@@ -91,7 +91,7 @@ pub(super) struct Observer {
     pub(super) disk: Arc<Disk>,
     pub(super) groups: Arc<Groups>,
     pub(super) regions: Arc<Regions>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) policy: Arc<InForce>,
     pub(super) speaker: Speaker,
 }
 
@@ -138,7 +138,7 @@ impl Observer {
     }
 
     fn observe_nodes(&self, told: &mut BTreeMap<(RegionName, u64), Told>) {
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.policy.atlas() else {
             return;
         };
         for region in &atlas.control.regions {

@@ -40,7 +40,7 @@ pub(super) struct Serves {
 impl Readiness {
     /// What this node serves now.
     pub(super) fn serves(&self) -> Serves {
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.gate.policy().atlas() else {
             return Serves::default();
         };
         let is_led = |group| {

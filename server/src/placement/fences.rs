@@ -12,7 +12,7 @@ use domicile_proto::internal::v1 as wire;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::residency::Atlas;
+use crate::policy::Atlas;
 use crate::storage::GroupId;
 
 /// The fences of the groups of this node.

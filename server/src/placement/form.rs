@@ -352,7 +352,7 @@ impl Placement {
     /// Whether every tag that the policy puts into the region has a group here
     /// that is led.
     pub(super) fn serves_its_tags(&self) -> bool {
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.gate.policy().atlas() else {
             return false;
         };
         let region = self.speaker.region();

@@ -24,13 +24,15 @@
 //!   ([`transfer`]).
 //!
 //! Once every node has a newer build, the cluster may use what that knows ([`upgrade`]).
-//! [`fences`] tells each group of it, and of the policy version.
+//! [`fences`] tells each group of it, and of the policy version, and [`lease`] keeps the
+//! policy lease of this node.
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
 mod doors;
 mod fences;
 mod form;
+mod lease;
 mod place;
 mod plan;
 mod rebuild;
@@ -43,7 +45,8 @@ mod reserve;
 mod transfer;
 mod upgrade;
 
-use fences::Fences;
+use place::Repairing;
+use reconcile::Reconciling;
 use reserve::Forming;
 
 pub use form::Formed;
@@ -51,16 +54,13 @@ pub use rebuild::Rebuilt;
 pub use replace::Replaced;
 pub use upgrade::NodeLevel;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domicile_proto::internal::v1 as wire;
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::kv::Directory;
 use crate::net::{Regions, Speaker};
 use crate::raft::{Group, Groups, NodeId, Opening, ReplicaId, Timing, Transport};
 use crate::residency::Gate;
@@ -81,30 +81,15 @@ pub struct Placement {
     regions: Arc<Regions>,
     gate: Arc<Gate>,
     speaker: Speaker,
-    directory: Arc<Directory>,
     timing: Timing,
-    fences: Fences,
     halt: Halt,
-    /// Held while replicas are opened, so that none is opened twice.
-    opening: tokio::sync::Mutex<()>,
-    /// Replicas that are removed and have not ended yet.
-    closing: Mutex<BTreeMap<GroupId, Arc<Group>>>,
-    /// One placement after the other: they may come late and out of order.
-    placing: tokio::sync::Mutex<()>,
-    /// One replacement after the other: each sees how far the one before came.
-    replacing: tokio::sync::Mutex<()>,
-    /// The same in the control group, whose leader serves all regions.
-    replacing_in_control: tokio::sync::Mutex<()>,
-    /// One hand-over after the other: the second finds who leads since.
-    transferring: tokio::sync::Mutex<()>,
+    address: String,
     /// For whom this node is reserved; held while a step of forming is taken.
     forming: tokio::sync::Mutex<Forming>,
+    reconciling: Reconciling,
+    repairing: Repairing,
     /// Ends what this node does for a command.
     ended: CancellationToken,
-    /// Held while what is applied here is taken over, so that what was read
-    /// last is what is kept.
-    adopting: Mutex<()>,
-    address: String,
 }
 
 /// What a placement works with.
@@ -121,8 +106,6 @@ pub struct Dependencies {
     pub gate: Arc<Gate>,
     /// As whom this node speaks.
     pub speaker: Speaker,
-    /// What requests are routed by.
-    pub directory: Arc<Directory>,
     /// The timing of groups.
     pub timing: Timing,
     /// Called when a replica has stopped for an error.
@@ -141,20 +124,13 @@ impl Placement {
             regions: parts.regions,
             gate: parts.gate,
             speaker: parts.speaker,
-            directory: parts.directory,
             timing: parts.timing,
-            fences: Fences::default(),
             halt: parts.halt,
-            opening: tokio::sync::Mutex::new(()),
-            closing: Mutex::default(),
-            placing: tokio::sync::Mutex::new(()),
-            replacing: tokio::sync::Mutex::new(()),
-            replacing_in_control: tokio::sync::Mutex::new(()),
-            transferring: tokio::sync::Mutex::new(()),
-            forming: tokio::sync::Mutex::default(),
-            ended: CancellationToken::new(),
-            adopting: Mutex::new(()),
             address: parts.address,
+            forming: tokio::sync::Mutex::default(),
+            reconciling: Reconciling::default(),
+            repairing: Repairing::default(),
+            ended: CancellationToken::new(),
         })
     }
 
@@ -182,7 +158,7 @@ impl Placement {
 
     /// Opens a replica of this node, unless it is open.
     async fn open(&self, replica: &wire::AnchoredReplica) -> Result<Arc<Group>> {
-        let _opening = self.opening.lock().await;
+        let _opening = self.reconciling.opening.lock().await;
         let id = GroupId(replica.group);
         if let Some(group) = self.groups.get(id) {
             if group.replica() == ReplicaId(replica.replica) {
@@ -216,7 +192,7 @@ impl Placement {
                 disk: self.disk.clone(),
                 transport,
                 timing,
-                fence: self.fences.of(id),
+                fence: self.reconciling.fences.of(id),
                 gate: self.gate.clone(),
             },
             move |why| halt(format!("a replica of group {id} stopped: {why}")),
@@ -247,7 +223,7 @@ impl Placement {
             return self.timing.clone();
         }
         let region = self.speaker.region();
-        let atlas = self.gate.atlas();
+        let atlas = self.gate.policy().atlas();
         let groups = atlas.map_or(0, |atlas| atlas.held_in(region).count());
         let own = self.speaker.node().0;
         let at = replica.peers.iter().position(|node| node.node == own);

@@ -14,6 +14,19 @@ use crate::error::{Error, Reason, Result};
 use crate::raft::Group;
 use crate::storage::{Condition, GroupId};
 
+/// Repairs that are done one after the other.
+#[derive(Default)]
+pub(super) struct Repairing {
+    /// They may come late and out of order.
+    pub(super) placing: tokio::sync::Mutex<()>,
+    /// Each sees how far the one before came.
+    pub(super) replacing: tokio::sync::Mutex<()>,
+    /// The same in the control group, whose leader serves all regions.
+    pub(super) replacing_in_control: tokio::sync::Mutex<()>,
+    /// The second finds who leads since.
+    pub(super) transferring: tokio::sync::Mutex<()>,
+}
+
 impl Placement {
     /// Starts a replica here that joins an existing group, or only says which
     /// one is here.
@@ -22,7 +35,7 @@ impl Placement {
         request: wire::PlaceRequest,
     ) -> Result<wire::PlaceResponse> {
         self.adopt()?;
-        let knows_policy = self.gate.atlas().is_some();
+        let knows_policy = self.gate.policy().atlas().is_some();
         let disk_full = self.disk.condition() != Condition::Sound;
         let placed = |here: Option<&Group>| wire::PlaceResponse {
             disk_full,
@@ -47,7 +60,7 @@ impl Placement {
         let Some(group) = request.group else {
             return Err(Error::invalid("the group is missing"));
         };
-        let _alone = self.placing.lock().await;
+        let _alone = self.repairing.placing.lock().await;
         let here = self.groups.get(GroupId(group.group));
         if request.replica == 0 {
             return Ok(placed(here.as_deref()));

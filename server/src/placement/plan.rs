@@ -16,7 +16,7 @@ use domicile_proto::v1;
 use super::REPLICAS;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
-use crate::residency::read_policy;
+use crate::policy::read_policy;
 use crate::seeded;
 use crate::storage::{FIRST_RANGE, REGION_GROUP};
 

@@ -1,17 +1,20 @@
 //! Following the catalog: what is meant to be here, is made to be here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use wire::catalog_change::Change;
 
+use super::fences::Fences;
 use super::form::across;
 use super::{Placement, REPLICAS};
 use crate::error::{Error, Reason, Result};
-use crate::raft::{NodeId, Progress, ReplicaId};
-use crate::residency::{Atlas, RangePlace, TagPlace};
+use crate::policy::{Atlas, RangePlace, TagPlace};
+use crate::raft::{Group, NodeId, Progress, ReplicaId};
 use crate::seeded;
 use crate::state::check_level;
 use crate::storage::{self, CONTROL_GROUP, GroupId, REGION_GROUP};
@@ -25,6 +28,20 @@ const FORMING_STEP: Duration = Duration::from_millis(50);
 
 /// How long a group may take to agree on a duty of its leader.
 const DUTY_WAIT: Duration = Duration::from_secs(2);
+
+/// What following the catalog holds.
+#[derive(Default)]
+pub(super) struct Reconciling {
+    /// What each group's commands are made under.
+    pub(super) fences: Fences,
+    /// Held while what is applied here is taken over, so that what was read
+    /// last is what is kept.
+    adopting: Mutex<()>,
+    /// Held while replicas are opened, so that none is opened twice.
+    pub(super) opening: tokio::sync::Mutex<()>,
+    /// Replicas that are removed and have not ended yet.
+    pub(super) closing: Mutex<BTreeMap<GroupId, Arc<Group>>>,
+}
 
 /// Waits for the next change of a group; for ever, if there is none.
 async fn changed(group: &mut Option<watch::Receiver<Progress>>) {
@@ -71,10 +88,11 @@ impl Placement {
 
     /// Takes over what is applied here: policy, addresses, fence, routes.
     pub fn adopt(&self) -> Result<()> {
-        let _adopting = self.adopting.lock();
+        let _adopting = self.reconciling.adopting.lock();
         if let Some(control) = self.control()?
             && self
                 .gate
+                .policy()
                 .atlas()
                 .is_none_or(|known| known.control != control)
         {
@@ -90,16 +108,16 @@ impl Placement {
             })?;
             self.speaker.hear_level(atlas.control.level);
             self.speaker.hear_members(&atlas.control.members);
-            self.fences.adopt(&atlas);
-            self.gate.adopt(atlas);
+            self.reconciling.fences.adopt(&atlas);
+            self.gate.policy().adopt(atlas);
         }
         if let Some(catalog) = self.catalog()?
-            && *self.directory.catalog() != catalog
+            && **self.gate.policy().region().catalog() != catalog
         {
             self.regions
                 .own()
                 .learn(&self.with_agreed_addresses(&catalog)?);
-            self.directory.update(catalog)?;
+            self.gate.policy().adopt_region(catalog)?;
         }
         Ok(())
     }
@@ -110,7 +128,7 @@ impl Placement {
         // A region without a quorum must not hold up the rest.
         let completed = tokio::time::timeout(DUTY_WAIT, self.complete_region());
         completed.await.unwrap_or(Ok(()))?;
-        let catalog = self.directory.catalog();
+        let catalog = self.gate.policy().region().catalog().clone();
         if catalog.cluster.is_empty() {
             return Ok(());
         }
@@ -165,7 +183,7 @@ impl Placement {
     /// Has new keys made for the tags that are homed here and that a region holds
     /// no longer.
     async fn renew_tag_keys(&self) {
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.gate.policy().atlas() else {
             return;
         };
         let renewing = atlas.ranges().filter_map(|(place, range)| {
@@ -202,7 +220,7 @@ impl Placement {
         }
         self.region_group()?.read_barrier().await?;
         self.adopt()?;
-        Ok(self.directory.catalog())
+        Ok(self.gate.policy().region().catalog().clone())
     }
 
     /// At the region group's leader: places a group for each tag that the
@@ -211,8 +229,8 @@ impl Placement {
     /// incarnations that are gone.
     async fn place_groups(&self, catalog: &wire::Catalog) -> Result<()> {
         let region = self.region_group()?;
-        let may_place = region.leads() && self.gate.hold_lease().is_ok();
-        let Some(atlas) = self.gate.atlas().filter(|_| may_place) else {
+        let may_place = region.leads() && self.gate.policy().lease().hold().is_ok();
+        let Some(atlas) = self.gate.policy().atlas().filter(|_| may_place) else {
             return Ok(());
         };
         for (place, range, incarnation) in atlas.held_in(self.speaker.region()) {
@@ -256,7 +274,7 @@ impl Placement {
     /// At the control group's leader: adds every node that does not vote as a learner.
     async fn add_learners(&self) -> Result<()> {
         let control = self.groups.get(CONTROL_GROUP).filter(|g| g.leads());
-        let (Some(group), Some(atlas)) = (control, self.gate.atlas()) else {
+        let (Some(group), Some(atlas)) = (control, self.gate.policy().atlas()) else {
             return Ok(());
         };
         let known = group.status().members;

@@ -19,7 +19,7 @@ use wire::control_change::Change as ControlChange;
 
 use super::Placement;
 use crate::error::{Error, Reason, Result};
-use crate::residency::RangePlace;
+use crate::policy::RangePlace;
 use crate::storage::GroupId;
 
 impl Placement {
@@ -54,7 +54,7 @@ impl Placement {
     /// mirrors: at least one.
     fn mirrors(&self, tag: &str, region: &str) -> Result<Vec<(GroupId, u64)>> {
         self.adopt()?;
-        let atlas = self.gate.atlas();
+        let atlas = self.gate.policy().atlas();
         let place = atlas.as_ref().and_then(|atlas| atlas.place(tag));
         let place = place.ok_or_else(|| {
             Error::new(
@@ -83,8 +83,8 @@ impl Placement {
     /// [`Placement::place_groups`].
     pub(super) async fn remove_groups(&self, catalog: &wire::Catalog) -> Result<()> {
         let region = self.region_group()?;
-        let may_remove = region.leads() && self.gate.hold_lease().is_ok();
-        let Some(atlas) = self.gate.atlas().filter(|_| may_remove) else {
+        let may_remove = region.leads() && self.gate.policy().lease().hold().is_ok();
+        let Some(atlas) = self.gate.policy().atlas().filter(|_| may_remove) else {
             return Ok(());
         };
         for group in catalog.groups.iter().filter(|group| !group.tag.is_empty()) {
@@ -113,18 +113,18 @@ impl Placement {
             let Some(here) = here.filter(|here| here.incarnation <= removed.incarnation) else {
                 continue;
             };
-            let _opening = self.opening.lock().await;
+            let _opening = self.reconciling.opening.lock().await;
             if let Some(open) = self.groups.get(group) {
-                self.closing.lock().insert(group, open);
+                self.reconciling.closing.lock().insert(group, open);
                 // First, so that nobody begins to ask it for anything.
                 self.groups.remove(group);
             }
             // One that does not end in time is waited for again: what it still
             // writes would lie among the rows of the next.
-            let closing = self.closing.lock().get(&group).cloned();
+            let closing = self.reconciling.closing.lock().get(&group).cloned();
             if let Some(open) = closing {
                 open.close().await?;
-                self.closing.lock().remove(&group);
+                self.reconciling.closing.lock().remove(&group);
             }
             self.disk.remove_replica(group).await?;
             tracing::info!(

@@ -43,7 +43,7 @@ pub struct Replaced {
 impl Placement {
     /// Replaces every replica of a node. Runs at the region group's leader.
     pub async fn replace_node(&self, mut request: v1::ReplaceNodeRequest) -> Result<Replaced> {
-        let _alone = self.replacing.lock().await;
+        let _alone = self.repairing.replacing.lock().await;
         if !request.address.is_empty() {
             let checked = check_host_port(&request.address);
             checked.map_err(|error| Error::invalid(error.to_string()))?;
@@ -270,7 +270,7 @@ impl Placement {
         &self,
         request: wire::ReplaceMemberRequest,
     ) -> Result<()> {
-        let _alone = self.replacing_in_control.lock().await;
+        let _alone = self.repairing.replacing_in_control.lock().await;
         let group = self.control_group()?;
         let (region, node) = self
             .regions

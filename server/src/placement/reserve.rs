@@ -317,7 +317,7 @@ impl Placement {
         if anchor.cluster.is_empty() || anchor.cluster == *other_than {
             return Ok(());
         }
-        let _opening = self.opening.lock().await;
+        let _opening = self.reconciling.opening.lock().await;
         let groups: Vec<_> = anchor.replicas.iter().map(|r| GroupId(r.group)).collect();
         if !self.is_unused(&anchor.replicas)? {
             return Err(self.belongs_already());

@@ -50,7 +50,7 @@ impl Placement {
         region: &RegionName,
         node: NodeId,
     ) -> Result<()> {
-        let _alone = self.transferring.lock().await;
+        let _alone = self.repairing.transferring.lock().await;
         let target = self.next_leader(group, region, node)?;
         if target.replica == group.replica() {
             return self.leads_for_certain(group).await;

@@ -133,8 +133,8 @@ mod tests {
     use domicile_proto::address::Tag;
 
     use super::*;
+    use crate::policy::LEASE;
     use crate::raft::testing::Alone;
-    use crate::residency::LEASE;
 
     /// Two answers that a node of `eu` has for one of another region.
     const ANSWERS: [fn() -> Response; 2] = [
@@ -167,7 +167,7 @@ mod tests {
             assert_eq!(told.message().sequence, 7);
             assert_eq!(reason(answered.frame(told)), refused);
         }
-        node.gate.confirm_lease(node.env.now());
+        node.gate.policy().lease().confirm(node.env.now());
         for (answer, refused) in ANSWERS
             .into_iter()
             .zip(["RESIDENCY_VIOLATION", "WRITE_OUTCOME_UNKNOWN"])

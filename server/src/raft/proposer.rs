@@ -270,7 +270,7 @@ impl Gatherer {
         if self.parts.tag_keys.load().newest().is_some() {
             return Ok(());
         }
-        let atlas = self.parts.gate.atlas();
+        let atlas = self.parts.gate.policy().atlas();
         let place = atlas
             .as_ref()
             .and_then(|atlas| atlas.place(&self.parts.tag));
@@ -361,7 +361,7 @@ impl Gatherer {
     /// How much is to be remembered of identified writes, where the group does
     /// not know it yet.
     fn request_limits(&self) -> Option<wire::RequestLimits> {
-        let wanted = self.parts.gate.atlas()?.control.request_limits?;
+        let wanted = self.parts.gate.policy().atlas()?.control.request_limits?;
         (self.parts.progress.borrow().request_limits != Some(wanted)).then_some(wanted)
     }
 

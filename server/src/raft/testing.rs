@@ -13,11 +13,12 @@ use tokio::sync::{oneshot, watch};
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
+use crate::policy::{Atlas, InForce};
 use crate::raft::{
     Answer, Chunks, Group, Groups, NodeId, Opening, ReplicaId, Reply, SharedTransport, Timing,
     Transport, Write,
 };
-use crate::residency::{Atlas, Cleared, Gate, Untrusted};
+use crate::residency::{Cleared, Gate, Untrusted};
 use crate::state::Identity;
 use crate::state::testing::demo;
 use crate::storage::{Disk, DiskOptions, Engine, Index, MemoryDisk, Run};
@@ -68,7 +69,10 @@ impl Alone {
         Alone {
             disk: Arc::new(disk),
             memory,
-            gate: Gate::new(env.clone(), RegionName::new(region).expect("a name")),
+            gate: Gate::new(
+                RegionName::new(region).expect("a name"),
+                InForce::new(env.clone()),
+            ),
             groups: Arc::default(),
             transport: Arc::new(Nowhere),
             timing: Timing::default(),
@@ -84,7 +88,9 @@ impl Alone {
 
     /// Adopts a state of the control group.
     pub(crate) fn adopt(&self, control: wire::Control) {
-        self.gate.adopt(Atlas::new(control).expect("valid"));
+        self.gate
+            .policy()
+            .adopt(Atlas::new(control).expect("valid"));
     }
 
     /// Opens a group, or opens it again, and waits until it leads.

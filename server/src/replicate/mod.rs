@@ -19,22 +19,19 @@
 //! has the same number in the ledgers each time ([`batch_number`]).
 //!
 //! A mirror's nodes ask the home now and then how far it is, and so know how old their
-//! answers may be ([`probes`]). [`lease`] keeps the policy lease of the gates.
-//! [`shipped`] is what operators read, and writes that wait for mirrors.
+//! answers may be ([`probes`]). [`shipped`] is what operators read, and writes that wait for mirrors.
 //!
 //! Not done here: deciding what may cross (`residency`), applying (`raft`, `state`),
 //! serving readers (`kv`).
 
 mod batch_number;
 mod fill;
-mod lease;
 mod probes;
 mod receiver;
 mod replicator;
 mod sender;
 mod shipped;
 
-pub use lease::keep_lease;
 pub use probes::Probes;
 pub use receiver::Receiver;
 pub use replicator::Replicator;

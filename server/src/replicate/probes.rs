@@ -186,7 +186,7 @@ impl Probes {
     /// The mirrors on this node, by home.
     fn mirrors(&self) -> BTreeMap<RegionName, Vec<Arc<Group>>> {
         let mut mirrors: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.gate.policy().atlas() else {
             return mirrors;
         };
         for (place, range) in atlas.ranges() {
@@ -264,7 +264,7 @@ impl Probes {
 
     /// Answers a probe: the confirmed positions of ranges that are homed here.
     pub async fn answer(&self, probe: wire::Probe) -> wire::ProbeResult {
-        let atlas = self.gate.atlas();
+        let atlas = self.gate.policy().atlas();
         let homed: BTreeSet<GroupId> = atlas
             .iter()
             .flat_map(|atlas| atlas.ranges())

@@ -159,6 +159,7 @@ impl Receiver {
         let refused = |why: &str| Shown::Refused(why.into());
         let atlas = self
             .gate
+            .policy()
             .atlas()
             .ok_or_else(|| refused("this node knows no policy yet"))?;
         if ship.policy_version > atlas.version() {

@@ -9,8 +9,9 @@ use super::sender::Sender;
 use super::shipped::{LaneId, Shipped};
 use crate::env::{Env, Task};
 use crate::net::Regions;
+use crate::policy::{RangePlace, TagPlace};
 use crate::raft::{Duty, Group};
-use crate::residency::{Gate, RangePlace, TagPlace};
+use crate::residency::Gate;
 use crate::seeded::{self, Bug};
 use crate::storage::Disk;
 
@@ -48,7 +49,7 @@ impl Duty for Replicator {
     fn lead(self: Arc<Self>, group: Arc<Group>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let mut senders = Senders::new();
-            let mut adopted = self.gate.watch_version();
+            let mut adopted = self.gate.policy().watch_version();
             loop {
                 adopted.mark_unchanged();
                 self.adjust(&group, &mut senders);
@@ -77,7 +78,7 @@ impl Replicator {
 
     /// The mirrors of the range of a group, if this region is its home.
     fn wanted(&self, group: &Group) -> BTreeMap<LaneId, Terms> {
-        let Some(atlas) = self.gate.atlas() else {
+        let Some(atlas) = self.gate.policy().atlas() else {
             return BTreeMap::new();
         };
         let is_led = |(place, range): &(&TagPlace, &RangePlace)| {

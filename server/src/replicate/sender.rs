@@ -363,7 +363,10 @@ impl Sender {
     }
 
     pub(super) fn policy_version(&self) -> u64 {
-        self.gate.atlas().map_or(0, |atlas| atlas.version())
+        self.gate
+            .policy()
+            .atlas()
+            .map_or(0, |atlas| atlas.version())
     }
 
     /// Ships something. It is on its way when this returns; the future brings the
@@ -459,11 +462,11 @@ pub(super) fn compress(message: &impl Message) -> bytes::Bytes {
 mod tests {
     use domicile_proto::address::{RegionName, Tag};
 
-    use super::super::shipped::{LaneId, Shipped};
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::testing::{Alone, put};
     use crate::replicate::fill::Left;
+    use crate::replicate::shipped::{LaneId, Shipped};
     use crate::state::testing::identity;
     use crate::storage::{Engine, GroupId, KeyRange, Limit, Row, keys};
     use wire::command::Command;
@@ -529,7 +532,7 @@ mod tests {
         // The lease does not run yet: nothing is noted.
         assert!(noted(both.clone()).await.is_err());
         assert_eq!(sent(), []);
-        home.gate.confirm_lease(home.env.now());
+        home.gate.policy().lease().confirm(home.env.now());
         // Sent again it is the same batch.
         for _ in 0..2 {
             assert!(noted(both.clone()).await.is_ok());
@@ -651,7 +654,7 @@ mod tests {
         assert!(!write(2, "a", absent).await);
         let filled = group.progress().changed;
         let sender = sender(&home, &group);
-        home.gate.confirm_lease(home.env.now());
+        home.gate.policy().lease().confirm(home.env.now());
 
         let mirror = Alone::new("us");
         let copies = mirror.lead(identity(GLOBAL, "global", "us").as_mirror(true));

@@ -2,26 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
 use domicile_proto::policy::{Kind, Verdict};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
-use super::atlas::Atlas;
 use super::carried::{Carried, Carries, Content, Of, carried, evidence};
-use crate::env::{Env, Instant};
+use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
+use crate::policy::{Atlas, End, InForce, lapsed};
 use crate::seeded::{self, Bug};
 use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, FIRST_RANGE, REGION_GROUP};
-
-/// How long a confirmation of the control group's leader allows traffic
-/// between regions.
-pub const LEASE: Duration = Duration::from_secs(30);
 
 /// Whether a message may be about a subject: what is of a tag is judged by that
 /// tag's rules and no other's.
@@ -57,15 +50,9 @@ pub struct Cleared<T> {
     to: RegionName,
     subject: Subject,
     policy_version: u64,
+    /// When it may leave no more: when the lease has lapsed that ran when it was
+    /// cleared, for no renewal of it says that the message may go.
     end: Option<End>,
-}
-
-/// When a cleared message may leave no more: when the lease has lapsed that ran
-/// when it was cleared, for no renewal of it says that the message may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct End {
-    /// From when the lease ran.
-    confirmed_at: Instant,
 }
 
 impl<T> Cleared<T> {
@@ -88,7 +75,7 @@ impl<T> Cleared<T> {
     /// When it may leave no more; `None`: it does not cross a border, or bears
     /// nothing of a record.
     pub fn end(&self) -> Option<Instant> {
-        self.end.map(|end| end.confirmed_at + LEASE)
+        self.end.map(|end| end.at())
     }
 }
 
@@ -155,25 +142,18 @@ const CAUSES_MAX: usize = 1000;
 
 /// Both gates of a node.
 pub struct Gate {
-    env: Env,
     region: RegionName,
-    atlas: ArcSwapOption<Atlas>,
-    changed: watch::Sender<u64>,
-    /// When the question was asked that was confirmed last.
-    lease_from: Mutex<Option<Instant>>,
+    policy: Arc<InForce>,
     refusals: Mutex<Refusals>,
 }
 
 impl Gate {
-    /// The gates of a node that knows no policy yet: no record passes. The
-    /// lease begins expired.
-    pub fn new(env: Env, region: RegionName) -> Arc<Self> {
+    /// The gates of a node of a region, by what is in force there. While no policy is
+    /// known no record passes.
+    pub fn new(region: RegionName, policy: Arc<InForce>) -> Arc<Self> {
         Arc::new(Gate {
-            env,
             region,
-            atlas: ArcSwapOption::empty(),
-            changed: watch::channel(0).0,
-            lease_from: Mutex::new(None),
+            policy,
             refusals: Mutex::default(),
         })
     }
@@ -183,57 +163,9 @@ impl Gate {
         &self.region
     }
 
-    /// What is known of policy, regions and tags; `None`: no cluster yet.
-    pub fn atlas(&self) -> Option<Arc<Atlas>> {
-        self.atlas.load_full()
-    }
-
-    /// Takes over a newer state of the control group.
-    pub fn adopt(&self, atlas: Atlas) {
-        let version = atlas.version();
-        self.atlas.store(Some(Arc::new(atlas)));
-        self.changed.send_replace(version);
-    }
-
-    /// Follows the policy version that is in force here.
-    pub fn watch_version(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    /// Notes that the control group's leader confirmed, to a question asked at
-    /// `asked`, that nothing newer than what is applied here was in force. The
-    /// lease counts from the question. It lapses when this machine sleeps.
-    pub fn confirm_lease(&self, asked: Instant) {
-        let mut lease = self.lease_from.lock();
-        *lease = Some(lease.map_or(asked, |known| known.max(asked)));
-    }
-
-    /// How long the lease still runs; zero: it has lapsed.
-    pub fn lease_left(&self) -> Duration {
-        self.lease().map_or(Duration::ZERO, |end| self.left(end))
-    }
-
-    /// The end of the lease as it runs now; `None`: it never ran.
-    fn lease(&self) -> Option<End> {
-        let confirmed_at = (*self.lease_from.lock())?;
-        Some(End { confirmed_at })
-    }
-
-    /// How long it is until then. What this machine slept through is over.
-    fn left(&self, end: End) -> Duration {
-        let age = self.env.age(end.confirmed_at);
-        age.map_or(Duration::ZERO, |age| LEASE.saturating_sub(age))
-    }
-
-    /// Refuses, while the lease has lapsed, what comes from another region or
-    /// goes there.
-    pub fn hold_lease(&self) -> Result<()> {
-        self.running_lease().map(drop)
-    }
-
-    fn running_lease(&self) -> Result<End> {
-        let running = self.lease().filter(|end| !self.left(*end).is_zero());
-        running.ok_or_else(lapsed)
+    /// What they decide by.
+    pub fn policy(&self) -> &Arc<InForce> {
+        &self.policy
     }
 
     /// Lets a message out to a node of region `to`, or refuses it.
@@ -299,7 +231,8 @@ impl Gate {
                 format!("a message for {to} stood before a connection to {peer}"),
             ));
         }
-        if cleared.end.is_some_and(|end| self.left(end).is_zero()) {
+        let left = |end| self.policy.lease().until(end);
+        if cleared.end.is_some_and(|end| left(end).is_zero()) {
             return Err(lapsed());
         }
         self.pass(to, to, subject, &carried(message.crossing()))
@@ -373,7 +306,7 @@ impl Gate {
 
     /// What bears nothing of a record passes under any policy.
     fn unjudged(&self) -> Passed {
-        let atlas = self.atlas.load();
+        let atlas = self.policy.look();
         Passed {
             policy_version: atlas.as_ref().map_or(0, |atlas| atlas.version()),
             end: None,
@@ -412,10 +345,10 @@ impl Gate {
             return Ok(self.unjudged());
         }
         let end = match crosses {
-            true => Some(self.running_lease()?),
+            true => Some(self.policy.lease().running()?),
             false => None,
         };
-        let atlas = self.atlas.load();
+        let atlas = self.policy.look();
         let Some(atlas) = &*atlas else {
             return Err(Error::new(
                 Reason::NotFormed,
@@ -469,13 +402,4 @@ fn violation(tag: &Tag, region: &RegionName, why: &str) -> Error {
     )
     .fact("tag", tag)
     .fact("region", region)
-}
-
-fn lapsed() -> Error {
-    Error::new(
-        Reason::NoQuorum,
-        "the policy lease has lapsed, so nothing moves between regions; it returns when this \
-         node reaches the control group's leader",
-    )
-    .retry_after(Duration::from_millis(500))
 }

@@ -11,9 +11,10 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use wire::peer_request::Request;
 
-use super::{Atlas, Gate, LEASE, Side, Untrusted};
+use super::{Gate, Side, Untrusted};
 use crate::env::{Clocks, Env};
 use crate::error::{Reason, Result};
+use crate::policy::{Atlas, InForce, LEASE};
 use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, FIRST_RANGE, GroupId, REGION_GROUP};
 
@@ -27,12 +28,12 @@ fn tag(name: &str) -> Subject {
 
 fn gate(here: &str) -> (Env, Arc<Gate>) {
     let env = Env::real();
-    let gate = Gate::new(env.clone(), region(here));
+    let gate = Gate::new(region(here), InForce::new(env.clone()));
     let control = wire::Control {
         policy: DEMO.into(),
         ..wire::Control::default()
     };
-    gate.adopt(Atlas::new(control).expect("valid"));
+    gate.policy().adopt(Atlas::new(control).expect("valid"));
     (env, gate)
 }
 
@@ -96,7 +97,7 @@ fn read(tag: &str) -> wire::PeerRequest {
 #[tokio::test(start_paused = true)]
 async fn a_record_leaves_only_for_a_region_that_may_hold_it() {
     let (env, gate) = gate("eu");
-    gate.confirm_lease(env.now());
+    gate.policy().lease().confirm(env.now());
     let messages = |of: &str| {
         let [begin, end] = ends_of_filling(of);
         [entry(), copy(of), begin, end]
@@ -126,7 +127,7 @@ async fn a_record_leaves_only_for_a_region_that_may_hold_it() {
 #[tokio::test(start_paused = true)]
 async fn a_record_is_taken_in_only_where_it_may_be_whatever_its_sender_thinks() {
     let (env, gate) = gate("us");
-    gate.confirm_lease(env.now());
+    gate.policy().lease().confirm(env.now());
     let ingress = |subject: &Subject, from: &str, message| {
         gate.ingress(&region(from), subject, Untrusted::received(message))
             .map(drop)
@@ -169,7 +170,7 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
         cleared.expect("it may go")
     };
     let confirmed_at = env.now();
-    gate.confirm_lease(confirmed_at);
+    gate.policy().lease().confirm(confirmed_at);
     let reason = |framed: Result<wire::PeerRequest>| framed.expect_err("dropped").reason;
 
     let cleared = clear();
@@ -182,11 +183,11 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
     // Its lease lapsed, whatever another one says since.
     let late = clear();
     tokio::time::sleep(LEASE).await;
-    gate.confirm_lease(env.now());
+    gate.policy().lease().confirm(env.now());
     assert_eq!(reason(gate.frame(late, &us)), Reason::NoQuorum);
     // The policy allows it no more.
     let late = clear();
-    gate.adopt(tightened());
+    gate.policy().adopt(tightened());
     assert_eq!(reason(gate.frame(late, &us)), Reason::ResidencyViolation);
     let counted: Vec<_> = gate
         .refusals()
@@ -209,7 +210,7 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
 #[tokio::test(start_paused = true)]
 async fn what_is_shipped_says_the_policy_that_the_gate_judged_it_by() {
     let (env, gate) = gate("eu");
-    gate.confirm_lease(env.now());
+    gate.policy().lease().confirm(env.now());
     let ask = wire::PeerRequest {
         request: Some(Request::Ship(wire::Ship {
             tag: "global".into(),
@@ -244,7 +245,7 @@ async fn what_stays_in_its_region_leaves_without_a_lease() {
 #[tokio::test(start_paused = true)]
 async fn a_message_is_judged_by_the_tag_that_it_is_of() {
     let (env, gate) = gate("eu");
-    gate.confirm_lease(env.now());
+    gate.policy().lease().confirm(env.now());
     let refused = |subject: &Subject, message: wire::PeerRequest| {
         let sent = gate.egress(&region("us"), subject, message.clone());
         let taken = gate.ingress(&region("us"), subject, Untrusted::received(message));
@@ -266,7 +267,7 @@ async fn a_message_is_judged_by_the_tag_that_it_is_of() {
 #[tokio::test(start_paused = true)]
 async fn plaintext_goes_only_where_it_may_be_handled() {
     let (env, gate) = gate("eu");
-    gate.confirm_lease(env.now());
+    gate.policy().lease().confirm(env.now());
     let answer = || wire::PeerResponse {
         sequence: 1,
         response: Some(wire::peer_response::Response::Read(
@@ -300,15 +301,15 @@ async fn without_the_lease_nothing_crosses_a_border() {
     assert!(gate.egress(&region("eu"), &tag("global"), entry()).is_ok());
     let asked = env.now();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    gate.confirm_lease(asked);
+    gate.policy().lease().confirm(asked);
     assert!(crosses().is_ok());
     // It runs from the question, not from the answer.
     tokio::time::sleep(LEASE - Duration::from_secs(5)).await;
     assert!(crosses().is_err());
     // An older confirmation that comes late does not bring it back.
-    gate.confirm_lease(asked);
+    gate.policy().lease().confirm(asked);
     assert!(crosses().is_err());
-    gate.confirm_lease(env.now());
+    gate.policy().lease().confirm(env.now());
     assert!(crosses().is_ok());
 }
 
@@ -332,8 +333,8 @@ async fn a_region_group_stays_in_its_region_and_the_control_group_does_not() {
 #[tokio::test(start_paused = true)]
 async fn without_a_policy_no_record_passes() {
     let env = Env::real();
-    let gate = Gate::new(env.clone(), region("eu"));
-    gate.confirm_lease(env.now());
+    let gate = Gate::new(region("eu"), InForce::new(env.clone()));
+    gate.policy().lease().confirm(env.now());
     let refused = gate.egress(&region("eu"), &tag("eu-only"), entry());
     assert_eq!(refused.expect_err("closed").reason, Reason::NotFormed);
     assert!(
@@ -364,18 +365,18 @@ async fn the_lease_lapses_when_the_machine_was_away() {
         let clocks = Arc::new(parking_lot::Mutex::new(now));
         let read = clocks.clone();
         let env = Env::with_clocks(move || *read.lock());
-        let gate = Gate::new(env.clone(), region("eu"));
+        let gate = Gate::new(region("eu"), InForce::new(env.clone()));
         let asked = env.now();
-        gate.confirm_lease(asked);
-        assert_eq!(gate.lease_left(), LEASE);
+        gate.policy().lease().confirm(asked);
+        assert_eq!(gate.policy().lease().left(), LEASE);
         assert_eq!(env.age(asked), Some(Duration::ZERO));
         *clocks.lock() = after;
-        assert_eq!(gate.lease_left(), Duration::ZERO, "{after:?}");
+        assert_eq!(gate.policy().lease().left(), Duration::ZERO, "{after:?}");
         assert_eq!(env.age(asked), None, "an age that is not known");
         tokio::time::sleep(Duration::from_millis(1)).await;
-        gate.confirm_lease(env.now());
+        gate.policy().lease().confirm(env.now());
         assert_eq!(
-            gate.lease_left(),
+            gate.policy().lease().left(),
             LEASE,
             "it runs again once it is confirmed"
         );

@@ -92,9 +92,9 @@ impl Disk {
 mod tests {
     use std::time::Duration;
 
-    use super::super::DiskOptions;
-    use super::super::memory_disk::MemoryDisk;
     use super::*;
+    use crate::storage::DiskOptions;
+    use crate::storage::memory_disk::MemoryDisk;
 
     const G: GroupId = GroupId(7);
 

@@ -48,7 +48,7 @@ impl Split {
         global.ranges.push(right);
         let ranges = [global.ranges[0].range, RIGHT];
         node.adopt(control);
-        node.gate.confirm_lease(node.env.now());
+        node.gate.policy().lease().confirm(node.env.now());
         let store = Arc::new(store(&node));
         let spans = [span(b"", Some(b"m")), span(b"m", None)];
         let mut catalog = wire::Catalog::default();
@@ -64,7 +64,11 @@ impl Split {
                 ..wire::Group::default()
             });
         }
-        store.directory.update(catalog).expect("it is sound");
+        store
+            .gate
+            .policy()
+            .adopt_region(catalog)
+            .expect("it is sound");
         let right = groups.pop().expect("two");
         Split {
             store,
@@ -316,8 +320,9 @@ async fn a_client_is_registered_with_every_range() {
 async fn the_home_finds_the_ranges_of_what_is_passed_on() {
     let home = Split::in_region("eu").await;
     home.store
-        .directory
-        .update(wire::Catalog::default())
+        .gate
+        .policy()
+        .adopt_region(wire::Catalog::default())
         .expect("it is sound");
     let route = home.admitted().of_key(b"a");
     assert!(route.range.is_none() && route.group().is_none());

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::policy::InForce;
 use crate::raft::network::{Client, Network};
 use crate::raft::types::{
     NodeId, Proposal, RaftEntryOf, ReplicaId, Seat, Types, log_id_from_wire, vote_from_wire,
@@ -86,7 +87,7 @@ fn network(silent: &Arc<Silent>) -> Network {
     let eu = RegionName::new("eu").unwrap();
     let identity = Identity::new(REGION_GROUP, 1, "", &eu).unwrap();
     let env = Env::real();
-    let gate = Gate::new(env.clone(), eu);
+    let gate = Gate::new(eu, InForce::new(env.clone()));
     let silent = silent.clone();
     Network::new(env, identity, ReplicaId(1), silent, gate, Arc::default())
 }

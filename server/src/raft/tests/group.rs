@@ -13,6 +13,7 @@ use wire::catalog_change::Change;
 
 use crate::env::{Clocks, Env};
 use crate::error::{Error, Reason, Result};
+use crate::policy::InForce;
 use crate::raft::testing::{Alone, put};
 use crate::raft::{
     Answer, Asker, Chunks, Group, Kind, NodeId, Opening, ReplicaId, Reply, Timing, Transport, Write,
@@ -69,7 +70,7 @@ async fn group(env: &Env) -> (Arc<Group>, watch::Sender<wire::Fence>) {
         transport: Arc::new(Nobody),
         timing: Timing::default(),
         fence: under,
-        gate: Gate::new(env.clone(), eu),
+        gate: Gate::new(eu, InForce::new(env.clone())),
     };
     let group = Group::open(opening, |why| panic!("{why}")).await.unwrap();
     let founder = wire::Member {

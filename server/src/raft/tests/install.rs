@@ -28,6 +28,7 @@ use wire::operation::Change;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
+use crate::policy::{Atlas, InForce};
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::testing::{self, Alone, Nowhere};
 use crate::raft::types::{
@@ -38,7 +39,7 @@ use crate::raft::{
     Answers, Chunks, Group, Groups, Inbound, NodeId, Opening, Received, ReplicaId,
     SnapshotReceiver, Timing, Transport,
 };
-use crate::residency::{Atlas, Cleared, Gate, Side, Untrusted};
+use crate::residency::{Cleared, Gate, Side, Untrusted};
 use crate::state::testing::{demo, identity};
 use crate::state::{GroupState, Identity};
 use crate::storage::keys::LedgerKey;
@@ -399,8 +400,8 @@ impl Follower {
             ..wire::AnchoredReplica::default()
         })
         .expect("anchored");
-        let gate = Gate::new(env.clone(), eu());
-        gate.adopt(Atlas::new(demo()).expect("valid"));
+        let gate = Gate::new(eu(), InForce::new(env.clone()));
+        gate.policy().adopt(Atlas::new(demo()).expect("valid"));
         let (fence, under) = watch::channel(wire::Fence::default());
         let opening = Opening {
             env: env.clone(),
@@ -837,7 +838,7 @@ async fn every_part_of_a_snapshot_passes_the_gates() {
             panic!("the first chunk is taken");
         };
         let second = next(&mut parts).await.expect("it goes out");
-        gate.adopt(without());
+        gate.policy().adopt(without());
         let refused = receiver
             .take(second)
             .await
@@ -852,7 +853,7 @@ async fn every_part_of_a_snapshot_passes_the_gates() {
         );
 
         let gate = &leader.alone.gate;
-        gate.adopt(without());
+        gate.policy().adopt(without());
         let refused = next(&mut parts).await.expect_err("it does not go out");
         assert_eq!(refused.reason, Reason::UnknownTag);
         assert_eq!(counted(gate), [(Side::Egress, "global".to_owned(), 1)]);

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::env::Env;
 use crate::error::Result;
+use crate::policy::InForce;
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotData;
 use crate::raft::types::{NodeId, RaftVote, ReplicaId, Seat, Types, vote_from_wire};
@@ -76,7 +77,7 @@ async fn send(slow: Slow) -> Result<SnapshotResponse<Types>, StreamingError<Type
     let env = Env::real();
     let eu = RegionName::new("eu").unwrap();
     let identity = Identity::new(REGION_GROUP, 1, "", &eu).unwrap();
-    let gate = Gate::new(env.clone(), eu);
+    let gate = Gate::new(eu, InForce::new(env.clone()));
     let (slow, followers) = (Arc::new(slow), Arc::default());
     let mut network = Network::new(env, identity, ReplicaId(1), slow, gate, followers);
     let seat = Seat { node: NodeId(2) };

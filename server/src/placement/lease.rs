@@ -1,12 +1,13 @@
-//! Keeps the policy lease of the gates.
+//! Keeps the policy lease.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Placement;
 use crate::env::Env;
 use crate::error::Result;
+use crate::policy::{InForce, LEASE};
 use crate::raft::Groups;
-use crate::residency::{Gate, LEASE};
 use crate::storage::CONTROL_GROUP;
 
 /// How often the lease is renewed; a few renewals may be lost.
@@ -21,16 +22,19 @@ const RETRY_STEP: Duration = Duration::from_millis(300);
 /// How long one confirmation may take.
 const CONFIRM_WAIT: Duration = Duration::from_secs(4);
 
+impl Placement {
+    /// Keeps the policy lease for as long as the node runs.
+    pub async fn keep_lease(self: Arc<Self>) {
+        let (policy, groups) = (self.gate.policy().clone(), self.groups.clone());
+        keep(self.env.clone(), policy, groups, || self.adopt()).await;
+    }
+}
+
 /// Asks the control group's leader again and again whether anything newer is in
 /// force. The lease counts from each question: once this node has applied and
-/// adopted what was in force then, it acts on nothing older. `adopt` has the
-/// gates take over what is applied here.
-pub async fn keep_lease(
-    env: Env,
-    gate: Arc<Gate>,
-    groups: Arc<Groups>,
-    adopt: impl Fn() -> Result<()> + Send + 'static,
-) {
+/// adopted what was in force then, it acts on nothing older. `adopt` takes over what is
+/// applied here.
+async fn keep(env: Env, policy: Arc<InForce>, groups: Arc<Groups>, adopt: impl Fn() -> Result<()>) {
     const { assert!(RENEW_STEP.as_secs() * 3 < LEASE.as_secs()) };
     loop {
         let asked = env.now();
@@ -42,14 +46,14 @@ pub async fn keep_lease(
             None => false,
         };
         // Applied is not enough: the gates decide by what was adopted.
-        if confirmed && adopted(&adopt) && gate.atlas().is_some() {
-            gate.confirm_lease(asked);
+        if confirmed && adopted(&adopt) && policy.atlas().is_some() {
+            policy.lease().confirm(asked);
             // A machine that slept renews at once.
             let mut waited = Duration::ZERO;
             loop {
                 tokio::time::sleep(LOOK_STEP).await;
                 waited += LOOK_STEP;
-                if waited >= RENEW_STEP || gate.lease_left().is_zero() {
+                if waited >= RENEW_STEP || policy.lease().left().is_zero() {
                     break;
                 }
             }
@@ -75,6 +79,7 @@ mod tests {
     use crate::env::Clocks;
     use crate::error::Error;
     use crate::raft::testing::Alone;
+    use crate::residency::Gate;
     use crate::state::testing::identity;
 
     #[tokio::test(start_paused = true)]
@@ -87,7 +92,7 @@ mod tests {
         let adopt = {
             let (gate, asked, ran_before) = (node.gate.clone(), asked.clone(), ran_before.clone());
             move || {
-                let runs = !gate.lease_left().is_zero();
+                let runs = !gate.policy().lease().left().is_zero();
                 ran_before.fetch_or(runs, Ordering::Relaxed);
                 match asked.fetch_add(1, Ordering::Relaxed) {
                     0..3 => Err(Error::internal("not yet")),
@@ -95,9 +100,9 @@ mod tests {
                 }
             }
         };
-        let keeping = keep_lease(
+        let keeping = keep(
             node.env.clone(),
-            node.gate.clone(),
+            node.gate.policy().clone(),
             node.groups.clone(),
             adopt,
         );
@@ -105,7 +110,7 @@ mod tests {
         tokio::time::sleep(RETRY_STEP * 10).await;
         assert!(asked.load(Ordering::Relaxed) > 3);
         assert!(!ran_before.load(Ordering::Relaxed));
-        assert!(node.gate.lease_left() > LEASE - CONFIRM_WAIT);
+        assert!(node.gate.policy().lease().left() > LEASE - CONFIRM_WAIT);
     }
 
     #[tokio::test(start_paused = true)]
@@ -113,16 +118,16 @@ mod tests {
         let node = Alone::new("eu");
         let group = node.lead(identity(CONTROL_GROUP.0, "", "eu")).await;
         node.adopt_demo();
-        let (env, gate) = (node.env.clone(), node.gate.clone());
-        let keeping = keep_lease(env, gate, node.groups.clone(), || Ok(()));
+        let (env, policy) = (node.env.clone(), node.gate.policy().clone());
+        let keeping = keep(env, policy, node.groups.clone(), || Ok(()));
         let _keeping = node.env.spawn("lease", keeping);
         for _ in 0..10 {
             tokio::time::sleep(LEASE / 3).await;
-            assert!(!node.gate.lease_left().is_zero());
+            assert!(!node.gate.policy().lease().left().is_zero());
         }
         group.shutdown().await;
         tokio::time::sleep(LEASE).await;
-        assert!(node.gate.lease_left().is_zero());
+        assert!(node.gate.policy().lease().left().is_zero());
     }
 
     /// A wall clock that runs away lets the lease lapse at once, each time; the
@@ -136,7 +141,7 @@ mod tests {
             wall: Duration::from_secs(10 * counted.fetch_add(1, Ordering::Relaxed)),
             ..Clocks::default()
         });
-        node.gate = Gate::new(node.env.clone(), node.gate.region().clone());
+        node.gate = Gate::new(node.gate.region().clone(), InForce::new(node.env.clone()));
         node.lead(identity(CONTROL_GROUP.0, "", "eu")).await;
         node.adopt_demo();
         let asked = Arc::new(AtomicU64::new(0));
@@ -147,9 +152,9 @@ mod tests {
                 Ok(())
             }
         };
-        let keeping = keep_lease(
+        let keeping = keep(
             node.env.clone(),
-            node.gate.clone(),
+            node.gate.policy().clone(),
             node.groups.clone(),
             adopt,
         );
