@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::disk::Disk;
-use super::log_writer::Run;
+use super::log::writer::Run;
 use crate::error::{Error, Result};
 
 impl Disk {

@@ -31,16 +31,17 @@ use super::floors::Floors;
 use super::ids::GroupId;
 use super::intake;
 use super::lock::{Lock, lock};
-use super::log_writer::{Clock, LogWriter, OnSync, Run, Running, Target};
-use super::memory_disk::MemoryDisk;
+use super::log::writer::{Clock, LogWriter, OnSync, Run, Running, Target};
+use super::memory::disk::MemoryDisk;
+use super::rocks::scratch::remove_scratch;
+use super::rocks::stage::Staging;
+use super::rocks::wal;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
-use super::rocks_scratch::remove_scratch;
-use super::rocks_stage::Staging;
 use super::rollback::{self, RollbackGuard};
 use super::room::opening_bytes;
 use super::space::{self, BALLAST, Free, Measure, Space};
 use super::watched::{Alarm, Watched};
-use super::{replicas, verify, wal};
+use super::{replicas, verify};
 use crate::error::{Error, Reason, Result};
 
 /// The format of the data directory.

@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
     use crate::storage::DiskOptions;
-    use crate::storage::memory_disk::MemoryDisk;
+    use crate::storage::memory::disk::MemoryDisk;
 
     const G: GroupId = GroupId(7);
 

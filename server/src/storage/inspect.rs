@@ -12,8 +12,9 @@ use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, names};
 use super::engine::{Engine, KeyRange, Limit, Row, View, WalEnd};
 use super::ids::{GroupId, Index};
 use super::lock::lock_to_read;
+use super::rocks::wal;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES};
-use super::{keys, record, verify, wal};
+use super::{keys, record, verify};
 use crate::error::{Error, Reason, Result};
 
 /// The block cache of an inspected instance: it is read once, front to back.

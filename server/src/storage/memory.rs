@@ -3,6 +3,8 @@
 //! It tells synced rows from unsynced ones, so that a simulated crash loses
 //! exactly what a power cut may lose. Every choice comes from a seed.
 
+pub(super) mod disk;
+
 use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;

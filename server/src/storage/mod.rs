@@ -9,7 +9,7 @@
 //! has its own engine ([`memory`]).
 //!
 //! The *anchor* remembers outside both what they must not be behind ([`anchor`]).
-//! [`Disk::open`] refuses a store that is ([`verify`], [`wal`]), and [`rollback`] one
+//! [`Disk::open`] refuses a store that is ([`verify`], [`rocks::wal`]), and [`rollback`] one
 //! that other nodes know to be an older copy. Whatever takes something in asks first
 //! whether there is room ([`room`], [`space`]). The first error of either store ends the
 //! process ([`watched`]).
@@ -34,20 +34,12 @@ mod inspect;
 mod intake;
 pub mod keys;
 mod lock;
-mod log_tail;
-mod log_worker;
-mod log_writer;
+mod log;
 mod memory;
-mod memory_disk;
-mod merges;
 mod reclaim;
 pub mod record;
 mod replicas;
 mod rocks;
-mod rocks_options;
-mod rocks_scratch;
-mod rocks_stage;
-mod rocks_view;
 mod rollback;
 mod room;
 mod space;
@@ -58,7 +50,6 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod verify;
-mod wal;
 mod watched;
 
 pub use anchor::AnchorFile;
@@ -70,9 +61,11 @@ pub use engine::{
 pub use ids::{CONTROL_GROUP, FIRST_RANGE, GroupId, Index, REGION_GROUP};
 pub use inspect::{Contents, Staged, each_page};
 pub use intake::Intake;
-pub use log_writer::{Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, Run, WriterStats};
+pub use log::writer::{
+    Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, Run, WriterStats,
+};
+pub use memory::disk::MemoryDisk;
 pub use memory::{Memory, Survivors};
-pub use memory_disk::MemoryDisk;
 pub use rollback::RollbackGuard;
 pub use room::Condition;
 pub use space::{BALLAST_BYTES, Free, Lack, RESERVE_BYTES, Room};

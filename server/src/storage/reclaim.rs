@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::disk::Disk;
 use super::ids::{GroupId, Index};
 use super::keys;
-use super::rocks_options::{LOG_TABLE_BYTES, WAL_STEP_BYTES};
+use super::rocks::options::{LOG_TABLE_BYTES, WAL_STEP_BYTES};
 use super::space::Lack;
 use crate::error::{Error, Result};
 

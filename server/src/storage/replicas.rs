@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::engine::{Durability, Engine, WriteBatch};
 use super::ids::GroupId;
 use super::keys;
-use super::log_writer::{LoadedLog, load};
+use super::log::writer::{LoadedLog, load};
 use super::span::Span;
 use crate::error::{Error, Reason, Result};
 

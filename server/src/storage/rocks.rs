@@ -4,6 +4,13 @@
 //! write-ahead log; the state instance has none, so that after a crash it
 //! holds a prefix of its writes, and the Raft log replays the rest.
 
+pub(super) mod merges;
+pub(super) mod options;
+pub(super) mod scratch;
+pub(super) mod stage;
+mod view;
+pub(super) mod wal;
+
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -15,16 +22,16 @@ use rocksdb::{
     Range, ReadOptions, ReadTier, WriteOptions,
 };
 
+use self::merges::{Merges, Tables};
+pub(crate) use self::options::STATE_MEMTABLE_BYTES;
+use self::options::{log_options, state_options};
+use self::scratch::{READER, Remove, SCRATCH, Scratch, remove_abandoned_scratch};
+use self::stage::Staging;
+use self::view::RocksView;
 use super::engine::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
 };
-use super::merges::{Merges, Tables};
-pub(crate) use super::rocks_options::STATE_MEMTABLE_BYTES;
-use super::rocks_options::{log_options, state_options};
-use super::rocks_scratch::{READER, Remove, SCRATCH, Scratch, remove_abandoned_scratch};
-use super::rocks_stage::Staging;
-use super::rocks_view::RocksView;
-use super::{steps, wal};
+use super::steps;
 use crate::error::{Error, Reason, Result};
 
 /// Which instance, and how it is opened.

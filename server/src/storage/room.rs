@@ -13,10 +13,10 @@ use domicile_proto::internal::v1 as wire;
 
 use super::disk::Disk;
 use super::engine::Engine;
-use super::merges::MERGED_BYTES_MAX;
-use super::rocks_stage::Staging;
+use super::rocks::merges::MERGED_BYTES_MAX;
+use super::rocks::stage::Staging;
+use super::rocks::wal;
 use super::space::{Free, Lack, Owed, Room};
-use super::wal;
 use crate::error::{Error, Reason, Result};
 
 /// How long the disk may take for one write before nothing more is handed to it

@@ -24,7 +24,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
-use super::log_writer::Clock;
+use super::log::writer::Clock;
 use super::rocks::sync_directory;
 use crate::error::{Error, Reason, Result};
 

@@ -6,8 +6,8 @@ use domicile_proto::internal::v1::{Anchor, AnchoredReplica, GroupState, Vote};
 
 use super::engine::{Engine, Limit};
 use super::ids::{GroupId, Index};
-use super::log_tail::Tail;
-use super::log_writer::{LoadedLog, load};
+use super::log::tail::Tail;
+use super::log::writer::{LoadedLog, load};
 use super::{keys, record};
 use crate::error::{Error, Result};
 

@@ -155,7 +155,7 @@ fn a_flipped_bit_in_the_last_batch_is_refused() {
     {
         let store = Store::new();
         flip(&store.file("log", ".log"), bit);
-        let checked = wal::check(&store.directory.path().join("log"), WalEnd::default());
+        let checked = rocks::wal::check(&store.directory.path().join("log"), WalEnd::default());
         assert!(checked.is_err(), "bit {} of the batch", bit - batch * 8);
     }
     let store = Store::new();

@@ -200,7 +200,7 @@ fn a_crash_behind_any_step_of_an_ingest_is_repaired() {
         stage.finish().unwrap();
         let mut then = WriteBatch::new();
         then.put("m", "done");
-        let staging = rocks_stage::Staging::new(path.with_extension("staged"));
+        let staging = rocks::stage::Staging::new(path.with_extension("staged"));
         staging
             .commit("s", &[KeyRange::prefix("a")], &then)
             .unwrap();
@@ -249,7 +249,7 @@ fn an_ingest_that_began_is_finished() {
         stage.finish().unwrap();
         let mut then = WriteBatch::new();
         then.put("m", "done");
-        let staging = rocks_stage::Staging::new(path.with_extension("staged"));
+        let staging = rocks::stage::Staging::new(path.with_extension("staged"));
         // Without an order, the stage is only staged.
         copy_at_rest(directory.path(), image.path());
         staging
@@ -283,7 +283,7 @@ fn staged_files_are_taken_over_and_not_copied() {
     let mut stage = engine.stage("s").unwrap();
     stage.append(b"a", b"new").unwrap();
     stage.finish().unwrap();
-    let staging = rocks_stage::Staging::new(path.with_extension("staged"));
+    let staging = rocks::stage::Staging::new(path.with_extension("staged"));
     let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
     let staged = inode(&staging.files("s").unwrap()[0]);
     engine

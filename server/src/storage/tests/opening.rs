@@ -30,7 +30,7 @@ fn what_was_staged_and_not_installed_is_discarded() {
     stage(&disk, "snapshot-begun").finish().unwrap();
     assert_eq!(disk.state.staged().unwrap().len(), 3);
     drop(disk);
-    rocks_stage::Staging::new(directory.path().join("state.staged"))
+    rocks::stage::Staging::new(directory.path().join("state.staged"))
         .commit(
             "snapshot-begun",
             &[KeyRange::prefix("a")],

@@ -106,7 +106,7 @@ fn zeros_in_synced_batches_are_refused() {
         fs::write(&wal, bytes).unwrap();
         if clear_anchor {
             // Also where the anchor does not know the size.
-            assert!(wal::check(&log, WalEnd::default()).is_err());
+            assert!(rocks::wal::check(&log, WalEnd::default()).is_err());
         } else {
             assert!(Disk::open(directory.path(), options()).is_err());
         }

@@ -119,7 +119,7 @@ fn a_new_file_of_the_log_takes_little_at_once() {
     wait(|done| disk.log.append(G, entries(0..1), done)).unwrap();
     let taken = |path: &Path| path.metadata().unwrap().blocks() * 512;
     let log = folder.path().join("log");
-    let files = wal::files(&log).unwrap();
+    let files = rocks::wal::files(&log).unwrap();
     let newest = files.last().expect("there is one");
     let newest = log.join(format!("{:06}.log", newest.number));
     assert!(taken(&newest) < 32 << 20, "{}", taken(&newest));

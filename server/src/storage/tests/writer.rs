@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::error::Reason;
-use crate::storage::log_writer::Target;
+use crate::storage::log::writer::Target;
 
 const G: GroupId = GroupId(7);
 
@@ -227,8 +227,8 @@ async fn a_task_ends_with_its_handles() {
     let (log, running) = LogWriter::start(parts, BTreeMap::new(), Run::Task).unwrap();
     drop(log);
     match running {
-        log_writer::Running::Task(task) => task.await.unwrap(),
-        log_writer::Running::Thread(_) => panic!("asked for a task"),
+        log::writer::Running::Task(task) => task.await.unwrap(),
+        log::writer::Running::Thread(_) => panic!("asked for a task"),
     }
 }
 

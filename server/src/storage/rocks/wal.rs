@@ -14,8 +14,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::engine::WalEnd;
 use crate::error::{Error, Result};
+use crate::storage::engine::WalEnd;
 
 /// RocksDB writes its log in blocks of this size; no fragment crosses one.
 const BLOCK_BYTES: usize = 32 * 1024;

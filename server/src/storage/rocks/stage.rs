@@ -15,10 +15,10 @@ use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
 use rocksdb::{DBCompressionType, Options, SstFileWriter};
 
-use super::engine::{KeyRange, Row, Stage, Write, WriteBatch};
-use super::rocks::{failed, sync_directory};
-use super::{record, steps};
 use crate::error::{Error, Result};
+use crate::storage::engine::{KeyRange, Row, Stage, Write, WriteBatch};
+use crate::storage::rocks::{failed, sync_directory};
+use crate::storage::{record, steps};
 
 /// The bytes of rows in a staged file. Held in memory until it is written.
 /// Little in tests, so that their stages have several files.

@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use domicile_proto::internal::v1::{Anchor, AnchoredReplica, LogId, Vote};
 use tokio::sync::mpsc;
 
-use super::anchor;
-use super::engine::{Durability, WalEnd, WriteBatch};
-use super::ids::{GroupId, Index};
-use super::log_writer::{Change, Command, FLOOR_INTERVAL, Shared, Target, bytes_of};
-use super::{keys, record};
 use crate::error::{Error, Reason, Result};
 use crate::seeded::{self, Bug};
+use crate::storage::anchor;
+use crate::storage::engine::{Durability, WalEnd, WriteBatch};
+use crate::storage::ids::{GroupId, Index};
+use crate::storage::log::writer::{Change, Command, FLOOR_INTERVAL, Shared, Target, bytes_of};
+use crate::storage::{keys, record};
 
 /// The commands of one synced batch: more than ever wait for one fsync.
 const DRAIN_COMMANDS_MAX: usize = 4096;
@@ -29,21 +29,21 @@ const ROLL_BYTES: u64 = 64 * 1024 * 1024;
 /// What an entry costs in the memtable beyond its bytes.
 const ROW_OVERHEAD_BYTES: u64 = 128;
 
-pub(super) struct Worker {
-    pub(super) shared: std::sync::Weak<Shared>,
-    pub(super) parts: Target,
+pub(in crate::storage) struct Worker {
+    pub(in crate::storage) shared: std::sync::Weak<Shared>,
+    pub(in crate::storage) parts: Target,
     /// The last durable entry of each group, purged ones included.
-    pub(super) durable: BTreeMap<GroupId, Index>,
+    pub(in crate::storage) durable: BTreeMap<GroupId, Index>,
     /// Committed entries that wait for a batch to ride with.
-    pub(super) committed: BTreeMap<GroupId, LogId>,
+    pub(in crate::storage) committed: BTreeMap<GroupId, LogId>,
     /// The bytes that the log took since it rolled.
-    pub(super) rolled_at: u64,
+    pub(in crate::storage) rolled_at: u64,
     /// The first error, which poisons the writer: everything after it fails.
-    pub(super) failed: Option<Arc<Error>>,
+    pub(in crate::storage) failed: Option<Arc<Error>>,
 }
 
 impl Worker {
-    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub(in crate::storage) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut floors_due: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
         loop {
             let first = match &mut floors_due {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::ids::{GroupId, Index};
 use crate::error::{Error, Result};
+use crate::storage::ids::{GroupId, Index};
 
 /// The bytes of written entries kept per group: some batches of replication.
 const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;

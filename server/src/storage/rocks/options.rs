@@ -8,7 +8,7 @@ const LOG_MEMTABLE_BYTES: usize = 128 * 1024 * 1024;
 
 /// A table that a merge of the log writes. RocksDB takes that much and some from the disk
 /// at once, however little it keeps.
-pub(super) const LOG_TABLE_BYTES: u64 = 8 * 1024 * 1024;
+pub(in crate::storage) const LOG_TABLE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Full memtables of the log instance that may wait for their tables. More
 /// than ever wait: a stop would stop every group of the node.
@@ -43,7 +43,7 @@ const INFO_LOG_BYTES_MAX: usize = 1024 * 1024;
 /// What RocksDB takes for its write-ahead log at once. It would take the size
 /// of a memtable: a node that is nearly full would lose that much with each
 /// new file.
-pub(super) const WAL_STEP_BYTES: u64 = 16 * 1024 * 1024;
+pub(in crate::storage) const WAL_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
 fn common_options() -> Options {
     let mut options = Options::default();
@@ -63,7 +63,7 @@ fn common_options() -> Options {
 }
 
 /// The log instance. `torn`: our own check found an incomplete last batch.
-pub(super) fn log_options(torn: bool) -> Options {
+pub(in crate::storage) fn log_options(torn: bool) -> Options {
     let mut options = common_options();
     // Entries are purged soon, and most before they reach a lower level.
     options.set_compression_type(DBCompressionType::None);
@@ -87,7 +87,7 @@ pub(super) fn log_options(torn: bool) -> Options {
 }
 
 /// The state instance.
-pub(super) fn state_options(cache_bytes: usize, memtable_bytes: usize) -> Options {
+pub(in crate::storage) fn state_options(cache_bytes: usize, memtable_bytes: usize) -> Options {
     let mut options = common_options();
     // Tables of the first two levels are soon merged into the next; below,
     // bytes stay for long and are worth the time to compress them.

@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::engine::{KeyRange, Limit, Row, View};
-use super::rocks_view::RocksView;
 use crate::error::{Error, Result};
+use crate::storage::engine::{KeyRange, Limit, Row, View};
+use crate::storage::rocks::view::RocksView;
 
 /// What begins the extension of a copy of staged rows.
-pub(super) const SCRATCH: &str = "read-";
+pub(in crate::storage) const SCRATCH: &str = "read-";
 
 /// Removes the copies of staged rows that a process which ended while it read
 /// them left beside the instance at `path`.
-pub(super) fn remove_scratch(path: &Path) -> Result<()> {
+pub(in crate::storage) fn remove_scratch(path: &Path) -> Result<()> {
     let failed = |e| Error::storage("a copy of staged rows was not removed", e);
     let (Some(directory), Some(stem)) = (path.parent(), path.file_name()) else {
         return Ok(());
@@ -33,10 +33,10 @@ pub(super) fn remove_scratch(path: &Path) -> Result<()> {
 
 /// What begins the name of a copy that a process makes beside no instance; its
 /// process id follows.
-pub(super) const READER: &str = "domiciled-";
+pub(in crate::storage) const READER: &str = "domiciled-";
 
 /// Removes the copies of staged rows that inspections left which were killed.
-pub(super) fn remove_abandoned_scratch() {
+pub(in crate::storage) fn remove_abandoned_scratch() {
     let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten();
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -55,14 +55,14 @@ pub(super) fn remove_abandoned_scratch() {
 }
 
 /// A view of a copy, which is removed behind it.
-pub(super) struct Scratch {
-    pub(super) view: RocksView,
+pub(in crate::storage) struct Scratch {
+    pub(in crate::storage) view: RocksView,
     /// The last field: removed once the view is closed.
-    pub(super) _files: Remove,
+    pub(in crate::storage) _files: Remove,
 }
 
 /// A folder that is removed with this.
-pub(super) struct Remove(pub(super) PathBuf);
+pub(in crate::storage) struct Remove(pub(in crate::storage) PathBuf);
 
 impl Drop for Remove {
     fn drop(&mut self) {

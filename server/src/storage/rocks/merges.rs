@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 
 /// What merging tables writes at most before it removes the merged ones: the
 /// upper levels of the state, and what a deeper step takes in.
-pub(super) const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+pub(in crate::storage) const MERGED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// How far the merge of an instance is.
 #[derive(Default)]
-pub(super) struct Merges {
+pub(in crate::storage) struct Merges {
     seen: Mutex<Seen>,
     /// What merges that were ordered write at most; `None`: none were.
     ordered: Mutex<Option<u64>>,
@@ -32,18 +32,18 @@ struct Seen {
 
 /// What the instance says of its tables now.
 #[derive(Clone, Copy)]
-pub(super) struct Tables {
+pub(in crate::storage) struct Tables {
     /// Whether a merge runs.
-    pub(super) is_merging: bool,
+    pub(in crate::storage) is_merging: bool,
     /// The bytes of those that count.
-    pub(super) live: u64,
+    pub(in crate::storage) live: u64,
     /// The bytes of those of any version.
-    pub(super) all: u64,
+    pub(in crate::storage) all: u64,
 }
 
 impl Merges {
     /// What is left to write at most.
-    pub(super) fn left(&self, now: Tables) -> u64 {
+    pub(in crate::storage) fn left(&self, now: Tables) -> u64 {
         let ordered = *self.ordered.lock();
         if !now.is_merging && ordered.is_none() {
             return 0;
@@ -61,12 +61,12 @@ impl Merges {
 
     /// Says what merges that are ordered write at most, before the first begins; `None`:
     /// the last has ended.
-    pub(super) fn expect(&self, bytes: Option<u64>) {
+    pub(in crate::storage) fn expect(&self, bytes: Option<u64>) {
         *self.ordered.lock() = bytes;
     }
 
     /// Looks at the files of the instance in `path`. It may wait for the disk.
-    pub(super) fn look(&self, path: &Path, now: Tables) {
+    pub(in crate::storage) fn look(&self, path: &Path, now: Tables) {
         // Of a flush it is counted as unwritten besides, so that the sum of both is
         // right.
         let written = match now.is_merging {

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use rocksdb::{DB, Direction, IteratorMode, Snapshot};
 use self_cell::self_cell;
 
-use super::blocking::in_place;
-use super::engine::{KeyRange, Limit, Row, View};
-use super::rocks::{collect, failed, read_options};
 use crate::error::Result;
+use crate::storage::blocking::in_place;
+use crate::storage::engine::{KeyRange, Limit, Row, View};
+use crate::storage::rocks::{collect, failed, read_options};
 
 self_cell! {
     /// A snapshot and the database that it is of.

@@ -31,14 +31,14 @@ use domicile_proto::internal::v1::{LogId, Vote};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::anchor::AnchorFile;
-use super::blocking::in_place;
-use super::engine::{Engine, Limit, Wal};
-use super::ids::{GroupId, Index};
-use super::log_tail::Tail;
-use super::log_worker::Worker;
-use super::{keys, record};
 use crate::error::{Error, Reason, Result};
+use crate::storage::anchor::AnchorFile;
+use crate::storage::blocking::in_place;
+use crate::storage::engine::{Engine, Limit, Wal};
+use crate::storage::ids::{GroupId, Index};
+use crate::storage::log::tail::Tail;
+use crate::storage::log::worker::Worker;
+use crate::storage::{keys, record};
 
 /// How long a log may grow before the anchor hears of it.
 pub const FLOOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -106,20 +106,20 @@ pub struct LogWriter {
     shared: Arc<Shared>,
 }
 
-pub(super) struct Shared {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) queue: mpsc::UnboundedSender<Command>,
-    pub(super) tails: Mutex<BTreeMap<GroupId, Tail>>,
-    pub(super) failed: watch::Sender<Option<Arc<Error>>>,
-    pub(super) stats: WriterStats,
+pub(in crate::storage) struct Shared {
+    pub(in crate::storage) engine: Arc<dyn Engine>,
+    pub(in crate::storage) queue: mpsc::UnboundedSender<Command>,
+    pub(in crate::storage) tails: Mutex<BTreeMap<GroupId, Tail>>,
+    pub(in crate::storage) failed: watch::Sender<Option<Arc<Error>>>,
+    pub(in crate::storage) stats: WriterStats,
     /// Since when a batch is being written, by the clock; `None`: none is.
-    pub(super) writing: Mutex<Option<Duration>>,
-    pub(super) clock: Clock,
+    pub(in crate::storage) writing: Mutex<Option<Duration>>,
+    pub(in crate::storage) clock: Clock,
     /// The bytes of entries that wait to be written.
-    pub(super) waiting_bytes: AtomicU64,
+    pub(in crate::storage) waiting_bytes: AtomicU64,
 }
 
-pub(super) enum Change {
+pub(in crate::storage) enum Change {
     Append {
         entries: Vec<(Index, Bytes)>,
         truncations: u64,
@@ -135,7 +135,7 @@ pub(super) enum Change {
     Remove,
 }
 
-pub(super) enum Command {
+pub(in crate::storage) enum Command {
     Change {
         group: GroupId,
         change: Change,
@@ -298,12 +298,12 @@ impl LogWriter {
 
     /// Rolls the write-ahead log now, if anything is in it: what the writer was given
     /// before goes to tables, in the background.
-    pub(super) fn roll(&self, done: Done) {
+    pub(in crate::storage) fn roll(&self, done: Done) {
         self.send_command(Command::Roll(done));
     }
 
     /// The last purged entry of each log.
-    pub(super) fn purged(&self) -> Vec<(GroupId, Option<Index>)> {
+    pub(in crate::storage) fn purged(&self) -> Vec<(GroupId, Option<Index>)> {
         let tails = self.shared.tails.lock();
         tails.iter().map(|(group, t)| (*group, t.purged)).collect()
     }
@@ -411,7 +411,7 @@ impl LogWriter {
 }
 
 /// The bytes of entries.
-pub(super) fn bytes_of(entries: &[(Index, Bytes)]) -> u64 {
+pub(in crate::storage) fn bytes_of(entries: &[(Index, Bytes)]) -> u64 {
     entries.iter().map(|(_, entry)| entry.len() as u64).sum()
 }
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::watch;
 
-use super::anchor::MemorySlots;
-use super::memory::{Memory, Survivors};
-use super::space::Room;
+use crate::storage::anchor::MemorySlots;
+use crate::storage::memory::{Memory, Survivors};
+use crate::storage::space::Room;
 
 /// A simulated disk. Clones are the same disk.
 #[derive(Clone)]
@@ -18,8 +18,8 @@ pub struct MemoryDisk {
     pub state: Memory,
     /// The anchor.
     pub slots: MemorySlots,
-    pub(super) room: Arc<AtomicU8>,
-    pub(super) held: watch::Sender<bool>,
+    pub(in crate::storage) room: Arc<AtomicU8>,
+    pub(in crate::storage) held: watch::Sender<bool>,
 }
 
 impl MemoryDisk {
