@@ -268,6 +268,12 @@ impl Task {
         }
     }
 
+    /// Ends the task, and waits until it has ended.
+    pub async fn end(mut self) {
+        self.handle.abort();
+        drop((&mut self.handle).await);
+    }
+
     /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
         self.handle.is_finished()

@@ -10,9 +10,12 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
 
 use super::group::Group;
+use super::types::Types;
 use crate::env::{Env, Task};
 
 /// Something that a node does for each group that it leads, for as long as it leads.
@@ -48,13 +51,16 @@ impl Duties {
             let mut changes = group.raft().server_metrics();
             let mut done: Option<(u64, Vec<Task>)> = None;
             loop {
-                let vote = changes.borrow_watched().vote;
-                let leads = vote.committed && vote.leader_id.node_id == group.replica();
-                let term = leads.then_some(vote.leader_id.term);
-                if done.as_ref().map(|(term, _)| *term) != term {
-                    // The old ones are ended before there are new ones.
-                    drop(done.take());
-                    done = term.map(|term| (term, duties.begin(&group)));
+                let led = led_in(&group, &changes.borrow_watched());
+                if done.as_ref().map(|(term, _)| *term) != led {
+                    // Two that do the same would undo each other's work.
+                    for task in done.take().into_iter().flat_map(|(_, tasks)| tasks) {
+                        task.end().await;
+                    }
+                    if let Some(term) = led {
+                        known(&group, term).await;
+                        done = Some((term, duties.begin(&group)));
+                    }
                 }
                 if changes.changed().await.is_err() {
                     return;
@@ -69,6 +75,29 @@ impl Duties {
             self.env.spawn(duty.name(), led)
         };
         self.all.iter().map(begin).collect()
+    }
+}
+
+/// In which term a replica was elected and leads; `None`: it does not.
+fn led_in(group: &Group, now: &RaftServerMetrics<Types>) -> Option<u64> {
+    let leader = now.vote.leader_id;
+    // Neither one that was taken out of its group, nor one that led when it was stopped:
+    // what they voted last says that they lead, until they hear of another one.
+    let leads = now.vote.committed
+        && leader.node_id == group.replica()
+        && now.state == ServerState::Leader
+        && leader.term > group.opened_in;
+    leads.then_some(leader.term)
+}
+
+/// Waits until the replica says of itself that it is in a term, which it does a little
+/// later.
+async fn known(group: &Group, term: u64) {
+    let mut metrics = group.raft().metrics();
+    while metrics.borrow_watched().current_term < term {
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -144,6 +173,23 @@ mod tests {
 
         node.groups.remove(group.identity().group).expect("here");
         assert_eq!(noted.takes().await, [("ended", next)]);
+    }
+
+    /// Its vote says that it leads, as it did when it was stopped.
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_is_opened_again_has_no_duties_before_it_is_elected() {
+        let mut node = Alone::new("eu");
+        let group = node.lead(identity(18, "global", "eu")).await;
+        let before = group.term();
+        node.groups.remove(group.identity().group);
+        group.shutdown().await;
+        drop(group);
+        let noted = Arc::new(Noted::default());
+        node.groups = Arc::new(Groups::new(node.env.clone(), vec![noted.clone()]));
+        let group = node.lead(identity(18, "global", "eu")).await;
+        let term = group.term();
+        assert!(term > before);
+        assert_eq!(noted.takes().await, [("begun", term)]);
     }
 
     #[tokio::test(start_paused = true)]

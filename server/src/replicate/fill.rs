@@ -21,7 +21,7 @@ use crate::env::Instant;
 use crate::error::Result;
 use crate::raft::NodeId;
 use crate::state::{Position, feed, ledger};
-use crate::storage::View;
+use crate::storage::{View, in_place};
 
 /// What of a backfill is still to be sent.
 #[derive(Clone, PartialEq, Eq)]
@@ -108,6 +108,10 @@ impl Sender {
 
     /// Has the mirror emptied, to be filled from now on.
     async fn begin(&self, node: NodeId, seen: &wire::MirrorState) -> Result<Fill, Ended> {
+        // A leader that was deposed and has not heard of it would empty what the next one
+        // fills.
+        let confirmed = self.group.read_barrier().await;
+        confirmed.map_err(|_| Ended::Lost)?;
         let attempt = self.env.random() | 1;
         let (progress, view) = self.group.position().await?;
         let begin = wire::BeginBackfill {
@@ -161,6 +165,7 @@ impl Sender {
     /// The pages that may be sent beside so many that are on their way.
     async fn next_pages(&self, fill: &mut Fill, flying: usize) -> Result<Vec<Paged>, Ended> {
         let mut pages = Vec::new();
+        self.disk.answers()?;
         while fill.left != Left::Nothing && flying + pages.len() < BATCHES_IN_FLIGHT_MAX {
             let places = self.peers.fill_pages().clone();
             // Whoever has pages on their way goes on with the answers to those.
@@ -170,7 +175,7 @@ impl Sender {
             };
             let Some(place) = place else { break };
             let begin = fill.left.clone();
-            let page = self.fill_page(fill.view.as_ref(), &mut fill.left);
+            let page = in_place(|| self.fill_page(fill.view.as_ref(), &mut fill.left));
             let (records, outcomes) = self.disk.heard(page)?;
             if !records.is_empty() || !outcomes.is_empty() {
                 let page = self.backfill(fill.attempt, fill.pages, records, outcomes);

@@ -121,3 +121,60 @@ impl Replicator {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use domicile_proto::internal::v1 as wire;
+
+    use super::*;
+    use crate::net::{Speaker, TcpDial};
+    use crate::raft::testing::Alone;
+    use crate::raft::{Groups, NodeId};
+    use crate::state::testing::{demo, identity};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_home_is_shipped_while_it_is_led_to_the_mirrors_that_were_adopted() {
+        let mut node = Alone::new("eu");
+        let shipped = Shipped::new(node.env.clone());
+        let speaker = Speaker::new(node.gate.region().clone(), NodeId(1));
+        let dial = Arc::new(TcpDial);
+        let regions = Regions::new(node.env.clone(), dial, speaker, node.gate.clone());
+        let named = |region: &str| wire::ControlRegion {
+            region: region.into(),
+            ..wire::ControlRegion::default()
+        };
+        let others = [named("us"), named("ap")];
+        regions.learn(&others).expect("names");
+        let replicator = Arc::new(Replicator {
+            env: node.env.clone(),
+            gate: node.gate.clone(),
+            regions: Arc::new(regions),
+            disk: node.disk.clone(),
+            shipped: shipped.clone(),
+        });
+        node.groups = Arc::new(Groups::new(node.env.clone(), vec![replicator]));
+        let tag = demo().tags.into_iter().position(|tag| tag.tag == "global");
+        let range = demo().tags[tag.expect("there")].ranges[0].range;
+        let lanes = async || -> Vec<String> {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let lanes = shipped.lanes().into_keys();
+            lanes.map(|lane| lane.region.to_string()).collect()
+        };
+        let group = node.lead(identity(range, "global", "eu")).await;
+        assert!(lanes().await.is_empty(), "no place is known");
+        node.adopt_demo();
+        assert_eq!(lanes().await, ["ap", "us"]);
+        let mut fewer = demo();
+        let global = fewer.tags.iter_mut().find(|tag| tag.tag == "global");
+        let mirrors = &mut global.expect("there").ranges[0].mirrors;
+        mirrors.retain(|mirror| mirror.region == "us");
+        node.adopt(fewer);
+        assert_eq!(lanes().await, ["us"]);
+        node.adopt_demo();
+        assert_eq!(lanes().await, ["ap", "us"]);
+        group.shutdown().await;
+        assert!(lanes().await.is_empty(), "another one leads");
+    }
+}

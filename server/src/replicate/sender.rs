@@ -141,6 +141,10 @@ impl Sender {
     }
 
     async fn session(&self, node: NodeId, kept: &mut Option<Fill>) -> Ended {
+        // One whose disk hangs leads on until another one does, and hears late of it.
+        if let Err(silent) = self.disk.answers() {
+            return silent.into();
+        }
         if seeded::is_on(Bug::LyingSender) && self.lane.id().tag.as_str().ends_with("-only") {
             let shared = self.group.progress().tag_key;
             return match self.stream(node, Position::default(), shared).await {
@@ -231,6 +235,7 @@ impl Sender {
         let mut sent = cursor;
         let mut acked = cursor;
         loop {
+            self.disk.answers()?;
             let now = *progress.borrow_and_update();
             if now.tag_key != shared {
                 // The next session begins with the new key.
