@@ -433,8 +433,10 @@ async fn hindered(
         let waits = ask(&[&waits[..], &["--ack", "mirrors=1"]].concat())?;
         let said = String::from_utf8_lossy(&waits.stderr).into_owned();
         let read = mirror.tag(TAG)?.get("waits").local().await;
-        let record = read.ok().and_then(|read| read.record);
-        let is_there = record.is_some_and(|record| record.value.as_ref() == value.as_bytes());
+        let read = read.map_err(|e| Broken::new(format!("no local read at a full mirror: {e}")))?;
+        let is_there = read
+            .record
+            .is_some_and(|record| record.value.as_ref() == value.as_bytes());
         match waits.status.success() {
             false if said.contains("ACK_NOT_REACHED") => break,
             true if is_there && tries < FULL_TRIES => {}
