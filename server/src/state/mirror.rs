@@ -91,13 +91,10 @@ impl Applier<'_> {
         if !fits {
             return;
         }
-        let tag = self.identity.tag.clone();
-        let span = &self.identity.span;
-        self.batch.delete_range(span.records(&tag, &[]));
-        self.batch.delete_range(span.histories(&tag));
-        self.batch.delete_range(keys::changes(self.identity.group));
-        self.batch
-            .delete_range(keys::outcomes_of(self.identity.group));
+        let identity = &self.identity;
+        for range in keys::filled(identity.group, &identity.tag, &identity.span) {
+            self.batch.delete_range(range);
+        }
         self.outcomes.clear();
         self.state.requests = wire::RequestMemory::default();
         *self.newest = RowCache::default();

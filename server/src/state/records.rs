@@ -1,6 +1,8 @@
 //! Client writes: one record row per write, and for an overwrite one history
-//! row; one change row and one row of the
-//! deduplication table per entry.
+//! row; one change row and one row of the deduplication table per entry.
+//!
+//! `put_record` writes the record rows of copies and fills, too: what stands beside a
+//! record is written there.
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;

@@ -1,6 +1,8 @@
 //! The catalogue of every key on disk: layout, value, lifetime, writer.
 //!
-//! A prefix byte is never used for anything else again, in either instance.
+//! A prefix byte is never used for anything else again, in either instance. A new table
+//! needs a byte, a row here, and a place in [`filled`] or [`removable`]: from these
+//! follow what a snapshot holds, what a fill begins without, and what goes with a replica.
 //!
 //! State instance:
 //!
@@ -350,16 +352,24 @@ pub fn everything(
     ranges
 }
 
-/// What goes with a group that is removed, ascending: every row but the ledger of
-/// what it received, which is kept for ever.
-pub fn removable(group: GroupId, tag: &str, span: &Span) -> Vec<KeyRange> {
-    let mut ranges = vec![KeyRange::one(group_state(group))];
+/// What a mirror gets by being filled and copied to, and is without when that begins,
+/// ascending.
+pub fn filled(group: GroupId, tag: &str, span: &Span) -> Vec<KeyRange> {
+    let mut ranges = Vec::new();
     if !tag.is_empty() {
         ranges.push(span.records(tag, &[]));
         ranges.push(span.histories(tag));
     }
     ranges.push(changes(group));
     ranges.push(outcomes_of(group));
+    ranges
+}
+
+/// What goes with a group that is removed, ascending: every row but the ledger of
+/// what it received, which is kept for ever.
+pub fn removable(group: GroupId, tag: &str, span: &Span) -> Vec<KeyRange> {
+    let mut ranges = vec![KeyRange::one(group_state(group))];
+    ranges.extend(filled(group, tag, span));
     ranges.push(audit_leaves(group, Index(0)));
     ranges.push(KeyRange::one(catalog(group)));
     ranges.push(KeyRange::one(control(group)));
