@@ -26,7 +26,8 @@
 //! that may serve the tag (`route`), over the one stream that a node has, where
 //! operations that wait together are gathered into frames (`session`). Only what
 //! is safe is sent again (`retry`). Every write carries a request id, so that the
-//! server applies it once (`registration`, `request`). A write without an answer
+//! server applies it once (`registration`, `request`). What a read may ask is in `read`, for gets and scans
+//! alike. A write without an answer
 //! is [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
 //! in every region it should wait for, is [`Error::AckNotReached`].
 //!

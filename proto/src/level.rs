@@ -7,9 +7,10 @@
 //! a cluster can go back to the older build until an operator finalizes the
 //! upgrade. A build that meets a level above its own stops and says so.
 //!
-//! What a build does not know is seen when it is decoded, but for the values of
-//! enumerations, which are numbers like others: only the level keeps a new one from
-//! an older build.
+//! In what is stored or shipped, what a build does not know is seen when it is decoded,
+//! but for the values of enumerations, which are numbers like others: only the level keeps
+//! a new one from an older build. In a request of a client unknown fields are passed over:
+//! what must not be ignored there is a new value of an enumeration, which is refused.
 //!
 //! To add a feature that older builds do not know: raise [`LEVEL`], name the
 //! feature in [`WHAT`], and write it only where the level in force has it.

@@ -336,3 +336,27 @@ fn the_source_is_tidy() {
         found.join("\n")
     );
 }
+
+/// The documents name files as they are: below the repository, or below `server/src`.
+#[test]
+fn the_files_that_the_documents_name_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root.parent().expect("a crate of a workspace");
+    let mut missing = Vec::new();
+    let mut named = 0;
+    for document in ["ARCHITECTURE", "guarantees", "reliability", "operations"] {
+        let path = format!("docs/{document}.md");
+        let text = std::fs::read_to_string(root.join(&path)).expect("there is one");
+        // What stands between backticks is every second part.
+        let files = text.split('`').skip(1).step_by(2);
+        for file in files.filter(|code| code.ends_with(".rs") && !code.contains(' ')) {
+            named += 1;
+            let places = [root.join(file), root.join("server/src").join(file)];
+            if !places.iter().any(|place| place.is_file()) {
+                missing.push(format!("{path}: {file}"));
+            }
+        }
+    }
+    assert!(named > 20, "{named} files are named");
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -1,4 +1,7 @@
-//! How a read is to be done.
+//! What a request may ask of a read. Here alone it is read from the wire.
+//!
+//! A read that is passed on to the home is strong there, and of what was asked only its
+//! token goes with it (`remote`).
 
 use std::time::Duration;
 
