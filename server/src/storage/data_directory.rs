@@ -10,10 +10,10 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::anchor::{AnchorFile, FileSlots};
+use super::ballast::BALLAST;
 use super::disk::{ANCHOR, ANCHOR_DRAFT, ASIDE, Disk, KNOWN_NAMES, LOCK, names};
 use super::lock::lock;
 use super::rocks::sync_directory;
-use super::space::BALLAST;
 use crate::error::{Error, Reason, Result};
 
 /// What a directory of the store may be used by: its owner.

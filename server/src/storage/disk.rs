@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::anchor::{AnchorFile, FileSlots};
+use super::ballast::{BALLAST, BALLAST_BYTES};
 use super::data_directory::{self, Found};
 use super::engine::{Engine, Wal, WalEnd};
 use super::floors::Floors;
@@ -39,7 +40,7 @@ use super::rocks::wal;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
 use super::rollback::{self, RollbackGuard};
 use super::room::opening_bytes;
-use super::space::{self, BALLAST, Free, Measure, Space};
+use super::space::{self, Free, Measure, Space};
 use super::watched::{Alarm, Watched};
 use super::{replicas, verify};
 use crate::error::{Error, Reason, Result};
@@ -115,7 +116,7 @@ impl DiskOptions {
             on_sync: None,
             measure: None,
             reserve_bytes: space::RESERVE_BYTES,
-            ballast_bytes: space::BALLAST_BYTES,
+            ballast_bytes: BALLAST_BYTES,
             state_cache_bytes: STATE_CACHE_BYTES,
             state_memtable_bytes: STATE_MEMTABLE_BYTES,
             log_tables_max: None,

@@ -24,6 +24,7 @@
 //! values, which tag may lie on this disk.
 
 pub mod anchor;
+mod ballast;
 mod blocking;
 mod data_directory;
 mod disk;
@@ -53,6 +54,7 @@ mod verify;
 mod watched;
 
 pub use anchor::AnchorFile;
+pub use ballast::BALLAST_BYTES;
 pub use blocking::in_place;
 pub use disk::{Disk, DiskOptions, FORMAT, STATE_CACHE_BYTES};
 pub use engine::{
@@ -68,5 +70,5 @@ pub use memory::disk::MemoryDisk;
 pub use memory::{Memory, Survivors};
 pub use rollback::RollbackGuard;
 pub use room::Condition;
-pub use space::{BALLAST_BYTES, Free, Lack, RESERVE_BYTES, Room};
+pub use space::{Free, Lack, RESERVE_BYTES, Room};
 pub use span::Span;

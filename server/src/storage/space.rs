@@ -13,7 +13,6 @@
 //! Not done here: refusing. Whoever takes something in asks.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -31,13 +30,6 @@ use crate::error::{Error, Reason, Result};
 /// Free bytes below which writes are refused: enough for the log and the
 /// tables of some seconds of writes that are under way.
 pub const RESERVE_BYTES: u64 = 512 * 1024 * 1024;
-
-/// The ballast: what replaying the log may write, its memtable and some.
-pub const BALLAST_BYTES: u64 = 192 * 1024 * 1024;
-
-/// What of the ballast a running node may spend, as parts of it: a sixth, for
-/// votes and other small entries. The rest is for the next start.
-const SPENT_RUNNING: u64 = 6;
 
 /// Free inodes below which writes are refused: some hundred tables and the
 /// files of a few starts. A file system with few inodes has fewer in reserve.
@@ -66,7 +58,7 @@ const FAR_BYTES: u64 = 512 * 1024 * 1024;
 
 /// A level is left upwards only with this part more than it begins with, so
 /// that a node at its edge does not change its mind with every write.
-const HYSTERESIS_PART: u64 = 8;
+pub(super) const HYSTERESIS_PART: u64 = 8;
 
 /// How often a quota is tried while it is known to be full.
 const QUOTA_RETRY: Duration = Duration::from_secs(5);
@@ -201,10 +193,10 @@ pub(crate) enum Space {
 
 /// The file system of a data directory.
 pub(crate) struct Directory {
-    path: PathBuf,
-    reserve_bytes: u64,
-    ballast_bytes: u64,
-    clock: Clock,
+    pub(super) path: PathBuf,
+    pub(super) reserve_bytes: u64,
+    pub(super) ballast_bytes: u64,
+    pub(super) clock: Clock,
     looked: Mutex<Looked>,
     quota: Mutex<Quota>,
     /// What is free.
@@ -212,11 +204,8 @@ pub(crate) struct Directory {
     /// Whether so many bytes could be written.
     can_take: CanTake,
     /// When it was found last that no ballast can be had.
-    no_ballast: Mutex<Option<Duration>>,
+    pub(super) no_ballast: Mutex<Option<Duration>>,
 }
-
-/// How long a ballast that cannot be had is not tried again.
-const BALLAST_RETRY: Duration = Duration::from_secs(600);
 
 /// Whether so many bytes could be written to a file system.
 type CanTake = fn(&Path, u64) -> io::Result<bool>;
@@ -287,7 +276,7 @@ impl Directory {
         Ok(directory)
     }
 
-    fn free(&self) -> Result<Free> {
+    pub(super) fn free(&self) -> Result<Free> {
         (self.measure)(&self.path)
     }
 
@@ -335,16 +324,6 @@ impl Directory {
         self.refill(free, owed)
     }
 
-    /// What of the ballast a running node keeps, and with how many bytes free it spends
-    /// the rest.
-    fn spending(&self) -> (u64, u64) {
-        let spent = self.ballast_bytes / SPENT_RUNNING;
-        (
-            self.ballast_bytes - spent,
-            spent.min(self.reserve_bytes / 8),
-        )
-    }
-
     /// Tries whether the reserve could be written, once some of it may have
     /// gone. A file system may take its time for that, and what is tried is taken
     /// meanwhile: only where the node has room enough besides.
@@ -382,59 +361,6 @@ impl Directory {
         Ok(())
     }
 
-    /// The bytes of the ballast.
-    fn ballast(&self) -> u64 {
-        let ballast = self.path.join(BALLAST);
-        ballast.metadata().map_or(0, |metadata| metadata.len())
-    }
-
-    /// Takes the whole ballast again if there is room for it besides what must yet be
-    /// written.
-    fn refill(&self, free: Free, owed: u64) -> Result<()> {
-        let held = self.ballast();
-        let missing = self.ballast_bytes.saturating_sub(held);
-        let more = self.reserve_bytes / HYSTERESIS_PART;
-        let needed = self
-            .reserve_bytes
-            .saturating_add(missing)
-            .saturating_add(more);
-        if held == self.ballast_bytes || free.bytes.saturating_sub(owed) <= needed {
-            return Ok(());
-        }
-        let now = (self.clock)();
-        let refused = *self.no_ballast.lock();
-        if refused.is_some_and(|at| now.saturating_sub(at) < BALLAST_RETRY) {
-            return Ok(());
-        }
-        self.set_ballast(self.ballast_bytes)?;
-        let is_had = self.ballast() == self.ballast_bytes;
-        *self.no_ballast.lock() = (!is_had).then_some(now);
-        Ok(())
-    }
-
-    fn set_ballast(&self, bytes: u64) -> Result<()> {
-        let failed = |e: io::Error| Error::storage("the ballast could not be set", e);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.path.join(BALLAST))
-            .map_err(failed)?;
-        let held = file.metadata().map_err(failed)?.len();
-        if held > bytes {
-            file.set_len(bytes).map_err(failed)?;
-        } else if bytes > 0 {
-            // The blocks are taken without writing them. A file system that
-            // cannot do so has no ballast, which costs only the emergency start.
-            let flags = FallocateFlags::empty();
-            if let Err(error) = rustix::fs::fallocate(file.as_fd(), flags, 0, bytes) {
-                tracing::warn!(%error, "no ballast");
-                file.set_len(held).map_err(failed)?;
-            }
-        }
-        file.sync_all().map_err(failed)
-    }
-
     /// What opening may lack, for who reads that it failed; `None`: there is
     /// room.
     fn lacking(&self, opening_bytes: u64) -> Result<Option<String>> {
@@ -460,9 +386,6 @@ impl Directory {
         Ok(Some(lacking))
     }
 }
-
-/// The name of the ballast.
-pub(super) const BALLAST: &str = "ballast";
 
 /// Whether so many bytes could be written to a file system, quotas included:
 /// they are taken and given back at once, in a file without a name.
