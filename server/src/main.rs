@@ -23,7 +23,7 @@ use domicile_server::error::Reason;
 use domicile_server::net::TcpDial;
 use domicile_server::node::{
     Files, Limits, Node, Stop, Watchdog, Wiring, check_file_size, check_threads, end_now,
-    end_on_panic, memory_warning, serve_metrics, tcp_incoming,
+    end_on_panic, memory_warning, serve_metrics, stopped, tcp_incoming,
 };
 use domicile_server::raft::{NodeId, Timing};
 use domicile_server::storage::{Contents, Disk, DiskOptions};
@@ -321,7 +321,9 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
         }
     }
     tracing::info!("stopping");
-    Ok(match node.shutdown(deadline).await {
+    let ended = node.shutdown(deadline).await;
+    stopped();
+    Ok(match ended {
         Ok(()) => {
             tracing::info!("stopped");
             ExitCode::SUCCESS

@@ -1,6 +1,17 @@
 //! Ends of the process that wait for nothing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::console::last_words;
+
+/// Whether everything that counts has ended.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Says that everything that counts has ended, in order: whatever a task meets from now
+/// on, as that its runtime goes, changes nothing.
+pub fn stopped() {
+    STOPPED.store(true, Ordering::Release);
+}
 
 /// Ends the process at once. To exit would wait for RocksDB's threads, one of
 /// which may wait for the disk for ever; to abort could leave a file of the
@@ -12,7 +23,8 @@ pub fn end_now() {
     }
 }
 
-/// Makes every panic from now on, in whatever thread or task, end the process.
+/// Makes every panic from now on, in whatever thread or task, end the process, until it has
+/// [`stopped`].
 /// A task that is gone leaves a node that takes what it can do no more, and what
 /// it had in memory must not be trusted to reach the disk.
 ///
@@ -20,6 +32,9 @@ pub fn end_now() {
 /// text that was put together may hold part of a record.
 pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
+        if STOPPED.load(Ordering::Acquire) {
+            return;
+        }
         let place = panic.location().map(ToString::to_string);
         let why = panic.payload().downcast_ref::<&'static str>();
         let thread = std::thread::current();

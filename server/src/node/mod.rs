@@ -61,7 +61,7 @@ use readiness::{Readiness, Serves};
 
 pub use accept::accepted;
 use connections::Connections;
-pub use end::{end_now, end_on_panic};
+pub use end::{end_now, end_on_panic, stopped};
 pub use files::{Files, RAISE as RAISE_FILES, check_file_size, raise_files};
 pub use memory::memory_warning;
 pub use readiness::WRITES_SERVICE;
