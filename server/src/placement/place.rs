@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
+use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 
 use super::Placement;
 use crate::error::{Error, Reason, Result};
-use crate::raft::Group;
-use crate::storage::{Condition, GroupId};
+use crate::raft::{Group, NodeId};
+use crate::storage::{CONTROL_GROUP, Condition, GroupId};
 
 /// Repairs that are done one after the other.
 #[derive(Default)]
@@ -128,5 +129,27 @@ impl Placement {
             self.open(&old).await?;
         }
         Ok(false)
+    }
+}
+
+/// Asks a node which replica of the control group it has.
+pub(super) fn place_control(
+    control: &wire::Control,
+    region: &RegionName,
+    node: NodeId,
+) -> wire::PlaceRequest {
+    wire::PlaceRequest {
+        cluster: control.cluster.clone(),
+        region: region.to_string(),
+        node: node.0,
+        group: Some(wire::Group {
+            group: CONTROL_GROUP.0,
+            incarnation: 1,
+            ..wire::Group::default()
+        }),
+        nodes: Vec::new(),
+        replica: 0,
+        regions: control.regions.clone(),
+        hello: None,
     }
 }

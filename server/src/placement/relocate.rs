@@ -16,7 +16,7 @@ use domicile_proto::host_port::check_host_port;
 use domicile_proto::internal::v1 as wire;
 
 use super::Placement;
-use super::replace::place_control;
+use super::place::place_control;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{NodeId, ReplicaId};
 use crate::storage::{self, REGION_GROUP};

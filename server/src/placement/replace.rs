@@ -15,11 +15,12 @@ use wire::catalog_change::Change;
 
 use super::Placement;
 use super::form::across;
+use super::place::place_control;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::state::Subject;
-use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
+use crate::storage::{CONTROL_GROUP, Condition, GroupId, REGION_GROUP};
 
 /// How long a node may take to learn the policy once it is in the control
 /// group.
@@ -121,7 +122,10 @@ impl Placement {
             self.hand_over(group, new, node).await?;
             replicas += 1;
         }
-        self.has_applied_all(&own, node).await?;
+        // One that has its store and no room is left as it is: behind, until there is room.
+        if !unchanged || region.condition_of(node) != Some(Condition::Full) {
+            self.has_applied_all(&own, node).await?;
+        }
         Ok(Replaced {
             replicas,
             unchanged,
@@ -537,28 +541,6 @@ fn not_renewed() -> Error {
         "the node's replicas were not given new ids; run the command again",
     )
     .retry_after(Duration::from_millis(500))
-}
-
-/// Asks a node which replica of the control group it has.
-pub(super) fn place_control(
-    control: &wire::Control,
-    region: &RegionName,
-    node: NodeId,
-) -> wire::PlaceRequest {
-    wire::PlaceRequest {
-        cluster: control.cluster.clone(),
-        region: region.to_string(),
-        node: node.0,
-        group: Some(wire::Group {
-            group: CONTROL_GROUP.0,
-            incarnation: 1,
-            ..wire::Group::default()
-        }),
-        nodes: Vec::new(),
-        replica: 0,
-        regions: control.regions.clone(),
-        hello: None,
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 
 use super::Placement;
-use super::replace::place_control;
+use super::place::place_control;
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
 use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};

@@ -81,6 +81,23 @@ async fn a_follower_without_room_takes_nothing_and_goes_on_when_it_has_some() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_node_that_has_its_store_is_left_as_it_is_by_a_replacement() {
+    let (world, kept) = world().await;
+    world.put("eu/1", "eu-only", "a", "1").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.fill("eu/3", Room::Short);
+    for key in ["b", "c", "d"] {
+        world.put("eu/1", "eu-only", key, "1").await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let behind = progress(&world, "eu/3", kept).index;
+    assert!(behind < progress(&world, "eu/1", kept).index);
+    let replaced = world.replace("eu", 3).await.expect("it has its store");
+    assert!(replaced.unchanged);
+    assert_eq!(progress(&world, "eu/3", kept).index, behind);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_room_at_a_quorum_writes_are_refused_and_reads_go_on() {
     let (world, kept) = world().await;
     world.put("eu/1", "eu-only", "a", "1").await;
