@@ -375,6 +375,10 @@ impl Node {
             if let Some(server) = server {
                 self.end_connections(server, deadline / 2).await;
             }
+            let room = self.disk.blocking(Disk::make_room_for_closing).await;
+            if let Err(error) = room {
+                tracing::error!(%error, "no room could be made for what is in memory");
+            }
             self.placement.shutdown().await;
         };
         let done = tokio::time::timeout(deadline, self.env.scoped(orderly)).await;

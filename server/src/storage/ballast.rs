@@ -69,6 +69,21 @@ impl Directory {
         Ok(())
     }
 
+    /// Gives up as much of the ballast as is missing to so many free bytes.
+    pub(super) fn make_room(&self, needed: u64) -> Result<()> {
+        let (free, held) = (self.free()?.bytes, self.ballast());
+        let missing = needed.saturating_sub(free).min(held);
+        if missing == 0 {
+            return Ok(());
+        }
+        tracing::warn!(
+            free,
+            needed,
+            "the disk is full; a part of the ballast is given up so that the node ends in order"
+        );
+        self.set_ballast(held - missing)
+    }
+
     pub(super) fn set_ballast(&self, bytes: u64) -> Result<()> {
         let failed = |e: io::Error| Error::storage("the ballast could not be set", e);
         let file = OpenOptions::new()

@@ -4,6 +4,8 @@
 //! is new with [`Disk::admit_write`], entries of other nodes with
 //! [`Disk::admit_entries`].
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +15,7 @@ use domicile_proto::internal::v1 as wire;
 
 use super::disk::Disk;
 use super::engine::Engine;
+use super::rocks::STATE_MEMTABLE_BYTES;
 use super::rocks::merges::MERGED_BYTES_MAX;
 use super::rocks::stage::Staging;
 use super::rocks::wal;
@@ -25,6 +28,9 @@ const STALLED: Duration = Duration::from_secs(3);
 
 /// What a node takes in between two looks at whether tables may be merged.
 const MERGING_BYTES_SPARE: u64 = 128 * 1024 * 1024;
+
+/// What closing writes besides what is in memory: the lists of tables, and their ends.
+const CLOSING_BYTES_SPARE: u64 = 8 * 1024 * 1024;
 
 /// What keeps a node from taking new writes, for whoever chooses among nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -193,6 +199,13 @@ impl Disk {
         .retry_after(STALLED))
     }
 
+    /// Gives up what of the ballast is missing for what is in memory, which is written
+    /// at once and for the last time.
+    pub fn make_room_for_closing(&self) -> Result<()> {
+        let needed = self.unwritten_bytes() + CLOSING_BYTES_SPARE;
+        self.space.make_room(needed)
+    }
+
     /// Ends when [`Disk::tend`] should not wait for its next turn.
     pub async fn wants_tending(&self) {
         self.tending.notified().await;
@@ -264,8 +277,8 @@ fn full(lack: Lack) -> Error {
     Error::new(Reason::DiskFull, message)
 }
 
-/// What opening a directory writes, about: the write-ahead log as tables, and
-/// what an interrupted ingest copies.
+/// What opening a directory writes, about: the write-ahead log as tables, what an
+/// interrupted ingest copies, and what the state had in memory.
 pub(super) fn opening_bytes(directory: &Path) -> Result<u64> {
     let log = directory.join("log");
     let logged: u64 = match log.exists() {
@@ -279,5 +292,25 @@ pub(super) fn opening_bytes(directory: &Path) -> Result<u64> {
             staged += file.metadata().map_or(0, |file| file.len());
         }
     }
-    Ok(logged + logged / 8 + staged)
+    // What the state had in memory is applied again, and written once it is as much as
+    // before: records, and their older versions or changes.
+    let entries = logged + table_bytes(&log)?;
+    let applied = entries.saturating_mul(2).min(STATE_MEMTABLE_BYTES as u64);
+    Ok(logged + logged / 8 + staged + applied)
+}
+
+/// The bytes of the tables of an instance that is not open.
+fn table_bytes(instance: &Path) -> Result<u64> {
+    let failed = |e: io::Error| Error::storage("the tables could not be listed", e);
+    let mut bytes = 0;
+    if !instance.exists() {
+        return Ok(bytes);
+    }
+    for file in fs::read_dir(instance).map_err(failed)? {
+        let file = file.map_err(failed)?;
+        if file.path().extension().is_some_and(|name| name == "sst") {
+            bytes += file.metadata().map_err(failed)?.len();
+        }
+    }
+    Ok(bytes)
 }

@@ -422,6 +422,14 @@ impl Space {
         }
     }
 
+    /// Gives up as much of the ballast as is missing to so many free bytes.
+    pub(crate) fn make_room(&self, needed: u64) -> Result<()> {
+        match self {
+            Space::Directory(directory) => directory.make_room(needed),
+            Space::Memory(_) => Ok(()),
+        }
+    }
+
     /// Whether a part of the ballast is to be given up with so many bytes free.
     pub(crate) fn spends_ballast(&self, free: u64) -> bool {
         match self {
@@ -718,6 +726,18 @@ mod tests {
         assert!(can_take(folder.path(), MIB).unwrap());
         assert!(!can_take(folder.path(), 1 << 43).unwrap_or(false));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    /// What is in memory is written for the last time: the rest is for the next start.
+    #[test]
+    fn the_ballast_gives_what_closing_lacks_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = directory(folder.path(), 16 * MIB, 6 * MIB);
+        for (free, needed, ballast) in [(9, 8, 6), (7, 8, 5), (0, 3, 2), (0, 9, 0), (0, 9, 0)] {
+            space.measure = Arc::new(move |_| Ok(Free::bytes(free * MIB)));
+            space.make_room(needed * MIB).unwrap();
+            assert_eq!(space.ballast(), ballast * MIB, "{free} of {needed}");
+        }
     }
 
     #[test]
