@@ -32,7 +32,9 @@ pub(super) fn own_state(
     });
     // An error ends the node anyway.
     let disk_full = disk.disk_full().unwrap_or(true);
+    let lacks_room_for_snapshot = disk.lacks_room_for_intakes();
     let disk_lack = match disk.lack() {
+        _ if !disk_full && lacks_room_for_snapshot => v1::DiskLack::Bytes,
         _ if !disk_full => v1::DiskLack::Unspecified,
         Lack::Bytes => v1::DiskLack::Bytes,
         Lack::Inodes => v1::DiskLack::Inodes,
@@ -41,6 +43,7 @@ pub(super) fn own_state(
     let without_room = leads.iter().filter(|group| group.is_without_room());
     wire::NodeState {
         disk_full,
+        lacks_room_for_snapshot,
         disk_lack: disk_lack.into(),
         disk_silent_ms: disk.silent_for().as_millis() as u64,
         clock_ahead_ms: env.wall_ahead_ms(),
@@ -57,7 +60,7 @@ pub(super) fn own_state(
 fn disk_of(state: &wire::NodeState) -> v1::DiskState {
     if u128::from(state.disk_silent_ms) >= SILENT_MIN.as_millis() {
         v1::DiskState::Silent
-    } else if state.disk_full {
+    } else if state.disk_full || state.lacks_room_for_snapshot {
         v1::DiskState::Full
     } else {
         v1::DiskState::Ok
@@ -373,6 +376,17 @@ pub(super) fn worst(groups: &[v1::GroupStatus], nodes: &[v1::NodeStatus]) -> v1:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It takes writes and is behind for good: nothing else says so.
+    #[test]
+    fn a_disk_that_a_snapshot_does_not_fit_on_is_told_as_full() {
+        let refused = wire::NodeState {
+            lacks_room_for_snapshot: true,
+            ..wire::NodeState::default()
+        };
+        assert_eq!(disk_of(&refused), v1::DiskState::Full);
+        assert_eq!(disk_of(&wire::NodeState::default()), v1::DiskState::Ok);
+    }
 
     const WELL: Voter = Voter {
         is_reached: true,

@@ -30,7 +30,7 @@ use super::data_directory::{self, Found};
 use super::engine::{Engine, Wal, WalEnd};
 use super::floors::Floors;
 use super::ids::GroupId;
-use super::intake;
+use super::intake::{self, Misfit};
 use super::lock::{Lock, lock};
 use super::log::writer::{Clock, LogWriter, OnSync, Run, Running, Target};
 use super::memory::disk::MemoryDisk;
@@ -151,8 +151,10 @@ pub struct Disk {
     pub(super) floors: Floors,
     /// Told when the room is to be looked after at once.
     pub(super) tending: Notify,
-    /// With how many free bytes something of a group that did not fit is begun again.
-    pub(super) misfits: Mutex<BTreeMap<GroupId, u64>>,
+    /// What of a group did not fit.
+    pub(super) misfits: Mutex<BTreeMap<GroupId, Misfit>>,
+    /// A monotonic clock.
+    pub(super) clock: Clock,
     /// The places for what is taken in at once.
     pub(super) intakes: Arc<Semaphore>,
     /// How work on it runs.
@@ -299,6 +301,7 @@ impl Disk {
             floors: Floors::default(),
             tending: Notify::new(),
             misfits: Mutex::default(),
+            clock: options.clock.clone(),
             intakes: intake::places(),
             run: options.run,
             running: Mutex::new(Some(running)),
@@ -343,6 +346,8 @@ impl Disk {
     /// state is flushed, so that the next start replays nothing.
     pub fn close(&self) -> Result<()> {
         self.stop();
+        // Whoever fills the disk may have what was given up before.
+        self.make_room_for_closing()?;
         self.state.flush()
     }
 

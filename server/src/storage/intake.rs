@@ -24,6 +24,18 @@ const INTAKES_MAX: usize = 4;
 /// When another one may be tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a refusal counts: whoever still has it to send asks again sooner.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+
+/// Something that did not fit.
+#[derive(Clone, Copy)]
+pub(super) struct Misfit {
+    /// With more free bytes than these it is begun again.
+    needed: u64,
+    /// When it was refused last.
+    refused: Duration,
+}
+
 /// The places for what is taken in at once.
 pub(super) fn places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(INTAKES_MAX))
@@ -53,18 +65,28 @@ impl Disk {
             .retry_after(RETRY_AFTER)
         })?;
         let free = self.free()?.map(|free| free.bytes);
-        let needed = self.misfits.lock().get(&group).copied();
-        if let (Some(free), Some(needed)) = (free, needed)
-            && free <= needed
+        let mut misfits = self.misfits.lock();
+        if let (Some(free), Some(misfit)) = (free, misfits.get_mut(&group))
+            && free <= misfit.needed
         {
-            return Err(too_large(needed));
+            misfit.refused = (self.clock)();
+            return Err(too_large(misfit.needed));
         }
+        drop(misfits);
         Ok(Intake {
             group,
             _place: place,
             began_with: free,
             taken: 0,
         })
+    }
+
+    /// Whether something is waited for that was refused lately, for it does not fit: the
+    /// node has room, and a group here is behind for want of more.
+    pub fn lacks_room_for_intakes(&self) -> bool {
+        let now = (self.clock)();
+        let is_told = |misfit: &Misfit| now.saturating_sub(misfit.refused) < TOLD_FOR;
+        self.misfits.lock().values().any(is_told)
     }
 
     /// Lets so many more bytes of it in. `DISK_FULL` when no more of it fits: it is to
@@ -88,7 +110,11 @@ impl Disk {
                 // Something else may have taken the room, and given it back by then.
                 let needed = self.space.reserve_bytes() + intake.taken;
                 let needed = began.min(needed);
-                misfits.insert(intake.group, needed + needed / MORE_PART)
+                let misfit = Misfit {
+                    needed: needed + needed / MORE_PART,
+                    refused: (self.clock)(),
+                };
+                misfits.insert(intake.group, misfit)
             }
             (Some(_), _) => None,
             (None, _) => misfits.remove(&intake.group),
@@ -161,6 +187,34 @@ mod tests {
         assert!(disk.begin_intake(G).is_err(), "it does not fit");
         room.set(free(400));
         disk.begin_intake(G).map(|_| ()).unwrap();
+    }
+
+    /// A node that has room and cannot be brought up to date is told of.
+    #[test]
+    fn what_is_refused_again_and_again_is_told_of() {
+        let free = |mib: u64| Free::bytes(mib * MIB);
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, room) = measured(folder.path(), free(170));
+        assert!(!disk.lacks_room_for_intakes());
+        let mut intake = disk.begin_intake(G).unwrap();
+        disk.admit_more(&mut intake, 100 * MIB).unwrap();
+        room.set(free(60));
+        disk.admit_more(&mut intake, MIB).unwrap_err();
+        drop(intake);
+        room.set(free(150));
+        // The clock goes on by 200 ms each time that it is asked.
+        for _ in 0..400 {
+            disk.begin_intake(G).map(|_| ()).unwrap_err();
+        }
+        assert!(disk.lacks_room_for_intakes());
+        while (disk.clock)() < Duration::from_secs(300) {}
+        assert!(!disk.lacks_room_for_intakes(), "nobody sends it any more");
+        disk.begin_intake(G).map(|_| ()).unwrap_err();
+        assert!(disk.lacks_room_for_intakes());
+        room.set(free(400));
+        let mut intake = disk.begin_intake(G).unwrap();
+        disk.admit_more(&mut intake, MIB).unwrap();
+        assert!(!disk.lacks_room_for_intakes(), "it fits");
     }
 
     #[test]

@@ -506,7 +506,7 @@ fn disk_hint(node: &NodeStatus) -> Option<String> {
     let name = format!("{}/{}", node.region, node.node);
     match node.disk() {
         DiskState::Full => Some(format!(
-            "the disk of node {name} has {} beyond its reserve and what is still to be written, so it takes no writes: domicile explain DISK_FULL",
+            "the disk of node {name} has {} beyond its reserve and what it has yet to take, so it takes no more: domicile explain DISK_FULL",
             match node.disk_lack() {
                 DiskLack::Inodes => "no inodes",
                 DiskLack::Quota => "no room that a quota grants",
