@@ -38,6 +38,9 @@ const SOCKET_BYTES: usize = 1024 * 1024;
 /// How long anything that is waited for may take.
 const WAIT: Duration = Duration::from_secs(60);
 
+/// Longer than a hand-over may take, whatever comes of it.
+const TRANSFER_BOUND: Duration = Duration::from_secs(12);
+
 /// Finds a group on a node.
 pub(super) type Which = fn(&Node) -> Option<Arc<Group>>;
 
@@ -473,6 +476,23 @@ impl World {
         };
         let led = tokio::time::timeout(WAIT, led).await;
         assert!(led.is_ok(), "{name} does not lead in {WAIT:?}");
+    }
+
+    /// Has the leader of a group hand it over to a node, and says what came of it.
+    pub(super) async fn transfer(&self, which: Which, to: &str) -> Result<()> {
+        let (region, number) = to.split_once('/').expect("REGION/N");
+        let region = RegionName::new(region).expect("a name");
+        let number = NodeId(number.parse().expect("a number"));
+        let names = self.nodes.keys().map(String::as_str);
+        let (there, elsewhere): (Vec<_>, Vec<_>) =
+            names.partition(|name| name.starts_with(region.as_str()));
+        let leads = |name: &&&str| which(&self.nodes[**name]).is_some_and(|group| group.leads());
+        let leader = there.iter().chain(&elsewhere).find(leads);
+        let leader = &self.nodes[*leader.expect("one leads")];
+        let group = which(leader).expect("it leads");
+        let moving = leader.placement.transfer_leader(&group, &region, number);
+        let moved = tokio::time::timeout(TRANSFER_BOUND, leader.env.scoped(moving)).await;
+        moved.expect("it ends")
     }
 
     /// Has the node that leads a region replace one that lost its disk.

@@ -2,41 +2,19 @@
 
 use std::time::Duration;
 
-use domicile_proto::address::RegionName;
-
 use super::truth::policy_of;
-use crate::error::{Reason, Result};
+use crate::error::Reason;
 use crate::node::testing::{Which, World, region_group};
 use crate::raft::NodeId;
 use crate::storage::{CONTROL_GROUP, Condition, Room};
 
 const ALL: [&str; 5] = ["eu/1", "eu/2", "eu/3", "us/1", "ap/1"];
 
-/// Longer than a hand-over may take, whatever comes of it.
-const BOUND: Duration = Duration::from_secs(12);
-
 /// The home group of `eu-only`, or `None`.
 const HOME: Which = |node| node.groups.by_tag("eu-only");
 
 /// The control group.
 const CONTROL: Which = |node| node.groups.get(CONTROL_GROUP);
-
-/// Has the leader of a group hand it over, and says what came of it.
-async fn transfer(world: &World, which: Which, to: &str) -> Result<()> {
-    let (region, number) = to.split_once('/').expect("REGION/N");
-    let region = RegionName::new(region).expect("a name");
-    let number = NodeId(number.parse().expect("a number"));
-    let leads = |name: &&&str| {
-        let node = world.nodes.get(**name);
-        node.is_some_and(|node| which(node).is_some_and(|group| group.leads()))
-    };
-    let leader = ALL.iter().find(leads).expect("one leads");
-    let leader = &world.nodes[*leader];
-    let group = which(leader).expect("it leads");
-    let moving = leader.placement.transfer_leader(&group, &region, number);
-    let moved = tokio::time::timeout(BOUND, leader.env.scoped(moving)).await;
-    moved.expect("it ends")
-}
 
 fn leads(world: &World, which: Which, name: &str) -> bool {
     which(&world.nodes[name]).is_some_and(|group| group.leads())
@@ -49,13 +27,13 @@ async fn a_leadership_that_is_said_to_be_handed_over_is() {
     world.until_ready().await;
     for which in [HOME, region_group] {
         for to in ["eu/3", "eu/1", "eu/1", "eu/2"] {
-            transfer(&world, which, to).await.expect("handed over");
+            world.transfer(which, to).await.expect("handed over");
             assert!(leads(&world, which, to), "{to} does not lead");
         }
     }
     // The control group counts its nodes across regions.
     for to in ["us/1", "eu/1", "ap/1"] {
-        transfer(&world, CONTROL, to).await.expect("handed over");
+        world.transfer(CONTROL, to).await.expect("handed over");
         assert!(leads(&world, CONTROL, to), "{to} does not lead");
     }
 }
@@ -66,12 +44,12 @@ async fn what_cannot_lead_is_refused_and_nothing_is_begun() {
     world.init("eu/1", &ALL).await.expect("formed");
     world.until_ready().await;
     for which in [HOME, CONTROL] {
-        transfer(&world, which, "eu/1").await.expect("it leads");
+        world.transfer(which, "eu/1").await.expect("it leads");
     }
     let group = HOME(&world.nodes["eu/1"]).expect("it leads");
     let term = group.status().term;
     let refused = async |which, to| {
-        let refused = transfer(&world, which, to).await.expect_err("refused");
+        let refused = world.transfer(which, to).await.expect_err("refused");
         assert!(leads(&world, which, "eu/1"), "{to}: {refused}");
         refused.reason
     };
@@ -98,11 +76,11 @@ async fn what_cannot_lead_is_refused_and_nothing_is_begun() {
     assert_eq!(refused(HOME, "eu/2").await, Reason::CannotLead);
     world.fill("eu/2", Room::Ample);
     world.stop("eu/3").await;
-    let refused = transfer(&world, HOME, "eu/3").await.expect_err("dead");
+    let refused = world.transfer(HOME, "eu/3").await.expect_err("dead");
     assert_eq!(refused.reason, Reason::CannotLead, "{refused}");
     world.wipe("eu/3");
     world.restart("eu/3").await;
-    let refused = transfer(&world, HOME, "eu/3").await.expect_err("empty");
+    let refused = world.transfer(HOME, "eu/3").await.expect_err("empty");
     assert_eq!(refused.reason, Reason::CannotLead, "{refused}");
     assert_eq!(group.status().term, term, "an election was caused");
 }
@@ -113,7 +91,7 @@ async fn a_node_whose_disk_does_not_answer_is_not_asked_to_lead() {
     let world = World::start(&ALL).await;
     world.init("eu/1", &ALL).await.expect("formed");
     world.until_ready().await;
-    transfer(&world, HOME, "eu/1").await.expect("it leads");
+    world.transfer(HOME, "eu/1").await.expect("it leads");
     let group = HOME(&world.nodes["eu/1"]).expect("it leads");
     let term = group.status().term;
     world.freeze("eu/2", true);
@@ -121,14 +99,14 @@ async fn a_node_whose_disk_does_not_answer_is_not_asked_to_lead() {
     world.put("eu/1", "eu-only", "a", "1").await;
     let is_silent = |_: &World| group.condition_of(NodeId(2)) == Some(Condition::Stalled);
     world.until("it is known", is_silent).await;
-    let refused = transfer(&world, HOME, "eu/2").await.expect_err("refused");
+    let refused = world.transfer(HOME, "eu/2").await.expect_err("refused");
     assert_eq!(refused.reason, Reason::CannotLead, "{refused}");
     assert!(refused.message.contains("does not answer"), "{refused}");
     assert!(leads(&world, HOME, "eu/1"));
     assert_eq!(group.status().term, term, "an election was caused");
     world.freeze("eu/2", false);
     world.until("it answers", |world| !is_silent(world)).await;
-    transfer(&world, HOME, "eu/2").await.expect("handed over");
+    world.transfer(HOME, "eu/2").await.expect("handed over");
     assert!(leads(&world, HOME, "eu/2"));
 }
 
