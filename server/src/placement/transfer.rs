@@ -101,6 +101,8 @@ impl Placement {
         let confirmed = tokio::time::timeout(ANSWER_WAIT, group.read_barrier());
         match confirmed.await {
             Ok(Ok(_)) if group.leads() => Ok(()),
+            // It leads, and what it lacks another one would lack too.
+            Ok(Err(full)) if full.reason == Reason::DiskFull => Err(full),
             _ => Err(Error::new(
                 Reason::NoQuorum,
                 format!(

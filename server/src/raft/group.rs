@@ -290,6 +290,7 @@ impl Group {
 
     /// Proposes a change of the catalog and waits until it is applied here.
     pub async fn propose_catalog(&self, change: wire::catalog_change::Change) -> Result<()> {
+        self.admit_agreement()?;
         self.write(wire::command::Command::Catalog(wire::CatalogChange {
             change: Some(change),
         }))
@@ -300,6 +301,7 @@ impl Group {
     /// Proposes a change of the control group's state and waits until it is
     /// applied here.
     pub async fn propose_control(&self, change: wire::control_change::Change) -> Result<()> {
+        self.admit_agreement()?;
         self.write(wire::command::Command::Control(wire::ControlChange {
             change: Some(change),
         }))

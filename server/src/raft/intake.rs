@@ -2,16 +2,21 @@
 //! room.
 
 use domicile_proto::internal::v1 as wire;
-use openraft::EntryPayload;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
+use openraft::{EntryPayload, Raft};
 use prost::Message;
 use wire::command::Command;
 
 use crate::error::{Error, Reason, Result};
 use crate::raft::group::Group;
+use crate::raft::state_machine::StateMachine;
+use crate::raft::transport::SharedTransport;
 use crate::raft::types::{NodeId, RaftEntryOf, ReplicaId, Types};
-use crate::storage::Condition;
+use crate::storage::{Condition, Index};
+
+/// What the operator of a group that takes nothing new has to do.
+const QUORUM_FULL: &str = "the disks of a quorum are nearly full; make room on them";
 
 impl Group {
     /// An error when the group can take nothing new: `DISK_FULL` when there is
@@ -20,10 +25,24 @@ impl Group {
         self.disk().admit_write()?;
         match self.lacks_room(Condition::Sound) {
             false => Ok(()),
-            true => Err(Error::new(
-                Reason::DiskFull,
-                "the disks of a quorum are nearly full; make room on them",
-            )),
+            true => Err(Error::new(Reason::DiskFull, QUORUM_FULL)),
+        }
+    }
+
+    /// An error when not even the little that regions agree on has room here or at a
+    /// quorum: who proposed it would wait for room, and it would be done at any time.
+    pub(super) fn admit_agreement(&self) -> Result<()> {
+        self.disk().admit_entries(false)?;
+        let disk_of = |node| {
+            let state = self.state_of(node)?;
+            Some(match state.disk_out {
+                true => Condition::Full,
+                false => Condition::Sound,
+            })
+        };
+        match any_config(self.raft(), Condition::Sound, disk_of, lacks_room) {
+            false => Ok(()),
+            true => Err(Error::new(Reason::DiskFull, QUORUM_FULL)),
         }
     }
 
@@ -41,17 +60,7 @@ impl Group {
     /// Whether there would be a quorum if the full disks had room, and is none without
     /// them, where the own one is so.
     fn lacks_room(&self, own: Condition) -> bool {
-        self.any_config(own, |voters| {
-            let count = |wanted| {
-                voters
-                    .iter()
-                    .filter(|voter| **voter == Some(wanted))
-                    .count()
-            };
-            let (sound, full) = (count(Condition::Sound), count(Condition::Full));
-            let quorum = voters.len() / 2 + 1;
-            sound < quorum && sound + full >= quorum
-        })
+        self.any_config(own, lacks_room)
     }
 
     /// Whether what is new has room at a quorum, as far as this replica knows. One that
@@ -72,19 +81,9 @@ impl Group {
         })
     }
 
-    /// Whether something holds of the disks of a set of voters, of which there are two
-    /// while they change, where the own disk is so. One whose node is not reached is
-    /// `None`.
+    /// Whether something holds of the disks of a set of voters, where the own disk is so.
     fn any_config(&self, own: Condition, holds: impl Fn(&[Option<Condition>]) -> bool) -> bool {
-        let metrics = self.raft().metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = &metrics.membership_config;
-        let disk_of = |voter: &ReplicaId| match *voter == self.replica() {
-            true => Some(own),
-            false => self.condition_of(membership.get_node(voter)?.node),
-        };
-        let mut configs = membership.get_joint_config().iter();
-        configs.any(|voters| holds(&voters.iter().map(disk_of).collect::<Vec<_>>()))
+        any_config(self.raft(), own, |node| self.condition_of(node), holds)
     }
 
     /// How the node of a member says that it is; `None`: it does not answer now.
@@ -97,6 +96,61 @@ impl Group {
     pub fn condition_of(&self, node: NodeId) -> Option<Condition> {
         self.transport.condition_of(node)
     }
+}
+
+/// An error where room on disks is all that the others lack to agree on what a leader has
+/// in its log up to an index. What a former leader wrote comes before its own first entry,
+/// and it reads nothing before that is committed.
+pub(super) fn agrees(
+    raft: &Raft<Types, StateMachine>,
+    transport: &SharedTransport,
+    own: Condition,
+    index: Index,
+) -> Result<()> {
+    let committed = raft.metrics().borrow_watched().local_committed;
+    let is_agreed_on = committed.is_some_and(|id| id.index() >= index.0);
+    let disk_of = |node| transport.condition_of(node);
+    match !is_agreed_on && any_config(raft, own, disk_of, lacks_room) {
+        false => Ok(()),
+        true => Err(Error::new(
+            Reason::DiskFull,
+            format!("{QUORUM_FULL}; until then what was written last is not agreed on"),
+        )),
+    }
+}
+
+/// Whether there would be a quorum of these voters if the full disks had room, and is none
+/// without them.
+fn lacks_room(voters: &[Option<Condition>]) -> bool {
+    let count = |wanted| {
+        voters
+            .iter()
+            .filter(|voter| **voter == Some(wanted))
+            .count()
+    };
+    let (sound, full) = (count(Condition::Sound), count(Condition::Full));
+    let quorum = voters.len() / 2 + 1;
+    sound < quorum && sound + full >= quorum
+}
+
+/// Whether something holds of the disks of a set of voters, of which there are two while
+/// they change, where the own disk is so and those of others as is said. One whose node is
+/// not reached is `None`.
+fn any_config(
+    raft: &Raft<Types, StateMachine>,
+    own: Condition,
+    disk_of: impl Fn(NodeId) -> Option<Condition>,
+    holds: impl Fn(&[Option<Condition>]) -> bool,
+) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let membership = &metrics.membership_config;
+    let of_voter = |voter: &ReplicaId| match *voter == metrics.id {
+        true => Some(own),
+        false => disk_of(membership.get_node(voter)?.node),
+    };
+    let mut configs = membership.get_joint_config().iter();
+    configs.any(|voters| holds(&voters.iter().map(of_voter).collect::<Vec<_>>()))
 }
 
 /// An error when the entries of an append may not come in here. One without new

@@ -19,6 +19,7 @@ use wire::peer_response::Response;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
+use crate::raft::intake;
 use crate::raft::network::Running;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
@@ -35,7 +36,7 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(3);
 const APPLY_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a follower waits that applies nothing meanwhile: longer than the leader
-/// goes without saying what is committed.
+/// goes without saying what is committed. A leader looks into what keeps it after as long.
 const STALLED_WAIT: Duration = Duration::from_secs(1);
 
 /// What a reader is advised to wait when there is no leader.
@@ -144,7 +145,19 @@ impl Barriers {
             let last = move || raft.metrics().borrow_watched().last_log_index;
             return catch_up(&mut self.progress, last, index).await;
         }
-        wait_applied(&mut self.progress, index, APPLY_WAIT).await
+        self.apply_own(index).await
+    }
+
+    /// Waits until a leader has applied an index. What it waits for may have no room at
+    /// the others: that does not pass by itself, and is told soon.
+    async fn apply_own(&mut self, index: Index) -> Result<Progress> {
+        let applied = wait_applied(&mut self.progress, index, STALLED_WAIT).await;
+        match applied {
+            Err(late) if late.reason == Reason::Deadline => {}
+            known => return known,
+        }
+        intake::agrees(&self.raft, &self.transport, self.disk.condition(), index)?;
+        wait_applied(&mut self.progress, index, APPLY_WAIT - STALLED_WAIT).await
     }
 
     async fn index(&self) -> Result<Index> {

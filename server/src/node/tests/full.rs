@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use domicile_proto::internal::v1 as wire;
+use domicile_proto::internal::v1::control_change::Change;
+
 use crate::error::Reason;
 use crate::node::testing::{Which, World};
+use crate::node::tests::truth::policy_of;
 use crate::raft::Progress;
 use crate::replicate::LaneState;
-use crate::storage::{Condition, Room};
+use crate::storage::{CONTROL_GROUP, Condition, Room};
 
 const ALL: [&str; 5] = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
 
@@ -168,6 +172,57 @@ async fn a_region_without_room_for_records_still_elects_leaders() {
         .read_barrier()
         .await
         .expect("its own entry is committed");
+}
+
+/// Its own first entry is not committed, behind which it reads nothing.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_elected_without_room_says_what_is_missing() {
+    let all = ["eu/1", "eu/2", "eu/3"];
+    let mut world = World::start(&all).await;
+    let formed = world.init_as("eu/1", &all, "test", &policy_of(1)).await;
+    formed.expect("formed");
+    world.until_ready().await;
+    let kept: Which = |node| node.groups().by_tag("t0");
+    let control: Which = |node| node.groups().get(CONTROL_GROUP);
+    world.lead("eu/1", kept).await;
+    world.lead("eu/1", control).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for name in all {
+        world.fill(name, Room::Out);
+    }
+    world.stop("eu/1").await;
+    let all_led = |world: &World| {
+        let groups = [kept, control];
+        groups
+            .iter()
+            .all(|which| world.leader("eu", *which).is_some())
+    };
+    world.until("others lead", all_led).await;
+    let leader = world.leader("eu", kept).expect("one leads");
+    let node = &world.nodes[&leader];
+    let group = kept(node).expect("open");
+    let began = tokio::time::Instant::now();
+    let read = group.read_barrier().await.map_err(|error| error.reason);
+    assert_eq!(read.map(drop), Err(Reason::DiskFull));
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    // Handing it to who has it would have it confirmed.
+    let moved = world.transfer(kept, &leader).await;
+    assert_eq!(moved.map_err(|error| error.reason), Err(Reason::DiskFull));
+    let leader = world.leader("eu", control).expect("one leads");
+    let raised = world.nodes[&leader].placement.finalize_upgrade().await;
+    assert_eq!(raised.map_err(|error| error.reason), Err(Reason::DiskFull));
+    // It would be made whenever there is room.
+    let raised = Change::LevelRaised(wire::ControlLevelRaised { level: 1 });
+    let group_of_all = control(&world.nodes[&leader]).expect("open");
+    let made = group_of_all.propose_control(raised).await;
+    assert_eq!(made.map_err(|error| error.reason), Err(Reason::DiskFull));
+    world.fill("eu/2", Room::Ample);
+    world.fill("eu/3", Room::Ample);
+    group.read_barrier().await.expect("there is room");
 }
 
 #[tokio::test(start_paused = true)]
