@@ -1,15 +1,18 @@
 //! Replicas in the place of others, and changes that were interrupted.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use openraft::ChangeMembers;
+use parking_lot::Mutex;
 
 use super::install::{FOLLOWER, Follower, Leader, open, until};
 use crate::env::Env;
 use crate::error::Reason;
-use crate::raft::{NodeId, ReplicaId};
+use crate::raft::{Duty, Group, Groups, NodeId, ReplicaId};
 
 const NEW: ReplicaId = ReplicaId(FOLLOWER);
 const NODE: NodeId = NodeId(FOLLOWER);
@@ -105,6 +108,62 @@ async fn every_other_replica_of_a_node_goes() {
         replaced.await.expect("replaced");
         until("the others are gone", || group.is_seated(new, NODE, false)).await;
         group.shutdown().await;
+    };
+    env.scoped(test).await;
+}
+
+/// Whether a duty is done.
+#[derive(Default)]
+struct Done(Arc<Mutex<bool>>);
+
+struct Ending(Arc<Mutex<bool>>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        *self.0.lock() = false;
+    }
+}
+
+impl Duty for Done {
+    fn name(&self) -> &'static str {
+        "done"
+    }
+
+    fn lead(self: Arc<Self>, _: Arc<Group>) -> BoxFuture<'static, ()> {
+        *self.0.lock() = true;
+        let ending = Ending(self.0.clone());
+        Box::pin(async move {
+            let _ending = ending;
+            std::future::pending().await
+        })
+    }
+}
+
+/// Its own vote is the last that it hears of, and says that it leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_taken_out_of_its_group_has_no_duties() {
+    let env = &Env::real();
+    let test = async {
+        let directory = tempfile::tempdir().expect("a folder");
+        let leader = Leader::start().await;
+        let group = leader.group.clone();
+        let done = Done::default();
+        let is_done = done.0.clone();
+        let groups = Groups::new(env.clone(), vec![Arc::new(done)]);
+        groups.add(group.clone());
+        until("it leads", || *is_done.lock()).await;
+
+        let follower = Follower::start(env, open(directory.path()).expect("a disk")).await;
+        leader.way.open(env, &follower);
+        group.add_learner(NEW, NODE).await.expect("added");
+        let only_new = BTreeSet::from([NEW]);
+        let changed = group.raft().change_membership(only_new, false).await;
+        changed.expect("it leaves");
+        until("the other one leads", || follower.group.leads()).await;
+        until("it has no duties", || !*is_done.lock()).await;
+        leader.way.close();
+        group.shutdown().await;
+        follower.stop().await;
     };
     env.scoped(test).await;
 }
