@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use wire::command::Command;
 
 use super::directory::LocalCopy;
-use super::reach::WAIT_MAX;
+use super::read::reach::WAIT_MAX;
 use super::{
     Admitted, Dependencies, Directory, Forwarded, Freshness, ReadOptions, Route, Scanner, Store,
 };

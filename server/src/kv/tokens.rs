@@ -9,9 +9,9 @@ use bytes::Bytes;
 use domicile_proto::token::{Position, Token, TokenError};
 use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
 
-use super::directory::Route;
-use super::store::WAIT_STEP;
 use crate::error::{Error, Reason, Result};
+use crate::kv::directory::Route;
+use crate::kv::store::WAIT_STEP;
 use crate::raft::{Group, Progress};
 use crate::seal::TagKeys;
 use crate::storage::Index;

@@ -66,12 +66,12 @@ pub(super) const REASONS: [Reason; 30] = [
         "one message, field by field",
     ),
     (
-        "server/src/kv/reach.rs",
+        "server/src/kv/read/reach.rs",
         "reach",
         "one decision: where a read may be served",
     ),
     (
-        "server/src/kv/scan.rs",
+        "server/src/kv/read/scan.rs",
         "scan_here",
         "one page, with the ranges that it may cross",
     ),

@@ -511,5 +511,5 @@ async fn a_home_node_without_a_range_passes_no_page_on() {
     let Some(wire::read_result::Result::Failed(failed)) = served else {
         panic!("{served:?}");
     };
-    assert_eq!(failed.message, kv::store::elsewhere().message);
+    assert_eq!(failed.message, kv::failure::elsewhere().message);
 }

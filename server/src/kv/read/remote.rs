@@ -12,13 +12,14 @@ use wire::peer_response::Response;
 use wire::read::What;
 use wire::read_result::Result as Wire;
 
-use super::directory::{Admitted, Route};
-use super::forward::{SLOW_AFTER, error_of, failure, lasting};
-use super::options::ReadOptions;
-use super::store::{Store, elsewhere};
-use super::tokens;
-use super::turns::Scanner;
 use crate::error::{Error, Reason, Result};
+use crate::kv::directory::{Admitted, Route};
+use crate::kv::failure::elsewhere;
+use crate::kv::failure::{SLOW_AFTER, error_of, failure, lasting};
+use crate::kv::read::options::ReadOptions;
+use crate::kv::read::permits::Scanner;
+use crate::kv::store::Store;
+use crate::kv::tokens;
 use crate::raft::Transport;
 use crate::state::Subject;
 

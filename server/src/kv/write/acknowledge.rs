@@ -12,9 +12,9 @@ use domicile_proto::policy::{Kind, Verdict};
 use domicile_proto::v1;
 use v1::acknowledgement::Acknowledgement as Asked;
 
-use super::directory::Route;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
+use crate::kv::directory::Route;
 use crate::raft::{Answer, Awaited, Group, Reply};
 use crate::replicate::{Shipped, Wanted};
 use crate::seeded::{self, Bug};

@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use domicile_proto::v1;
 
-use super::directory::{LocalCopy, Route};
-use super::options::{Level, OnUnmet, ReadOptions};
-use super::store::{Store, WAIT_STEP, elsewhere};
-use super::tokens;
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
+use crate::kv::directory::{LocalCopy, Route};
+use crate::kv::failure::elsewhere;
+use crate::kv::read::options::{Level, OnUnmet, ReadOptions};
+use crate::kv::store::{Store, WAIT_STEP};
+use crate::kv::tokens;
 use crate::raft::{Generation, Group, Progress};
 use crate::seeded::{self, Bug};
 use crate::storage::Index;
 
 /// How long a read waits for its level at most; the caller's deadline may be
 /// sooner.
-pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
+pub(in crate::kv) const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What a read is served from, and how old that may be.
 pub(super) struct Reached {

@@ -18,13 +18,15 @@ use domicile_proto::page::{self, PageToken, PageTokenError};
 use domicile_proto::v1;
 use wire::operation::Change;
 
-use super::directory::{Admitted, LocalCopy, Route};
-use super::options::{Level, OnUnmet, ReadOptions};
-use super::reach::{Reached, Served, WAIT_MAX, not_met, replaced};
-use super::store::{READS_MAX, Store, WAIT_STEP, elsewhere};
-use super::tokens;
-use super::turns::Scanner;
 use crate::error::{Error, Reason, Result};
+use crate::kv::directory::{Admitted, LocalCopy, Route};
+use crate::kv::failure::elsewhere;
+use crate::kv::read::READS_MAX;
+use crate::kv::read::options::{Level, OnUnmet, ReadOptions};
+use crate::kv::read::permits::Scanner;
+use crate::kv::read::reach::{Reached, Served, WAIT_MAX, not_met, replaced};
+use crate::kv::store::{Store, WAIT_STEP};
+use crate::kv::tokens;
 use crate::raft::Progress;
 use crate::state::read::{self, ScanQuery};
 
@@ -267,10 +269,10 @@ impl Store {
             version,
         };
         let tag = route.tag.clone();
-        let turn = self.turns.wait(scanner).await?;
+        let permit = self.permits.wait(scanner).await?;
         let page = self.disk.blocking(move |disk| {
             // Held until it is read: whoever asked may have gone by then.
-            let _turn = turn;
+            let _permit = permit;
             let page = read::scan(disk.state.as_ref(), tag.as_str(), &query);
             disk.heard(page)
         });

@@ -1,4 +1,4 @@
-//! Turns at reading pages of scans.
+//! ScanPermits at reading pages of scans.
 //!
 //! A node reads few pages at once, so that whoever scans waits and whoever writes
 //! does not. A caller has no more pages in the queue than are read at once, whatever
@@ -15,7 +15,7 @@ use crate::error::{Error, Reason, Result};
 /// from who writes and agrees.
 const PAGES_MAX: usize = 2;
 
-/// How long what another node passed on waits for its turn. That node asks elsewhere
+/// How long what another node passed on waits for its permit. That node asks elsewhere
 /// after a second, and nothing tells that it does not wait any more: read then, the
 /// page would be for nobody, and keep those behind it waiting.
 const PASSED_ON_WAIT: Duration = Duration::from_millis(900);
@@ -28,7 +28,7 @@ const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Scanner {
     pages: Arc<Semaphore>,
-    /// How long it waits for a turn; `None`: as long as somebody waits for it.
+    /// How long it waits for a permit; `None`: as long as somebody waits for it.
     patience: Option<Duration>,
 }
 
@@ -51,37 +51,37 @@ impl Scanner {
     }
 }
 
-/// The turns of a node.
-pub(super) struct Turns(Arc<Semaphore>);
+/// The pages that a node may read at once.
+pub(in crate::kv) struct ScanPermits(Arc<Semaphore>);
 
 /// The right to read one page.
-pub(super) struct Turn {
+pub(super) struct ScanPermit {
     // The node's goes back first: who waits for it is another caller.
     _node: Option<OwnedSemaphorePermit>,
     _own: Option<OwnedSemaphorePermit>,
 }
 
-impl Turns {
-    pub(super) fn new() -> Self {
-        Turns(Arc::new(Semaphore::new(PAGES_MAX)))
+impl ScanPermits {
+    pub(in crate::kv) fn new() -> Self {
+        ScanPermits(Arc::new(Semaphore::new(PAGES_MAX)))
     }
 
-    /// Waits until it is the turn of one that asks.
-    pub(super) async fn wait(&self, scanner: &Scanner) -> Result<Turn> {
-        let turn = async {
+    /// Waits for a permit for one that asks.
+    pub(super) async fn wait(&self, scanner: &Scanner) -> Result<ScanPermit> {
+        let permit = async {
             // Neither is ever closed.
             let own = scanner.pages.clone().acquire_owned().await.ok();
             let node = self.0.clone().acquire_owned().await.ok();
-            Turn {
+            ScanPermit {
                 _node: node,
                 _own: own,
             }
         };
         let Some(patience) = scanner.patience else {
-            return Ok(turn.await);
+            return Ok(permit.await);
         };
-        let turn = tokio::time::timeout(patience, turn).await;
-        turn.map_err(|_| {
+        let permit = tokio::time::timeout(patience, permit).await;
+        permit.map_err(|_| {
             let busy = "the home has too many pages of scans to read; try again after the delay";
             Error::new(Reason::Overloaded, busy).retry_after(RETRY_OVERLOADED)
         })
@@ -96,12 +96,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_asks_for_many_pages_does_not_keep_another_waiting() {
-        let turns = Arc::new(Turns::new());
+        let permits = Arc::new(ScanPermits::new());
         let read = Arc::new(Mutex::new(Vec::new()));
         let ask = |name: &'static str, scanner: &Scanner| {
-            let (turns, read, scanner) = (turns.clone(), read.clone(), scanner.clone());
+            let (permits, read, scanner) = (permits.clone(), read.clone(), scanner.clone());
             tokio::spawn(async move {
-                let _turn = turns.wait(&scanner).await.expect("it waits");
+                let _permit = permits.wait(&scanner).await.expect("it waits");
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 read.lock().push(name);
             })
@@ -121,15 +121,15 @@ mod tests {
     /// Whoever passed it on does not wait any more, and cannot say so.
     #[tokio::test(start_paused = true)]
     async fn what_was_passed_on_does_not_wait_for_long() {
-        let turns = Turns::new();
+        let permits = ScanPermits::new();
         let scanner = Scanner::passing_on();
-        let first = turns.wait(&scanner).await.expect("free");
-        let second = turns.wait(&scanner).await.expect("free");
-        let refused = turns.wait(&scanner).await.map(drop);
+        let first = permits.wait(&scanner).await.expect("free");
+        let second = permits.wait(&scanner).await.expect("free");
+        let refused = permits.wait(&scanner).await.map(drop);
         let refused = refused.expect_err("none is free");
         assert_eq!(refused.reason, Reason::Overloaded);
         assert!(refused.retry_after.is_some());
         drop((first, second));
-        turns.wait(&scanner).await.expect("free again");
+        permits.wait(&scanner).await.expect("free again");
     }
 }
