@@ -4,12 +4,12 @@
 //! A request comes in by [`api`] and is admitted and routed by [`kv`]. A write is agreed
 //! on by [`raft`], applied by [`state`] and written to disk by [`storage`]. Whatever
 //! leaves the node or comes in from another one passes the gates of [`residency`];
-//! [`net`] sends it, and [`replicate`] copies it to other regions. [`placement`] decides
-//! which replicas a node has, and [`node`] starts and stops all of it.
+//! [`net`] sends it, and [`replicate`] copies it to other regions; [`freshness`] knows how
+//! old a copy may be. [`placement`] decides which replicas a node has, and [`node`] starts and stops all of it.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
 //! `error` `seeded` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` · `policy` · `residency` ·
-//! `raft` · `net` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
+//! `raft` · `net` · `freshness` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
 //!
 //! Not done here: messages, tokens, the policy and its predicate (the crate
 //! `domicile-proto`), clients (`domicile-client`), checking what a whole cluster
@@ -22,6 +22,7 @@ pub mod console;
 pub mod demo;
 pub mod env;
 pub mod error;
+pub mod freshness;
 pub mod kv;
 pub mod net;
 pub mod node;

@@ -17,7 +17,7 @@ mod source;
 use source::{Parsed, after_colons, begins_with, is_module, is_public};
 
 /// The rooms, each of which may use only those before it.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "error",
     "seeded",
     "env",
@@ -31,6 +31,7 @@ const ROOMS: [&str; 19] = [
     "residency",
     "raft",
     "net",
+    "freshness",
     "replicate",
     "kv",
     "placement",

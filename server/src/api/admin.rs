@@ -18,11 +18,12 @@ use crate::api::{nodes, regions};
 use crate::audit;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
+use crate::freshness::Freshness;
 use crate::net::{Regions, Speaker, channel};
 use crate::placement::Placement;
 use crate::policy::Atlas;
 use crate::raft::{Group, Groups, NodeId};
-use crate::replicate::{Probes, Shipped};
+use crate::replicate::Shipped;
 use crate::residency::Gate;
 use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, Contents, Disk, GroupId, REGION_GROUP};
@@ -58,7 +59,7 @@ pub struct AdminApi {
     /// The mirrors that this node ships to.
     pub shipped: Arc<Shipped>,
     /// How fresh the mirrors here are.
-    pub probes: Arc<Probes>,
+    pub freshness: Arc<Freshness>,
     /// What is audited.
     pub disk: Arc<Disk>,
     /// One audit at a time: each reads the whole disk.

@@ -17,13 +17,14 @@ use crate::api::nodes;
 use crate::api::status::status;
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
+use crate::freshness::Freshness;
 use crate::kv::{Forwarded, Store};
 use crate::net::{Caller, Calling, Peer, Regions, STATE_STEP, Speaker};
 use crate::placement::Placement;
 use crate::raft::{
     Answered, Answers, Budget, Groups, Inbound, Received, ReplicaId, SnapshotReceiver, start_of,
 };
-use crate::replicate::{Probes, Receiver};
+use crate::replicate::Receiver;
 use crate::residency::{Carries, Cleared, Gate, Of, Untrusted, carried};
 use crate::seeded;
 use crate::state::Subject;
@@ -59,7 +60,7 @@ pub struct PeerApi {
     /// Takes what homes ship.
     pub receiver: Arc<Receiver>,
     /// Answers probes.
-    pub probes: Arc<Probes>,
+    pub freshness: Arc<Freshness>,
     /// Forms and places groups.
     pub placement: Arc<Placement>,
     /// The nodes of every region.
@@ -397,9 +398,9 @@ impl Taken {
                 });
             }
             Some(Request::Probe(probe)) => {
-                let probes = self.api.probes.clone();
+                let freshness = self.api.freshness.clone();
                 self.inbound.answer(subject, sequence, async move {
-                    let confirmed = probes.answer(probe).await;
+                    let confirmed = freshness.answer(probe).await;
                     Ok(Answer::Probe(confirmed))
                 });
             }

@@ -91,7 +91,7 @@ pub(super) fn replication(api: &AdminApi, atlas: &Atlas) -> v1::GetReplicationRe
             range: range.group.0,
             open: mirror.open,
             mirror_index: mirror.cursor.index.0,
-            lag_ms: api.probes.lag(&group).map(millis),
+            lag_ms: api.freshness.lag(&group).map(millis),
         })
     });
     v1::GetReplicationResponse {

@@ -24,7 +24,7 @@ mod write;
 mod tests;
 
 pub use directory::{Admitted, Directory, LocalCopy, Route};
-pub use read::{Freshness, ReadOptions, Scanner};
+pub use read::{ReadOptions, Scanner};
 pub use store::{Dependencies, Store};
 pub use tokens::{covering_all, has_key};
 pub use write::{

@@ -13,11 +13,12 @@ use tokio::sync::Semaphore;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
+use crate::freshness::Freshness;
 use crate::kv::directory::{Admitted, Directory};
-use crate::kv::read::{Freshness, ScanPermits, Scanner};
+use crate::kv::read::{ScanPermits, Scanner};
 use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{Groups, NodeId};
-use crate::replicate::{Probes, Shipped};
+use crate::replicate::Shipped;
 use crate::residency::Gate;
 use crate::storage::Disk;
 
@@ -34,10 +35,8 @@ pub struct Dependencies {
     pub env: Env,
     /// Where requests go.
     pub directory: Arc<Directory>,
-    /// How fresh the home's replicas on this node are.
+    /// How fresh the copies on this node are.
     pub freshness: Arc<Freshness>,
-    /// How fresh the mirrors on this node are.
-    pub probes: Arc<Probes>,
     /// How far mirrors are that this node ships to.
     pub shipped: Arc<Shipped>,
     /// The replicas of this node.
@@ -58,7 +57,6 @@ pub struct Store {
     pub(super) directory: Arc<Directory>,
     pub(super) gate: Arc<Gate>,
     pub(super) freshness: Arc<Freshness>,
-    pub(super) probes: Arc<Probes>,
     pub(super) shipped: Arc<Shipped>,
     pub(super) groups: Arc<Groups>,
     pub(super) regions: Arc<Regions>,
@@ -80,7 +78,6 @@ impl Store {
             directory: parts.directory,
             gate: parts.gate,
             freshness: parts.freshness,
-            probes: parts.probes,
             shipped: parts.shipped,
             groups: parts.groups,
             regions: parts.regions,

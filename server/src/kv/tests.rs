@@ -14,15 +14,14 @@ use wire::command::Command;
 
 use super::directory::LocalCopy;
 use super::read::reach::WAIT_MAX;
-use super::{
-    Admitted, Dependencies, Directory, Forwarded, Freshness, ReadOptions, Route, Scanner, Store,
-};
+use super::{Admitted, Dependencies, Directory, Forwarded, ReadOptions, Route, Scanner, Store};
 use crate::error::{Reason, Result};
+use crate::freshness::Freshness;
 use crate::net::{Regions, Speaker, TcpDial};
 use crate::policy::LEASE;
 use crate::raft::testing::{Alone, put, reinstall};
 use crate::raft::{Group, NodeId};
-use crate::replicate::{Probes, Shipped};
+use crate::replicate::Shipped;
 use crate::state::testing::{demo, identity};
 use crate::storage::{
     Durability, Engine, Index, KeyRange, Limit, Room, Row, Stage, View, Write, WriteBatch, keys,
@@ -296,8 +295,12 @@ fn store(node: &Alone) -> Store {
     let (gate, groups) = (node.gate.clone(), node.groups.clone());
     Store::new(Dependencies {
         directory: Arc::new(Directory::new(&gate, groups.clone())),
-        freshness: Freshness::new(env.clone()),
-        probes: Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone()),
+        freshness: Arc::new(Freshness::new(
+            env.clone(),
+            gate.clone(),
+            groups.clone(),
+            regions.clone(),
+        )),
         shipped: Shipped::new(env.clone()),
         groups,
         regions,

@@ -45,12 +45,13 @@ use tonic_health::server::{HealthReporter, HealthService};
 use crate::api::{AdminApi, ClosingHealth, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
-use crate::kv::{self, Directory, Freshness, Store};
+use crate::freshness::Freshness;
+use crate::kv::{self, Directory, Store};
 use crate::net::{BoxedIo, Dial, Regions, Speaker};
 use crate::placement::{Dependencies, Placement};
 use crate::policy::InForce;
 use crate::raft::{Group, Groups, NodeId, Timing};
-use crate::replicate::{Lane, LaneId, Probes, Receiver, Replicator, Shipped};
+use crate::replicate::{Lane, LaneId, Receiver, Replicator, Shipped};
 use crate::residency::Gate;
 use crate::state::Subject;
 use crate::storage::Disk;
@@ -188,21 +189,19 @@ impl Node {
             address,
         });
         let following = env.scoped(placement.start()).await?;
-        let freshness = Freshness::new(env.clone());
-        let probing = freshness.start(groups.clone());
         let leasing = env.spawn("lease", placement.clone().keep_lease());
         let relieving = env.spawn("relief", placement.clone().relieve());
         let tending = env.spawn("disk-room", observe::tend(disk.clone()));
         let reclaiming = reclaim::follow(disk.clone(), groups.clone());
         let reclaiming = env.spawn("reclaim", reclaiming);
-        let probes = Probes::new(env.clone(), gate.clone(), groups.clone(), regions.clone());
-        let probing_homes = env.spawn("probes", probes.clone().follow());
+        let freshness = Freshness::new(env.clone(), gate.clone(), groups.clone(), regions.clone());
+        let freshness = Arc::new(freshness);
+        let probing = env.spawn("freshness", freshness.clone().follow());
         let receiver = Receiver::new(env.clone(), speaker.name(), gate.clone(), groups.clone());
         let store = Arc::new(Store::new(kv::Dependencies {
             env: env.clone(),
             directory: directory.clone(),
-            freshness,
-            probes: probes.clone(),
+            freshness: freshness.clone(),
             shipped: shipped.clone(),
             groups: groups.clone(),
             regions: regions.clone(),
@@ -249,7 +248,7 @@ impl Node {
                 gate: gate.clone(),
                 placement: placement.clone(),
                 shipped: shipped.clone(),
-                probes: probes.clone(),
+                freshness: freshness.clone(),
                 disk: disk.clone(),
                 auditing: Arc::new(Semaphore::new(1)),
                 closing: closing.clone(),
@@ -261,7 +260,7 @@ impl Node {
                 gate: gate.clone(),
                 store,
                 receiver: Arc::new(receiver),
-                probes,
+                freshness,
                 placement: placement.clone(),
                 regions: regions.clone(),
                 disk: disk.clone(),
@@ -292,15 +291,7 @@ impl Node {
             health,
             readiness: Some(readiness),
             _tasks: vec![
-                following,
-                probing,
-                leasing,
-                probing_homes,
-                observing,
-                watch_disk,
-                relieving,
-                tending,
-                reclaiming,
+                following, probing, leasing, observing, watch_disk, relieving, tending, reclaiming,
             ],
         })
     }

@@ -18,21 +18,18 @@
 //! decides whether it belongs there. So a batch may come twice, or from two senders; it
 //! has the same number in the ledgers each time ([`batch_number`]).
 //!
-//! A mirror's nodes ask the home now and then how far it is, and so know how old their
-//! answers may be ([`probes`]). [`shipped`] is what operators read, and writes that wait for mirrors.
+//! [`shipped`] is what operators read, and writes that wait for mirrors.
 //!
-//! Not done here: deciding what may cross (`residency`), applying (`raft`, `state`),
-//! serving readers (`kv`).
+//! Not done here: deciding what may cross (`residency`), applying (`raft`, `state`), how
+//! old a mirror may be (`freshness`), serving readers (`kv`).
 
 mod batch_number;
 mod fill;
-mod probes;
 mod receiver;
 mod replicator;
 mod sender;
 mod shipped;
 
-pub use probes::Probes;
 pub use receiver::Receiver;
 pub use replicator::Replicator;
 pub use shipped::{Lane, LaneId, LaneState, Shipped, Wanted};

@@ -1,14 +1,13 @@
 //! Reading records.
 //!
 //! A read says how fresh it must be ([`options`]). It is served here if this copy is
-//! fresh enough ([`reach`]), and says at most how old it is ([`freshness`]); or else it
-//! is passed on to the home ([`remote`]). Pages of scans ([`scan`]) wait for a permit
+//! fresh enough ([`reach`]), and says at most how old it is; or else it is passed on to
+//! the home ([`remote`]). Pages of scans ([`scan`]) wait for a permit
 //! ([`permits`]).
 //!
-//! Not done here: reading rows (`state::read`), how fresh a mirror is
-//! (`replicate::Probes`).
+//! Not done here: reading rows (`state::read`), how fresh a copy is
+//! (`freshness`).
 
-mod freshness;
 mod options;
 mod permits;
 pub(super) mod reach;
@@ -18,7 +17,6 @@ mod scan;
 use bytes::Bytes;
 use domicile_proto::v1;
 
-pub use self::freshness::Freshness;
 pub use self::options::ReadOptions;
 pub(super) use self::permits::ScanPermits;
 pub use self::permits::Scanner;

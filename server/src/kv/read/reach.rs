@@ -206,11 +206,7 @@ impl Store {
     }
 
     fn lag(&self, route: &Route) -> Option<Duration> {
-        match &route.here {
-            LocalCopy::Home(group) => self.freshness.lag(group),
-            LocalCopy::Mirror { group, .. } => self.probes.lag(group),
-            LocalCopy::Nothing => None,
-        }
+        self.freshness.lag(route.group()?)
     }
 
     async fn strong(&self, route: &Route, group: &Group) -> Result<Reached> {

@@ -1,10 +1,4 @@
-//! How old the answers of a mirror may be, without comparing the clocks of two
-//! machines.
-//!
-//! A node asks the home, at its own monotonic time m0, for the confirmed
-//! position of each range that it mirrors. Once its own replica has that
-//! position, what it serves is not older than m0. So the lag may be
-//! overstated, never understated; before the first answer it is unknown.
+//! The mirrors on this node: their home is asked, once for all of its ranges.
 
 use std::cmp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,8 +17,7 @@ use crate::net::Regions;
 use crate::raft::{Group, Groups, Transport};
 use crate::residency::Gate;
 use crate::seeded::{self, Bug};
-use crate::state::feed;
-use crate::state::{Position, Subject};
+use crate::state::{Position, Subject, feed};
 use crate::storage::{GroupId, in_place};
 
 /// How often the home is asked while mirrors are read here.
@@ -45,7 +38,7 @@ const CONFIRM_WAIT: Duration = Duration::from_millis(1500);
 const CONFIRMED_MAX: usize = 64;
 
 /// How fresh the mirrors on this node are.
-pub struct Probes {
+pub(super) struct Mirrors {
     env: Env,
     gate: Arc<Gate>,
     groups: Arc<Groups>,
@@ -119,10 +112,15 @@ fn has_same(group: &Group, position: Position, version: u64) -> bool {
     }
 }
 
-impl Probes {
+impl Mirrors {
     /// Knows nothing yet.
-    pub fn new(env: Env, gate: Arc<Gate>, groups: Arc<Groups>, regions: Arc<Regions>) -> Arc<Self> {
-        Arc::new(Probes {
+    pub(super) fn new(
+        env: Env,
+        gate: Arc<Gate>,
+        groups: Arc<Groups>,
+        regions: Arc<Regions>,
+    ) -> Arc<Self> {
+        Arc::new(Mirrors {
             env,
             gate,
             groups,
@@ -133,7 +131,7 @@ impl Probes {
     }
 
     /// An upper bound of how far a mirror here is behind; `None`: unknown.
-    pub fn lag(&self, group: &Group) -> Option<Duration> {
+    pub(super) fn lag(&self, group: &Group) -> Option<Duration> {
         self.asked.store(true, Ordering::Relaxed);
         let mirror = group.progress().mirror.unwrap_or_default();
         let asked_at = {
@@ -152,7 +150,7 @@ impl Probes {
     }
 
     /// Probes for as long as the node runs.
-    pub async fn follow(self: Arc<Self>) {
+    pub(super) async fn follow(self: Arc<Self>) {
         loop {
             for (home, tags) in self.mirrors() {
                 let this = self.clone();
@@ -263,7 +261,7 @@ impl Probes {
     }
 
     /// Answers a probe: the confirmed positions of ranges that are homed here.
-    pub async fn answer(&self, probe: wire::Probe) -> wire::ProbeResult {
+    pub(super) async fn answer(&self, probe: wire::Probe) -> wire::ProbeResult {
         let atlas = self.gate.policy().atlas();
         let homed: BTreeSet<GroupId> = atlas
             .iter()
@@ -310,19 +308,19 @@ mod tests {
         let speaker = Speaker::new(node.gate.region().clone(), NodeId(1));
         let (env, gate) = (node.env.clone(), node.gate.clone());
         let regions = Regions::new(env.clone(), Arc::new(TcpDial), speaker, gate.clone());
-        let probes = Probes::new(env, gate, node.groups.clone(), Arc::new(regions));
+        let mirrors = Mirrors::new(env, gate, node.groups.clone(), Arc::new(regions));
         node.fill(&group, 1).await;
         let asked_at = node.env.now();
-        probes.confirmed(&group, Position::default(), asked_at);
+        mirrors.confirmed(&group, Position::default(), asked_at);
         tokio::time::sleep(Duration::from_secs(2)).await;
         let lag = node.env.now() - asked_at;
-        assert_eq!(probes.lag(&group), Some(lag));
+        assert_eq!(mirrors.lag(&group), Some(lag));
         // Filled anew, from a view of the home that may be older.
         node.fill(&group, 3).await;
-        assert_eq!(probes.lag(&group), None);
+        assert_eq!(mirrors.lag(&group), None);
         let asked_at = node.env.now();
-        probes.confirmed(&group, Position::default(), asked_at);
-        assert_eq!(probes.lag(&group), Some(Duration::ZERO));
+        mirrors.confirmed(&group, Position::default(), asked_at);
+        assert_eq!(mirrors.lag(&group), Some(Duration::ZERO));
     }
 
     /// The home was put back to an older copy, and wrote on.
