@@ -40,7 +40,7 @@ pub struct Config {
     pub node: u64,
     /// The region of the node. No default.
     pub region: RegionName,
-    /// Where clients and other nodes reach it. Default `127.0.0.1:7400`.
+    /// Where clients and other nodes reach it.
     pub listen: SocketAddr,
     /// What clients and other nodes are told to use, host and port. Default:
     /// `listen`.
@@ -50,12 +50,12 @@ pub struct Config {
     pub callers: Vec<(RegionName, SocketAddr)>,
     /// The directory of everything the node stores. No default.
     pub data_dir: PathBuf,
-    /// Whether the node may serve without TLS, on loopback only. Default no.
+    /// Whether the node may serve without TLS, on loopback only.
     pub insecure_dev: bool,
     /// Where `/metrics` and `/healthz` are served. Default: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// How long a shutdown may take, in milliseconds, 100 to 3,600,000; then
-    /// the process ends as it is. Default 10,000.
+    /// the process ends as it is.
     pub shutdown_deadline_ms: u64,
     /// The node's log of messages.
     pub log: Log,
@@ -70,9 +70,9 @@ pub struct Config {
 /// The section `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// The least important level that is written. Default `info`.
+    /// The least important level that is written.
     pub level: LogLevel,
-    /// The form of a line. Default `text`.
+    /// The form of a line.
     pub format: LogFormat,
 }
 
@@ -105,45 +105,44 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raft {
     /// How often a leader says that it lives, in milliseconds, 10 to 10,000.
-    /// Default 150.
     pub heartbeat_ms: u64,
     /// How long a follower trusts a silent leader at least, in milliseconds,
-    /// 20 to 60,000. Default 400.
+    /// 20 to 60,000.
     pub election_min_ms: u64,
     /// How long a follower trusts a silent leader at most, in milliseconds,
-    /// 30 to 120,000. Default 700.
+    /// 30 to 120,000.
     pub election_max_ms: u64,
     /// After how many applied entries the state is made durable and the log
-    /// is purged behind it, 100 to 10,000,000. Default 5000.
+    /// is purged behind it, 100 to 10,000,000.
     pub snapshot_entries: u64,
     /// How many applied entries the log keeps for followers that are behind,
-    /// 0 to 10,000,000. Default 2000.
+    /// 0 to 10,000,000.
     pub kept_entries: u64,
     /// How large the log of one group may grow for followers that are behind,
-    /// in MiB, 0 to 1,048,576. Default 1024.
+    /// in MiB, 0 to 1,048,576.
     pub kept_mib: u64,
 }
 
 /// The section `[storage]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
-    /// Memory for blocks read from disk, in MiB, 8 to 1,048,576. Default 256.
+    /// Memory for blocks read from disk, in MiB, 8 to 1,048,576.
     pub block_cache_mib: u64,
     /// Free disk space below which writes are refused, in MiB, 64 to
-    /// 1,048,576. Default 512.
+    /// 1,048,576.
     pub reserve_mib: u64,
     /// Memory that gathers changes before they become one file, in MiB, 4 to
-    /// 4096. Default 32.
+    /// 4096.
     pub write_buffer_mib: u64,
 }
 
 /// The section `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many connections of clients are open at once, 1 to 1,000,000. Default 10,000.
+    /// How many connections of clients are open at once, 1 to 1,000,000.
     pub connections_max: u64,
     /// How many calls and sessions one connection carries at once, 1 to
-    /// 100,000. Default 1000.
+    /// 100,000.
     pub streams_per_connection_max: u64,
 }
 

@@ -292,7 +292,7 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
             address: config.advertise.clone(),
             disk,
             dial: Arc::new(TcpDial),
-            timing: timing(&config),
+            timing: Timing::from(&config.raft),
             limits: files.limits,
             metrics,
         },
@@ -369,15 +369,4 @@ fn advice(config: &Config) -> String {
          3. domicile node replace {region}/{node}",
         config.data_dir.display()
     )
-}
-
-fn timing(config: &Config) -> Timing {
-    Timing {
-        heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
-        election_min: Duration::from_millis(config.raft.election_min_ms),
-        election_max: Duration::from_millis(config.raft.election_max_ms),
-        snapshot_entries: config.raft.snapshot_entries,
-        kept_entries: config.raft.kept_entries,
-        kept_bytes: config.raft.kept_mib * 1024 * 1024,
-    }
 }

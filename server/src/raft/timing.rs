@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use openraft::SnapshotPolicy;
 
+use crate::config;
 use crate::error::{Error, Result};
 
 /// The groups of tags on a node up to which each has the timing that is asked
@@ -44,17 +45,23 @@ pub struct Timing {
     pub kept_bytes: u64,
 }
 
-impl Default for Timing {
-    /// Within a region: a failed leader is replaced within 1.4 s.
-    fn default() -> Self {
+impl From<&config::Raft> for Timing {
+    fn from(set: &config::Raft) -> Self {
         Timing {
-            heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(700),
-            snapshot_entries: 5000,
-            kept_entries: 2000,
-            kept_bytes: 1024 * 1024 * 1024,
+            heartbeat: Duration::from_millis(set.heartbeat_ms),
+            election_min: Duration::from_millis(set.election_min_ms),
+            election_max: Duration::from_millis(set.election_max_ms),
+            snapshot_entries: set.snapshot_entries,
+            kept_entries: set.kept_entries,
+            kept_bytes: set.kept_mib * 1024 * 1024,
         }
+    }
+}
+
+impl Default for Timing {
+    /// Within a region, as nobody set it: a failed leader is replaced within 1.4 s.
+    fn default() -> Self {
+        Timing::from(&config::Raft::default())
     }
 }
 
