@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use domicile_proto::internal::v1 as wire;
 
-use super::Placement;
 use crate::error::{Error, Reason, Result};
 use crate::net::{Peer, Peers};
+use crate::placement::Placement;
 use crate::raft::NodeId;
 use crate::residency::{Carries, Cleared, Untrusted};
 use crate::state::Subject;

@@ -9,8 +9,8 @@ use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 use wire::control_change::Change;
 
-use super::Placement;
 use crate::error::{Error, Reason, Result};
+use crate::placement::Placement;
 use crate::raft::NodeId;
 use crate::seeded;
 

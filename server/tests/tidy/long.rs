@@ -91,22 +91,22 @@ pub(super) const REASONS: [Reason; 30] = [
         "wires the rooms: each line is one of them",
     ),
     (
-        "server/src/placement/place.rs",
+        "server/src/placement/repair/place.rs",
         "place_here",
         "checks in an order that refusals depend on",
     ),
     (
-        "server/src/placement/plan.rs",
+        "server/src/placement/form/plan.rs",
         "new",
         "one plan, refused at the first thing that does not fit",
     ),
     (
-        "server/src/placement/replace.rs",
+        "server/src/placement/repair/replace.rs",
         "replace_node",
         "steps that can be run again, in their order",
     ),
     (
-        "server/src/placement/replace.rs",
+        "server/src/placement/repair/replace.rs",
         "replace_control_member",
         "steps that can be run again, in their order",
     ),

@@ -6,17 +6,17 @@
 //! nothing is called done before it was seen to lead.
 //!
 //! Not done here: handing over at the end of a node (`node`), from a full disk
-//! ([`super::relief`]).
+//! ([`crate::placement::repair::relief`]).
 
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 
-use super::Placement;
-use super::place::place_control;
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
+use crate::placement::Placement;
+use crate::placement::repair::place::place_control;
 use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};
 use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, Condition};
@@ -248,7 +248,7 @@ impl Placement {
 
     /// Waits until a node has applied all but so many entries of what is applied here
     /// now. Answers how many are left at the deadline.
-    pub(super) async fn has_applied(
+    pub(in crate::placement) async fn has_applied(
         &self,
         group: &Group,
         (region, node): (&RegionName, NodeId),

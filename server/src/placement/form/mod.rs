@@ -1,10 +1,18 @@
 //! Forming a cluster, once.
 //!
-//! Every node is reserved first ([`super::reserve`]) and asked whether it can be
-//! part of the cluster, and keeps nothing of that, so that a command with a mistake
-//! can be corrected and two at once do not mix. Then every node anchors its replicas of the control and the region group before
-//! any group is initialised; then all are told to begin. Told again, a node
-//! goes on where it was, so a lost call is made again.
+//! Every node is reserved first ([`reserve`]) and asked whether it can be part of the
+//! cluster, and keeps nothing of that, so that a command with a mistake can be corrected
+//! and two at once do not mix. Then every node anchors the replicas of the control and the
+//! region group that it begins with ([`mod@plan`]), before any group is initialised; then
+//! all are told to begin. Told again, a node goes on where it was, so a lost call is made
+//! again.
+//!
+//! Not done here: groups of tags, which are placed once the region has formed (`reconcile`).
+
+pub(super) mod plan;
+mod reserve;
+
+pub(super) use self::reserve::Forming;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +23,11 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use wire::FormStep;
 
-use super::Placement;
-use super::plan::Plan;
-use super::reserve::Reserved;
+use self::plan::Plan;
+use self::reserve::Reserved;
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
+use crate::placement::Placement;
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::state::{catalog, check_level, control};
 use crate::storage::{CONTROL_GROUP, Engine, GroupId, REGION_GROUP};
@@ -368,8 +376,8 @@ impl Placement {
             return Ok(open);
         }
         let replica = self.control_replica(all)?;
-        self.anchor(&all.cluster, replica.clone())?;
-        self.open(&replica).await
+        self.replicas.anchor(&all.cluster, replica.clone())?;
+        self.replicas.open(&replica).await
     }
 
     /// This node's replica of the control group, as it begins.
@@ -394,8 +402,8 @@ impl Placement {
             return Ok(open);
         }
         let replica = self.region_replica(new)?;
-        self.anchor(&new.cluster, replica.clone())?;
-        self.open(&replica).await
+        self.replicas.anchor(&new.cluster, replica.clone())?;
+        self.replicas.open(&replica).await
     }
 
     /// This node's replica of the region group, as it begins.

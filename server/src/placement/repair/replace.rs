@@ -13,11 +13,11 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::v1;
 use wire::catalog_change::Change;
 
-use super::Placement;
-use super::form::across;
-use super::place::place_control;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
+use crate::placement::Placement;
+use crate::placement::form::across;
+use crate::placement::repair::place::place_control;
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::state::Subject;
 use crate::storage::{CONTROL_GROUP, Condition, GroupId, REGION_GROUP};
@@ -221,7 +221,7 @@ impl Placement {
 
     /// Has the control group's leader give a node a new replica, or, if it has kept
     /// its own, another address.
-    pub(super) async fn replace_in_control(
+    pub(in crate::placement) async fn replace_in_control(
         &self,
         of: &RegionName,
         node: NodeId,
@@ -231,7 +231,7 @@ impl Placement {
     }
 
     /// The same; `keeps_store`: only the address may change.
-    pub(super) async fn change_in_control(
+    pub(in crate::placement) async fn change_in_control(
         &self,
         of: &RegionName,
         node: NodeId,
@@ -270,7 +270,7 @@ impl Placement {
 
     /// At the control group's leader: gives a node a new replica id, has it
     /// start that replica, and puts it in the old one's place.
-    pub(super) async fn replace_control_member(
+    pub(in crate::placement) async fn replace_control_member(
         &self,
         request: wire::ReplaceMemberRequest,
     ) -> Result<()> {
@@ -372,14 +372,14 @@ impl Placement {
         }
     }
 
-    pub(super) fn control_group(&self) -> Result<Arc<Group>> {
+    pub(in crate::placement) fn control_group(&self) -> Result<Arc<Group>> {
         self.groups
             .get(CONTROL_GROUP)
             .ok_or_else(|| Error::new(Reason::UnknownGroup, "no replica of the group is here"))
     }
 
     /// Puts a new replica into a group that this node leads.
-    pub(super) async fn replace_member_here(
+    pub(in crate::placement) async fn replace_member_here(
         &self,
         request: wire::ReplaceMemberRequest,
     ) -> Result<()> {

@@ -17,8 +17,8 @@ use domicile_proto::internal::v1 as wire;
 use wire::catalog_change::Change;
 use wire::control_change::Change as ControlChange;
 
-use super::Placement;
 use crate::error::{Error, Reason, Result};
+use crate::placement::Placement;
 use crate::policy::RangePlace;
 use crate::storage::GroupId;
 
@@ -81,7 +81,7 @@ impl Placement {
     /// At the region group's leader: removes each group whose tag has a later
     /// incarnation in the region by now. Only under the lease, as
     /// [`Placement::place_groups`].
-    pub(super) async fn remove_groups(&self, catalog: &wire::Catalog) -> Result<()> {
+    pub(in crate::placement) async fn remove_groups(&self, catalog: &wire::Catalog) -> Result<()> {
         let region = self.region_group()?;
         let may_remove = region.leads() && self.gate.policy().lease().hold().is_ok();
         let Some(atlas) = self.gate.policy().atlas().filter(|_| may_remove) else {
@@ -106,27 +106,17 @@ impl Placement {
     }
 
     /// Stops and deletes the replicas here that the catalog says are removed.
-    pub(super) async fn remove_replicas(&self, catalog: &wire::Catalog) -> Result<()> {
+    pub(in crate::placement) async fn remove_replicas(
+        &self,
+        catalog: &wire::Catalog,
+    ) -> Result<()> {
         for removed in &catalog.removed {
             let group = GroupId(removed.group);
             let here = self.disk.anchor.replica(group);
             let Some(here) = here.filter(|here| here.incarnation <= removed.incarnation) else {
                 continue;
             };
-            let _opening = self.reconciling.opening.lock().await;
-            if let Some(open) = self.groups.get(group) {
-                self.reconciling.closing.lock().insert(group, open);
-                // First, so that nobody begins to ask it for anything.
-                self.groups.remove(group);
-            }
-            // One that does not end in time is waited for again: what it still
-            // writes would lie among the rows of the next.
-            let closing = self.reconciling.closing.lock().get(&group).cloned();
-            if let Some(open) = closing {
-                open.close().await?;
-                self.reconciling.closing.lock().remove(&group);
-            }
-            self.disk.remove_replica(group).await?;
+            self.replicas.remove(group).await?;
             tracing::info!(
                 %group,
                 tag = here.tag,

@@ -3,35 +3,22 @@
 //! The node that replaces another one, or that looks which replicas are where, asks
 //! for it (`doors`).
 //!
-//! Not done here: giving it its id and its vote ([`super::replace`]).
+//! Not done here: giving it its id and its vote ([`crate::placement::repair::replace`]).
 
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
 
-use super::Placement;
 use crate::error::{Error, Reason, Result};
+use crate::placement::Placement;
 use crate::raft::{Group, NodeId};
 use crate::storage::{CONTROL_GROUP, Condition, GroupId};
-
-/// Repairs that are done one after the other.
-#[derive(Default)]
-pub(super) struct Repairing {
-    /// They may come late and out of order.
-    pub(super) placing: tokio::sync::Mutex<()>,
-    /// Each sees how far the one before came.
-    pub(super) replacing: tokio::sync::Mutex<()>,
-    /// The same in the control group, whose leader serves all regions.
-    pub(super) replacing_in_control: tokio::sync::Mutex<()>,
-    /// The second finds who leads since.
-    pub(super) transferring: tokio::sync::Mutex<()>,
-}
 
 impl Placement {
     /// Starts a replica here that joins an existing group, or only says which
     /// one is here.
-    pub(super) async fn place_here(
+    pub(in crate::placement) async fn place_here(
         self: &Arc<Self>,
         request: wire::PlaceRequest,
     ) -> Result<wire::PlaceResponse> {
@@ -79,7 +66,7 @@ impl Placement {
         };
         // What cannot be opened is not anchored: no later start could, either. Nor does
         // this node join a cluster for it.
-        self.identity(&replica)?;
+        self.replicas.identity(&replica)?;
         self.is_free().await?;
         self.speaker.join(request.cluster.clone())?;
         self.regions.own().learn(&request.nodes);
@@ -90,7 +77,7 @@ impl Placement {
             return Ok(placed(Some(open)));
         }
         match here {
-            None => self.anchor(&request.cluster, replica.clone())?,
+            None => self.replicas.anchor(&request.cluster, replica.clone())?,
             Some(open) if self.supersede(&open, &replica).await? => {}
             Some(_) => {
                 return Err(Error::new(
@@ -105,7 +92,7 @@ impl Placement {
                 ));
             }
         }
-        let open = self.open(&replica).await?;
+        let open = self.replicas.open(&replica).await?;
         Ok(placed(Some(&open)))
     }
 
@@ -126,14 +113,14 @@ impl Placement {
         }
         // It has voted, or was given an entry, meanwhile.
         if let Some(old) = old {
-            self.open(&old).await?;
+            self.replicas.open(&old).await?;
         }
         Ok(false)
     }
 }
 
 /// Asks a node which replica of the control group it has.
-pub(super) fn place_control(
+pub(in crate::placement) fn place_control(
     control: &wire::Control,
     region: &RegionName,
     node: NodeId,

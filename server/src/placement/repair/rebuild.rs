@@ -20,11 +20,11 @@ use domicile_proto::internal::v1 as wire;
 use wire::control_change::Change;
 use wire::{FormStep, Rebuild};
 
-use super::Placement;
-use super::form::{FORM_STEP, FORM_WAIT, founders};
-use super::plan;
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
+use crate::placement::Placement;
+use crate::placement::form::plan;
+use crate::placement::form::{FORM_STEP, FORM_WAIT, founders};
 use crate::raft::{Group, NodeId, ReplicaId};
 use crate::storage::{CONTROL_GROUP, REGION_GROUP};
 
@@ -269,7 +269,7 @@ impl Placement {
 
     /// At a node of the region: takes a step of forming it anew. Answers
     /// whether this node has its catalog and serves its tags.
-    pub(super) async fn form_anew(
+    pub(in crate::placement) async fn form_anew(
         self: &Arc<Self>,
         new: &wire::Catalog,
         step: FormStep,
@@ -306,7 +306,7 @@ impl Placement {
     /// Ends what a command that formed the cluster, or the region anew, has left when
     /// it was interrupted with its node: what the region begins with follows from what
     /// the control group has agreed on.
-    pub(super) async fn complete_region(&self) -> Result<()> {
+    pub(in crate::placement) async fn complete_region(&self) -> Result<()> {
         if self.catalog()?.is_some() {
             return Ok(());
         }

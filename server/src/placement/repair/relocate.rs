@@ -7,7 +7,7 @@
 //! group has a leader that can be reached, the new address is proposed; when it is
 //! agreed on, what was written down is obsolete.
 //!
-//! Not done here: a node that lost its store ([`super::replace`]).
+//! Not done here: a node that lost its store ([`crate::placement::repair::replace`]).
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use domicile_proto::address::RegionName;
 use domicile_proto::host_port::check_host_port;
 use domicile_proto::internal::v1 as wire;
 
-use super::Placement;
-use super::place::place_control;
 use crate::error::{Error, Reason, Result};
+use crate::placement::Placement;
+use crate::placement::repair::place::place_control;
 use crate::raft::{NodeId, ReplicaId};
 use crate::storage::{self, REGION_GROUP};
 
@@ -68,7 +68,7 @@ impl Placement {
     }
 
     /// Where the control group has a node; `None`: it does not know the node.
-    pub(super) fn agreed_address(
+    pub(in crate::placement) fn agreed_address(
         &self,
         region: &RegionName,
         node: NodeId,
@@ -125,7 +125,7 @@ impl Placement {
 
     /// Whether a node has kept its store and runs elsewhere. One that has an older
     /// store is refused before anything is changed.
-    pub(super) async fn has_kept_its_store(
+    pub(in crate::placement) async fn has_kept_its_store(
         &self,
         catalog: &wire::Catalog,
         node: NodeId,
@@ -185,7 +185,7 @@ impl Placement {
 
     /// Dials nodes where they were said to be. What the control group has agreed on
     /// since is obsolete.
-    pub(super) fn take_moves_over(&self) -> Result<()> {
+    pub(in crate::placement) fn take_moves_over(&self) -> Result<()> {
         let Some(control) = self.control()? else {
             return Ok(());
         };
@@ -205,7 +205,7 @@ impl Placement {
     }
 
     /// Has the control group agree on what this node was told, once it can.
-    pub(super) async fn propose_moves(&self) {
+    pub(in crate::placement) async fn propose_moves(&self) {
         // Whoever writes the anchor holds it while the disk syncs.
         let moves = storage::in_place(|| self.disk.anchor.get().moved).into_iter();
         let proposing = moves.map(async |moved| {
@@ -226,7 +226,10 @@ impl Placement {
 
     /// The nodes of the region, where the control group says that they are: their
     /// catalog knows only where they were when they were last replaced.
-    pub(super) fn with_agreed_addresses(&self, catalog: &wire::Catalog) -> Result<Vec<wire::Node>> {
+    pub(in crate::placement) fn with_agreed_addresses(
+        &self,
+        catalog: &wire::Catalog,
+    ) -> Result<Vec<wire::Node>> {
         let control = self.control()?.unwrap_or_default();
         let regions = control.regions.iter();
         let mut own = regions.filter(|known| known.region == catalog.region);

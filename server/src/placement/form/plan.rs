@@ -13,9 +13,9 @@ use domicile_proto::limits::{
 use domicile_proto::policy::TagRules;
 use domicile_proto::v1;
 
-use super::REPLICAS;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
+use crate::placement::REPLICAS;
 use crate::policy::read_policy;
 use crate::seeded;
 use crate::storage::{FIRST_RANGE, REGION_GROUP};
@@ -30,18 +30,18 @@ const REPLICAS_BITS: u32 = 32;
 
 /// What a new cluster begins with.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Plan {
+pub(in crate::placement) struct Plan {
     /// What all regions know.
-    pub(super) control: wire::Control,
+    pub(in crate::placement) control: wire::Control,
     /// What each region knows of itself.
-    pub(super) catalogs: BTreeMap<String, wire::Catalog>,
+    pub(in crate::placement) catalogs: BTreeMap<String, wire::Catalog>,
     /// What whoever forms the cluster should know.
-    pub(super) warnings: Vec<String>,
+    pub(in crate::placement) warnings: Vec<String>,
 }
 
 impl Plan {
     /// The plan that a request asks for. Ids and keys are drawn anew.
-    pub(super) fn new(env: &Env, request: &v1::InitClusterRequest) -> Result<Plan> {
+    pub(in crate::placement) fn new(env: &Env, request: &v1::InitClusterRequest) -> Result<Plan> {
         RegionName::new(&request.name)
             .map_err(|e| Error::invalid(format!("the name of the cluster: {e}")))?;
         let policy = read_policy(&request.policy)?;
@@ -136,7 +136,7 @@ impl Plan {
     }
 
     /// The same plan for a cluster whose id is known already.
-    pub(super) fn for_cluster(mut self, cluster: Bytes) -> Plan {
+    pub(in crate::placement) fn for_cluster(mut self, cluster: Bytes) -> Plan {
         for catalog in self.catalogs.values_mut() {
             catalog.cluster = cluster.clone();
         }
@@ -145,7 +145,7 @@ impl Plan {
     }
 
     /// Whether a formed cluster is the one that this plan asks for.
-    pub(super) fn asks_for(&self, formed: &wire::Control) -> bool {
+    pub(in crate::placement) fn asks_for(&self, formed: &wire::Control) -> bool {
         let nodes = |control: &wire::Control| {
             let regions = control.regions.iter();
             regions
@@ -291,7 +291,11 @@ fn warnings(members: &[wire::ControlMember], regions: &[wire::ControlRegion]) ->
 }
 
 /// What a region knows of itself at first: its nodes and its region group.
-pub(super) fn catalog(cluster: &Bytes, name: &str, region: &wire::ControlRegion) -> wire::Catalog {
+pub(in crate::placement) fn catalog(
+    cluster: &Bytes,
+    name: &str,
+    region: &wire::ControlRegion,
+) -> wire::Catalog {
     // The ids that an earlier incarnation gave are lost with its catalog: each
     // has its own.
     let given = (region.incarnation - 1) << REPLICAS_BITS;

@@ -19,10 +19,10 @@ use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 use wire::FormStep;
 
-use super::Placement;
-use super::plan::Plan;
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
+use crate::placement::Placement;
+use crate::placement::form::plan::Plan;
 use crate::raft::ReplicaId;
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
 
@@ -32,14 +32,14 @@ const RESERVED_FOR: Duration = Duration::from_secs(20);
 
 /// For whom a node is reserved.
 #[derive(Clone, Debug)]
-pub(super) struct Reservation {
+pub(in crate::placement) struct Reservation {
     token: Bytes,
     until: Instant,
 }
 
 /// What a node was formed into by this process.
 #[derive(Debug, Default)]
-pub(super) struct Forming {
+pub(in crate::placement) struct Forming {
     /// Who may form it; `None`: anybody may reserve it.
     reserved: Option<Reservation>,
     /// Whether a group was begun here; also known from the disk, a while later.
@@ -50,9 +50,9 @@ pub(super) struct Forming {
 type Named = (String, u64);
 
 /// Nodes that are reserved by one command, and what was found on them.
-pub(super) struct Reserved {
+pub(in crate::placement) struct Reserved {
     /// What makes it this command's.
-    pub(super) token: Bytes,
+    pub(in crate::placement) token: Bytes,
     /// What earlier commands left, of every node that was reserved.
     found: BTreeMap<Named, wire::FormAttempt>,
     /// Where each of them is.
@@ -61,7 +61,7 @@ pub(super) struct Reserved {
 
 impl Reserved {
     /// Nothing yet.
-    pub(super) fn none(token: Bytes) -> Self {
+    pub(in crate::placement) fn none(token: Bytes) -> Self {
         Reserved {
             token,
             found: BTreeMap::new(),
@@ -71,7 +71,7 @@ impl Reserved {
 
     /// The attempt that has begun on some node, and that the plan must go on with;
     /// `None`: none has.
-    pub(super) fn begun(&self, plan: &Plan) -> Result<Option<Bytes>> {
+    pub(in crate::placement) fn begun(&self, plan: &Plan) -> Result<Option<Bytes>> {
         let begun = self.found.values().filter(|found| found.begun);
         let mut ids: BTreeSet<&Bytes> = begun.clone().map(|found| &found.cluster).collect();
         let Some(id) = ids.pop_first() else {
@@ -130,12 +130,12 @@ impl Reserved {
 
 impl Plan {
     /// Whether a node is to be part of the cluster.
-    pub(super) fn names(&self, region: &str, node: u64) -> bool {
+    pub(in crate::placement) fn names(&self, region: &str, node: u64) -> bool {
         self.nodes().any(|((r, n), _)| r == region && n == node)
     }
 
     /// The nodes and their addresses, in the order in which they are reserved.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = (Named, String)> {
+    pub(in crate::placement) fn nodes(&self) -> impl Iterator<Item = (Named, String)> {
         nodes_of(&self.control.regions)
     }
 }
@@ -153,7 +153,7 @@ fn nodes_of(regions: &[wire::ControlRegion]) -> impl Iterator<Item = (Named, Str
 impl Placement {
     /// Reserves every node of a plan, and those that have a part of an attempt
     /// that the plan would give up. What is in `reserved` must be released.
-    pub(super) async fn reserve_all(
+    pub(in crate::placement) async fn reserve_all(
         self: &Arc<Self>,
         plan: &Plan,
         reserved: &mut Reserved,
@@ -223,7 +223,11 @@ impl Placement {
 
     /// Has the nodes that a plan leaves out give up what an interrupted attempt
     /// left on them. It will never begin, so it does no harm where one does not.
-    pub(super) async fn give_up_left_out(self: &Arc<Self>, plan: &Plan, reserved: &Reserved) {
+    pub(in crate::placement) async fn give_up_left_out(
+        self: &Arc<Self>,
+        plan: &Plan,
+        reserved: &Reserved,
+    ) {
         for name in reserved.left_out(plan) {
             let node = (name, &reserved.addresses[name]);
             let told = self.tell_node(plan, &reserved.token, node, FormStep::GiveUp);
@@ -234,7 +238,11 @@ impl Placement {
     }
 
     /// Ends every reservation.
-    pub(super) async fn release_all(self: &Arc<Self>, plan: &Plan, reserved: &Reserved) {
+    pub(in crate::placement) async fn release_all(
+        self: &Arc<Self>,
+        plan: &Plan,
+        reserved: &Reserved,
+    ) {
         let releasing = reserved.addresses.iter().map(|node| {
             let token = &reserved.token;
             self.tell_node(plan, token, node, FormStep::Release)
@@ -252,7 +260,10 @@ impl Placement {
 impl Placement {
     /// Reserves this node. Answers what an earlier command left on it. One that
     /// belongs to a cluster is reserved for nobody.
-    pub(super) async fn reserve_here(&self, token: &Bytes) -> Result<wire::FormAttempt> {
+    pub(in crate::placement) async fn reserve_here(
+        &self,
+        token: &Bytes,
+    ) -> Result<wire::FormAttempt> {
         let mut forming = self.forming.lock().await;
         let catalog = self.catalog()?;
         if catalog.is_none() && self.control()?.is_none() {
@@ -278,7 +289,7 @@ impl Placement {
 
     /// Takes a step of a command that has reserved this node, while nobody else
     /// takes one.
-    pub(super) async fn while_reserved<T>(
+    pub(in crate::placement) async fn while_reserved<T>(
         &self,
         token: &Bytes,
         step: impl AsyncFnOnce(&mut bool) -> Result<T>,
@@ -295,7 +306,7 @@ impl Placement {
 
     /// Refuses what would take this node into a cluster while a command that forms
     /// one has it.
-    pub(super) async fn is_free(&self) -> Result<()> {
+    pub(in crate::placement) async fn is_free(&self) -> Result<()> {
         let forming = self.forming.lock().await;
         let now = self.env.now();
         match &forming.reserved {
@@ -305,19 +316,19 @@ impl Placement {
     }
 
     /// Ends a reservation.
-    pub(super) async fn release_here(&self, token: &Bytes) {
+    pub(in crate::placement) async fn release_here(&self, token: &Bytes) {
         let mut forming = self.forming.lock().await;
         forming.reserved.take_if(|held| held.token == *token);
     }
 
     /// Gives up what an interrupted attempt at another cluster left here, if no
     /// group of it has begun.
-    pub(super) async fn give_up(&self, other_than: &Bytes) -> Result<()> {
+    pub(in crate::placement) async fn give_up(&self, other_than: &Bytes) -> Result<()> {
         let anchor = self.disk.anchor.get();
         if anchor.cluster.is_empty() || anchor.cluster == *other_than {
             return Ok(());
         }
-        let _opening = self.reconciling.opening.lock().await;
+        let _opening = self.replicas.opening.lock().await;
         let groups: Vec<_> = anchor.replicas.iter().map(|r| GroupId(r.group)).collect();
         if !self.is_unused(&anchor.replicas)? {
             return Err(self.belongs_already());
@@ -338,7 +349,10 @@ impl Placement {
 
     /// Whether no replica here was ever told to begin, voted or has an entry. One
     /// that joined a formed group counts as used.
-    pub(super) fn is_unused(&self, replicas: &[wire::AnchoredReplica]) -> Result<bool> {
+    pub(in crate::placement) fn is_unused(
+        &self,
+        replicas: &[wire::AnchoredReplica],
+    ) -> Result<bool> {
         for replica in replicas {
             let id = GroupId(replica.group);
             let open = self.groups.get(id);
@@ -367,7 +381,7 @@ impl Placement {
     }
 
     /// The refusal of a node that belongs to a cluster.
-    pub(super) fn belongs_already(&self) -> Error {
+    pub(in crate::placement) fn belongs_already(&self) -> Error {
         Error::new(
             Reason::AlreadyFormed,
             format!(

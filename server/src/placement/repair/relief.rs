@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
 
-use super::Placement;
 use crate::env::Instant;
+use crate::placement::Placement;
 use crate::raft::{Group, MemberStatus, NodeId, ReplicaId};
 use crate::state::Subject;
 use crate::storage::{Condition, GroupId, Lack};

@@ -1,6 +1,14 @@
 //! Following the catalog: what is meant to be here, is made to be here.
+//!
+//! A region places a group for each tag that the policy puts there, each node opens the
+//! replicas that are meant to be on it, and one node initialises each group that is not
+//! formed yet. A group that is formed is never initialised again. [`lease`] keeps the
+//! policy lease of this node.
+//!
+//! Not done here: replicas of nodes that were lost (`repair`).
 
-use std::collections::BTreeMap;
+mod lease;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +17,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use wire::catalog_change::Change;
 
-use super::fences::Fences;
-use super::form::across;
-use super::{Placement, REPLICAS};
 use crate::error::{Error, Reason, Result};
+use crate::placement::form::across;
+use crate::placement::{Placement, REPLICAS};
 use crate::policy::{Atlas, RangePlace, TagPlace};
-use crate::raft::{Group, NodeId, Progress, ReplicaId};
+use crate::raft::{NodeId, Progress, ReplicaId};
 use crate::seeded;
 use crate::state::check_level;
 use crate::storage::{self, CONTROL_GROUP, GroupId, REGION_GROUP};
@@ -32,15 +39,9 @@ const DUTY_WAIT: Duration = Duration::from_secs(2);
 /// What following the catalog holds.
 #[derive(Default)]
 pub(super) struct Reconciling {
-    /// What each group's commands are made under.
-    pub(super) fences: Fences,
     /// Held while what is applied here is taken over, so that what was read
     /// last is what is kept.
     adopting: Mutex<()>,
-    /// Held while replicas are opened, so that none is opened twice.
-    pub(super) opening: tokio::sync::Mutex<()>,
-    /// Replicas that are removed and have not ended yet.
-    pub(super) closing: Mutex<BTreeMap<GroupId, Arc<Group>>>,
 }
 
 /// Waits for the next change of a group; for ever, if there is none.
@@ -97,18 +98,18 @@ impl Placement {
                 .is_none_or(|known| known.control != control)
         {
             if let Err(unknown) = check_level(control.level) {
-                (self.halt)(unknown.to_string());
+                (self.replicas.halt)(unknown.to_string());
                 return Err(unknown);
             }
             storage::in_place(|| self.take_moves_over())?;
             let atlas = Atlas::new(control).inspect_err(|error| {
                 if error.reason == Reason::UpgradeNeeded {
-                    (self.halt)(error.to_string());
+                    (self.replicas.halt)(error.to_string());
                 }
             })?;
             self.speaker.hear_level(atlas.control.level);
             self.speaker.hear_members(&atlas.control.members);
-            self.reconciling.fences.adopt(&atlas);
+            self.replicas.fences.adopt(&atlas);
             self.gate.policy().adopt(atlas);
         }
         if let Some(catalog) = self.catalog()?
@@ -311,9 +312,9 @@ impl Placement {
             ..wire::AnchoredReplica::default()
         };
         // What cannot be opened is not anchored: no later start could, either.
-        self.identity(&replica)?;
-        self.anchor(&catalog.cluster, replica.clone())?;
-        self.open(&replica).await.map(|_| ())
+        self.replicas.identity(&replica)?;
+        self.replicas.anchor(&catalog.cluster, replica.clone())?;
+        self.replicas.open(&replica).await.map(|_| ())
     }
 
     /// The first founder of a group of this region that is reached.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Placement;
 use crate::env::Env;
 use crate::error::Result;
+use crate::placement::Placement;
 use crate::policy::{InForce, LEASE};
 use crate::raft::Groups;
 use crate::storage::CONTROL_GROUP;
