@@ -7,14 +7,16 @@
 //! gathered with others into a frame ([`replies`]). An error becomes a gRPC status in
 //! one place, [`status`].
 //!
-//! [`admin`] serves operators: [`nodes`] and [`regions`] only answer how things are. A
-//! change goes to the leader of the group that decides it, and `placement` makes it. [`peer`] serves the other nodes. [`health`] tells
-//! those that watch the node's health why it ends.
+//! [`commands`] serves operators: [`nodes`] and [`regions`] only answer how things are. A
+//! change goes to the leader of the group that decides it ([`admin`]), and `placement`
+//! makes it. [`peer`] serves the other nodes. [`health`] tells those that watch the node's
+//! health why it ends.
 //!
 //! Not done here: deciding (`kv`, `placement`), sockets (`node`).
 
 mod admin;
 mod admission;
+mod commands;
 mod health;
 mod kv;
 mod nodes;

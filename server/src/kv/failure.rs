@@ -6,7 +6,9 @@ use std::time::Duration;
 use domicile_proto::internal::v1 as wire;
 
 use crate::error::{Error, Reason};
-use crate::kv::store::WAIT_STEP;
+
+/// How often a read that waits for its level looks again.
+pub(super) const WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// After what time without an answer others are asked before a node of another
 /// region: more than a write takes across the world, less than the patience of

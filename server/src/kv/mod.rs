@@ -15,6 +15,7 @@
 
 mod directory;
 mod failure;
+mod permits;
 mod read;
 mod store;
 mod tokens;
@@ -24,7 +25,8 @@ mod write;
 mod tests;
 
 pub use directory::{Admitted, Directory, LocalCopy, Route};
-pub use read::{ReadOptions, Scanner};
+pub use permits::Scanner;
+pub use read::ReadOptions;
 pub use store::{Dependencies, Store};
 pub use tokens::{covering_all, has_key};
 pub use write::{

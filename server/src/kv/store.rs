@@ -15,15 +15,12 @@ use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::freshness::Freshness;
 use crate::kv::directory::{Admitted, Directory};
-use crate::kv::read::{ScanPermits, Scanner};
+use crate::kv::permits::{ScanPermits, Scanner};
 use crate::net::{Peers, Regions, Speaker};
 use crate::raft::{Groups, NodeId};
 use crate::replicate::Shipped;
 use crate::residency::Gate;
 use crate::storage::Disk;
-
-/// How often a read that waits for its level looks again.
-pub(super) const WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// The gets that ask the disk at once: enough to keep a disk busy, fewer than the
 /// threads that other work on the disk needs.

@@ -11,7 +11,7 @@ use domicile_proto::version::{Epoch, Index as LogIndex, RangeId};
 
 use crate::error::{Error, Reason, Result};
 use crate::kv::directory::Route;
-use crate::kv::store::WAIT_STEP;
+use crate::kv::failure::WAIT_STEP;
 use crate::raft::{Group, Progress};
 use crate::seal::TagKeys;
 use crate::storage::Index;

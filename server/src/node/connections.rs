@@ -31,13 +31,40 @@ use tonic::transport::server::Connected;
 use tower::Service;
 
 use super::cut::Cut;
-use super::serve::Limits;
 use crate::api::refusal;
+use crate::config::{CONNECTIONS_MAX, STREAMS_PER_CONNECTION_MAX};
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::kv::Scanner;
 use crate::net::{BoxedIo, Caller};
 use crate::telemetry::{Connection as Class, Metrics};
+
+/// The limits of the port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most connections of clients at once.
+    pub connections_max: usize,
+    /// The most connections of other nodes.
+    pub peers_max: usize,
+    /// The most connections of operators and probes.
+    pub operators_max: usize,
+    /// The most connections that have asked for nothing yet.
+    pub unknown_max: usize,
+    /// The most streams of one connection at once.
+    pub streams_per_connection_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections_max: CONNECTIONS_MAX as usize,
+            peers_max: 256,
+            operators_max: 64,
+            unknown_max: 256,
+            streams_per_connection_max: STREAMS_PER_CONNECTION_MAX as u32,
+        }
+    }
+}
 
 /// How long a connection may take to ask for something: several times what a
 /// connection between the farthest regions takes.

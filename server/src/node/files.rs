@@ -6,7 +6,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::serve::Limits;
+use super::connections::Limits;
 use crate::error::{Error, Result};
 
 /// How many files each purpose gets.

@@ -62,12 +62,13 @@ use readiness::{Readiness, Serves};
 
 pub use accept::accepted;
 use connections::Connections;
+pub use connections::Limits;
 pub use end::{end_now, end_on_panic, stopped};
 pub use files::{Files, RAISE as RAISE_FILES, check_file_size, raise_files};
 pub use memory::memory_warning;
 pub use readiness::WRITES_SERVICE;
 pub use scrapes::serve_metrics;
-pub use serve::{Limits, tcp_incoming};
+pub use serve::tcp_incoming;
 pub use stop::Stop;
 pub use threads::check_threads;
 pub use watchdog::Watchdog;

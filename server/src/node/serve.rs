@@ -47,33 +47,6 @@ const ANY_DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
 /// library ends the process at a later one.
 const DATE_MAX_MS: u64 = 253_402_300_799_000 - 60_000;
 
-/// The limits of the port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The most connections of clients at once.
-    pub connections_max: usize,
-    /// The most connections of other nodes.
-    pub peers_max: usize,
-    /// The most connections of operators and probes.
-    pub operators_max: usize,
-    /// The most connections that have asked for nothing yet.
-    pub unknown_max: usize,
-    /// The most streams of one connection at once.
-    pub streams_per_connection_max: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            connections_max: 10_000,
-            peers_max: 256,
-            operators_max: 64,
-            unknown_max: 256,
-            streams_per_connection_max: 1000,
-        }
-    }
-}
-
 /// What the port serves.
 pub(super) struct Services {
     /// Clients.

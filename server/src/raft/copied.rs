@@ -5,7 +5,7 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::raft::group::{fenced, not_leading};
+use crate::raft::failure::{fenced, not_leading};
 use crate::raft::types::Types;
 use crate::state::Applied;
 

@@ -17,6 +17,7 @@ use tracing::instrument;
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
 use crate::raft::copied::Copied;
+use crate::raft::failure::{fenced, not_leading, stopped};
 use crate::raft::leadership::Leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, Running};
@@ -564,24 +565,4 @@ impl Group {
             tracing::warn!(group = %self.identity.group, %error, "replica did not stop cleanly");
         }
     }
-}
-
-/// What a command is answered that was made under an older policy than the
-/// group has seen: nothing of it was applied.
-pub(super) fn fenced() -> Error {
-    Error::new(
-        Reason::NoQuorum,
-        "the policy has changed meanwhile; nothing was changed, try again",
-    )
-}
-
-pub(super) fn not_leading() -> Error {
-    Error::new(
-        Reason::NoQuorum,
-        "this replica does not lead the group; try again",
-    )
-}
-
-pub(super) fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(Reason::ShuttingDown, "the replica has stopped").caused_by(error)
 }

@@ -11,7 +11,8 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::VoteRequest;
 use openraft::{Raft, ServerState};
 
-use super::group::{Group, stopped};
+use super::failure::stopped;
+use super::group::Group;
 use super::state_machine::StateMachine;
 use super::types::{LeaderId, RaftVote, ReplicaId, Types};
 use crate::error::Result;

@@ -19,7 +19,7 @@ use tracing::instrument;
 
 use crate::error::{Error, Result};
 use crate::raft::acknowledged::lacks;
-use crate::raft::retention::Sizes;
+use crate::raft::sizes::Sizes;
 use crate::raft::types::{
     RaftEntryOf, RaftLogId, RaftVote, Types, entry_from_bytes, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, vote_from_wire, vote_to_wire,

@@ -19,8 +19,8 @@ use wire::peer_response::Response;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
-use crate::raft::intake;
 use crate::raft::network::Running;
+use crate::raft::quorum_room;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::transport::SharedTransport;
 use crate::raft::types::{RaftLogId, Types};
@@ -156,7 +156,7 @@ impl Barriers {
             Err(late) if late.reason == Reason::Deadline => {}
             known => return known,
         }
-        intake::agrees(&self.raft, &self.transport, self.disk.condition(), index)?;
+        quorum_room::agrees(&self.raft, &self.transport, self.disk.condition(), index)?;
         wait_applied(&mut self.progress, index, APPLY_WAIT - STALLED_WAIT).await
     }
 

@@ -6,8 +6,6 @@
 //! again from the same view, so that it is the same one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
 
 use domicile_proto::internal::v1 as wire;
 use futures::StreamExt;
@@ -15,70 +13,13 @@ use futures::stream::FuturesOrdered;
 use tokio::sync::OwnedSemaphorePermit;
 use wire::ship::Cargo;
 
+use super::backfill::{Fill, Left};
 use super::batch_number;
 use super::sender::{BATCHES_IN_FLIGHT_MAX, Ended, Flight, Sender, compress};
-use crate::env::Instant;
 use crate::error::Result;
 use crate::raft::NodeId;
 use crate::state::{Position, feed, ledger};
 use crate::storage::{View, in_place};
-
-/// What of a backfill is still to be sent.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Left {
-    /// The records from this key on.
-    Records(bytes::Bytes),
-    /// What is remembered of identified writes behind this entry.
-    Outcomes(Position),
-    /// Nothing.
-    Nothing,
-}
-
-/// How long a fill that gets nowhere is kept, to go on where it was: its mirror may be
-/// without room, or not be reached. It holds what its home was when it began.
-const KEPT: Duration = Duration::from_secs(300);
-
-/// A mirror that is being filled. It may take more than one session: the next goes on
-/// with the page that the mirror did not take.
-pub(super) struct Fill {
-    attempt: u64,
-    /// The home as it was when this began.
-    view: Arc<dyn View>,
-    left: Left,
-    /// The number of the next page.
-    pages: u64,
-    /// Where the pages begin that were sent and not answered, by their number.
-    unanswered: VecDeque<(u64, Left)>,
-    /// When the mirror last took one.
-    advanced: Instant,
-}
-
-impl Fill {
-    /// Whether it is worth keeping.
-    pub(super) fn is_kept(&self, now: Instant) -> bool {
-        now.duration_since(self.advanced) < KEPT
-    }
-
-    /// Goes back to the first page that a mirror, which is as it was `seen`, does not
-    /// have. `None`: it is not being filled by this.
-    fn resume(mut self, seen: &wire::MirrorState) -> Option<Fill> {
-        if seen.open || seen.attempt != self.attempt {
-            return None;
-        }
-        self.unanswered.retain(|(page, _)| *page >= seen.pages);
-        if let Some((page, begin)) = self.unanswered.pop_front() {
-            self.unanswered.clear();
-            self.pages = page;
-            self.left = begin;
-        }
-        (self.pages == seen.pages).then_some(self)
-    }
-
-    fn took(&mut self, pages: u64, now: Instant) {
-        self.unanswered.retain(|(page, _)| *page >= pages);
-        self.advanced = now;
-    }
-}
 
 /// A page that is to be sent, and its place among those on their way.
 type Paged = (wire::Backfill, OwnedSemaphorePermit);

@@ -23,6 +23,7 @@
 //! Not done here: deciding what may cross (`residency`), applying (`raft`, `state`), how
 //! old a mirror may be (`freshness`), serving readers (`kv`).
 
+mod backfill;
 mod batch_number;
 mod fill;
 mod receiver;

@@ -19,8 +19,8 @@ use wire::peer_response::Response;
 use wire::ship::Cargo;
 use wire::ship_result::Result as Shown;
 
+use super::backfill::Fill;
 use super::batch_number;
-use super::fill::Fill;
 use super::shipped::{Lane, LaneState, OpenLane};
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
@@ -470,7 +470,7 @@ mod tests {
     use super::*;
     use crate::net::{Speaker, TcpDial};
     use crate::raft::testing::{Alone, put};
-    use crate::replicate::fill::Left;
+    use crate::replicate::backfill::Left;
     use crate::replicate::shipped::{LaneId, Shipped};
     use crate::state::testing::identity;
     use crate::storage::{Engine, GroupId, KeyRange, Limit, Row, keys};

@@ -1,15 +1,15 @@
-//! Turning entries into one write batch.
+//! Applying one entry after the other.
 
 use std::fmt;
 
 use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 
-use super::records::Outcome;
-use super::{GroupState, Identity, Outcomes, RowCache, check_level, is_below, leaf};
+use super::outcome::Outcome;
+use super::{Applier, check_level, is_below, leaf};
 use crate::error::{Error, Result};
 use crate::seeded;
-use crate::storage::{Engine, Index, WriteBatch, keys, record};
+use crate::storage::{Index, record};
 
 /// What applying one entry answers its proposer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,45 +53,7 @@ pub enum Payload<'e> {
     Command(&'e Bytes),
 }
 
-/// Collects the effect of consecutive entries into one write batch.
-pub struct Applier<'a> {
-    pub(super) engine: &'a dyn Engine,
-    pub(super) identity: &'a Identity,
-    pub(super) state: GroupState,
-    pub(super) outcomes: &'a mut Outcomes,
-    pub(super) newest: &'a mut RowCache,
-    pub(super) catalog: Option<wire::Catalog>,
-    pub(super) control: Option<wire::Control>,
-    pub(super) tag_keys: Option<wire::StoredTagKeys>,
-    pub(super) batch: WriteBatch,
-    /// Whether the batch deletes every record, so that the engine still has
-    /// rows that are none any more.
-    pub(super) emptied: bool,
-}
-
-impl<'a> Applier<'a> {
-    /// Starts from the state after the last applied entry.
-    pub fn new(
-        engine: &'a dyn Engine,
-        identity: &'a Identity,
-        state: GroupState,
-        outcomes: &'a mut Outcomes,
-        newest: &'a mut RowCache,
-    ) -> Self {
-        Applier {
-            engine,
-            identity,
-            state,
-            outcomes,
-            newest,
-            catalog: None,
-            control: None,
-            tag_keys: None,
-            batch: WriteBatch::default(),
-            emptied: false,
-        }
-    }
-
+impl Applier<'_> {
     /// Applies the next entry. An error halts the replica.
     pub fn apply(&mut self, log_id: wire::LogId, payload: Payload<'_>) -> Result<Applied> {
         if let Some(applied) = self.state.applied {
@@ -111,22 +73,6 @@ impl<'a> Applier<'a> {
         };
         self.state.applied = Some(log_id);
         Ok(applied)
-    }
-
-    /// Whether the batch deletes every record that was there before.
-    pub fn empties(&self) -> bool {
-        self.emptied
-    }
-
-    /// The one batch to write, and the state after it. It need not be synced: the
-    /// log replays it after a crash, and since it is atomic, a crash leaves rows
-    /// and applied index in step.
-    pub fn finish(mut self) -> (WriteBatch, GroupState) {
-        self.batch.put_message(
-            keys::group_state(self.identity.group),
-            &self.state.to_wire(),
-        );
-        (self.batch, self.state)
     }
 
     fn command(&mut self, index: Index, bytes: &Bytes) -> Result<Applied> {

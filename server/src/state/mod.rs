@@ -21,6 +21,7 @@
 //! Not done here: agreeing on entries (`raft`), deciding what may be written or read
 //! (`residency`, `kv`), stamping versions (`raft::proposer`).
 
+mod applier;
 mod apply;
 pub mod catalog;
 pub mod control;
@@ -32,6 +33,7 @@ mod identity;
 mod leaf;
 pub mod ledger;
 mod mirror;
+mod outcome;
 mod outcomes;
 mod position;
 pub mod read;
@@ -39,14 +41,16 @@ mod records;
 mod row_cache;
 pub mod tag_keys;
 
-pub use apply::{Applied, Applier, Payload};
+pub use applier::Applier;
+pub use apply::{Applied, Payload};
 pub use fence::{check_level, is_below};
 pub use group_state::{GroupState, level_in};
 pub use identity::{Identity, Subject};
+pub use outcome::Outcome;
 pub(crate) use outcomes::DIGEST_BYTES;
 pub use outcomes::Outcomes;
 pub use position::Position;
-pub use records::Outcome;
+
 pub use row_cache::RowCache;
 
 #[cfg(test)]

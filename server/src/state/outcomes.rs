@@ -25,7 +25,7 @@ use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{OUTCOMES_PER_CLIENT_MAX, REMEMBERED_CLIENTS, REMEMBERED_OUTCOMES};
 
 use super::Position;
-use super::records::Outcome;
+use super::outcome::Outcome;
 use crate::error::{Error, Result};
 use crate::seeded::{self, Bug};
 use crate::storage::{Engine, GroupId, Limit, keys};

@@ -11,8 +11,9 @@ use rustix::io::Errno;
 
 use super::anchor::{AnchorFile, FileSlots};
 use super::ballast::BALLAST;
-use super::disk::{ANCHOR, ANCHOR_DRAFT, ASIDE, Disk, KNOWN_NAMES, LOCK, names};
+use super::disk::Disk;
 use super::lock::lock;
+use super::names::{ANCHOR, ANCHOR_DRAFT, ASIDE, KNOWN_NAMES, LOCK, names};
 use super::rocks::sync_directory;
 use crate::error::{Error, Reason, Result};
 

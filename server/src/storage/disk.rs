@@ -1,74 +1,37 @@
-//! The data directory of a node: what lies where, and how it opens.
+//! The open data directory of a node.
 //!
-//! | name | what |
-//! |---|---|
-//! | `LOCK` | held by the process that has the directory open |
-//! | `anchor` | the floors, see [`super::anchor`] |
-//! | `ballast` | space to start with on a full disk |
-//! | `log/` | the log instance |
-//! | `state/`, `state.staged/` | the state instance and what is staged for it |
-//! | `snapshots/` | snapshots on their way in or out |
-//! | `aside-<n>/` | a store that was behind its anchor |
-//!
-//! Opening never deletes what it cannot read. It discards what was staged and
-//! not installed: the sender begins anew.
+//! Not done here: opening it ([`super::opening`]).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::Anchor;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::anchor::{AnchorFile, FileSlots};
-use super::ballast::{BALLAST, BALLAST_BYTES};
-use super::data_directory::{self, Found};
-use super::engine::{Engine, Wal, WalEnd};
+use super::anchor::AnchorFile;
+use super::ballast::BALLAST_BYTES;
+use super::engine::Engine;
 use super::floors::Floors;
 use super::ids::GroupId;
-use super::intake::{self, Misfit};
-use super::lock::{Lock, lock};
-use super::log::writer::{Clock, LogWriter, OnSync, Run, Running, Target};
-use super::memory::disk::MemoryDisk;
-use super::rocks::scratch::remove_scratch;
-use super::rocks::stage::Staging;
-use super::rocks::wal;
-use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES, sync_directory};
-use super::rollback::{self, RollbackGuard};
-use super::room::opening_bytes;
-use super::space::{self, Free, Measure, Space};
-use super::watched::{Alarm, Watched};
-use super::{replicas, verify};
-use crate::error::{Error, Reason, Result};
+use super::lock::Lock;
+use super::log::command::OnSync;
+use super::log::writer::{LogWriter, Running};
+use super::misfit::Misfit;
+use super::rocks::STATE_MEMTABLE_BYTES;
+use super::rollback::RollbackGuard;
+use super::run::{Clock, Run};
+use super::space::{self, Measure, Space};
+use super::watched::Alarm;
+use crate::error::{Error, Result};
 
 /// The format of the data directory.
 pub const FORMAT: u32 = 1;
 
 /// The state instance's block cache unless configured.
 pub const STATE_CACHE_BYTES: usize = 256 * 1024 * 1024;
-
-pub(super) const ANCHOR: &str = "anchor";
-pub(super) const ANCHOR_DRAFT: &str = "anchor.draft";
-pub(super) const LOCK: &str = "LOCK";
-const SNAPSHOTS: &str = "snapshots";
-pub(super) const ASIDE: &str = "aside-";
-
-/// What a data directory holds, stores that were set aside besides.
-pub(super) const KNOWN_NAMES: [&str; 9] = [
-    ANCHOR,
-    ANCHOR_DRAFT,
-    LOCK,
-    BALLAST,
-    SNAPSHOTS,
-    "log",
-    "state",
-    "state.staged",
-    "lost+found",
-];
 
 /// Whose directory it is and how it is used.
 #[derive(Clone)]
@@ -137,9 +100,9 @@ pub struct Disk {
     pub snapshots: Option<PathBuf>,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) unwatched: Arc<dyn Engine>,
-    alarm: Arc<Alarm>,
+    pub(super) alarm: Arc<Alarm>,
     pub(super) rollback: RollbackGuard,
-    state_failed: watch::Receiver<Option<String>>,
+    pub(super) state_failed: watch::Receiver<Option<String>>,
     pub(super) space: Space,
     /// Whether the tables of the log and of the state are merged.
     pub(super) merges: [AtomicBool; 2],
@@ -159,156 +122,13 @@ pub struct Disk {
     pub(super) intakes: Arc<Semaphore>,
     /// How work on it runs.
     pub(super) run: Run,
-    running: Mutex<Option<Running>>,
+    pub(super) running: Mutex<Option<Running>>,
     /// Held until the directory is closed; the last field, so that it is let
     /// go after the instances.
     pub(super) lock: Option<Lock>,
 }
 
 impl Disk {
-    /// Opens a data directory, or creates it in an empty one. In one that holds
-    /// something else, nothing is changed.
-    pub fn open(directory: &Path, options: DiskOptions) -> Result<Disk> {
-        let made = data_directory::make(directory)
-            .map_err(|e| Error::storage("the data directory could not be created", e))?;
-        let found = data_directory::look(directory)?;
-        data_directory::refuse_foreign(&found)?;
-        let lock = lock(directory)?;
-        // Who had it open until now may have changed it.
-        let found = data_directory::look(directory)?;
-        data_directory::refuse_foreign(&found)?;
-        let fresh = found == Found::Nothing;
-        data_directory::close_to_others(directory, fresh)?;
-        let opening_bytes = opening_bytes(directory)?;
-        let anchor = open_anchor(directory, &found, &options)?;
-        check_identity(&anchor.get(), &options)?;
-        if fresh {
-            announce(directory, made);
-        }
-        let space = space::Directory::prepare(
-            directory,
-            (options.reserve_bytes, options.ballast_bytes),
-            opening_bytes,
-            options.clock.clone(),
-            (
-                options
-                    .measure
-                    .clone()
-                    .unwrap_or_else(|| Arc::new(Free::of)),
-                space::can_take,
-            ),
-        )?;
-        let (log, state) = open_instances(directory, &anchor.get(), &options)
-            .map_err(|error| advise(space.explain(error, opening_bytes), &options))?;
-        let snapshots = directory.join(SNAPSHOTS);
-        data_directory::make(&snapshots)
-            .map_err(|e| Error::storage("the snapshots could not be created", e))?;
-        sync_directory(directory)?;
-        let instances = Instances {
-            log: log.clone(),
-            wal: log,
-            state,
-            held: None,
-        };
-        let mut disk = Disk::start(anchor, instances, Space::Directory(space), &options)?;
-        disk.snapshots = Some(snapshots);
-        disk.lock = Some(lock);
-        Ok(disk)
-    }
-
-    /// Opens a simulated disk, which outlives what is opened on it.
-    pub fn memory(memory: &MemoryDisk, options: DiskOptions) -> Result<Disk> {
-        let slots = Box::new(memory.slots.clone());
-        let anchor = if memory.slots.is_empty() {
-            AnchorFile::create(slots, first_anchor(&options))?
-        } else {
-            AnchorFile::load(slots)?
-        };
-        check_identity(&anchor.get(), &options)?;
-        let instances = Instances {
-            log: Arc::new(memory.log.clone()),
-            wal: Arc::new(memory.log.clone()),
-            state: Arc::new(memory.state.clone()),
-            held: Some(memory.held.subscribe()),
-        };
-        Disk::start(
-            anchor,
-            instances,
-            Space::Memory(memory.room.clone()),
-            &options,
-        )
-    }
-
-    fn start(
-        anchor: AnchorFile,
-        instances: Instances,
-        space: Space,
-        options: &DiskOptions,
-    ) -> Result<Disk> {
-        let opened_at = anchor.sequence();
-        replicas::finish_removals(&anchor, &*instances.log, &*instances.state)?;
-        let tails = verify::replicas(&anchor.get(), &*instances.log, &*instances.state)?;
-        // What an ingest began is finished by now. What is only staged belongs
-        // to a receiver that is gone, and would stay for ever.
-        for name in instances.state.staged()? {
-            tracing::info!(
-                stage = name,
-                "a snapshot that was never installed is discarded"
-            );
-            if let Err(error) = instances.state.discard(&name) {
-                tracing::warn!(%error, "it stays, and costs disk space");
-            }
-        }
-        // Opening moved what was in the log's files into synced tables, so
-        // everything found is durable and the floors may say so.
-        let end = instances.wal.end()?;
-        anchor.update(|anchor| {
-            anchor.log_wal = end.number;
-            anchor.log_wal_size = end.size;
-            for replica in &mut anchor.replicas {
-                let last = tails
-                    .get(&GroupId(replica.group))
-                    .and_then(|tail| tail.last);
-                replica.log_floor = replica.log_floor.max(last.map_or(0, |last| last.0));
-            }
-        })?;
-        let anchor = Arc::new(anchor);
-        let parts = Target {
-            engine: instances.log.clone(),
-            wal: instances.wal,
-            anchor: anchor.clone(),
-            clock: options.clock.clone(),
-            on_sync: options.on_sync.clone(),
-            held: instances.held,
-        };
-        let (log, running) = LogWriter::start(parts, tails, options.run)?;
-        let (alarm, state_failed) = Alarm::new();
-        let rollback = RollbackGuard::new(&anchor, &alarm, options.opening, opened_at);
-        Ok(Disk {
-            anchor,
-            log,
-            state: Arc::new(Watched::new(instances.state.clone(), alarm.clone())),
-            snapshots: None,
-            engine: instances.log,
-            unwatched: instances.state,
-            alarm,
-            rollback,
-            state_failed,
-            space,
-            merges: [const { AtomicBool::new(false) }; 2],
-            reclaiming: Mutex::default(),
-            closing: AtomicBool::new(false),
-            floors: Floors::default(),
-            tending: Notify::new(),
-            misfits: Mutex::default(),
-            clock: options.clock.clone(),
-            intakes: intake::places(),
-            run: options.run,
-            running: Mutex::new(Some(running)),
-            lock: None,
-        })
-    }
-
     /// Waits for the first error of the disk and says what it was; the node
     /// must exit then.
     pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
@@ -319,6 +139,27 @@ impl Disk {
                 why = first(state) => why,
             }
         }
+    }
+
+    /// Does work that waits for the disk on a thread of its own, so that no
+    /// other task waits behind it. In a simulation, which has no threads, at
+    /// once.
+    pub async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Disk) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        if self.run == Run::Task {
+            return work(self);
+        }
+        let disk = self.clone();
+        tokio::task::spawn_blocking(move || work(&disk))
+            .await
+            .map_err(|e| Error::internal("work on the disk ended early").caused_by(e))?
+    }
+
+    /// Tells whether this store is an older copy.
+    pub fn rollback_guard(&self) -> &RollbackGuard {
+        &self.rollback
     }
 
     /// Passes on what came of reading rows of this disk. Bytes that are not
@@ -378,166 +219,4 @@ async fn first<T: ToString>(mut heard: watch::Receiver<Option<T>>) -> String {
         Some(why) => why,
         None => std::future::pending().await,
     }
-}
-
-struct Instances {
-    log: Arc<dyn Engine>,
-    wal: Arc<dyn Wal>,
-    state: Arc<dyn Engine>,
-    /// While it says so, a simulated disk does not answer.
-    held: Option<watch::Receiver<bool>>,
-}
-
-pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
-    let listed = |e| Error::storage("the data directory could not be listed", e);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(listed)? {
-        names.push(
-            entry
-                .map_err(listed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn first_anchor(options: &DiskOptions) -> Anchor {
-    Anchor {
-        format: FORMAT,
-        cluster: options.cluster.clone().unwrap_or_default(),
-        region: options.region.clone(),
-        node: options.node,
-        store: options.opening,
-        ..Anchor::default()
-    }
-}
-
-fn open_anchor(directory: &Path, found: &Found, options: &DiskOptions) -> Result<AnchorFile> {
-    let path = directory.join(ANCHOR);
-    match found {
-        Found::Store => return AnchorFile::load(Box::new(FileSlots::open(&path)?)),
-        Found::WithoutAnchor => {
-            return Err(data_directory::without_anchor(
-                &options.region,
-                options.node,
-            ));
-        }
-        Found::Nothing | Found::Foreign(_) => {}
-    }
-    // The instances are created after the anchor. Until the anchor knows a
-    // write-ahead log file, a missing instance is one not created yet.
-    let draft = directory.join(ANCHOR_DRAFT);
-    let slots = Box::new(FileSlots::create(&draft)?);
-    let anchor = AnchorFile::create(slots, first_anchor(options))?;
-    fs::rename(&draft, &path)
-        .map_err(|e| Error::storage("the anchor could not be put in its place", e))?;
-    sync_directory(directory)?;
-    Ok(anchor)
-}
-
-/// Says that a store was made, and where: whoever starts a node with a wrong
-/// path would else take it for one that lost everything.
-fn announce(directory: &Path, made: bool) {
-    let path = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
-    tracing::warn!(
-        path = %path.display(),
-        directory_made = made,
-        "a NEW, EMPTY store was made. If this node had a store before, it is elsewhere: stop it \
-         and check `data_dir`"
-    );
-}
-
-fn check_identity(anchor: &Anchor, options: &DiskOptions) -> Result<()> {
-    if anchor.format != FORMAT {
-        return Err(Error::new(
-            Reason::Unsupported,
-            format!(
-                "the data directory has format {}, this server reads {FORMAT}",
-                anchor.format
-            ),
-        ));
-    }
-    let other = |what: &str| {
-        Err(Error::new(
-            Reason::WrongCluster,
-            format!(
-                "the data directory belongs to another {what}: it is that of node {}/{}; check \
-                 `data_dir`, `region` and `node`",
-                anchor.region, anchor.node
-            ),
-        )
-        .fact("region", &anchor.region)
-        .fact("node", anchor.node))
-    };
-    match &options.cluster {
-        Some(cluster) if !anchor.cluster.is_empty() && anchor.cluster != *cluster => {
-            return other("cluster");
-        }
-        _ => {}
-    }
-    if anchor.region != options.region {
-        return other("region");
-    }
-    if anchor.node != options.node {
-        return other("node");
-    }
-    if !anchor.outdated.is_empty() {
-        return Err(rollback::outdated(&anchor.outdated));
-    }
-    Ok(())
-}
-
-fn open_instances(
-    directory: &Path,
-    anchor: &Anchor,
-    options: &DiskOptions,
-) -> Result<(Arc<Rocks>, Arc<dyn Engine>)> {
-    let create = anchor.log_wal == 0;
-    let (log, state) = (directory.join("log"), directory.join("state"));
-    if create {
-        for path in [&log, &state] {
-            data_directory::make(path)
-                .map_err(|e| Error::storage("an instance could not be created", e))?;
-        }
-        sync_directory(directory)?;
-    }
-    remove_scratch(&state)?;
-    // Their room may be needed to open.
-    Staging::new(state.with_extension("staged")).discard_unbegun()?;
-    let end = WalEnd {
-        number: anchor.log_wal,
-        size: anchor.log_wal_size,
-    };
-    let torn = wal::check(&log, end)?.torn;
-    if torn {
-        tracing::info!("the last batch of the log was torn by a crash; it was never acknowledged");
-    }
-    let instance = Instance::Log { torn };
-    let log = Arc::new(Rocks::open_within(
-        &log,
-        instance,
-        create,
-        options.log_tables_max,
-    )?);
-    let instance = Instance::State {
-        cache_bytes: options.state_cache_bytes,
-        memtable_bytes: options.state_memtable_bytes,
-    };
-    let state = Rocks::open_within(&state, instance, create, options.state_tables_max)?;
-    Ok((log, Arc::new(state)))
-}
-
-/// Adds what to do to an error of a store that does not open.
-fn advise(mut error: Error, options: &DiskOptions) -> Error {
-    if error.reason == Reason::Corruption {
-        error.message.push_str(&format!(
-            "; set the data directory aside and bring the node back with \
-             `domicile node replace {}/{}`",
-            options.region, options.node
-        ));
-    }
-    error
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::record;
+use super::frame;
 use crate::error::Result;
 
 /// A half-open range of keys.
@@ -78,13 +78,13 @@ pub struct Row {
 impl Row {
     /// The message in its frame.
     pub fn open<M: Message + Default>(&self) -> Result<M> {
-        record::open(&self.key, &self.value)
+        frame::open(&self.key, &self.value)
     }
 
     /// The bytes in its frame. `what` names them in errors.
     pub fn open_bytes(&self, what: &str) -> Result<Bytes> {
-        record::open_bytes(&self.key, &self.value, what)?;
-        Ok(self.value.slice(record::FRAME_BYTES..))
+        frame::open_bytes(&self.key, &self.value, what)?;
+        Ok(self.value.slice(frame::FRAME_BYTES..))
     }
 }
 
@@ -148,7 +148,7 @@ impl WriteBatch {
     /// Sets a key to a message, framed for it.
     pub fn put_message<M: Message>(&mut self, key: impl Into<Bytes>, message: &M) {
         let key = key.into();
-        let value = record::seal(&key, message);
+        let value = frame::seal(&key, message);
         self.put(key, value);
     }
 

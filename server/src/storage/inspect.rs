@@ -8,10 +8,11 @@ use bytes::Bytes;
 use domicile_proto::internal::v1 as wire;
 
 use super::anchor::{AnchorFile, FileSlots};
-use super::disk::{ANCHOR, ASIDE, Disk, KNOWN_NAMES, names};
+use super::disk::Disk;
 use super::engine::{Engine, KeyRange, Limit, Row, View, WalEnd};
 use super::ids::{GroupId, Index};
 use super::lock::lock_to_read;
+use super::names::{ANCHOR, ASIDE, KNOWN_NAMES, names};
 use super::rocks::wal;
 use super::rocks::{Instance, Rocks, STATE_MEMTABLE_BYTES};
 use super::{keys, record, verify};

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::disk::Disk;
 use super::ids::GroupId;
+use super::misfit::Misfit;
 use crate::error::{Error, Reason, Result};
 
 /// The more room there must be, as a part of what there was, before something
@@ -26,15 +27,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a refusal counts: whoever still has it to send asks again sooner.
 const TOLD_FOR: Duration = Duration::from_secs(60);
-
-/// Something that did not fit.
-#[derive(Clone, Copy)]
-pub(super) struct Misfit {
-    /// With more free bytes than these it is begun again.
-    needed: u64,
-    /// When it was refused last.
-    refused: Duration,
-}
 
 /// The places for what is taken in at once.
 pub(super) fn places() -> Arc<Semaphore> {

@@ -336,6 +336,18 @@ pub fn histories(tag: &str, start: &[u8], end: Option<&[u8]>) -> KeyRange {
     }
 }
 
+impl Span {
+    /// The newest versions of the records in it, from `from` on.
+    pub fn records(&self, tag: &str, from: &[u8]) -> KeyRange {
+        records(tag, from.max(&self.start), self.end.as_deref())
+    }
+
+    /// The older versions of the records in it.
+    pub fn histories(&self, tag: &str) -> KeyRange {
+        histories(tag, &self.start, self.end.as_deref())
+    }
+}
+
 /// Every row of a group in the state instance, ascending. `tag` is empty for a
 /// region group, which has no records; of a tag it has the keys in `span`. What was
 /// received is by region and incarnation: what an earlier one received is kept

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::disk::LOCK;
+use super::names::LOCK;
 use crate::error::{Error, Reason, Result};
 
 /// A data directory that is locked for a node, for as long as this is held.

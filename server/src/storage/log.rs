@@ -8,6 +8,7 @@
 //! Not done here: the store that the batches go to (`storage::engine`), what an entry
 //! means.
 
+pub(super) mod command;
 pub(super) mod tail;
 mod worker;
 pub(super) mod writer;

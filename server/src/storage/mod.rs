@@ -25,11 +25,12 @@
 
 pub mod anchor;
 mod ballast;
-mod blocking;
 mod data_directory;
 mod disk;
+mod durable;
 mod engine;
 mod floors;
+mod frame;
 mod ids;
 mod inspect;
 mod intake;
@@ -37,12 +38,16 @@ pub mod keys;
 mod lock;
 mod log;
 mod memory;
+mod misfit;
+mod names;
+mod opening;
 mod reclaim;
 pub mod record;
 mod replicas;
 mod rocks;
 mod rollback;
 mod room;
+mod run;
 mod space;
 mod span;
 mod steps;
@@ -55,7 +60,6 @@ mod watched;
 
 pub use anchor::AnchorFile;
 pub use ballast::BALLAST_BYTES;
-pub use blocking::in_place;
 pub use disk::{Disk, DiskOptions, FORMAT, STATE_CACHE_BYTES};
 pub use engine::{
     Durability, Engine, KeyRange, Limit, Row, Stage, View, Wal, WalEnd, Write, WriteBatch,
@@ -63,12 +67,12 @@ pub use engine::{
 pub use ids::{CONTROL_GROUP, FIRST_RANGE, GroupId, Index, REGION_GROUP};
 pub use inspect::{Contents, Staged, each_page};
 pub use intake::Intake;
-pub use log::writer::{
-    Clock, Done, FLOOR_INTERVAL, LoadedLog, LogWriter, OnSync, Run, WriterStats,
-};
+pub use log::command::{Done, FLOOR_INTERVAL, OnSync, WriterStats};
+pub use log::writer::{LoadedLog, LogWriter};
 pub use memory::disk::MemoryDisk;
 pub use memory::{Memory, Survivors};
 pub use rollback::RollbackGuard;
 pub use room::Condition;
+pub use run::{Clock, Run, in_place};
 pub use space::{Free, Lack, RESERVE_BYTES, Room};
 pub use span::Span;

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use domicile_proto::internal::v1::StoreStamp;
 
 use super::anchor::AnchorFile;
-use super::disk::Disk;
 use super::ids::CONTROL_GROUP;
 use super::watched::Alarm;
 use crate::error::{Error, Reason};
@@ -125,19 +124,12 @@ pub(super) fn outdated(why: &str) -> Error {
     )
 }
 
-impl Disk {
-    /// Tells whether this store is an older copy.
-    pub fn rollback_guard(&self) -> &RollbackGuard {
-        &self.rollback
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::storage::{DiskOptions, MemoryDisk, Run};
+    use crate::storage::{Disk, DiskOptions, MemoryDisk, Run};
 
     fn open(disk: &MemoryDisk, opening: u64) -> crate::error::Result<Disk> {
         let mut options = DiskOptions::new("eu", 1, Arc::new(|| Duration::ZERO));

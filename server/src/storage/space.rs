@@ -23,8 +23,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
-use super::log::writer::Clock;
 use super::rocks::sync_directory;
+use super::run::Clock;
 use crate::error::{Error, Reason, Result};
 
 /// Free bytes below which writes are refused: enough for the log and the

@@ -3,17 +3,15 @@
 use bytes::Bytes;
 use domicile_proto::internal::v1::KeySpan;
 
-use super::engine::KeyRange;
-use super::keys;
 use crate::error::{Error, Result};
 
 /// A span of the keys of a tag. The default one is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// The first key.
-    start: Bytes,
+    pub(super) start: Bytes,
     /// The key behind the last; `None`: to the tag's last.
-    end: Option<Bytes>,
+    pub(super) end: Option<Bytes>,
 }
 
 impl Span {
@@ -70,21 +68,12 @@ impl Span {
         }
         reached.is_none()
     }
-
-    /// The newest versions of the records in it, from `from` on.
-    pub fn records(&self, tag: &str, from: &[u8]) -> KeyRange {
-        keys::records(tag, from.max(&self.start), self.end.as_deref())
-    }
-
-    /// The older versions of the records in it.
-    pub fn histories(&self, tag: &str) -> KeyRange {
-        keys::histories(tag, &self.start, self.end.as_deref())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::keys;
 
     fn span(start: &'static [u8], end: Option<&'static [u8]>) -> Span {
         let span = KeySpan {

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use sha2::{Digest, Sha256};
 
 use super::disk::{Disk, DiskOptions};
-use super::log::writer::Clock;
+use super::run::Clock;
 use super::space::Free;
 
 /// What a disk is told that it has free.

@@ -15,13 +15,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use super::lines::Lines;
-use super::quiet::{Clock, Quiet, WINDOW};
+use super::quiet::{Clock, OWN_CRATES, Quiet, WINDOW};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::env::Env;
 use crate::error::{Error, Result};
-
-/// What begins the names of our own crates.
-pub(super) const OWN_CRATES: &str = "domicile";
 
 /// Modules of libraries that report as errors what happens when a leadership moves, a
 /// replica is removed or a node stops: that nobody takes a message any more. What is

@@ -13,6 +13,9 @@ use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
+/// What begins the names of our own crates.
+pub(super) const OWN_CRATES: &str = "domicile";
+
 /// The time that lines are counted in.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
@@ -63,7 +66,7 @@ impl Quiet {
 
     /// Whether one more line of a place may be written.
     fn admits(&self, metadata: &Metadata<'_>, target: &'static str) -> bool {
-        let is_own = target.starts_with(super::logging::OWN_CRATES);
+        let is_own = target.starts_with(OWN_CRATES);
         // Who asks for more wants all of it.
         if is_own && *metadata.level() > Level::INFO {
             return true;

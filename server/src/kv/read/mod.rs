@@ -2,14 +2,12 @@
 //!
 //! A read says how fresh it must be ([`options`]). It is served here if this copy is
 //! fresh enough ([`reach`]), and says at most how old it is; or else it is passed on to
-//! the home ([`remote`]). Pages of scans ([`scan`]) wait for a permit
-//! ([`permits`]).
+//! the home ([`remote`]). Pages of scans ([`scan`]) wait for a permit.
 //!
 //! Not done here: reading rows (`state::read`), how fresh a copy is
 //! (`freshness`).
 
 mod options;
-mod permits;
 pub(super) mod reach;
 mod remote;
 mod scan;
@@ -18,8 +16,6 @@ use bytes::Bytes;
 use domicile_proto::v1;
 
 pub use self::options::ReadOptions;
-pub(super) use self::permits::ScanPermits;
-pub use self::permits::Scanner;
 use self::reach::{Reached, Served, is_whole, replaced};
 use crate::error::Result;
 use crate::kv::directory::{LocalCopy, Route};

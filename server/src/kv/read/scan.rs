@@ -20,12 +20,12 @@ use wire::operation::Change;
 
 use crate::error::{Error, Reason, Result};
 use crate::kv::directory::{Admitted, LocalCopy, Route};
-use crate::kv::failure::elsewhere;
+use crate::kv::failure::{WAIT_STEP, elsewhere};
+use crate::kv::permits::Scanner;
 use crate::kv::read::READS_MAX;
 use crate::kv::read::options::{Level, OnUnmet, ReadOptions};
-use crate::kv::read::permits::Scanner;
 use crate::kv::read::reach::{Reached, Served, WAIT_MAX, not_met, replaced};
-use crate::kv::store::{Store, WAIT_STEP};
+use crate::kv::store::Store;
 use crate::kv::tokens;
 use crate::raft::Progress;
 use crate::state::read::{self, ScanQuery};

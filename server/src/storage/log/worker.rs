@@ -13,7 +13,7 @@ use crate::seeded::{self, Bug};
 use crate::storage::anchor;
 use crate::storage::engine::{Durability, WalEnd, WriteBatch};
 use crate::storage::ids::{GroupId, Index};
-use crate::storage::log::writer::{Change, Command, FLOOR_INTERVAL, Shared, Target, bytes_of};
+use crate::storage::log::command::{Change, Command, FLOOR_INTERVAL, Shared, Target, bytes_of};
 use crate::storage::{keys, record};
 
 /// The commands of one synced batch: more than ever wait for one fsync.

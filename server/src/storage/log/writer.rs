@@ -32,58 +32,14 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::error::{Error, Reason, Result};
-use crate::storage::anchor::AnchorFile;
-use crate::storage::blocking::in_place;
-use crate::storage::engine::{Engine, Limit, Wal};
+use crate::storage::engine::{Engine, Limit};
 use crate::storage::ids::{GroupId, Index};
+use crate::storage::log::command::{Change, Command, Done, Shared, Target, WriterStats, bytes_of};
 use crate::storage::log::tail::Tail;
 use crate::storage::log::worker::Worker;
+use crate::storage::run::Run;
+use crate::storage::run::in_place;
 use crate::storage::{keys, record};
-
-/// How long a log may grow before the anchor hears of it.
-pub const FLOOR_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Called once with what came of a command, on the writer's thread: it must be
-/// quick and must not block.
-pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
-
-/// A monotonic clock.
-pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
-
-/// Called with the time a synced batch took and the entries in it, on the
-/// writer's thread: it must be quick and must not block.
-pub type OnSync = Arc<dyn Fn(Duration, usize) + Send + Sync>;
-
-/// How the writer runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Run {
-    /// On a thread of its own, where an fsync blocks nobody else.
-    Thread,
-    /// As a task of the current tokio runtime, which simulation schedules.
-    Task,
-}
-
-/// What the writer has done since it started.
-#[derive(Debug, Default)]
-pub struct WriterStats {
-    /// Synced batches.
-    pub batches: AtomicU64,
-    /// Commands in them.
-    pub commands: AtomicU64,
-    /// Log entries in them.
-    pub entries: AtomicU64,
-    /// Bytes of keys and values in them.
-    pub bytes: AtomicU64,
-    /// Microseconds spent in synced writes.
-    pub sync_us: AtomicU64,
-    /// The longest synced write since this was last set to zero, in
-    /// microseconds.
-    pub sync_us_max: AtomicU64,
-    /// Writes of the anchor.
-    pub anchor_updates: AtomicU64,
-    /// Rolls of the write-ahead log.
-    pub rolls: AtomicU64,
-}
 
 /// What a group's log holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,70 +62,12 @@ pub struct LogWriter {
     shared: Arc<Shared>,
 }
 
-pub(in crate::storage) struct Shared {
-    pub(in crate::storage) engine: Arc<dyn Engine>,
-    pub(in crate::storage) queue: mpsc::UnboundedSender<Command>,
-    pub(in crate::storage) tails: Mutex<BTreeMap<GroupId, Tail>>,
-    pub(in crate::storage) failed: watch::Sender<Option<Arc<Error>>>,
-    pub(in crate::storage) stats: WriterStats,
-    /// Since when a batch is being written, by the clock; `None`: none is.
-    pub(in crate::storage) writing: Mutex<Option<Duration>>,
-    pub(in crate::storage) clock: Clock,
-    /// The bytes of entries that wait to be written.
-    pub(in crate::storage) waiting_bytes: AtomicU64,
-}
-
-pub(in crate::storage) enum Change {
-    Append {
-        entries: Vec<(Index, Bytes)>,
-        truncations: u64,
-    },
-    Vote(Vote),
-    Truncate(Option<Index>),
-    Purge {
-        /// The entry that was purged last.
-        after: Option<Index>,
-        upto: LogId,
-    },
-    Committed(LogId),
-    Remove,
-}
-
-pub(in crate::storage) enum Command {
-    Change {
-        group: GroupId,
-        change: Change,
-        done: Option<Done>,
-    },
-    /// Raises the floors now.
-    Settle(Done),
-    /// Rolls the write-ahead log now.
-    Roll(Done),
-    Stop,
-}
-
 /// The running writer; whoever holds it stops it.
 pub(crate) enum Running {
     Thread(std::thread::JoinHandle<()>),
     Task(
         #[allow(dead_code, reason = "the task ends with its runtime")] tokio::task::JoinHandle<()>,
     ),
-}
-
-/// What a writer writes to.
-pub(crate) struct Target {
-    /// The log instance.
-    pub(crate) engine: Arc<dyn Engine>,
-    /// Its write-ahead log.
-    pub(crate) wal: Arc<dyn Wal>,
-    /// The anchor.
-    pub(crate) anchor: Arc<AnchorFile>,
-    /// Measures fsyncs.
-    pub(crate) clock: Clock,
-    /// Hears of each synced batch.
-    pub(crate) on_sync: Option<OnSync>,
-    /// While it says so, the disk does not answer; `None`: it always does.
-    pub(crate) held: Option<watch::Receiver<bool>>,
 }
 
 impl LogWriter {
@@ -408,11 +306,6 @@ impl LogWriter {
             }
         }
     }
-}
-
-/// The bytes of entries.
-pub(in crate::storage) fn bytes_of(entries: &[(Index, Bytes)]) -> u64 {
-    entries.iter().map(|(_, entry)| entry.len() as u64).sum()
 }
 
 /// What the log of a group holds on disk.

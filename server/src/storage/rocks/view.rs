@@ -11,9 +11,9 @@ use rocksdb::{DB, Direction, IteratorMode, Snapshot};
 use self_cell::self_cell;
 
 use crate::error::Result;
-use crate::storage::blocking::in_place;
 use crate::storage::engine::{KeyRange, Limit, Row, View};
 use crate::storage::rocks::{collect, failed, read_options};
+use crate::storage::run::in_place;
 
 self_cell! {
     /// A snapshot and the database that it is of.

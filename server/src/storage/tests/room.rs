@@ -15,7 +15,7 @@ const GIB: u64 = 1 << 30;
 
 fn tables(disk: &Disk) -> usize {
     let state = disk.directory().expect("on files").join("state");
-    let names = disk::names(&state).unwrap();
+    let names = names::names(&state).unwrap();
     names.iter().filter(|name| name.ends_with(".sst")).count()
 }
 

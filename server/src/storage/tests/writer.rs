@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::error::Reason;
-use crate::storage::log::writer::Target;
+use crate::storage::log::command::Target;
 
 const G: GroupId = GroupId(7);
 

@@ -52,7 +52,7 @@ impl Scanner {
 }
 
 /// The pages that a node may read at once.
-pub(in crate::kv) struct ScanPermits(Arc<Semaphore>);
+pub(super) struct ScanPermits(Arc<Semaphore>);
 
 /// The right to read one page.
 pub(super) struct ScanPermit {
@@ -62,7 +62,7 @@ pub(super) struct ScanPermit {
 }
 
 impl ScanPermits {
-    pub(in crate::kv) fn new() -> Self {
+    pub(super) fn new() -> Self {
         ScanPermits(Arc::new(Semaphore::new(PAGES_MAX)))
     }
 

@@ -1,29 +1,20 @@
-//! Work that waits for the disk, away from the threads that run tasks.
+//! How work on the disk runs: by which clock, on threads or as tasks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::disk::Disk;
-use super::log::writer::Run;
-use crate::error::{Error, Result};
+/// A monotonic clock.
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
-impl Disk {
-    /// Does work that waits for the disk on a thread of its own, so that no
-    /// other task waits behind it. In a simulation, which has no threads, at
-    /// once.
-    pub async fn blocking<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Disk) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        if self.run == Run::Task {
-            return work(self);
-        }
-        let disk = self.clone();
-        tokio::task::spawn_blocking(move || work(&disk))
-            .await
-            .map_err(|e| Error::internal("work on the disk ended early").caused_by(e))?
-    }
+/// How the log writer runs, and other work on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// On a thread of its own, where an fsync blocks nobody else.
+    Thread,
+    /// As a task of the current tokio runtime, which simulation schedules.
+    Task,
 }
 
 /// Does work that waits for the disk where it stands, for callers that hold what
