@@ -1,12 +1,14 @@
 //! The order of the server's rooms, and what may stand in the source of any crate.
 //!
 //! A room uses only the rooms before it, so that each can be read, tested and
-//! replaced with what is below it; the libraries that decide formats and
+//! replaced with what is below it, and so do the files in a room; the libraries that decide formats and
 //! protocols stay behind one room each, and rows are decoded where they are written.
 //! The rules are functions of paths and texts; `planted` holds one violation of each.
 
 use std::path::Path;
 
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/long.rs"]
 mod long;
 #[path = "tidy/planted.rs"]
@@ -103,6 +105,14 @@ fn violations(files: &[File], reasons: &[Reason]) -> Vec<String> {
             length(file, &mut note);
             functions(file, reasons, &mut note);
         }
+    }
+    let is_test = |path: &str| test_modules.iter().any(|module| is_module(path, module));
+    let source = parsed
+        .iter()
+        .filter(|file| file.is_source() && !is_test(file.path));
+    for (path, at, what) in circles::circles(source) {
+        let file = parsed.iter().find(|file| file.path == path);
+        found.push((path, file.map_or(0, |file| file.line(at)), what));
     }
     found.sort();
     let show = |(path, line, what): (&str, usize, String)| format!("{path}:{line}: {what}");

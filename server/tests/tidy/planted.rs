@@ -231,6 +231,44 @@ fn long_paths_and_exports_of_everything_are_caught() {
 }
 
 #[test]
+fn files_of_a_room_that_use_each_other_are_caught() {
+    let found = |texts: &[(&str, &str)]| {
+        let file =
+            |(path, text): &(&str, &str)| (format!("server/src/kv/{path}"), (*text).to_owned());
+        violations(&texts.iter().map(file).collect::<Vec<_>>(), &[])
+    };
+    let root = "//! Not done here: all.\npub(super) use a::{A, f};\nuse b::B;";
+    let two = found(&[
+        ("mod.rs", root),
+        ("a.rs", "use super::b::B;"),
+        ("b.rs", "\nuse crate::kv::A;"),
+    ]);
+    let whose = "server/src/kv/a.rs:1: `kv::a` uses `kv::b`, which cannot do without it";
+    assert_eq!(two.len(), 2, "{two:?}");
+    assert_eq!(two[0], whose);
+    assert!(two[1].starts_with("server/src/kv/b.rs:2: "), "{two:?}");
+    let three = found(&[
+        ("mod.rs", root),
+        ("a.rs", "fn g() { crate::kv::d::e::g() }"),
+        ("b.rs", "use super::{x, a::{self, A}};"),
+        ("d/e.rs", "use crate::{error::Error, kv::{b::{B}, Store}};"),
+    ]);
+    assert_eq!(three.len(), 3, "{three:?}");
+    let clean = found(&[
+        ("mod.rs", root),
+        (
+            "a.rs",
+            "use super::b::B;\nuse super::Store;\n#[cfg(test)]\nmod tests { use super::*; }",
+        ),
+        (
+            "b.rs",
+            "use super::Store;\n#[cfg(test)]\nmod tests { use crate::kv::A; }",
+        ),
+    ]);
+    assert_eq!(clean, Vec::<String>::new());
+}
+
+#[test]
 fn a_room_without_its_purpose_is_caught() {
     caught(
         "server/src/kv/mod.rs",
