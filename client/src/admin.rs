@@ -17,10 +17,10 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::client::Client;
-use crate::connection::Endpoint;
 use crate::env;
 use crate::error::{Cause, Error, Fault};
-use crate::retry::{Attempts, Safety};
+use crate::transport::connection::Endpoint;
+use crate::transport::retry::{Attempts, Safety};
 
 /// How long a node may take to say that it lives before a change goes to it:
 /// several round trips round the world. One that is stopped still takes

@@ -8,11 +8,11 @@ use domicile_proto::limits::SESSION_IN_FLIGHT_MAX;
 use futures::future::{Either, select_all};
 
 use crate::client::{ATTEMPTS_IN_TIMEOUT, Client, Inner};
-use crate::connection::{Endpoint, Options, Transport};
-use crate::dial::Dial;
 use crate::env;
 use crate::error::{Cause, Error, Fault};
-use crate::route::{ENDPOINTS_MAX, Routes};
+use crate::transport::connection::{Endpoint, Options, Transport};
+use crate::transport::dial::Dial;
+use crate::transport::route::{ENDPOINTS_MAX, Routes};
 
 /// The time for all attempts of an operation, when nothing is said: an
 /// election in one region takes two seconds.

@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 
 use crate::admin::Admin;
 use crate::builder::Builder;
-use crate::connection::{Endpoint, Options, Reply};
 use crate::env;
 use crate::error::{Cause, Error, Fault};
-use crate::retry::{Attempts, Safety};
-use crate::route::{ENDPOINTS_MAX, Routes, TagRoute, Tried};
 use crate::tag::TagHandle;
+use crate::transport::connection::{Endpoint, Options, Reply};
+use crate::transport::retry::{Attempts, Safety};
+use crate::transport::route::{ENDPOINTS_MAX, Routes, TagRoute, Tried};
 
 /// The part of the time that one attempt may take: after it, a node that does
 /// not answer is left for another.

@@ -13,7 +13,7 @@ use domicile_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::request::RequestId;
+use crate::transport::request::RequestId;
 
 /// Why an operation failed.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -22,12 +22,10 @@
 //! ```
 //!
 //! An operation begins at a [`TagHandle`], and the client drives it through its
-//! attempts (`client`), all under one deadline. Each attempt goes to an endpoint
-//! that may serve the tag (`route`), over the one stream that a node has, where
-//! operations that wait together are gathered into frames (`session`). Only what
-//! is safe is sent again (`retry`). Every write carries a request id, so that the
-//! server applies it once (`registration`, `request`). What a read may ask is in `read`, for gets and scans
-//! alike. A write without an answer
+//! attempts (`client`), all under one deadline. What may be asked, and what is
+//! answered, is in `operation`. How an attempt gets to a node that may serve the tag,
+//! and what is safe to send again, is in `transport`. Every write carries a request
+//! id, so that the server applies it once. A write without an answer
 //! is [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
 //! in every region it should wait for, is [`Error::AckNotReached`].
 //!
@@ -38,46 +36,31 @@
 //! which only nodes do. The program `domicile` is in this crate, too (`src/bin`).
 
 mod admin;
-mod batch;
 mod builder;
-mod bytes;
 mod client;
-mod cluster;
-mod connection;
-mod delete;
-mod dial;
 mod env;
 mod error;
-mod get;
-mod opening;
-mod put;
-mod read;
-mod registration;
-mod request;
-mod retry;
-mod route;
-mod scan;
-mod session;
+mod operation;
 mod tag;
-mod write;
+mod transport;
 
 pub use crate::admin::Admin;
-pub use crate::batch::{Batch, Outcome};
 pub use crate::builder::Builder;
-pub use crate::bytes::IntoBytes;
 pub use crate::client::Client;
-pub use crate::connection::Transport;
-pub use crate::delete::{Delete, Deleted};
-pub use crate::dial::{Dial, Socket};
 #[doc(hidden)]
 pub use crate::env::draw_from_seed;
 pub use crate::error::{Cause, Error, Refusal};
-pub use crate::get::{Get, Got};
-pub use crate::put::{Put, Written};
-pub use crate::read::{Level, Meta, Record, Token};
-pub use crate::request::{RequestId, RequestIdError};
-pub use crate::scan::{Page, Pages, Scan};
+pub use crate::operation::batch::{Batch, Outcome};
+pub use crate::operation::bytes::IntoBytes;
+pub use crate::operation::delete::{Delete, Deleted};
+pub use crate::operation::get::{Get, Got};
+pub use crate::operation::put::{Put, Written};
+pub use crate::operation::read::{Level, Meta, Record, Token};
+pub use crate::operation::scan::{Page, Pages, Scan};
+pub use crate::operation::write::Acknowledge;
 pub use crate::tag::TagHandle;
-pub use crate::write::Acknowledge;
+pub use crate::transport::connection::Transport;
+pub use crate::transport::dial::{Dial, Socket};
+pub use crate::transport::request::{RequestId, RequestIdError};
 pub use domicile_proto::address::{Address, AddressError, Key, Tag, Value, Version};
 pub use domicile_proto::reason::Reason;

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use domicile_proto::address::Tag;
 
-use crate::batch::Batch;
-use crate::bytes::IntoBytes;
 use crate::client::Client;
-use crate::delete::Delete;
 use crate::error::Error;
-use crate::get::Get;
-use crate::put::Put;
-use crate::request::RequestId;
-use crate::route::TagRoute;
-use crate::scan::Scan;
-use crate::write::register;
+use crate::operation::batch::Batch;
+use crate::operation::bytes::IntoBytes;
+use crate::operation::delete::Delete;
+use crate::operation::get::Get;
+use crate::operation::put::Put;
+use crate::operation::scan::Scan;
+use crate::operation::write::register;
+use crate::transport::request::RequestId;
+use crate::transport::route::TagRoute;
 
 /// The records of one tag. Cheap to clone.
 #[derive(Clone)]

@@ -11,14 +11,14 @@ use domicile_proto::v1::session_operation::Operation;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Uri};
 
-use crate::cluster::Clusters;
-use crate::dial::{Dial, TcpDial};
 use crate::env::{self, Instant};
 use crate::error::{Cause, Error, Fault};
-use crate::opening::{Openings, Way};
-use crate::read::Meta;
-use crate::route::TagRoute;
-use crate::session::Session;
+use crate::operation::read::Meta;
+use crate::transport::cluster::Clusters;
+use crate::transport::dial::{Dial, TcpDial};
+use crate::transport::opening::{Openings, Way};
+use crate::transport::route::TagRoute;
+use crate::transport::session::Session;
 
 /// What carries the operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

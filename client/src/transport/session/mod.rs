@@ -36,12 +36,12 @@ use state::{Slot, State};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tonic::metadata::MetadataMap;
 
-use crate::connection::{Reply, ended};
 use crate::env::{self, Instant, Task};
 use crate::error::{Cause, Fault, Refusal};
-use crate::opening::Openings;
-use crate::read::Meta;
-use crate::retry::Backoff;
+use crate::operation::read::Meta;
+use crate::transport::connection::{Reply, ended};
+use crate::transport::opening::Openings;
+use crate::transport::retry::Backoff;
 
 /// From this many queued operations on, a frame leaves without giving callers
 /// that are about to run the chance to join it.

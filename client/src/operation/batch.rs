@@ -3,10 +3,10 @@
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, StreamExt};
 
-use crate::delete::{Delete, Deleted};
 use crate::error::Error;
-use crate::get::{Get, Got};
-use crate::put::{Put, Written};
+use crate::operation::delete::{Delete, Deleted};
+use crate::operation::get::{Get, Got};
+use crate::operation::put::{Put, Written};
 
 /// The most operations of one batch that are under way at once: as many as
 /// fill a few frames.

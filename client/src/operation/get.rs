@@ -8,12 +8,12 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
 use crate::client::{Plan, wrong_reply};
-use crate::connection::Reply;
 use crate::error::Error;
-use crate::read::{Meta, Options, Record, freshness};
-use crate::retry::Safety;
+use crate::operation::read::{Meta, Options, Record, freshness};
+use crate::operation::write::into_future;
 use crate::tag::TagHandle;
-use crate::write::into_future;
+use crate::transport::connection::Reply;
+use crate::transport::retry::Safety;
 
 /// A read that is not sent yet. Await it.
 #[derive(Clone, Debug)]

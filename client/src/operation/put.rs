@@ -6,11 +6,11 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
 use crate::client::wrong_reply_to_write;
-use crate::connection::Reply;
 use crate::error::Error;
-use crate::read::Token;
+use crate::operation::read::Token;
+use crate::operation::write::{Options, into_future, writing};
 use crate::tag::TagHandle;
-use crate::write::{Options, into_future, writing};
+use crate::transport::connection::Reply;
 
 /// A write that is not sent yet. Await it.
 #[derive(Clone, Debug)]

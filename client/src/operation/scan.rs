@@ -8,15 +8,15 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
-use crate::bytes::IntoBytes;
 use crate::client::{Plan, wrong_reply};
-use crate::connection::Reply;
 use crate::env;
 use crate::error::Error;
-use crate::read::{Meta, Options, Record, freshness};
-use crate::retry::Safety;
+use crate::operation::bytes::IntoBytes;
+use crate::operation::read::{Meta, Options, Record, freshness};
+use crate::operation::write::into_future;
 use crate::tag::TagHandle;
-use crate::write::into_future;
+use crate::transport::connection::Reply;
+use crate::transport::retry::Safety;
 
 /// A scan that is not sent yet: await it for one page, or take [`Scan::pages`]
 /// or [`Scan::records`].

@@ -9,12 +9,12 @@ use domicile_proto::v1::condition::Condition;
 use domicile_proto::v1::session_operation::Operation;
 
 use crate::client::{Failed, Plan, wrong_reply};
-use crate::connection::Reply;
 use crate::env;
 use crate::error::Error;
-use crate::request::{Open, RequestId};
-use crate::retry::Safety;
 use crate::tag::TagHandle;
+use crate::transport::connection::Reply;
+use crate::transport::request::{Open, RequestId};
+use crate::transport::retry::Safety;
 
 /// How long a node may take to tell how far a write got that waits for other
 /// regions: its patience with them, and a round trip round the world.
@@ -216,7 +216,7 @@ macro_rules! writing {
         /// Sends the write of an earlier attempt again, of which the outcome
         /// is unknown or the acknowledgement was not reached. Everything else
         /// must be as it was.
-        pub fn request_id(mut self, id: crate::request::RequestId) -> Self {
+        pub fn request_id(mut self, id: crate::transport::request::RequestId) -> Self {
             self.options.set_request_id(id);
             self
         }
@@ -236,7 +236,7 @@ macro_rules! writing {
 
         /// When the write counts as done. Default: when a quorum of the tag's
         /// home has it on disk.
-        pub fn acknowledge(mut self, acknowledge: crate::write::Acknowledge) -> Self {
+        pub fn acknowledge(mut self, acknowledge: crate::operation::write::Acknowledge) -> Self {
             self.options.set_acknowledge(acknowledge);
             self
         }

@@ -22,10 +22,10 @@ use domicile_proto::v1::session_operation::Operation;
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use crate::connection::Endpoint;
 use crate::env::{self, Instant};
 use crate::error::{Error, Fault};
-use crate::registration::Registration;
+use crate::transport::connection::Endpoint;
+use crate::transport::registration::Registration;
 
 /// The most endpoints of a client: one bit each in [`Tried`].
 pub(crate) const ENDPOINTS_MAX: usize = 64;

@@ -20,7 +20,7 @@ use domicile_proto::v1::kv_service_client::KvServiceClient;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Uri};
 
-use crate::dial::{Dial, Socket};
+use crate::transport::dial::{Dial, Socket};
 
 /// How long a connection may be silent with requests open before it is asked
 /// whether it lives.

@@ -231,14 +231,15 @@ macro_rules! freshness {
     () => {
         /// Reads linearizably, at the home. This is the default.
         pub fn strong(mut self) -> Self {
-            self.options.set_level(crate::read::Level::Strong);
+            self.options
+                .set_level(crate::operation::read::Level::Strong);
             self
         }
 
         /// Reads whatever the serving node has applied; the answer says how
         /// old it may be.
         pub fn local(mut self) -> Self {
-            self.options.set_level(crate::read::Level::Local);
+            self.options.set_level(crate::operation::read::Level::Local);
             self
         }
 
@@ -250,7 +251,7 @@ macro_rules! freshness {
 
         /// Reads locally, but nothing older than the write or read that gave
         /// the token: so a caller reads its own writes.
-        pub fn at_least(mut self, token: &crate::read::Token) -> Self {
+        pub fn at_least(mut self, token: &crate::operation::read::Token) -> Self {
             self.options.set_token(token.clone());
             self
         }

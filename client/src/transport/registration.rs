@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
 use crate::error::Error;
-use crate::request::{Open, RequestId, Requests};
+use crate::transport::request::{Open, RequestId, Requests};
 
 /// The id of a client for one tag, once it has one.
 #[derive(Debug, Default)]
