@@ -18,8 +18,9 @@ use tonic::{Request, Response, Status};
 
 use crate::client::Client;
 use crate::env;
-use crate::error::{Cause, Error, Fault};
+use crate::error::{Cause, Error};
 use crate::transport::connection::Endpoint;
+use crate::transport::fault::Fault;
 use crate::transport::retry::{Attempts, Safety};
 
 /// How long a node may take to say that it lives before a change goes to it:

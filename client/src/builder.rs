@@ -9,9 +9,10 @@ use futures::future::{Either, select_all};
 
 use crate::client::{ATTEMPTS_IN_TIMEOUT, Client, Inner};
 use crate::env;
-use crate::error::{Cause, Error, Fault};
+use crate::error::{Cause, Error};
 use crate::transport::connection::{Endpoint, Options, Transport};
 use crate::transport::dial::Dial;
+use crate::transport::fault::Fault;
 use crate::transport::route::{ENDPOINTS_MAX, Routes};
 
 /// The time for all attempts of an operation, when nothing is said: an

@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use crate::admin::Admin;
 use crate::builder::Builder;
 use crate::env;
-use crate::error::{Cause, Error, Fault};
+use crate::error::{Cause, Error};
 use crate::tag::TagHandle;
 use crate::transport::connection::{Endpoint, Options, Reply};
+use crate::transport::fault::Fault;
 use crate::transport::retry::{Attempts, Safety};
 use crate::transport::route::{ENDPOINTS_MAX, Routes, TagRoute, Tried};
 

@@ -36,15 +36,18 @@
 //! which only nodes do. The program `domicile` is in this crate, too (`src/bin`).
 
 mod admin;
+mod answer;
 mod builder;
 mod client;
 mod env;
 mod error;
 mod operation;
+mod request_id;
 mod tag;
 mod transport;
 
 pub use crate::admin::Admin;
+pub use crate::answer::{Level, Meta, Record, Token};
 pub use crate::builder::Builder;
 pub use crate::client::Client;
 #[doc(hidden)]
@@ -55,12 +58,11 @@ pub use crate::operation::bytes::IntoBytes;
 pub use crate::operation::delete::{Delete, Deleted};
 pub use crate::operation::get::{Get, Got};
 pub use crate::operation::put::{Put, Written};
-pub use crate::operation::read::{Level, Meta, Record, Token};
 pub use crate::operation::scan::{Page, Pages, Scan};
 pub use crate::operation::write::Acknowledge;
+pub use crate::request_id::{RequestId, RequestIdError};
 pub use crate::tag::TagHandle;
 pub use crate::transport::connection::Transport;
 pub use crate::transport::dial::{Dial, Socket};
-pub use crate::transport::request::{RequestId, RequestIdError};
 pub use domicile_proto::address::{Address, AddressError, Key, Tag, Value, Version};
 pub use domicile_proto::reason::Reason;

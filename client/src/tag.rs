@@ -14,7 +14,7 @@ use crate::operation::get::Get;
 use crate::operation::put::Put;
 use crate::operation::scan::Scan;
 use crate::operation::write::register;
-use crate::transport::request::RequestId;
+use crate::request_id::RequestId;
 use crate::transport::route::TagRoute;
 
 /// The records of one tag. Cheap to clone.

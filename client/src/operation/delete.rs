@@ -5,9 +5,9 @@ use domicile_proto::address::{Key, Version};
 use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
+use crate::answer::Token;
 use crate::client::wrong_reply_to_write;
 use crate::error::Error;
-use crate::operation::read::Token;
 use crate::operation::write::{Options, into_future, writing};
 use crate::tag::TagHandle;
 use crate::transport::connection::Reply;

@@ -7,9 +7,10 @@ use domicile_proto::address::{Key, Value, Version};
 use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
+use crate::answer::{Meta, Record};
 use crate::client::{Plan, wrong_reply};
 use crate::error::Error;
-use crate::operation::read::{Meta, Options, Record, freshness};
+use crate::operation::read::{Options, freshness};
 use crate::operation::write::into_future;
 use crate::tag::TagHandle;
 use crate::transport::connection::Reply;

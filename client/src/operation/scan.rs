@@ -8,11 +8,12 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
+use crate::answer::{Meta, Record};
 use crate::client::{Plan, wrong_reply};
 use crate::env;
 use crate::error::Error;
 use crate::operation::bytes::IntoBytes;
-use crate::operation::read::{Meta, Options, Record, freshness};
+use crate::operation::read::{Options, freshness};
 use crate::operation::write::into_future;
 use crate::tag::TagHandle;
 use crate::transport::connection::Reply;

@@ -11,9 +11,10 @@ use domicile_proto::v1::session_operation::Operation;
 use crate::client::{Failed, Plan, wrong_reply};
 use crate::env;
 use crate::error::Error;
+use crate::request_id::RequestId;
 use crate::tag::TagHandle;
 use crate::transport::connection::Reply;
-use crate::transport::request::{Open, RequestId};
+use crate::transport::request::Open;
 use crate::transport::retry::Safety;
 
 /// How long a node may take to tell how far a write got that waits for other
@@ -205,7 +206,8 @@ pub(crate) async fn register(handle: &TagHandle, timeout: Duration) -> Result<Re
     };
     let register = Operation::Register(v1::RegisterRequest {});
     match handle.client.call(&handle.route, register, plan).await? {
-        Reply::Register(registered) => RequestId::first(&registered.client),
+        Reply::Register(registered) => RequestId::first(&registered.client)
+            .ok_or_else(|| Error::wrong_answer("a node gave an id that has not 16 bytes")),
         _ => Err(wrong_reply()),
     }
 }
@@ -216,7 +218,7 @@ macro_rules! writing {
         /// Sends the write of an earlier attempt again, of which the outcome
         /// is unknown or the acknowledgement was not reached. Everything else
         /// must be as it was.
-        pub fn request_id(mut self, id: crate::transport::request::RequestId) -> Self {
+        pub fn request_id(mut self, id: crate::request_id::RequestId) -> Self {
             self.options.set_request_id(id);
             self
         }

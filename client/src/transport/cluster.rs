@@ -18,7 +18,8 @@ use domicile_proto::CLUSTER_METADATA;
 use parking_lot::Mutex;
 use tonic::metadata::MetadataMap;
 
-use crate::error::{Cause, Error, Fault};
+use crate::error::{Cause, Error};
+use crate::transport::fault::Fault;
 
 /// The clusters of all endpoints of a client.
 #[derive(Debug, Default)]

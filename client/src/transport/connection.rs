@@ -11,11 +11,12 @@ use domicile_proto::v1::session_operation::Operation;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Uri};
 
+use crate::answer::Meta;
 use crate::env::{self, Instant};
-use crate::error::{Cause, Error, Fault};
-use crate::operation::read::Meta;
+use crate::error::{Cause, Error};
 use crate::transport::cluster::Clusters;
 use crate::transport::dial::{Dial, TcpDial};
+use crate::transport::fault::Fault;
 use crate::transport::opening::{Openings, Way};
 use crate::transport::route::TagRoute;
 use crate::transport::session::Session;

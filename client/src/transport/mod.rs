@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod connection;
 pub(crate) mod dial;
+pub(crate) mod fault;
 pub(crate) mod opening;
 pub(crate) mod registration;
 pub(crate) mod request;

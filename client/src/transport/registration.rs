@@ -10,7 +10,8 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
 use crate::error::Error;
-use crate::transport::request::{Open, RequestId, Requests};
+use crate::request_id::RequestId;
+use crate::transport::request::{Open, Requests};
 
 /// The id of a client for one tag, once it has one.
 #[derive(Debug, Default)]

@@ -7,97 +7,17 @@
 //! may be forgotten; then it registers again.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use domicile_proto::limits::OUTCOMES_PER_CLIENT_MAX;
 use domicile_proto::v1;
 use parking_lot::Mutex;
 
-use crate::error::Error;
+use crate::request_id::RequestId;
 
 /// How far a write without an answer may lie behind the newest write before it
 /// is given up: as far as servers remember.
 const UNANSWERED_DISTANCE_MAX: u64 = OUTCOMES_PER_CLIENT_MAX as u64;
-
-/// The identity of one write, the same over all its attempts.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId {
-    /// The id of the client, as the tag's home gave it.
-    client: [u8; 16],
-    /// The number of the write, counted from 1.
-    sequence: u64,
-}
-
-impl RequestId {
-    /// The first id of a client that a tag's home registered.
-    pub(crate) fn first(client: &[u8]) -> Result<Self, Error> {
-        let client = client
-            .try_into()
-            .map_err(|_| Error::wrong_answer("a node gave an id that has not 16 bytes"))?;
-        Ok(RequestId {
-            client,
-            sequence: 1,
-        })
-    }
-
-    /// The id of the write that comes after this one, for callers that count by
-    /// themselves.
-    #[must_use]
-    pub fn next(self) -> Self {
-        RequestId {
-            sequence: self.sequence + 1,
-            ..self
-        }
-    }
-
-    /// The number of the write within its client.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-}
-
-impl fmt::Display for RequestId {
-    /// 32 hex digits, a colon, the number.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:032x}:{}",
-            u128::from_be_bytes(self.client),
-            self.sequence
-        )
-    }
-}
-
-impl fmt::Debug for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A text that is no [`RequestId`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a request id is 32 hex digits, a colon and a number from 1")]
-pub struct RequestIdError;
-
-impl FromStr for RequestId {
-    type Err = RequestIdError;
-
-    fn from_str(text: &str) -> Result<Self, RequestIdError> {
-        let (client, sequence) = text.split_once(':').ok_or(RequestIdError)?;
-        let is_hex = client.len() == 32 && client.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let client = u128::from_str_radix(client, 16).map_err(|_| RequestIdError)?;
-        let sequence = sequence.parse().map_err(|_| RequestIdError)?;
-        if !is_hex || sequence == 0 {
-            return Err(RequestIdError);
-        }
-        Ok(RequestId {
-            client: client.to_be_bytes(),
-            sequence,
-        })
-    }
-}
 
 /// Hands out request ids of one registration and knows which have their answer.
 #[derive(Debug)]
@@ -131,7 +51,7 @@ impl Requests {
     /// The ids of a client from this one on.
     pub(crate) fn of(first: RequestId) -> Self {
         Requests {
-            client: first.client,
+            client: *first.client(),
             window: Mutex::new(Window {
                 acked_below: 1,
                 states: VecDeque::new(),
@@ -148,10 +68,7 @@ impl Requests {
         window.advance();
         Open {
             requests: Some(self.clone()),
-            id: RequestId {
-                client: self.client,
-                sequence,
-            },
+            id: RequestId::new(self.client, sequence),
             acked_below: window.acked_below,
             end: State::Answered,
         }
@@ -161,11 +78,11 @@ impl Requests {
     /// leaves it as it was. Of another client's ids nothing is known here, so
     /// nothing is declared answered.
     pub(crate) fn reopen(self: &Arc<Self>, id: RequestId) -> Open {
-        if id.client != self.client {
+        if *id.client() != self.client {
             return Open::foreign(id);
         }
         let mut window = self.window.lock();
-        window.set(id.sequence, State::Open);
+        window.set(id.sequence(), State::Open);
         Open {
             requests: Some(self.clone()),
             id,
@@ -230,8 +147,8 @@ impl Open {
     /// The id for the wire.
     pub(crate) fn to_proto(&self) -> v1::RequestId {
         v1::RequestId {
-            client: bytes::Bytes::copy_from_slice(&self.id.client),
-            sequence: self.id.sequence,
+            client: bytes::Bytes::copy_from_slice(self.id.client()),
+            sequence: self.id.sequence(),
             acked_below: self.acked_below,
         }
     }
@@ -251,7 +168,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if let Some(requests) = &self.requests {
-            requests.window.lock().set(self.id.sequence, self.end);
+            requests.window.lock().set(self.id.sequence(), self.end);
         }
     }
 }
@@ -271,7 +188,7 @@ mod tests {
         let requests = requests(1);
         let first = requests.open();
         let second = requests.open();
-        assert_eq!((first.id.sequence, second.id.sequence), (1, 2));
+        assert_eq!((first.id.sequence(), second.id.sequence()), (1, 2));
         drop(second);
         assert_eq!(requests.open().acked_below, 1);
         drop(first);
@@ -303,18 +220,6 @@ mod tests {
         }
         assert!(requests.open().acked_below > 1);
         assert!(requests.window.lock().states.len() < 2);
-    }
-
-    #[test]
-    fn ids_are_text_and_back() {
-        let requests = requests(1);
-        let id = requests.open().id();
-        assert_eq!(id.to_string().parse(), Ok(id));
-        for wrong in ["", ":1", "ab:1", "+0000000000000000000000000000000:1"] {
-            assert_eq!(wrong.parse::<RequestId>(), Err(RequestIdError));
-        }
-        let zero = format!("{}:0", "0".repeat(32));
-        assert_eq!(zero.parse::<RequestId>(), Err(RequestIdError));
     }
 
     #[test]

@@ -15,7 +15,8 @@ use std::time::Duration;
 use domicile_proto::reason::Reason;
 
 use crate::env::{self, Instant};
-use crate::error::{Error, Fault, Refusal};
+use crate::error::{Error, Refusal};
+use crate::transport::fault::Fault;
 
 /// The first pause; each further one is twice as long.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);

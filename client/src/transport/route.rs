@@ -23,8 +23,9 @@ use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::env::{self, Instant};
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::transport::connection::Endpoint;
+use crate::transport::fault::Fault;
 use crate::transport::registration::Registration;
 
 /// The most endpoints of a client: one bit each in [`Tried`].

@@ -36,10 +36,11 @@ use state::{Slot, State};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tonic::metadata::MetadataMap;
 
+use crate::answer::Meta;
 use crate::env::{self, Instant, Task};
-use crate::error::{Cause, Fault, Refusal};
-use crate::operation::read::Meta;
+use crate::error::{Cause, Refusal};
 use crate::transport::connection::{Reply, ended};
+use crate::transport::fault::Fault;
 use crate::transport::opening::Openings;
 use crate::transport::retry::Backoff;
 
