@@ -16,11 +16,11 @@ use futures::stream::FuturesUnordered;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::client::Client;
 use crate::env;
 use crate::error::{Cause, Error};
-use crate::transport::connection::Endpoint;
+use crate::transport::endpoint::Endpoint;
 use crate::transport::fault::Fault;
+use crate::transport::nodes::Nodes;
 use crate::transport::retry::{Attempts, Safety};
 
 /// How long a node may take to say that it lives before a change goes to it:
@@ -39,7 +39,7 @@ const CHANGE_TRIED_FOR: Duration = Duration::from_secs(15);
 /// The admin service of the nodes that the client knows.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: Client,
+    nodes: Arc<Nodes>,
     timeout: Option<Duration>,
     retried: Option<Listener>,
 }
@@ -55,9 +55,9 @@ impl fmt::Debug for Listener {
 }
 
 impl Admin {
-    pub(crate) fn new(client: Client) -> Self {
+    pub(crate) fn new(nodes: Arc<Nodes>) -> Self {
         Admin {
-            client,
+            nodes,
             timeout: None,
             retried: None,
         }
@@ -298,9 +298,9 @@ impl Admin {
         message: T,
         send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
     ) -> Result<R, Error> {
-        let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()));
+        let deadline = env::after(self.timeout.unwrap_or(self.nodes.timeout()));
         let mut attempts = Attempts::new(Safety::Read, deadline);
-        let endpoints = self.client.routes().silent_last();
+        let endpoints = self.nodes.routes().silent_last();
         let mut empty = None;
         loop {
             for (index, endpoint) in endpoints.iter().enumerate() {
@@ -341,7 +341,7 @@ impl Admin {
         message: T,
         send: impl AsyncFn(AdminServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
     ) -> Result<R, Error> {
-        let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()));
+        let deadline = env::after(self.timeout.unwrap_or(self.nodes.timeout()));
         let tried_until = deadline.min(env::after(CHANGE_TRIED_FOR));
         let mut attempts = Attempts::new(Safety::Once, tried_until);
         loop {
@@ -386,17 +386,17 @@ impl Admin {
     /// Checks that all endpoints are of one cluster, as far as they answer within a
     /// tenth of the time. Operations go first to one that does.
     pub async fn agree(&self) -> Result<(), Error> {
-        let deadline = env::after(self.timeout.unwrap_or(self.client.timeout()) / 10);
+        let deadline = env::after(self.timeout.unwrap_or(self.nodes.timeout()) / 10);
         let asked = self.who_answers(deadline).await?;
         let up: Vec<_> = asked.up.iter().map(|endpoint| endpoint.name()).collect();
-        self.client.routes().found_up(&up);
+        self.nodes.routes().found_up(&up);
         Ok(())
     }
 
     /// Asks every endpoint at once which cluster it is of, and waits no longer for
     /// one than a node that lives may take, nor much longer than for the first.
     async fn who_answers(&self, deadline: env::Instant) -> Result<Asked<'_>, Error> {
-        let endpoints = self.client.routes().endpoints();
+        let endpoints = self.nodes.routes().endpoints();
         let wait = deadline.min(env::after(ANSWER_WAIT));
         let mut asking: FuturesUnordered<_> = endpoints
             .iter()

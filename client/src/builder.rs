@@ -7,13 +7,16 @@ use domicile_proto::address::RegionName;
 use domicile_proto::limits::SESSION_IN_FLIGHT_MAX;
 use futures::future::{Either, select_all};
 
-use crate::client::{ATTEMPTS_IN_TIMEOUT, Client, Inner};
+use crate::client::Client;
 use crate::env;
 use crate::error::{Cause, Error};
-use crate::transport::connection::{Endpoint, Options, Transport};
 use crate::transport::dial::Dial;
+use crate::transport::endpoint::Endpoint;
 use crate::transport::fault::Fault;
-use crate::transport::route::{ENDPOINTS_MAX, Routes};
+use crate::transport::nodes::Nodes;
+use crate::transport::options::{Options, Transport};
+use crate::transport::routes::{ENDPOINTS_MAX, Routes};
+use crate::transport::target::ATTEMPTS_IN_TIMEOUT;
 
 /// The time for all attempts of an operation, when nothing is said: an
 /// election in one region takes two seconds.
@@ -32,6 +35,13 @@ pub struct Builder {
     transport: Transport,
     in_flight_max: usize,
     dial: Option<Arc<dyn Dial>>,
+}
+
+impl Client {
+    /// Starts to describe a client.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
 }
 
 impl Default for Builder {
@@ -114,12 +124,10 @@ impl Builder {
         let endpoints = endpoints.map(|name| Endpoint::new(name, &options));
         let routes = Routes::new(endpoints.collect::<Result<_, _>>()?);
         first_opened(&routes, self.timeout).await?;
-        Ok(Client::new(Arc::new(Inner::new(
-            routes,
+        Ok(Client::new(
+            Nodes::new(routes, self.timeout, options),
             region,
-            self.timeout,
-            options,
-        ))))
+        ))
     }
 }
 

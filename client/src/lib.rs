@@ -21,11 +21,12 @@
 //! # }
 //! ```
 //!
-//! An operation begins at a [`TagHandle`], and the client drives it through its
-//! attempts (`client`), all under one deadline. What may be asked, and what is
-//! answered, is in `operation`. How an attempt gets to a node that may serve the tag,
-//! and what is safe to send again, is in `transport`. Every write carries a request
-//! id, so that the server applies it once. A write without an answer
+//! An operation begins at a [`TagHandle`]. What may be asked, and what is answered, is
+//! in `operation`. How it gets to a node that may serve the tag, in attempts that are
+//! all under one deadline, and what is safe to send again, is in `transport`. Every
+//! write carries a request id, so that the server applies it once. What all of them
+//! answer with is in `answer` and `error`. Each folder uses only those that are named
+//! after it. A write without an answer
 //! is [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
 //! in every region it should wait for, is [`Error::AckNotReached`].
 //!
@@ -62,7 +63,7 @@ pub use crate::operation::scan::{Page, Pages, Scan};
 pub use crate::operation::write::Acknowledge;
 pub use crate::request_id::{RequestId, RequestIdError};
 pub use crate::tag::TagHandle;
-pub use crate::transport::connection::Transport;
 pub use crate::transport::dial::{Dial, Socket};
+pub use crate::transport::options::Transport;
 pub use domicile_proto::address::{Address, AddressError, Key, Tag, Value, Version};
 pub use domicile_proto::reason::Reason;

@@ -1,58 +1,53 @@
 //! A handle on the records of one tag: where operations start.
 
 use std::fmt;
-use std::sync::Arc;
 
 use domicile_proto::address::Tag;
 
-use crate::client::Client;
 use crate::error::Error;
 use crate::operation::batch::Batch;
 use crate::operation::bytes::IntoBytes;
 use crate::operation::delete::Delete;
 use crate::operation::get::Get;
 use crate::operation::put::Put;
+use crate::operation::register::register;
 use crate::operation::scan::Scan;
-use crate::operation::write::register;
 use crate::request_id::RequestId;
-use crate::transport::route::TagRoute;
+use crate::transport::target::Target;
 
 /// The records of one tag. Cheap to clone.
 #[derive(Clone)]
-pub struct TagHandle {
-    pub(crate) client: Client,
-    pub(crate) route: Arc<TagRoute>,
-}
+pub struct TagHandle(Target);
 
 impl TagHandle {
-    pub(crate) fn new(client: Client, route: Arc<TagRoute>) -> Self {
-        TagHandle { client, route }
+    pub(crate) fn new(target: Target) -> Self {
+        TagHandle(target)
     }
 
     /// The tag.
     pub fn tag(&self) -> &Tag {
-        &self.route.tag
+        self.0.tag()
     }
 
     /// Writes a record. The answer means that a quorum of the home has it on
     /// disk.
     pub fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Put {
-        Put::new(self.clone(), key.into_bytes(), value.into_bytes())
+        Put::new(self.0.clone(), key.into_bytes(), value.into_bytes())
     }
 
     /// Reads a record.
     pub fn get(&self, key: impl IntoBytes) -> Get {
-        Get::new(self.clone(), key.into_bytes())
+        Get::new(self.0.clone(), key.into_bytes())
     }
 
     /// Deletes a record. Deleting one that does not exist succeeds.
     pub fn delete(&self, key: impl IntoBytes) -> Delete {
-        Delete::new(self.clone(), key.into_bytes())
+        Delete::new(self.0.clone(), key.into_bytes())
     }
 
     /// Reads records in key order, in pages.
     pub fn scan(&self) -> Scan {
-        Scan::new(self.clone())
+        Scan::new(self.0.clone())
     }
 
     /// Asks the tag's home for an id of the caller's own, for writes that may be
@@ -60,7 +55,7 @@ impl TagHandle {
     /// writes by [`RequestId::next`], and never gives one id to two writes.
     /// Other writes need none: the library has its own.
     pub async fn request_id(&self) -> Result<RequestId, Error> {
-        register(self, self.client.timeout()).await
+        register(&self.0, self.0.timeout()).await
     }
 
     /// Collects operations that are sent together. They are no transaction:

@@ -6,17 +6,17 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
 use crate::answer::Token;
-use crate::client::wrong_reply_to_write;
 use crate::error::Error;
-use crate::operation::write::{Options, into_future, writing};
-use crate::tag::TagHandle;
-use crate::transport::connection::Reply;
+use crate::operation::into_future;
+use crate::operation::write::{Options, writing};
+use crate::transport::reply::{Reply, wrong_reply_to_write};
+use crate::transport::target::Target;
 
 /// A delete that is not sent yet. Await it.
 #[derive(Clone, Debug)]
 #[must_use = "a delete does nothing until it is awaited"]
 pub struct Delete {
-    handle: TagHandle,
+    target: Target,
     key: Result<Key, Error>,
     options: Options,
 }
@@ -34,9 +34,9 @@ pub struct Deleted {
 }
 
 impl Delete {
-    pub(crate) fn new(handle: TagHandle, key: Bytes) -> Self {
+    pub(crate) fn new(target: Target, key: Bytes) -> Self {
         Delete {
-            handle,
+            target,
             key: Key::new(key).map_err(|error| Error::invalid(error.to_string())),
             options: Options::default(),
         }
@@ -58,7 +58,7 @@ impl Delete {
                 acknowledgement: acknowledgement.clone(),
             })
         };
-        match self.options.send(&self.handle, delete).await? {
+        match self.options.send(&self.target, delete).await? {
             Reply::Delete(delete) => Ok(Deleted {
                 version: Version(delete.version),
                 existed: delete.existed,

@@ -8,19 +8,18 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
 use crate::answer::{Meta, Record};
-use crate::client::{Plan, wrong_reply};
 use crate::error::Error;
+use crate::operation::into_future;
 use crate::operation::read::{Options, freshness};
-use crate::operation::write::into_future;
-use crate::tag::TagHandle;
-use crate::transport::connection::Reply;
+use crate::transport::reply::{Reply, wrong_reply};
 use crate::transport::retry::Safety;
+use crate::transport::target::{Plan, Target};
 
 /// A read that is not sent yet. Await it.
 #[derive(Clone, Debug)]
 #[must_use = "a read does nothing until it is awaited"]
 pub struct Get {
-    handle: TagHandle,
+    target: Target,
     key: Result<Key, Error>,
     options: Options,
 }
@@ -48,9 +47,9 @@ impl Got {
 }
 
 impl Get {
-    pub(crate) fn new(handle: TagHandle, key: Bytes) -> Self {
+    pub(crate) fn new(target: Target, key: Bytes) -> Self {
         Get {
-            handle,
+            target,
             key: Key::new(key).map_err(|error| Error::invalid(error.to_string())),
             options: Options::default(),
         }
@@ -72,8 +71,7 @@ impl Get {
             again: false,
             waits: self.options.waits(),
         };
-        let TagHandle { client, route } = &self.handle;
-        match client.call(route, get, plan).await? {
+        match self.target.call(get, plan).await? {
             Reply::Get(record, meta) => Ok(Got {
                 record: record.map(Record::try_from).transpose()?,
                 meta,

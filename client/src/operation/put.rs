@@ -6,17 +6,17 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 
 use crate::answer::Token;
-use crate::client::wrong_reply_to_write;
 use crate::error::Error;
-use crate::operation::write::{Options, into_future, writing};
-use crate::tag::TagHandle;
-use crate::transport::connection::Reply;
+use crate::operation::into_future;
+use crate::operation::write::{Options, writing};
+use crate::transport::reply::{Reply, wrong_reply_to_write};
+use crate::transport::target::Target;
 
 /// A write that is not sent yet. Await it.
 #[derive(Clone, Debug)]
 #[must_use = "a write does nothing until it is awaited"]
 pub struct Put {
-    handle: TagHandle,
+    target: Target,
     record: Result<(Key, Value), Error>,
     options: Options,
 }
@@ -32,10 +32,10 @@ pub struct Written {
 }
 
 impl Put {
-    pub(crate) fn new(handle: TagHandle, key: Bytes, value: Bytes) -> Self {
+    pub(crate) fn new(target: Target, key: Bytes, value: Bytes) -> Self {
         let record = Key::new(key).and_then(|key| Ok((key, Value::new(value)?)));
         Put {
-            handle,
+            target,
             record: record.map_err(|error| Error::invalid(error.to_string())),
             options: Options::default(),
         }
@@ -64,7 +64,7 @@ impl Put {
                 acknowledgement: acknowledgement.clone(),
             })
         };
-        match self.options.send(&self.handle, put).await? {
+        match self.options.send(&self.target, put).await? {
             Reply::Put(put) => Ok(Written {
                 version: Version(put.version),
                 token: put.token.into(),

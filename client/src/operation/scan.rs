@@ -9,22 +9,21 @@ use domicile_proto::v1::session_operation::Operation;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use crate::answer::{Meta, Record};
-use crate::client::{Plan, wrong_reply};
 use crate::env;
 use crate::error::Error;
 use crate::operation::bytes::IntoBytes;
+use crate::operation::into_future;
 use crate::operation::read::{Options, freshness};
-use crate::operation::write::into_future;
-use crate::tag::TagHandle;
-use crate::transport::connection::Reply;
+use crate::transport::reply::{Reply, wrong_reply};
 use crate::transport::retry::Safety;
+use crate::transport::target::{Plan, Target};
 
 /// A scan that is not sent yet: await it for one page, or take [`Scan::pages`]
 /// or [`Scan::records`].
 #[derive(Clone)]
 #[must_use = "a scan does nothing until it is awaited or streamed"]
 pub struct Scan {
-    handle: TagHandle,
+    target: Target,
     start: Bytes,
     end: Bytes,
     page_size: usize,
@@ -62,9 +61,9 @@ impl Page {
 }
 
 impl Scan {
-    pub(crate) fn new(handle: TagHandle) -> Self {
+    pub(crate) fn new(target: Target) -> Self {
         Scan {
-            handle,
+            target,
             start: Bytes::new(),
             end: Bytes::new(),
             page_size: 0,
@@ -148,8 +147,7 @@ impl Scan {
             again: false,
             waits: self.options.waits(),
         };
-        let TagHandle { client, route } = &self.handle;
-        match client.call(route, scan, plan).await? {
+        match self.target.call(scan, plan).await? {
             Reply::Scan(page) => Ok(Page {
                 records: page
                     .records
@@ -170,7 +168,7 @@ into_future!(Scan => Page);
 impl std::fmt::Debug for Scan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scan")
-            .field("tag", self.handle.tag())
+            .field("tag", self.target.tag())
             .field("page_size", &self.page_size)
             .finish_non_exhaustive()
     }
@@ -199,7 +197,7 @@ impl Pages {
     /// over here, within the time of one operation.
     pub async fn next(&mut self) -> Result<Option<Page>, Error> {
         let timeout = self.scan.options.timeout;
-        let timeout = timeout.unwrap_or(self.scan.handle.client.timeout());
+        let timeout = timeout.unwrap_or(self.scan.target.timeout());
         let deadline = env::after(timeout);
         loop {
             let Some(token) = self.next.clone() else {

@@ -8,14 +8,14 @@ use domicile_proto::v1;
 use domicile_proto::v1::condition::Condition;
 use domicile_proto::v1::session_operation::Operation;
 
-use crate::client::{Failed, Plan, wrong_reply};
 use crate::env;
 use crate::error::Error;
+use crate::operation::register::register;
 use crate::request_id::RequestId;
-use crate::tag::TagHandle;
-use crate::transport::connection::Reply;
+use crate::transport::reply::Reply;
 use crate::transport::request::Open;
 use crate::transport::retry::Safety;
+use crate::transport::target::{Failed, Plan, Target};
 
 /// How long a node may take to tell how far a write got that waits for other
 /// regions: its patience with them, and a round trip round the world.
@@ -101,21 +101,20 @@ impl Options {
     /// Sends a write; `operation` is given its request id.
     pub(crate) async fn send(
         &self,
-        handle: &TagHandle,
+        target: &Target,
         operation: impl Fn(Option<v1::RequestId>) -> Operation,
     ) -> Result<Reply, Error> {
-        let (client, route) = (&handle.client, &handle.route);
         match self.identity {
             Identity::AtMostOnce => {
                 let plan = self.plan(Safety::Once, self.timeout);
-                client.call(route, operation(None), plan).await
+                target.call(operation(None), plan).await
             }
             Identity::Again(id) => {
-                let open = route.registration().reopen(id);
-                let sent = self.send_as(handle, open, &operation, self.timeout);
+                let open = target.registration().reopen(id);
+                let sent = self.send_as(target, open, &operation, self.timeout);
                 sent.await.map_err(|failed| failed.error)
             }
-            Identity::New => self.send_anew(handle, &operation).await,
+            Identity::New => self.send_anew(target, &operation).await,
         }
     }
 
@@ -124,18 +123,18 @@ impl Options {
     /// no answer.
     async fn send_anew(
         &self,
-        handle: &TagHandle,
+        target: &Target,
         operation: &impl Fn(Option<v1::RequestId>) -> Operation,
     ) -> Result<Reply, Error> {
-        let deadline = env::after(self.timeout.unwrap_or(handle.client.timeout()));
-        let registration = handle.route.registration();
+        let deadline = env::after(self.timeout.unwrap_or(target.timeout()));
+        let registration = target.registration();
         let mut replaced = false;
         loop {
             let left = deadline.saturating_duration_since(env::now());
-            let requests = registration.requests(register(handle, left)).await?;
+            let requests = registration.requests(register(target, left)).await?;
             let left = deadline.saturating_duration_since(env::now());
             let failed = match self
-                .send_as(handle, requests.open(), operation, Some(left))
+                .send_as(target, requests.open(), operation, Some(left))
                 .await
             {
                 Ok(reply) => return Ok(reply),
@@ -158,14 +157,14 @@ impl Options {
     /// Sends a write under an id.
     async fn send_as(
         &self,
-        handle: &TagHandle,
+        target: &Target,
         open: Open,
         operation: &impl Fn(Option<v1::RequestId>) -> Operation,
         timeout: Option<Duration>,
     ) -> Result<Reply, Failed> {
         let operation = operation(Some(open.to_proto()));
         let plan = self.plan(Safety::Deduplicated, timeout);
-        let mut result = handle.client.attempt(&handle.route, operation, plan).await;
+        let mut result = target.attempt(operation, plan).await;
         let failed = result.as_mut().err();
         match failed.and_then(|failed| failed.error.request_id_mut()) {
             Some(request_id) => {
@@ -190,25 +189,6 @@ impl Options {
             again: matches!(self.identity, Identity::Again(_)),
             waits: false,
         }
-    }
-}
-
-/// Asks the tag's home for an id. Asked twice it gives two, of which one is
-/// never used: that changes nothing.
-pub(crate) async fn register(handle: &TagHandle, timeout: Duration) -> Result<RequestId, Error> {
-    let plan = Plan {
-        safety: Safety::Read,
-        wants_leader: true,
-        timeout: Some(timeout),
-        attempt_min: Duration::ZERO,
-        again: false,
-        waits: false,
-    };
-    let register = Operation::Register(v1::RegisterRequest {});
-    match handle.client.call(&handle.route, register, plan).await? {
-        Reply::Register(registered) => RequestId::first(&registered.client)
-            .ok_or_else(|| Error::wrong_answer("a node gave an id that has not 16 bytes")),
-        _ => Err(wrong_reply()),
     }
 }
 
@@ -251,18 +231,3 @@ macro_rules! writing {
     };
 }
 pub(crate) use writing;
-
-/// The way from a builder to its future.
-macro_rules! into_future {
-    ($builder:ty => $output:ty) => {
-        impl IntoFuture for $builder {
-            type Output = Result<$output, crate::error::Error>;
-            type IntoFuture = futures::future::BoxFuture<'static, Self::Output>;
-
-            fn into_future(self) -> Self::IntoFuture {
-                Box::pin(self.send())
-            }
-        }
-    };
-}
-pub(crate) use into_future;

@@ -42,7 +42,12 @@ impl Fault {
         }
     }
 
-    /// The same of an operation that was still to be sent.
+    /// Nothing was sent: what was said before the connection ended may not hold.
+    pub(crate) fn ended() -> Self {
+        Fault::lost(false, Cause::new("the connection was made anew"))
+    }
+
+    /// The same failure of an operation that was still to be sent.
     pub(crate) fn before_sending(mut self) -> Self {
         if let Fault::Lost { sent, .. } = &mut self {
             *sent = false;

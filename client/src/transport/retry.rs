@@ -7,8 +7,8 @@
 //! write that is applied, but not yet where it should be before it counts, is
 //! sent again to wait on. One deadline covers all attempts.
 //!
-//! Not done here: choosing the endpoint (`route`), and the one redirect to the
-//! tag's home (`client`).
+//! Not done here: choosing the endpoint (`routes`), and the one redirect to the
+//! tag's home (`target`).
 
 use std::time::Duration;
 

@@ -24,7 +24,7 @@ pub(super) const REASONS: [Reason; 30] = [
         "one loop over pages with its ways out",
     ),
     (
-        "client/src/client.rs",
+        "client/src/transport/target.rs",
         "attempt",
         "one table: what each answer means for the next attempt",
     ),

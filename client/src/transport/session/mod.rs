@@ -12,7 +12,7 @@
 //! been sent; the retry policy decides on the rest. The reader then opens the
 //! stream again, with growing pauses.
 //!
-//! Not done here: retries (`retry`), the choice of the node (`route`).
+//! Not done here: retries (`retry`), the choice of the node (`routes`).
 
 mod state;
 
@@ -39,9 +39,9 @@ use tonic::metadata::MetadataMap;
 use crate::answer::Meta;
 use crate::env::{self, Instant, Task};
 use crate::error::{Cause, Refusal};
-use crate::transport::connection::{Reply, ended};
 use crate::transport::fault::Fault;
 use crate::transport::opening::Openings;
+use crate::transport::reply::Reply;
 use crate::transport::retry::Backoff;
 
 /// From this many queued operations on, a frame leaves without giving callers
@@ -230,7 +230,7 @@ impl Shared {
             if state.stream != opening {
                 drop(state);
                 self.permits.add_permits(1);
-                return Err(ended());
+                return Err(Fault::ended());
             }
             state.insert(slot);
             let is_earlier = state.earliest.is_none_or(|earliest| deadline < earliest);

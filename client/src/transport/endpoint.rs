@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use domicile_proto::limits::CLIENT_MESSAGE_BYTES_MAX;
 use domicile_proto::v1;
@@ -13,51 +12,15 @@ use tonic::transport::{Channel, Uri};
 
 use crate::answer::Meta;
 use crate::env::{self, Instant};
-use crate::error::{Cause, Error};
+use crate::error::Error;
 use crate::transport::cluster::Clusters;
-use crate::transport::dial::{Dial, TcpDial};
+use crate::transport::dial::TcpDial;
 use crate::transport::fault::Fault;
+use crate::transport::header::TagHeader;
 use crate::transport::opening::{Openings, Way};
-use crate::transport::route::TagRoute;
+use crate::transport::options::{Options, Transport};
+use crate::transport::reply::Reply;
 use crate::transport::session::Session;
-
-/// What carries the operations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Transport {
-    /// One bidirectional stream for each endpoint, over which operations
-    /// travel in frames. The fastest.
-    #[default]
-    Session,
-    /// One gRPC call for each operation: for proxies that do not pass long
-    /// streams on.
-    Unary,
-}
-
-/// How to connect.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    /// What carries the operations.
-    pub(crate) transport: Transport,
-    /// How long making a connection may take.
-    pub(crate) connect_timeout: Duration,
-    /// The most operations of a session without an answer.
-    pub(crate) in_flight_max: usize,
-    /// What opens the sockets; `None`: TCP.
-    pub(crate) dial: Option<Arc<dyn Dial>>,
-    /// Which cluster each endpoint is of.
-    pub(crate) clusters: Arc<Clusters>,
-}
-
-/// What a server answered to an operation.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Put(v1::PutResponse),
-    Get(Option<v1::Record>, Arc<Meta>),
-    Delete(v1::DeleteResponse),
-    Scan(v1::ScanResponse),
-    Register(v1::RegisterResponse),
-}
 
 /// A node's address and the connection to it.
 #[derive(Debug)]
@@ -147,7 +110,7 @@ impl Endpoint {
     /// too.
     pub(crate) async fn locate(
         &self,
-        tag: &TagRoute,
+        tag: &TagHeader,
         deadline: Instant,
     ) -> Result<(u64, v1::LocateResponse), Fault> {
         let opening = self.openings.current();
@@ -177,7 +140,7 @@ impl Endpoint {
     /// answer until the deadline. Where that has ended nothing is sent.
     pub(crate) async fn call(
         &self,
-        tag: &TagRoute,
+        tag: &TagHeader,
         operation: Operation,
         opening: u64,
         deadline: Instant,
@@ -207,14 +170,14 @@ impl Endpoint {
 
     async fn unary(
         &self,
-        tag: &TagRoute,
+        tag: &TagHeader,
         operation: Operation,
         opening: u64,
         deadline: Instant,
     ) -> Result<Reply, Fault> {
         let current = self.openings.current();
         if current.number != opening {
-            return Err(ended());
+            return Err(Fault::ended());
         }
         let mut kv = current.kv.clone();
         Ok(match operation {
@@ -240,13 +203,8 @@ impl Endpoint {
     }
 }
 
-/// Nothing was sent: what was said before the connection ended may not hold.
-pub(crate) fn ended() -> Fault {
-    Fault::lost(false, Cause::new("the connection was made anew"))
-}
-
 /// A unary request names its tag and its time in the metadata.
-fn request<T>(tag: &TagRoute, body: T, deadline: Instant) -> tonic::Request<T> {
+fn request<T>(tag: &TagHeader, body: T, deadline: Instant) -> tonic::Request<T> {
     let mut request = tonic::Request::new(body);
     request.set_timeout(deadline.saturating_duration_since(env::now()));
     request
