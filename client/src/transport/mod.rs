@@ -14,6 +14,7 @@
 //!
 //! Not done here: what an operation asks and what its answer means (`operation`).
 
+pub(crate) mod backoff;
 pub(crate) mod cluster;
 pub(crate) mod dial;
 pub(crate) mod endpoint;

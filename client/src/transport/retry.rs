@@ -16,14 +16,8 @@ use domicile_proto::reason::Reason;
 
 use crate::env::{self, Instant};
 use crate::error::{Error, Refusal};
+use crate::transport::backoff::Backoff;
 use crate::transport::fault::Fault;
-
-/// The first pause; each further one is twice as long.
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
-
-/// The longest pause: an election in one region takes about this long, so a
-/// longer one would only add to it.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// How long a write is tried while nodes say that their disk is full: a leader
 /// whose disk fills hands over within a second to one that has room.
@@ -50,7 +44,7 @@ pub(crate) struct Attempts {
     deadline: Instant,
     /// Whether a level that is not met may be met later.
     waits: bool,
-    pause: Duration,
+    backoff: Backoff,
     /// Whether an attempt without an answer may have been applied.
     maybe_applied: bool,
     /// What a node answered that sends the caller to another one.
@@ -126,7 +120,7 @@ impl Attempts {
             safety,
             deadline,
             waits: false,
-            pause: PAUSE_FIRST,
+            backoff: Backoff::new(),
             maybe_applied: false,
             elsewhere: None,
             again: None,
@@ -224,9 +218,7 @@ impl Attempts {
         if others {
             return Duration::ZERO;
         }
-        let pause = env::jitter(self.pause);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        pause.max(advised.unwrap_or_default())
+        self.backoff.pause().max(advised.unwrap_or_default())
     }
 
     /// The error of an operation that is not sent again.
@@ -252,28 +244,11 @@ impl Attempts {
     }
 }
 
-/// The pauses between attempts to open a session.
-#[derive(Debug)]
-pub(crate) struct Backoff(Duration);
-
-impl Backoff {
-    /// Before the first pause.
-    pub(crate) fn new() -> Self {
-        Backoff(PAUSE_FIRST)
-    }
-
-    /// How long to wait now.
-    pub(crate) fn pause(&mut self) -> Duration {
-        let pause = env::jitter(self.0);
-        self.0 = (self.0 * 2).min(PAUSE_MAX);
-        pause
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Cause;
+    use crate::transport::backoff::{PAUSE_FIRST, PAUSE_MAX};
     use domicile_proto::v1;
 
     fn refused(reason: Reason) -> Fault {

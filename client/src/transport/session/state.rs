@@ -9,8 +9,10 @@ use domicile_proto::v1;
 use domicile_proto::v1::session_operation::Operation;
 use tokio::sync::oneshot;
 
-use super::{Answer, Down};
 use crate::env::Instant;
+use crate::transport::fault::Fault;
+use crate::transport::reply::Reply;
+use crate::transport::session::down::Down;
 
 /// The most bytes of keys and values in a frame that holds more than one
 /// operation, so that a frame does not hold up the answers to small ones.
@@ -19,6 +21,9 @@ const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// How many low bits of an id are the slot; the others count up, so that a
 /// late answer never meets the slot's next operation.
 const SLOT_BITS: u32 = SESSION_IN_FLIGHT_MAX.next_power_of_two().trailing_zeros();
+
+/// The result of an operation on its way to its caller.
+pub(super) type Answer = Result<Reply, Fault>;
 
 /// What waits in a session.
 #[derive(Debug)]
