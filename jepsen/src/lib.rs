@@ -12,6 +12,7 @@ pub mod chaos;
 pub mod check;
 pub mod cluster;
 pub mod history;
+pub mod nemesis;
 pub mod network;
 pub mod regions;
 pub mod report;

@@ -1,7 +1,7 @@
 //! Real processes, each in a network namespace and on a disk of its own, under faults that overlap.
 //!
 //! [`plan`] draws the faults from a seed; [`nemesis`] begins and ends them and looks after processes that end by themselves; [`seats`] holds namespaces, disks and clocks. The clients are those of the simulation ([`crate::workload::Clients`]), so the same checkers judge both.
-//! When the faults are over, each tag must take a write within [`SERVE_WITHIN`] and all replicas must be equal within [`CONVERGE_WITHIN`]. Then an audit must pass, and [`search`] looks for the bytes of each tag on the raw disks, in the logs and in the captured traffic between regions.
+//! When the faults are over, each tag must take a write within [`SERVE_WITHIN`](crate::nemesis::SERVE_WITHIN) and all replicas must be equal within [`CONVERGE_WITHIN`](crate::nemesis::CONVERGE_WITHIN). Then an audit must pass, and [`search`] looks for the bytes of each tag on the raw disks, in the logs and in the captured traffic between regions.
 //!
 //! Not done here: what single faults do to single promises ([`super::scenario`]).
 
@@ -22,18 +22,12 @@ use super::stage::Run;
 use crate::check::coverage::Requirements;
 use crate::cluster::{Broken, Cluster};
 use crate::history::{History, Note, Run as Header};
+use crate::nemesis::{CONVERGE_WITHIN, SERVE_WITHIN};
 use crate::workload::{Clients, Recorder, Shape, Stage};
 use nemesis::Nemesis;
 use plan::Plan;
 use search::Canaries;
 use seats::Seats;
-
-/// How long a healed cluster may take until each tag takes writes.
-pub(super) const SERVE_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long a healed cluster without load may take until all replicas are
-/// equal and read.
-pub(super) const CONVERGE_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long there is load with faults unless told.
 const SAFETY: Duration = Duration::from_secs(40);
@@ -76,6 +70,7 @@ pub(super) async fn play(theme: Theme, run: &Run, header: Header) -> Played {
         Theme::Lag => Plan::lag(run.seed),
     };
     let recorder = Arc::new(Recorder::new());
+    let replicas = plan.shape.replicas();
     recorder.note(Note::Run(Header {
         requirements: Requirements {
             operations_min: 500,
@@ -89,7 +84,7 @@ pub(super) async fn play(theme: Theme, run: &Run, header: Header) -> Played {
             faults: plan.names(),
             ..Requirements::default()
         },
-        replicas: replicas(plan.shape),
+        replicas: replicas.map(|(r, n)| format!("{r}/{n}")).collect(),
         ..header
     }));
     let mut played = Played {
@@ -102,12 +97,6 @@ pub(super) async fn play(theme: Theme, run: &Run, header: Header) -> Played {
     played.history = recorder.history();
     played.history.notes.extend(found);
     played
-}
-
-fn replicas(shape: Shape) -> std::collections::BTreeSet<String> {
-    let set = &shape.tags()[0];
-    let holders = shape.hosts().filter(|(r, _)| set.stored.contains(r));
-    holders.map(|(r, n)| format!("{r}/{n}")).collect()
 }
 
 async fn break_and_search(
@@ -268,9 +257,7 @@ impl Playing<'_> {
     /// A tag that has taken no write that began since.
     fn unserved(&self, since: Duration) -> Option<&'static str> {
         let since_ns = self.began_ns + since.as_nanos() as u64;
-        let tags = self.plan.shape.tags().iter();
-        tags.map(|tag| tag.name)
-            .find(|tag| !self.recorder.wrote_since(tag, since_ns))
+        self.recorder.unserved(self.plan.shape, since_ns)
     }
 }
 

@@ -162,7 +162,7 @@ fn ports(shape: Shape, region: &str) -> impl Iterator<Item = (u16, Option<&'stat
 
 /// Where clients of a region find its nodes.
 pub(super) fn endpoints(shape: Shape, region: &str) -> Vec<String> {
-    let there = shape.hosts().filter(|(r, _)| *r == region);
+    let there = shape.members(region);
     there
         .map(|(r, n)| address(&host_name(r, n), PORT))
         .collect()

@@ -9,27 +9,22 @@ use domicile_server::storage::{Room, Survivors};
 use turmoil::Sim;
 
 use super::host::Host;
-use super::plan::{Fault, Plan, Remains, Span};
+use super::plan::{Fault, Plan, Remains};
+use crate::nemesis::{Down, Restarts, Schedule};
 use crate::workload::{Stage, host_name};
-
-/// How long a supervisor waits before it starts a node again.
-const RESTART_WAIT: Duration = Duration::from_secs(1);
 
 /// Who breaks things and mends them.
 pub(super) struct Nemesis<'a> {
     plan: &'a Plan,
     hosts: &'a BTreeMap<String, Arc<Host>>,
     stage: Arc<Stage>,
-    /// Nodes that do not run, and how many faults keep them down.
-    down: BTreeMap<String, u32>,
+    schedule: Schedule<'a, Fault>,
+    down: Down<String>,
     /// Nodes whose disk broke while they ran.
     broken: BTreeSet<String>,
     /// Nodes whose disk holds other bits than they wrote.
     damaged: BTreeSet<String>,
-    /// Nodes that stopped by themselves, and when they start again.
-    restarts: Vec<(Duration, String)>,
-    begun: usize,
-    open: Vec<Span>,
+    restarts: Restarts<String>,
 }
 
 impl<'a> Nemesis<'a> {
@@ -42,52 +37,38 @@ impl<'a> Nemesis<'a> {
             plan,
             hosts,
             stage,
-            down: BTreeMap::new(),
+            schedule: Schedule::new(&plan.faults),
+            down: Down::default(),
             broken: BTreeSet::new(),
             damaged: BTreeSet::new(),
-            restarts: Vec::new(),
-            begun: 0,
-            open: Vec::new(),
+            restarts: Restarts::default(),
         }
     }
 
     /// Does what is due. Answers the names of the faults that began, and of
     /// those that ended, as `end-NAME`.
     pub(super) fn turn(&mut self, sim: &mut Sim<'_>, at: Duration) -> Vec<String> {
-        let (ended, open) = std::mem::take(&mut self.open)
-            .into_iter()
-            .partition(|span: &Span| span.ends <= at);
-        self.open = open;
-        let ends = |span: &Span| format!("end-{}", span.fault.name());
+        let ended = self.schedule.ended(at);
+        let ends = |fault: &Fault| format!("end-{}", fault.name());
         let mut told: Vec<String> = ended.iter().map(ends).collect();
         self.end(sim, ended);
-        while let Some(span) = self.plan.faults.get(self.begun) {
-            if span.begins > at {
-                break;
-            }
-            self.begun += 1;
-            self.begin(sim, &span.fault);
-            told.push(span.fault.name().to_owned());
-            self.open.push(span.clone());
+        while let Some(fault) = self.schedule.begun(at) {
+            self.begin(sim, &fault);
+            told.push(fault.name().to_owned());
         }
         told
     }
 
     /// Starts the nodes again that stopped by themselves a while ago.
     pub(super) fn restart(&mut self, sim: &mut Sim<'_>) {
-        let now = sim.elapsed();
-        let (due, later): (Vec<_>, _) = std::mem::take(&mut self.restarts)
-            .into_iter()
-            .partition(|(when, _)| *when <= now);
-        self.restarts = later;
-        for (_, host) in due {
+        for host in self.restarts.due(sim.elapsed()) {
             self.up(sim, &host);
         }
     }
 
     /// Ends everything that is open.
     pub(super) fn heal(&mut self, sim: &mut Sim<'_>) {
-        let open = std::mem::take(&mut self.open);
+        let open = self.schedule.end_all();
         self.end(sim, open);
         for host in self.hosts.values() {
             let skew = self.plan.skews.get(&host.name).copied().unwrap_or(0);
@@ -131,8 +112,7 @@ impl<'a> Nemesis<'a> {
             host.wipe();
             self.stage.lost.lock().push((host.region, host.node));
         }
-        self.restarts
-            .push((sim.elapsed() + RESTART_WAIT, host.to_owned()));
+        self.restarts.put_off(host.to_owned(), sim.elapsed());
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, fault: &Fault) {
@@ -175,9 +155,9 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    fn end(&mut self, sim: &mut Sim<'_>, ended: Vec<Span>) {
-        for span in ended {
-            match &span.fault {
+    fn end(&mut self, sim: &mut Sim<'_>, ended: Vec<Fault>) {
+        for fault in ended {
+            match &fault {
                 Fault::Power { hosts, .. } => {
                     for host in hosts {
                         self.up(sim, host);
@@ -201,7 +181,8 @@ impl<'a> Nemesis<'a> {
                 }
                 Fault::Hold(some, others) => pairs(some, others, |a, b| sim.release(a, b)),
                 Fault::Slow(one, other, _) => {
-                    let usual = distance(self.plan, one, other);
+                    let (here, there) = (self.hosts[one].region, self.hosts[other].region);
+                    let usual = self.plan.distance(here, there);
                     sim.set_link_latency(one.as_str(), other.as_str(), usual);
                 }
                 Fault::Clock(host, _) => {
@@ -215,8 +196,8 @@ impl<'a> Nemesis<'a> {
         }
         // The network keeps one state for each way: what other faults hinder
         // must be hindered again.
-        for span in &self.open {
-            hinder(sim, &span.fault);
+        for fault in self.schedule.open() {
+            hinder(sim, fault);
         }
     }
 
@@ -233,9 +214,7 @@ impl<'a> Nemesis<'a> {
     }
 
     fn take_down(&mut self, sim: &mut Sim<'_>, host: &str, survivors: Survivors) {
-        let reasons = self.down.entry(host.to_owned()).or_default();
-        *reasons += 1;
-        if *reasons > 1 {
+        if !self.down.take(host.to_owned()) {
             return;
         }
         let disk = self.hosts[host].disk();
@@ -246,14 +225,9 @@ impl<'a> Nemesis<'a> {
         self.broken.remove(host);
     }
 
-    fn up(&mut self, sim: &mut Sim<'_>, host: &str) {
-        let Some(reasons) = self.down.get_mut(host) else {
-            return;
-        };
-        *reasons -= 1;
-        if *reasons == 0 {
-            self.down.remove(host);
-            sim.bounce(host);
+    fn up(&mut self, sim: &mut Sim<'_>, host: &String) {
+        if self.down.release(host) {
+            sim.bounce(host.as_str());
         }
     }
 }
@@ -277,16 +251,4 @@ fn pairs(some: &[String], others: &[String], mut each: impl FnMut(&str, &str)) {
             each(one, other);
         }
     }
-}
-
-/// How long a message between two hosts usually takes.
-pub(super) fn distance(plan: &Plan, one: &str, other: &str) -> Duration {
-    let region = |host: &str| host.rsplit('-').nth(1).unwrap_or_default().to_owned();
-    let (one, other) = (region(one), region(other));
-    let known = plan.distances.iter();
-    let known = known.filter(|(a, b, _)| (*a == one && *b == other) || (*a == other && *b == one));
-    known
-        .map(|(_, _, delay)| *delay)
-        .next()
-        .unwrap_or(plan.near)
 }

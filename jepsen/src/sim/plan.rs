@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
+use crate::nemesis::{Distances, Pace, QUIET, Span, some};
 use crate::workload::{Shape, drawn, host_name};
 
 /// How long there is load with faults.
@@ -19,12 +20,13 @@ const LONG_SAFETY: Duration = Duration::from_secs(75);
 /// How long such a region is cut off, at least.
 const LAPSE: Duration = Duration::from_secs(36);
 
-/// Nothing is broken before the cluster has run this long.
-const QUIET: Duration = Duration::from_secs(2);
-
-/// The one-way distances of the regions.
-const DISTANCES_MS: [(&str, &str, u64); 3] =
-    [("ap", "eu", 110), ("ap", "us", 75), ("eu", "us", 40)];
+/// How dense faults are.
+const PACE: Pace = Pace {
+    gap_ms: 300..6000,
+    short_ms: 50..800,
+    usual_ms: 800..6000,
+    long_ms: 6000..20_000,
+};
 
 /// What was under way when a way was cut has arrived after this.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
@@ -90,6 +92,14 @@ impl Fault {
             Fault::Broken(..) => "broken-disk",
         }
     }
+
+    /// Whether nodes lose what is on their disks.
+    fn is_wipe(&self) -> bool {
+        matches!(
+            self,
+            Fault::Wipe(_) | Fault::WipeRegion(_) | Fault::Damage { .. }
+        )
+    }
 }
 
 /// What stays broken when everything else is healed: the others must do without
@@ -122,17 +132,6 @@ impl Remains {
     }
 }
 
-/// A fault and when it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// When it begins, from the start of the load.
-    pub begins: Duration,
-    /// When it ends.
-    pub ends: Duration,
-    /// What it is.
-    pub fault: Fault,
-}
-
 /// Everything a run is made of.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -143,11 +142,11 @@ pub struct Plan {
     /// How long there is load with faults.
     pub safety: Duration,
     /// The faults by their beginning.
-    pub faults: Vec<Span>,
+    pub faults: Vec<Span<Fault>>,
     /// What stays broken.
     pub remains: Option<Remains>,
     /// The delays between regions, one way.
-    pub distances: Vec<(&'static str, &'static str, Duration)>,
+    pub distances: Distances,
     /// How far each node's wall clock is off, in milliseconds.
     pub skews: BTreeMap<String, i64>,
     /// The longest that a message within a region takes.
@@ -185,31 +184,12 @@ impl Plan {
         if lapses {
             faults.push(lapse(&mut draw, shape));
         }
-        let mut at = QUIET;
-        while !kinds.is_empty() {
-            // Shorter than what they last: some overlap.
-            at += Duration::from_millis(draw.random_range(300..6000));
-            if at >= safety {
-                break;
-            }
-            let lasts = Duration::from_millis(match draw.random_range(0..4) {
-                0 => draw.random_range(50..800),
-                1 | 2 => draw.random_range(800..6000),
-                _ => draw.random_range(6000..20_000),
-            });
-            let kind = kinds[draw.random_range(0..kinds.len())];
-            let fault = fault(&mut draw, shape, kind);
-            // A quorum of each group must keep its disks.
-            let span = Span {
-                begins: at,
-                ends: (at + lasts).min(safety),
-                fault,
-            };
-            if is_wipe(&span) && faults.iter().any(is_wipe) {
-                continue;
-            }
-            faults.push(span);
-        }
+        let drawn = |draw: &mut ChaCha8Rng, kind| fault(draw, shape, kind);
+        // A quorum of each group must keep its disks.
+        let fits = |before: &[Span<Fault>], fault: &Fault| {
+            !fault.is_wipe() || !before.iter().any(|span| span.fault.is_wipe())
+        };
+        PACE.draw(&mut draw, safety, &kinds, &mut faults, drawn, fits);
         faults.sort_by_key(|span| span.begins);
         let skewed = draw.random_bool(0.5);
         let skews = shape.hosts().map(|(region, node)| {
@@ -217,12 +197,7 @@ impl Plan {
             (host_name(region, node), if skewed { skew } else { 0 })
         });
         let skews = skews.collect();
-        let far = draw.random_range(20..=100);
-        let distances = DISTANCES_MS
-            .iter()
-            .filter(|_| shape == Shape::Regions)
-            .map(|(a, b, ms)| (*a, *b, Duration::from_millis(ms * far / 100)))
-            .collect();
+        let distances = Distances::draw(&mut draw, shape, 20..=100);
         Plan {
             seed,
             shape,
@@ -242,31 +217,30 @@ impl Plan {
     /// other fault of the network touches that: from when it is certain, until
     /// healing begins.
     pub fn isolations(&self) -> impl Iterator<Item = (&'static str, Duration, Duration)> {
-        let of_network = |span: &&Span| {
+        let of_network = |span: &&Span<Fault>| {
             let fault = &span.fault;
             matches!(
                 fault,
                 Fault::Cut(..) | Fault::OneWay(..) | Fault::Hold(..) | Fault::Slow(..)
             )
         };
-        let away = |region: &&'static str| self.shape.tags().iter().all(|t| t.home != *region);
-        let regions: Vec<_> = self.shape.regions().iter().copied().filter(away).collect();
         self.faults.iter().filter_map(move |span| {
             let Fault::Cut(part, _) = &span.fault else {
                 return None;
             };
-            let is_whole = |region: &&&'static str| {
-                let hosts = self.shape.hosts().filter(|(r, _)| *r == **region);
-                let hosts: Vec<String> = hosts.map(|(r, n)| host_name(r, n)).collect();
-                hosts == *part
-            };
-            let region = regions.iter().find(is_whole)?;
+            let is_whole = |region: &&str| names(self.shape.members(region)) == *part;
+            let region = self.shape.mirrors().find(is_whole)?;
             let mut network = self.faults.iter().filter(of_network);
             let alone = network
                 .all(|other| other == span || other.ends < span.begins || other.begins > span.ends);
             let certain = span.begins + IN_FLIGHT;
-            (alone && certain < span.ends).then_some((*region, certain, span.ends))
+            (alone && certain < span.ends).then_some((region, certain, span.ends))
         })
+    }
+
+    /// How long a message between two regions usually takes, at most.
+    pub fn distance(&self, one: &str, other: &str) -> Duration {
+        self.distances.between(one, other).unwrap_or(self.near)
     }
 
     /// A number that only this plan and `purpose` decide.
@@ -276,24 +250,27 @@ impl Plan {
 }
 
 /// A region is cut off for longer than the policy lease runs.
-fn lapse(draw: &mut ChaCha8Rng, shape: Shape) -> Span {
+fn lapse(draw: &mut ChaCha8Rng, shape: Shape) -> Span<Fault> {
     let regions = shape.regions();
     let region = regions[draw.random_range(0..regions.len())];
-    let (part, rest) = shape.hosts().partition::<Vec<_>, _>(|(r, _)| *r == region);
-    let names = |hosts: Vec<(&str, u64)>| -> Vec<String> {
-        hosts.iter().map(|(r, n)| host_name(r, *n)).collect()
-    };
+    let part = names(shape.members(region));
+    let rest = names(shape.hosts().filter(|(of, _)| *of != region));
     let begins = QUIET + Duration::from_millis(draw.random_range(0..10_000));
     let lasts = LAPSE + Duration::from_millis(draw.random_range(0..20_000));
     Span {
         begins,
         ends: begins + lasts,
-        fault: Fault::Cut(names(part), names(rest)),
+        fault: Fault::Cut(part, rest),
     }
 }
 
 /// What stays broken, in a region whose nodes keep their disks.
-fn remains(draw: &mut ChaCha8Rng, seed: u64, shape: Shape, faults: &[Span]) -> Option<Remains> {
+fn remains(
+    draw: &mut ChaCha8Rng,
+    seed: u64,
+    shape: Shape,
+    faults: &[Span<Fault>],
+) -> Option<Remains> {
     if shape == Shape::Lone || !draw.random_bool(0.3) {
         return None;
     }
@@ -312,7 +289,9 @@ fn remains(draw: &mut ChaCha8Rng, seed: u64, shape: Shape, faults: &[Span]) -> O
     let host = host_name(region, *node);
     Some(match drawn(seed, "what remains") % 6 {
         // Of the voters of the control group it takes as many as may be lost.
-        0 if shape == Shape::Regions && !faults.iter().any(is_wipe) => Remains::Region(AWAY),
+        0 if shape == Shape::Regions && !faults.iter().any(|span| span.fault.is_wipe()) => {
+            Remains::Region(AWAY)
+        }
         0 | 1 => Remains::Mute(host),
         2 => Remains::Deaf(host),
         3 => Remains::Full(host),
@@ -320,33 +299,22 @@ fn remains(draw: &mut ChaCha8Rng, seed: u64, shape: Shape, faults: &[Span]) -> O
     })
 }
 
-fn is_wipe(span: &Span) -> bool {
-    matches!(
-        span.fault,
-        Fault::Wipe(_) | Fault::WipeRegion(_) | Fault::Damage { .. }
-    )
+/// The names of the hosts of these nodes.
+fn names(nodes: impl Iterator<Item = (&'static str, u64)>) -> Vec<String> {
+    nodes
+        .map(|(region, node)| host_name(region, node))
+        .collect()
 }
 
 fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
-    let hosts: Vec<String> = shape.hosts().map(|(r, n)| host_name(r, n)).collect();
+    let hosts = names(shape.hosts());
     let regions = shape.regions();
     let region = regions[draw.random_range(0..regions.len())];
-    let of = |region: &str| -> Vec<String> {
-        let there = shape.hosts().filter(|(r, _)| *r == region);
-        there.map(|(r, n)| host_name(r, n)).collect()
-    };
+    let of = |region: &str| names(shape.members(region));
     let host = hosts[draw.random_range(0..hosts.len())].clone();
     let (home, _) = host.split_once('-').unwrap_or_default();
     let others = |not: &[String]| -> Vec<String> {
         hosts.iter().filter(|h| !not.contains(h)).cloned().collect()
-    };
-    let some = |draw: &mut ChaCha8Rng, from: &[String]| -> Vec<String> {
-        let wanted = draw.random_range(1..=from.len());
-        let mut from = from.to_vec();
-        while from.len() > wanted {
-            from.remove(draw.random_range(0..from.len()));
-        }
-        from
     };
     let everything = draw.random_bool(0.3);
     match kind {

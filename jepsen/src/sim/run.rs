@@ -11,7 +11,7 @@ use turmoil::Sim;
 
 use super::host::{Host, SimDial, World, endpoints};
 use super::load::{self, Reached};
-use super::nemesis::{Nemesis, distance};
+use super::nemesis::Nemesis;
 use super::plan::Plan;
 use super::search;
 use super::trace::Trace;
@@ -19,16 +19,10 @@ use crate::chaos::{Report, judge::judge};
 use crate::check::coverage::Requirements;
 use crate::cluster::Broken;
 use crate::history::{History, Isolation, Note, RegionId, Run};
+use crate::nemesis::{CONVERGE_WITHIN, SERVE_WITHIN};
 #[cfg(feature = "seeded-bugs")]
 use crate::workload::mark;
 use crate::workload::{Clients, Recorder, Stage};
-
-/// How long a healed cluster may take until each tag takes writes.
-pub const SERVE_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long a healed cluster without load may take until all replicas are
-/// equal.
-pub const CONVERGE_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the cluster may take to form.
 const FORM_WITHIN: Duration = Duration::from_secs(20);
@@ -180,9 +174,6 @@ fn leaked(trace: &Trace) -> Result<()> {
 }
 
 fn header(plan: &Plan) -> Run {
-    let set = &plan.shape.tags()[0];
-    let replicas = plan.shape.hosts();
-    let replicas = replicas.filter(|(region, _)| set.stored.contains(region));
     let left = plan.remains.iter();
     let left: Vec<_> = left.flat_map(|what| what.hosts(plan.shape)).collect();
     let shape = plan.shape.name();
@@ -204,7 +195,9 @@ fn header(plan: &Plan) -> Run {
             faults: faults.collect(),
             ..Requirements::default()
         },
-        replicas: replicas
+        replicas: plan
+            .shape
+            .replicas()
             .filter(|host| !left.contains(host))
             .map(|(r, n)| format!("{r}/{n}"))
             .collect(),
@@ -238,8 +231,7 @@ fn link(sim: &Sim<'_>, plan: &Plan, hosts: &BTreeMap<String, Arc<Host>>) {
         for other in &all[at + 1..] {
             let (a, b) = (region(one), region(other));
             if a != b {
-                let far = distance(plan, &format!("{a}-1"), &format!("{b}-1"));
-                sim.set_link_latency(one.as_str(), other.as_str(), far);
+                sim.set_link_latency(one.as_str(), other.as_str(), plan.distance(&a, &b));
             }
         }
     }
@@ -340,17 +332,13 @@ impl Playing<'_> {
     /// Requires that each tag has taken a write that was begun since.
     fn served_since(&self, since: Duration) -> Result<()> {
         let since_ns = since.as_nanos() as u64;
-        for tag in self.plan.shape.tags() {
-            let written = self.recorder.wrote_since(tag.name, since_ns);
-            if !written {
-                return Err(Broken::new(format!(
-                    "{} took no write for {} s after the faults were over",
-                    tag.name,
-                    SERVE_WITHIN.as_secs()
-                )));
-            }
+        match self.recorder.unserved(self.plan.shape, since_ns) {
+            Some(tag) => Err(Broken::new(format!(
+                "{tag} took no write for {} s after the faults were over",
+                SERVE_WITHIN.as_secs()
+            ))),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::Shape;
 use crate::history::{F, History, Kind, Meta, Note, Op, Process, Value};
 
 /// Nanoseconds since the run began.
@@ -66,10 +67,12 @@ impl Recorder {
         self.last_began_ns.load(Ordering::Relaxed)
     }
 
-    /// Whether a tag has acknowledged a write that began since.
-    pub fn wrote_since(&self, tag: &str, since_ns: u64) -> bool {
+    /// A tag that has acknowledged no write that began since.
+    pub fn unserved(&self, shape: Shape, since_ns: u64) -> Option<&'static str> {
         let began = self.began_ns.lock();
-        began.get(tag).is_some_and(|began| *began >= since_ns)
+        let wrote = |tag: &&str| began.get(*tag).is_some_and(|began| *began >= since_ns);
+        let mut tags = shape.tags().iter().map(|tag| tag.name);
+        tags.find(|tag| !wrote(tag))
     }
 
     /// A write of a tag that began then is acknowledged.

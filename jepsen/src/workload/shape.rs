@@ -94,6 +94,24 @@ impl Shape {
         let regions = self.regions().iter();
         regions.flat_map(move |region| (1..=nodes).map(move |node| (*region, node)))
     }
+
+    /// The nodes of a region.
+    pub fn members(self, region: &str) -> impl Iterator<Item = (&'static str, u64)> {
+        self.hosts().filter(move |(of, _)| *of == region)
+    }
+
+    /// The regions that are home to no tag.
+    pub fn mirrors(self) -> impl Iterator<Item = &'static str> {
+        let regions = self.regions().iter().copied();
+        regions.filter(move |region| self.tags().iter().all(|tag| tag.home != *region))
+    }
+
+    /// The nodes that hold the tag whose records include the set.
+    pub fn replicas(self) -> impl Iterator<Item = (&'static str, u64)> {
+        let set = &self.tags()[0];
+        self.hosts()
+            .filter(|(region, _)| set.stored.contains(region))
+    }
 }
 
 /// A tag that the load uses.

@@ -9,16 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::plan::{Fault, Plan, Span};
+use super::plan::{Fault, Plan};
 use super::seats::Seats;
 use crate::chaos::damage;
 use crate::chaos::power::Disk;
 use crate::cluster::{Broken, Cluster};
 use crate::history::{Isolation, Note, RegionId};
+use crate::nemesis::{Down, Restarts, Schedule};
 use crate::workload::{Recorder, Stage};
-
-/// How long a supervisor waits before it starts a process again.
-const RESTART_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a process may go on after its disk began to fail.
 const FAIL_STOP_WAIT: Duration = Duration::from_secs(10);
@@ -47,18 +45,15 @@ pub(super) struct Nemesis<'a> {
     pub(super) seats: Seats,
     stage: Arc<Stage>,
     recorder: Arc<Recorder>,
-    /// Processes that are kept down, and by how many faults.
-    down: BTreeMap<usize, u32>,
-    /// When processes that ended by themselves start again.
-    restarts: Vec<(Duration, usize)>,
+    schedule: Schedule<'a, Fault>,
+    down: Down<usize>,
+    restarts: Restarts<usize>,
     excused: BTreeMap<usize, Excuse>,
     /// Until when processes must have ended by themselves.
     must_end: BTreeMap<usize, Duration>,
     /// Nodes whose empty disk waits for a replacement.
     replaced: BTreeSet<usize>,
     isolated: BTreeMap<Vec<(usize, usize)>, u64>,
-    begun: usize,
-    open: Vec<Span>,
 }
 
 impl<'a> Nemesis<'a> {
@@ -75,44 +70,34 @@ impl<'a> Nemesis<'a> {
             seats,
             stage,
             recorder,
-            down: BTreeMap::new(),
-            restarts: Vec::new(),
+            schedule: Schedule::new(&plan.faults),
+            down: Down::default(),
+            restarts: Restarts::default(),
             excused: BTreeMap::new(),
             must_end: BTreeMap::new(),
             replaced: BTreeSet::new(),
             isolated: BTreeMap::new(),
-            begun: 0,
-            open: Vec::new(),
         }
     }
 
     /// Does what is due at a time since the start of the load.
     pub(super) fn turn(&mut self, at: Duration) -> Result<()> {
-        let (ended, open) = std::mem::take(&mut self.open)
-            .into_iter()
-            .partition(|span: &Span| span.ends <= at);
-        self.open = open;
+        let ended = self.schedule.ended(at);
         self.end(ended)?;
-        while let Some(span) = self.plan.faults.get(self.begun).cloned() {
-            if span.begins > at {
-                break;
-            }
-            self.begun += 1;
-            self.recorder.fault(span.fault.name());
-            eprintln!("{:.1} s: {}", at.as_secs_f64(), span.fault.name());
-            let begun = self.begin(&span.fault, at);
-            begun.with_context(|| format!("{} did not begin", span.fault.name()))?;
-            self.open.push(span);
+        while let Some(fault) = self.schedule.begun(at) {
+            self.recorder.fault(fault.name());
+            eprintln!("{:.1} s: {}", at.as_secs_f64(), fault.name());
+            let begun = self.begin(&fault, at);
+            begun.with_context(|| format!("{} did not begin", fault.name()))?;
         }
         self.supervise(at)
     }
 
     /// Ends everything and starts whatever does not run.
     pub(super) fn heal(&mut self, at: Duration) -> Result<()> {
-        let open = std::mem::take(&mut self.open);
+        let open = self.schedule.end_all();
         self.end(open)?;
-        let due = self.restarts.iter_mut();
-        due.for_each(|(when, _)| *when = at);
+        self.restarts.hasten(at);
         self.must_end.clear();
         self.supervise(at)
     }
@@ -136,13 +121,9 @@ impl<'a> Nemesis<'a> {
                 )));
             }
         }
-        let (due, later): (Vec<_>, _) = std::mem::take(&mut self.restarts)
-            .into_iter()
-            .partition(|(when, _)| *when <= at);
-        self.restarts = later;
-        for (_, node) in due {
-            if self.seats.fails(node) || self.down.contains_key(&node) {
-                self.restarts.push((at + RESTART_WAIT, node));
+        for node in self.restarts.due(at) {
+            if self.seats.fails(node) || self.down.holds(&node) {
+                self.restarts.put_off(node, at);
                 continue;
             }
             self.start(node)?;
@@ -152,7 +133,7 @@ impl<'a> Nemesis<'a> {
 
     /// Whether a fault is open.
     fn is_open(&self, which: impl Fn(&Fault) -> bool) -> bool {
-        self.open.iter().any(|span| which(&span.fault))
+        self.schedule.open().any(which)
     }
 
     /// The name of a node, as `region/number`.
@@ -168,13 +149,13 @@ impl<'a> Nemesis<'a> {
         match self.excused.get(&node) {
             Some(Excuse::Disk) => {
                 // What it wrote while its disk failed may be torn, not wrong.
-                self.restarts.push((at + RESTART_WAIT, node));
+                self.restarts.put_off(node, at);
                 Ok(())
             }
             Some(Excuse::Damage) => {
                 if self.seats.fails(node) {
                     // Another fault has its disk; it says why it refuses later.
-                    self.restarts.push((at + RESTART_WAIT, node));
+                    self.restarts.put_off(node, at);
                     return Ok(());
                 }
                 damage::refusal(self.cluster.nodes[node].number - 1, &said)?;
@@ -274,10 +255,10 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    fn end(&mut self, ended: Vec<Span>) -> Result<()> {
-        for span in ended {
-            self.recorder.fault(&format!("end-{}", span.fault.name()));
-            match &span.fault {
+    fn end(&mut self, ended: Vec<Fault>) -> Result<()> {
+        for fault in ended {
+            self.recorder.fault(&format!("end-{}", fault.name()));
+            match &fault {
                 Fault::Kill(nodes) | Fault::Power(nodes) => self.up(nodes)?,
                 Fault::Pause(node) => self.signal(*node, "CONT")?,
                 Fault::Broken(node) => {
@@ -338,7 +319,6 @@ impl<'a> Nemesis<'a> {
     fn isolates(&self, ways: &[(usize, usize)]) -> Option<&'static str> {
         let shape = self.plan.shape;
         let region = |node: usize| shape.hosts().nth(node).map(|(region, _)| region);
-        let away = |region: &&&'static str| shape.tags().iter().all(|t| t.home != **region);
         let count = shape.hosts().count();
         let cut_off = |name: &str| {
             (0..count).all(|one| {
@@ -349,8 +329,7 @@ impl<'a> Nemesis<'a> {
                 })
             })
         };
-        let regions = shape.regions().iter().filter(away);
-        regions.copied().find(|name| cut_off(name))
+        shape.mirrors().find(|name| cut_off(name))
     }
 
     /// A process may end by itself from now on; with a time, it must soon.
@@ -363,9 +342,9 @@ impl<'a> Nemesis<'a> {
 
     fn take_down(&mut self, nodes: &[usize]) -> Result<()> {
         for node in nodes {
-            *self.down.entry(*node).or_default() += 1;
+            self.down.take(*node);
             self.must_end.remove(node);
-            self.restarts.retain(|(_, waiting)| waiting != node);
+            self.restarts.forget(node);
         }
         self.cluster.kill(nodes);
         Ok(())
@@ -373,12 +352,7 @@ impl<'a> Nemesis<'a> {
 
     fn up(&mut self, nodes: &[usize]) -> Result<()> {
         for node in nodes {
-            let Some(reasons) = self.down.get_mut(node) else {
-                continue;
-            };
-            *reasons -= 1;
-            if *reasons == 0 {
-                self.down.remove(node);
+            if self.down.release(node) {
                 self.start(*node)?;
             }
         }

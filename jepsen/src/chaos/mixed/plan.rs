@@ -2,19 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::nemesis::{Distances, Pace, QUIET, Span, some};
 use crate::workload::{Shape, drawn};
 
-/// Nothing is broken before the cluster has run this long.
-const QUIET: Duration = Duration::from_secs(2);
+/// How dense faults are: two or three overlap.
+const PACE: Pace = Pace {
+    gap_ms: 200..4000,
+    short_ms: 300..1500,
+    usual_ms: 1500..7000,
+    long_ms: 7000..20_000,
+};
 
-/// The one-way distances of the regions, at most.
-const DISTANCES_MS: [(&str, &str, u64); 3] =
-    [("ap", "eu", 110), ("ap", "us", 75), ("eu", "us", 40)];
+/// How near regions are, in percent of the farthest.
+const NEAR_PERCENT: RangeInclusive<u64> = 10..=100;
 
 /// How far a wall clock jumps at most.
 const JUMP_S: i64 = 5 * 60;
@@ -101,17 +107,6 @@ impl Fault {
     }
 }
 
-/// A fault and when it is.
-#[derive(Clone, Debug)]
-pub(super) struct Span {
-    /// When it begins, from the start of the load.
-    pub(super) begins: Duration,
-    /// When it ends.
-    pub(super) ends: Duration,
-    /// What it is.
-    pub(super) fault: Fault,
-}
-
 /// Everything a run is made of that a seed can decide.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -122,9 +117,9 @@ pub(super) struct Plan {
     /// How long there is load with faults.
     pub(super) safety: Duration,
     /// The faults by their beginning.
-    pub(super) faults: Vec<Span>,
+    pub(super) faults: Vec<Span<Fault>>,
     /// The delays between regions, one way.
-    pub(super) distances: Vec<(&'static str, &'static str, Duration)>,
+    pub(super) distances: Distances,
 }
 
 impl Plan {
@@ -132,36 +127,16 @@ impl Plan {
     pub(super) fn draw(seed: u64, shape: Shape, safety: Duration) -> Plan {
         let mut draw = ChaCha8Rng::seed_from_u64(drawn(seed, "mixed"));
         let kinds: Vec<u64> = (0..KINDS).filter(|_| draw.random_bool(0.5)).collect();
-        let mut faults: Vec<Span> = Vec::new();
-        let mut at = QUIET;
-        while !kinds.is_empty() {
-            // Shorter than what they last: two or three overlap.
-            at += Duration::from_millis(draw.random_range(200..4000));
-            if at >= safety {
-                break;
-            }
-            let lasts = Duration::from_millis(match draw.random_range(0..4) {
-                0 => draw.random_range(300..1500),
-                1 | 2 => draw.random_range(1500..7000),
-                _ => draw.random_range(7000..20_000),
-            });
-            let kind = kinds[draw.random_range(0..kinds.len())];
-            let fault = fault(&mut draw, shape, kind);
-            if !may_lose(shape, &faults, &fault) {
-                continue;
-            }
-            faults.push(Span {
-                begins: at,
-                ends: (at + lasts).min(safety),
-                fault,
-            });
-        }
+        let mut faults = Vec::new();
+        let drawn = |draw: &mut ChaCha8Rng, kind| fault(draw, shape, kind);
+        let fits = |before: &[Span<Fault>], fault: &Fault| may_lose(shape, before, fault);
+        PACE.draw(&mut draw, safety, &kinds, &mut faults, drawn, fits);
         Plan {
             seed,
             shape,
             safety,
             faults,
-            distances: distances(&mut draw, shape),
+            distances: Distances::draw(&mut draw, shape, NEAR_PERCENT),
         }
     }
 
@@ -187,7 +162,7 @@ impl Plan {
                 span(12, 16, Fault::Kill(us)),
                 span(30, 34, Fault::Pause(members(shape, "ap")[1])),
             ],
-            distances: distances(&mut draw, shape),
+            distances: Distances::draw(&mut draw, shape, NEAR_PERCENT),
         }
     }
 
@@ -224,7 +199,7 @@ impl Plan {
             shape,
             safety: at,
             faults: jumps.chain(faults).collect(),
-            distances: distances(&mut draw, shape),
+            distances: Distances::draw(&mut draw, shape, NEAR_PERCENT),
         }
     }
 
@@ -235,17 +210,10 @@ impl Plan {
     }
 }
 
-fn distances(draw: &mut ChaCha8Rng, shape: Shape) -> Vec<(&'static str, &'static str, Duration)> {
-    let far = draw.random_range(10..=100);
-    let all = DISTANCES_MS.iter().filter(|_| shape == Shape::Regions);
-    all.map(|(a, b, ms)| (*a, *b, Duration::from_millis(ms * far / 100)))
-        .collect()
-}
-
 /// Whether a fault leaves a quorum of each group its disks. Of the five voters
 /// of the control group, who are among the first two nodes of each region, two
 /// may be lost.
-fn may_lose(shape: Shape, faults: &[Span], fault: &Fault) -> bool {
+fn may_lose(shape: Shape, faults: &[Span<Fault>], fault: &Fault) -> bool {
     let region = |node: &usize| shape.hosts().nth(*node).map(|(region, _)| region);
     let Some(own) = fault.destroys().first().map(region) else {
         return true;
@@ -291,14 +259,6 @@ fn fault(draw: &mut ChaCha8Rng, shape: Shape, kind: u64) -> Fault {
         members(shape, of)
     };
     let all: Vec<usize> = (0..count).collect();
-    let some = |draw: &mut ChaCha8Rng, from: &[usize]| -> Vec<usize> {
-        let wanted = draw.random_range(1..=from.len());
-        let mut from = from.to_vec();
-        while from.len() > wanted {
-            from.remove(draw.random_range(0..from.len()));
-        }
-        from
-    };
     let part = match regions.len() > 1 && draw.random_bool(0.5) {
         true => members(shape, region),
         false => vec![node],

@@ -194,12 +194,10 @@ impl Seats {
     /// Puts the regions as far apart as the plan says.
     fn keep_distances(&self, plan: &Plan) -> Result<()> {
         let hosts: Vec<_> = plan.shape.hosts().map(|(region, _)| region).collect();
-        for (one, other, delay) in &plan.distances {
-            for (a, b) in (0..hosts.len()).flat_map(|a| (0..hosts.len()).map(move |b| (a, b))) {
-                let ends = (hosts[a], hosts[b]);
-                if ends == (*one, *other) || ends == (*other, *one) {
-                    let (from, to) = (self.places[a], self.places[b]);
-                    self.network.set(from, to, |way| way.delay = *delay);
+        for (from, here) in self.places.iter().zip(&hosts) {
+            for (to, there) in self.places.iter().zip(&hosts) {
+                if let Some(delay) = plan.distances.between(here, there) {
+                    self.network.set(*from, *to, |way| way.delay = delay);
                 }
             }
         }
