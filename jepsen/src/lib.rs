@@ -2,7 +2,7 @@
 //!
 //! A run of the system, simulated or real, writes one [`history::History`]: every operation from its invocation to its answer, every fault, and what was observed of watches, digests and bytes. [`check::run`] judges it and [`report`] shows it.
 //!
-//! Runs are made in three ways: [`sim`] runs simulated nodes, where a seed decides everything; [`chaos`] breaks real processes ([`cluster`]) in networks of their own ([`network`]); [`regions`] kills those of three regions. [`workload`] is what their clients do.
+//! Runs are made in two ways: [`sim`] runs simulated nodes, where a seed decides everything; [`chaos`] breaks real processes ([`cluster`]), some in networks of their own ([`network`]). Both draw faults that overlap ([`nemesis`]) under the same clients ([`workload`]), and [`judge`] says what a run came to.
 //!
 //! No checker uses the product's code: one that shared the product's types would share its mistakes.
 //!
@@ -12,9 +12,9 @@ pub mod chaos;
 pub mod check;
 pub mod cluster;
 pub mod history;
+pub mod judge;
 pub mod nemesis;
 pub mod network;
-pub mod regions;
 pub mod report;
 pub mod sim;
 pub mod workload;

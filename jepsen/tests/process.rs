@@ -5,8 +5,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use domicile_jepsen::chaos::{Outcome, Report, Run, Scenario};
+use domicile_jepsen::chaos::{Run, Scenario};
 use domicile_jepsen::cluster::{Programs, incomplete};
+use domicile_jepsen::judge::{Outcome, Report};
 
 /// One scenario at a time: each is three processes under load, and failover is
 /// timed.

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use domicile_jepsen::chaos::regions::{Run, run};
 use domicile_jepsen::cluster::Programs;
-use domicile_jepsen::regions::{Run, run};
 
 #[test]
 fn nine_nodes_killed_at_once_lose_nothing_and_leak_nothing() {

@@ -1,7 +1,7 @@
 //! Real processes, each in a network namespace and on a disk of its own, under faults that overlap.
 //!
 //! [`plan`] draws the faults from a seed; [`nemesis`] begins and ends them and looks after processes that end by themselves; [`seats`] holds namespaces, disks and clocks. The clients are those of the simulation ([`crate::workload::Clients`]), so the same checkers judge both.
-//! When the faults are over, each tag must take a write within [`SERVE_WITHIN`](crate::nemesis::SERVE_WITHIN) and all replicas must be equal within [`CONVERGE_WITHIN`](crate::nemesis::CONVERGE_WITHIN). Then an audit must pass, and [`search`] looks for the bytes of each tag on the raw disks, in the logs and in the captured traffic between regions.
+//! When the faults are over, each tag must take a write within [`SERVE_WITHIN`] and all replicas must be equal within [`CONVERGE_WITHIN`]. Then an audit must pass, and [`search`] looks for the bytes of each tag on the raw disks, in the logs and in the captured traffic between regions.
 //!
 //! Not done here: what single faults do to single promises ([`super::scenario`]).
 

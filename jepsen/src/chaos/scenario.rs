@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use super::judge::{Report, judge};
 use super::load::{TAG, connect, read_locally};
 use super::mixed::{self, Theme};
 use super::power::Disk;
@@ -16,6 +15,7 @@ use super::stage::{Run, Stage};
 use super::{crowds, damage, disks, input, rolled, slow};
 use crate::cluster::{Broken, Cluster, Lacking, NODES, Node};
 use crate::history::{History, Note, Run as Header};
+use crate::judge::{Report, judge};
 use crate::workload::Shape;
 use crate::{check, report};
 

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use domicile_jepsen::chaos::{Outcome, PAGE, Run, Scenario};
+use domicile_jepsen::chaos::{PAGE, Run, Scenario};
 use domicile_jepsen::cluster::{Lacking, Programs};
+use domicile_jepsen::judge::Outcome;
 use domicile_jepsen::network;
 
 /// This machine cannot run the scenario.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use domicile_jepsen::chaos::regions::{Run, run};
 use domicile_jepsen::cluster::{Broken, Programs};
-use domicile_jepsen::regions::{Run, run};
 
 /// Three regions of real processes, all killed at once under load: nothing
 /// acknowledged is lost, mirrors come to what the home has, and nothing of a

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
-use domicile_jepsen::chaos::Outcome;
+use domicile_jepsen::judge::Outcome;
 use domicile_jepsen::sim::{self, Plan, Shape};
 
 /// How often the running seeds are looked at.

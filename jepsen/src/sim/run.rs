@@ -15,10 +15,10 @@ use super::nemesis::Nemesis;
 use super::plan::Plan;
 use super::search;
 use super::trace::Trace;
-use crate::chaos::{Report, judge::judge};
 use crate::check::coverage::Requirements;
 use crate::cluster::Broken;
 use crate::history::{History, Isolation, Note, RegionId, Run};
+use crate::judge::{Report, judge};
 use crate::nemesis::{CONVERGE_WITHIN, SERVE_WITHIN};
 #[cfg(feature = "seeded-bugs")]
 use crate::workload::mark;

@@ -42,7 +42,7 @@ pub(super) const REASONS: [Reason; 30] = [
     ),
     ("jepsen/src/check/bank.rs", "check", CHECKER),
     ("jepsen/src/check/digest.rs", "check", CHECKER),
-    ("jepsen/src/regions.rs", "run", SCRIPT),
+    ("jepsen/src/chaos/regions/mod.rs", "run", SCRIPT),
     (
         "jepsen/src/sim/plan.rs",
         "fault",

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::{Records, connect};
+use crate::chaos::chance::Chance;
 use crate::cluster::Broken;
 
 /// The writers of each region.
@@ -91,13 +92,7 @@ impl Load {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut mark = [0; MARK_BYTES];
         mark[..4].copy_from_slice(&MARK);
-        let mixed = |salt: u64| {
-            // SplitMix64 (Steele et al. 2014).
-            let mut z = (number ^ salt).wrapping_add(0x9e37_79b9_7f4a_7c15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        };
+        let mixed = |salt: u64| Chance::new(number ^ salt).next();
         let salt = u64::from(std::process::id());
         mark[4..12].copy_from_slice(&mixed(salt << 32).to_be_bytes());
         mark[12..].copy_from_slice(&(mixed(!salt) as u32).to_be_bytes());

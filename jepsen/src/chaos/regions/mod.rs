@@ -2,7 +2,7 @@
 //!
 //! Writers in two regions write records that nobody else writes, each with a random mark in key and value. All nodes are killed and started again, several times. Then every acknowledged record must be at its home, and mirrors must come to exactly what the home has. An audit must pass, must be incomplete without a node, and must fail when a record was planted on a wrong disk. Last, no mark of a tag that stays at home may be found in any byte of another region's disks; that it is found on the home's own disks shows that the search works.
 //!
-//! Not done here: histories and their checkers (`chaos`); cut links between processes.
+//! Not done here: histories and their checkers, cut links between processes (the scenarios).
 
 mod load;
 mod search;
@@ -21,7 +21,7 @@ use crate::cluster::{Broken, Cluster, Node, Programs, free_address};
 use load::Load;
 
 /// The policy of the demo: `global` is mirrored everywhere, `eu-only` nowhere.
-const POLICY: &str = include_str!("../../proto/policies/demo.toml");
+const POLICY: &str = include_str!("../../../../proto/policies/demo.toml");
 
 /// The regions of that policy.
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
