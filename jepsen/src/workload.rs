@@ -11,6 +11,7 @@ pub mod canary;
 mod carried;
 mod clients;
 mod derived;
+mod held;
 mod last;
 mod raw;
 mod recorder;
@@ -20,6 +21,7 @@ mod way;
 mod worker;
 
 pub use clients::Clients;
+pub(crate) use held::held;
 pub use recorder::Recorder;
 pub use shape::{Shape, Tag, drawn, host_name, mark};
 pub use stage::Stage;

@@ -1,6 +1,5 @@
 //! What three nodes are loaded with, and the reads at its end.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::cluster::Broken;
 use crate::history::{Digest, Level, Note, RegionId};
-use crate::workload::{Recorder, SET, Worker};
+use crate::workload::{Recorder, SET, Worker, held};
 
 /// The tag that is loaded.
 pub const TAG: &str = "orders";
@@ -141,25 +140,16 @@ pub async fn read_locally(
     let served = reader.scan(Level::Local, true).await;
     let served = served.ok_or_else(|| Broken::new(format!("{name} serves no local read")))?;
     ensure!(served == name, "{served} answered for {name}");
-    let (mut digest, mut records) = (DefaultHasher::new(), 0);
-    let mut pages = tag.scan().local().pages();
     let unread = |error| Broken::new(format!("{name} serves no scan: {error}"));
-    while let Some(page) = pages.next().await.map_err(unread)? {
-        for row in &page.records {
-            row.key.as_ref().hash(&mut digest);
-            row.value.as_ref().hash(&mut digest);
-            row.version.get().hash(&mut digest);
-            records += 1;
-        }
-    }
+    let held = held(&tag).await.map_err(unread)?;
     recorder.note(Note::Digest(Digest {
         region: RegionId::from("eu"),
         node: name.trim_start_matches("eu/").to_owned(),
         tag: TAG.to_owned(),
         // Nodes are equal at one moment only: each moment is a range.
         range: format!("up to write {}", recorder.acknowledged()),
-        digest: format!("{:016x}", digest.finish()),
-        records,
+        digest: held.digest,
+        records: held.records,
     }));
     Ok(())
 }

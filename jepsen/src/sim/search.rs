@@ -10,7 +10,7 @@ use memchr::memmem::Finder;
 
 use super::host::Host;
 use super::plan::{Plan, Remains};
-use crate::history::{Control, F, History, Note, PolicyRow, PolicyVersion, RegionId, Sighting};
+use crate::history::{Control, F, History, Note, RegionId, Sighting};
 use crate::workload::canary::{self, Canary, Search};
 use crate::workload::mark;
 
@@ -29,7 +29,6 @@ pub(super) fn disks(
 ) -> Result<Vec<Note>> {
     let mut notes = Vec::new();
     for tag in plan.shape.tags() {
-        let set = |regions: &[&str]| regions.iter().map(|r| RegionId::from(*r)).collect();
         let dead = plan.remains.as_ref();
         let read = tag
             .stored
@@ -37,16 +36,7 @@ pub(super) fn disks(
             .copied()
             .filter(|region| !matches!(dead, Some(Remains::Region(r)) if r == region));
         let read: Vec<&str> = read.collect();
-        notes.push(Note::Policy(PolicyRow {
-            version: PolicyVersion(1),
-            tag: tag.name.to_owned(),
-            store: set(tag.stored),
-            serve: set(tag.reached_from),
-            acked_ns: 0,
-            purge_within_ns: 0,
-            replicas: set(&read),
-            kinds: BTreeMap::new(),
-        }));
+        notes.push(Note::Policy(tag.policy_row(&read)));
         let mark = mark(plan.seed, tag.name);
         let (keys, values) = last_records(plan.seed, history, tag.name);
         let mut control = [Search::new(keys), Search::new(values)];

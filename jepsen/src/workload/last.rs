@@ -2,14 +2,13 @@
 //! read again, at every node that must keep up.
 
 use std::collections::BTreeSet;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, bail};
 use domicile_client::{Client, Error};
 
 use super::clients::{Clients, STEP};
+use super::held::held;
 use super::shape::Tag;
 use super::stage::Homes;
 use super::{SET, Worker};
@@ -194,23 +193,14 @@ impl Clients {
                 bail!("{served:?} answered for {name}");
             }
         }
-        let (mut digest, mut records) = (DefaultHasher::new(), 0);
-        let mut pages = handle.scan().local().pages();
-        while let Some(page) = pages.next().await? {
-            for row in &page.records {
-                row.key.as_ref().hash(&mut digest);
-                row.value.as_ref().hash(&mut digest);
-                row.version.get().hash(&mut digest);
-                records += 1;
-            }
-        }
+        let held = held(&handle).await?;
         Ok(Digest {
             region: RegionId::from(self.region),
             node: name.rsplit('/').next().unwrap_or(name).to_owned(),
             tag: tag.name.to_owned(),
             range: "all".to_owned(),
-            digest: format!("{:016x}", digest.finish()),
-            records,
+            digest: held.digest,
+            records: held.records,
         })
     }
 }

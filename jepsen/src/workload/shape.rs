@@ -1,8 +1,12 @@
 //! What clusters there are, and which tags the load uses in them.
 
+use std::collections::BTreeMap;
+
 use domicile_proto::policy;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng as _, SeedableRng as _};
+
+use crate::history::{PolicyRow, PolicyVersion, RegionId};
 
 /// How many nodes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +129,24 @@ pub struct Tag {
     pub stored: &'static [&'static str],
     /// Whose clients may use it.
     pub reached_from: &'static [&'static str],
+}
+
+impl Tag {
+    /// What the policy says of it, for whoever searches its bytes. `replicas`
+    /// are the regions that must hold a copy; none: that is not checked.
+    pub fn policy_row(&self, replicas: &[&str]) -> PolicyRow {
+        let set = |regions: &[&str]| regions.iter().map(|r| RegionId::from(*r)).collect();
+        PolicyRow {
+            version: PolicyVersion(1),
+            tag: self.name.to_owned(),
+            store: set(self.stored),
+            serve: set(self.reached_from),
+            acked_ns: 0,
+            purge_within_ns: 0,
+            replicas: set(replicas),
+            kinds: BTreeMap::new(),
+        }
+    }
 }
 
 /// The name of a node's host.

@@ -9,9 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::cluster::Node;
-use crate::history::{
-    Control, F, History, Note, Operation, PolicyRow, PolicyVersion, RegionId, Sighting, Value,
-};
+use crate::history::{Control, F, History, Note, Operation, RegionId, Sighting, Value};
 use crate::network::capture::Stream;
 use crate::workload::canary::{self, Canary, Search};
 use crate::workload::{SET, Shape, Tag};
@@ -94,17 +92,7 @@ impl Canaries {
 
     /// The policy that the sightings are held against.
     pub(super) fn policy(&self) -> Vec<Note> {
-        let set = |regions: &[&str]| regions.iter().map(|r| RegionId::from(*r)).collect();
-        let rows = self.tags.iter().map(|planted| PolicyRow {
-            version: PolicyVersion(1),
-            tag: planted.tag.name.to_owned(),
-            store: set(planted.tag.stored),
-            serve: set(planted.tag.reached_from),
-            acked_ns: 0,
-            purge_within_ns: 0,
-            replicas: BTreeSet::new(),
-            kinds: BTreeMap::new(),
-        });
+        let rows = self.tags.iter().map(|planted| planted.tag.policy_row(&[]));
         rows.map(Note::Policy).collect()
     }
 
