@@ -8,8 +8,8 @@
 //!
 //! Not done here: files, threads, real sockets, and what a real disk does to RocksDB. That is for [`crate::chaos`].
 
+mod clients;
 mod host;
-mod load;
 mod nemesis;
 pub mod plan;
 pub mod run;

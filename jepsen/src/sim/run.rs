@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use turmoil::Sim;
 
+use super::clients::{self, Reached};
 use super::host::{Host, SimDial, World, endpoints};
-use super::load::{self, Reached};
 use super::nemesis::Nemesis;
 use super::plan::Plan;
 use super::search;
@@ -99,7 +99,7 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Result<Ended> {
         });
         let (reached, trace) = (reached.clone(), trace.clone());
         sim.host(host, move || {
-            load::live(clients.clone(), reached.clone(), trace.clone())
+            clients::live(clients.clone(), reached.clone(), trace.clone())
         });
     }
     link(&sim, plan, &hosts);
@@ -340,9 +340,4 @@ impl Playing<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// What went wrong with a process that ran a seed.
-pub fn lost(seed: u64, why: &str) -> anyhow::Error {
-    anyhow!("the process of seed {seed} {why}")
 }
