@@ -311,6 +311,16 @@ impl Outcomes {
         std::mem::take(&mut self.finished)
     }
 
+    /// The whole table in one order, to compare it with another.
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> String {
+        let clients: BTreeMap<_, _> = self.clients.iter().collect();
+        format!(
+            "{clients:?} {:?} {:?} {:?} {}",
+            self.by_age, self.pinned, self.finished, self.count
+        )
+    }
+
     /// Adds an outcome. Answers the client's mark after it.
     fn insert(
         &mut self,
@@ -549,14 +559,7 @@ mod tests {
         /// Whether a table that is built from the rows is the one that lives.
         fn compare(&self) -> Result<(), String> {
             let built = Outcomes::load(&self.engine, GROUP, self.outcomes.memory()).unwrap();
-            let shown = |table: &Outcomes| {
-                let clients: BTreeMap<_, _> = table.clients.iter().collect();
-                format!(
-                    "{clients:?} {:?} {:?} {:?} {}",
-                    table.by_age, table.pinned, table.finished, table.count
-                )
-            };
-            let (lives, built) = (shown(&self.outcomes), shown(&built));
+            let (lives, built) = (self.outcomes.shown(), built.shown());
             (lives == built)
                 .then_some(())
                 .ok_or_else(|| format!("{lives}\n{built}"))

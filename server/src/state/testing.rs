@@ -1,4 +1,6 @@
-//! Groups and policies for tests.
+//! Groups, policies and golden scripts for tests.
+
+use std::path::Path;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::internal::v1 as wire;
@@ -39,4 +41,27 @@ pub(crate) fn demo() -> wire::Control {
 pub(crate) fn identity(group: u64, tag: &str, region: &str) -> Identity {
     let region = RegionName::new(region).expect("a name");
     Identity::new(GroupId(group), 1, tag, &region).expect("a tag")
+}
+
+/// Runs the scripts of a folder below `server/src`, each by a runner of its own. A
+/// script whose output is another than it says fails; with `UPDATE_GOLDENFILES=1` its
+/// output is written anew.
+pub(crate) fn run_scripts<R: goldenscript::Runner>(folder: &str, runner: impl Fn() -> R) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let scripts = std::fs::read_dir(source.join(folder)).expect("the folder is there");
+    let scripts = scripts.map(|script| script.expect("it can be read").path());
+    let mut scripts: Vec<_> = scripts.collect();
+    scripts.sort();
+    assert!(!scripts.is_empty(), "{folder} has no script");
+    for script in scripts {
+        let text = std::fs::read_to_string(&script).expect("a script is text");
+        assert!(
+            text.starts_with("# "),
+            "{} does not begin with what it shows",
+            script.display()
+        );
+        if let Err(error) = goldenscript::run(&mut runner(), &script) {
+            panic!("{}: {error}", script.display());
+        }
+    }
 }

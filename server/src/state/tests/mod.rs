@@ -3,6 +3,7 @@
 mod batching;
 mod control;
 mod mirror;
+mod scripts;
 
 use domicile_proto::internal::v1 as wire;
 use prost::Message;

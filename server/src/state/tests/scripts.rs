@@ -1,0 +1,964 @@
+//! Runs the scripts of `state/scripts`: entries of the log in, outcomes and rows out.
+//!
+//! A script is about the group of a home. A prefix such as `us:` means another group,
+//! which begins with `mirror` or `range`. What an entry answers stands in its first
+//! line; then what became of each operation, the rows that it put (`+`) and deleted
+//! (`-`), and what is other in the group's state.
+//!
+//! Version 21 is that of the second operation of entry 2, unless a script says another
+//! one; a place such as `1/2/1` is epoch, entry and operation.
+//!
+//! Of every script it is asserted besides that what is remembered of identified writes
+//! is the same when it is read from the rows after each entry, and that the rows are
+//! the same however entries are gathered into batches.
+
+mod rows;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use domicile_proto::address::RegionName;
+use domicile_proto::internal::v1 as wire;
+use goldenscript::Context;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use wire::command::Command as Entry;
+use wire::operation::{Change, Condition};
+
+use crate::error::Error;
+use crate::state::outcomes::{CLIENT_BYTES, DIGEST_BYTES};
+use crate::state::testing::run_scripts;
+use crate::state::{
+    Applied, Applier, GroupState, Identity, Outcome, Outcomes, Payload, Position, RowCache, feed,
+    read,
+};
+use crate::storage::{Durability, Engine, GroupId, Index, KeyRange, Limit, Memory, Span};
+use rows::Names;
+
+const GROUP: GroupId = GroupId(18);
+const TAG: &str = "global";
+
+/// The entries that are gathered into one batch when a script is applied again.
+const BATCHES: [usize; 5] = [2, 3, 4, 6, usize::MAX];
+
+/// What went wrong in a script.
+type Failure = Box<dyn std::error::Error>;
+
+#[test]
+fn the_scripts_of_apply_are_so() {
+    run_scripts("state/scripts/apply", Script::default);
+}
+
+#[test]
+fn the_scripts_of_retries_are_so() {
+    run_scripts("state/scripts/retries", Script::default);
+}
+
+/// A script with another output is an error, and stays as it is.
+#[test]
+fn a_script_that_is_not_so_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("wrong.txt");
+    let text = "# Nothing is there.\nget a\n---\na=one version=10\n";
+    std::fs::write(&script, text).expect("written");
+    let run = || goldenscript::run(&mut Script::default(), &script);
+    let run = std::panic::catch_unwind(run);
+    let after = std::fs::read_to_string(&script).expect("read");
+    let updates = ["UPDATE_GOLDENFILES", "REGENERATE_GOLDENFILES"];
+    if updates
+        .iter()
+        .any(|name| std::env::var(name).is_ok_and(|value| value == "1"))
+    {
+        assert!(after.ends_with("---\na=none\n"), "{after}");
+        return;
+    }
+    assert!(run.is_err(), "it passed");
+    assert_eq!(after, text, "it was written anew without being asked to");
+}
+
+/// What a script can say.
+#[derive(goldenscript::Command)]
+enum Command {
+    /// The group is a mirror of the home, in the region of its prefix.
+    Mirror {
+        #[arg(key)]
+        incarnation: u64,
+    },
+    /// The group is another range of the home, which has the keys from one up to another.
+    Range {
+        #[arg(key, optional)]
+        from: String,
+        #[arg(key)]
+        to: Option<String>,
+    },
+    /// What later commands are made under; what is left out is as before.
+    Under {
+        #[arg(key)]
+        policy: Option<u64>,
+        #[arg(key)]
+        epoch: Option<u64>,
+        #[arg(key)]
+        level: Option<u64>,
+    },
+    /// How much is remembered of identified writes, from the next entry on.
+    Remember {
+        #[arg(key, optional)]
+        clients: u64,
+        #[arg(key, optional)]
+        outcomes: u64,
+        #[arg(key, optional)]
+        each: u64,
+    },
+    /// Puts records, each by an operation of the next entry. `below`: the client has
+    /// every answer below.
+    Put {
+        #[arg(key)]
+        id: Option<WriteId>,
+        #[arg(key, optional)]
+        below: u64,
+        #[arg(key = "if")]
+        condition: Option<If>,
+        #[arg(key)]
+        version: Option<u64>,
+        #[arg(key, many)]
+        records: Vec<(String, String)>,
+    },
+    /// Deletes a record, likewise.
+    Delete {
+        key: String,
+        #[arg(key)]
+        id: Option<WriteId>,
+        #[arg(key, optional)]
+        below: u64,
+        #[arg(key = "if")]
+        condition: Option<If>,
+        #[arg(key)]
+        version: Option<u64>,
+    },
+    /// Registers a client, by an operation of the next entry.
+    Register { client: String },
+    /// Takes over a client that another range has registered.
+    Take { client: String },
+    /// Takes the last version up to the one of this operation.
+    Advance {
+        #[arg(key)]
+        version: Option<u64>,
+    },
+    /// Names a client as if it had been registered at a version.
+    Pretend {
+        client: String,
+        #[arg(key)]
+        version: u64,
+    },
+    /// Applies an entry with the operations that were said before.
+    Apply,
+    /// An entry that has nothing but its fence.
+    Raise,
+    /// An entry without a command, which no build writes.
+    Empty,
+    /// A new key of the tag, by its number.
+    NewKey { number: u64 },
+    /// The keys of the home up to a number, for a mirror.
+    Keys {
+        newest: u64,
+        #[arg(key)]
+        incarnation: Option<u64>,
+    },
+    /// Empties a mirror. Unless it says so, the sender saw the mirror as it is.
+    Begin {
+        #[arg(key)]
+        attempt: u64,
+        #[arg(key)]
+        incarnation: Option<u64>,
+        #[arg(key)]
+        seen_attempt: Option<u64>,
+        #[arg(key)]
+        seen_open: Option<bool>,
+        #[arg(key)]
+        at: Option<Place>,
+        #[arg(key, optional)]
+        version: u64,
+    },
+    /// A page of a backfill.
+    Page {
+        number: u64,
+        #[arg(key)]
+        attempt: u64,
+        #[arg(key)]
+        incarnation: Option<u64>,
+        #[arg(key, many, optional)]
+        records: Vec<(String, Value)>,
+    },
+    /// Opens a mirror that has so many pages.
+    End {
+        #[arg(key)]
+        attempt: u64,
+        #[arg(key)]
+        pages: u64,
+        #[arg(key)]
+        incarnation: Option<u64>,
+    },
+    /// A batch of changes, deletes among them. Unless it says so, it begins where the
+    /// mirror is.
+    Copy {
+        #[arg(key)]
+        after: Option<Place>,
+        #[arg(key)]
+        incarnation: Option<u64>,
+        #[arg(key, many, optional)]
+        records: Vec<(String, Value)>,
+        #[arg(many, optional)]
+        deletes: Vec<Deleted>,
+    },
+    /// Fills the mirror with what the home has.
+    Fill {
+        #[arg(key)]
+        attempt: u64,
+    },
+    /// Copies what the home has and the mirror has not.
+    Ship,
+    /// Says which rows of the mirror are those of the home.
+    Compare,
+    /// A record as of a version; unless it is said, of the last one.
+    Get {
+        key: String,
+        #[arg(key)]
+        version: Option<u64>,
+    },
+    /// Every row but the state.
+    Rows,
+    /// The state.
+    State,
+}
+
+/// The id of a write, `CLIENT/SEQUENCE`.
+#[derive(Clone)]
+struct WriteId(String, u64);
+
+impl FromStr for WriteId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (client, sequence) = text.split_once('/').ok_or("an id is CLIENT/SEQUENCE")?;
+        let sequence = sequence.parse().map_err(|error| format!("{error}"))?;
+        Ok(WriteId(client.to_owned(), sequence))
+    }
+}
+
+/// A condition: `absent`, or the version of the record.
+#[derive(Clone)]
+struct If(Condition);
+
+impl FromStr for If {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(If(match text {
+            "absent" => Condition::IfAbsent(true),
+            version => Condition::IfVersion(version.parse()?),
+        }))
+    }
+}
+
+/// `none`, or `EPOCH/ENTRY/OPERATION`.
+#[derive(Clone)]
+struct Place(Position);
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Place(Position::default()));
+        }
+        let parts: Vec<u64> = text.split('/').flat_map(str::parse).collect();
+        match parts[..] {
+            [epoch, index, sub] => Ok(Place(Position {
+                epoch,
+                index: Index(index),
+                sub: sub as u32,
+            })),
+            _ => Err("a place is EPOCH/ENTRY/OPERATION".into()),
+        }
+    }
+}
+
+/// What is copied of a record: `VALUE@VERSION`.
+#[derive(Clone)]
+struct Value(String, u64);
+
+impl FromStr for Value {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (value, version) = text.split_once('@').ok_or("a copy is VALUE@VERSION")?;
+        let version = version.parse().map_err(|error| format!("{error}"))?;
+        Ok(Value(value.to_owned(), version))
+    }
+}
+
+/// A delete that is copied: `KEY@VERSION`.
+#[derive(Clone)]
+struct Deleted(String, u64);
+
+impl FromStr for Deleted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Value::from_str(text).map(|Value(key, version)| Deleted(key, version))
+    }
+}
+
+/// A group that applies entries one by one.
+struct Replica {
+    engine: Memory,
+    identity: Identity,
+    state: GroupState,
+    outcomes: Outcomes,
+    row_cache: RowCache,
+    /// What the next commands are made under.
+    fence: wire::Fence,
+    /// The operations of the next entry, and what they are called.
+    queued: Vec<(String, wire::Operation)>,
+    limits: Option<wire::RequestLimits>,
+    entries: Vec<wire::Command>,
+}
+
+impl Replica {
+    fn new(identity: Identity) -> Self {
+        Replica {
+            engine: Memory::new("state", 1),
+            identity,
+            state: GroupState::default(),
+            outcomes: Outcomes::default(),
+            row_cache: RowCache::default(),
+            fence: wire::Fence {
+                policy_version: 1,
+                home_epoch: 1,
+                ..wire::Fence::default()
+            },
+            queued: Vec::new(),
+            limits: None,
+            entries: Vec::new(),
+        }
+    }
+
+    /// The version of the next operation.
+    fn version(&self) -> u64 {
+        (self.entries.len() as u64 + 1) * 10 + self.queued.len() as u64
+    }
+
+    /// Queues an operation, and gives it the digest that the proposer would.
+    fn queue(&mut self, what: String, id: Option<wire::WriteId>, operation: wire::Operation) {
+        let asked = wire::Operation {
+            version: 0,
+            ..operation.clone()
+        };
+        let digest = Sha256::digest(asked.encode_to_vec());
+        let id = id.map(|id| wire::WriteId {
+            digest: Bytes::copy_from_slice(&digest[..DIGEST_BYTES]),
+            ..id
+        });
+        self.queued
+            .push((what, wire::Operation { id, ..operation }));
+    }
+
+    /// Applies entries as one batch, the first of which has this index.
+    fn apply(&mut self, first: usize, entries: &[wire::Command]) -> Result<Vec<Applied>, Error> {
+        let mut applier = Applier::new(
+            &self.engine,
+            &self.identity,
+            self.state.clone(),
+            &mut self.outcomes,
+            &mut self.row_cache,
+        );
+        let mut all = Vec::new();
+        for (index, entry) in (first as u64..).zip(entries) {
+            let log_id = wire::LogId {
+                term: 1,
+                leader: 1,
+                index,
+            };
+            let entry = entry.encode_to_vec().into();
+            all.push(applier.apply(log_id, Payload::Command(&entry))?);
+        }
+        let (batch, state) = applier.finish();
+        self.engine.write(batch, Durability::Buffered)?;
+        self.state = state;
+        Ok(all)
+    }
+
+    /// Applies the next entry, and tells what came of it. A replica that halts is
+    /// opened again.
+    fn entry(&mut self, command: Option<Entry>, names: &Names) -> Result<String, Failure> {
+        let entry = wire::Command {
+            fence: Some(self.fence),
+            command,
+        };
+        let index = self.entries.len() + 1;
+        let queued = std::mem::take(&mut self.queued);
+        let (rows, state) = (self.rows(), self.state.clone());
+        let applied = self.apply(index, std::slice::from_ref(&entry));
+        let applied = applied.map(|mut all| all.pop().expect("one"));
+        let applied = applied.inspect_err(|_| self.reopen())?;
+        self.entries.push(entry);
+        self.assert_reopens();
+        let mut said = format!("entry={index}{}\n", answer(&applied));
+        if let Applied::Writes { outcomes, .. } = &applied {
+            for ((what, _), outcome) in queued.iter().zip(outcomes) {
+                writeln!(said, "{what}: {}", outcome_words(outcome, names))?;
+            }
+        }
+        said.push_str(&rows::changed(&rows, &self.rows(), names));
+        said.push_str(&rows::state_changed(&state, &self.state));
+        Ok(said)
+    }
+
+    /// Reads what is remembered from the rows.
+    fn reopen(&mut self) {
+        let group = self.identity.group;
+        self.state = GroupState::load(&self.engine, group).expect("sound");
+        let outcomes = Outcomes::load(&self.engine, group, self.state.requests);
+        self.outcomes = outcomes.expect("sound");
+        self.row_cache = RowCache::default();
+    }
+
+    /// A replica that opens now knows what this one does.
+    fn assert_reopens(&self) {
+        let group = self.identity.group;
+        let state = GroupState::load(&self.engine, group).expect("sound");
+        assert_eq!(format!("{state:?}"), format!("{:?}", self.state));
+        let outcomes = Outcomes::load(&self.engine, group, state.requests);
+        assert_eq!(outcomes.expect("sound").shown(), self.outcomes.shown());
+    }
+
+    /// The rows are the same however the entries are gathered into batches.
+    fn assert_batches(&self) {
+        for size in BATCHES {
+            let mut again = Replica::new(self.identity.clone());
+            let mut first = 1;
+            for batch in self.entries.chunks(size.min(self.entries.len().max(1))) {
+                again.apply(first, batch).expect("applied");
+                first += batch.len();
+            }
+            let (ours, theirs) = (self.rows(), again.rows());
+            let differs = ours
+                .iter()
+                .find(|(key, row)| theirs.get(*key) != Some(*row));
+            assert!(
+                ours.len() == theirs.len() && differs.is_none(),
+                "{size} entries to a batch: {} rows and {}, the first that differs is {differs:?}",
+                theirs.len(),
+                ours.len(),
+            );
+        }
+    }
+
+    /// Every row.
+    fn rows(&self) -> BTreeMap<Bytes, Bytes> {
+        let everything = KeyRange {
+            start: Bytes::new(),
+            end: None,
+        };
+        let limit = Limit {
+            rows_max: usize::MAX,
+            bytes_max: usize::MAX,
+        };
+        let rows = self.engine.scan(&everything, limit).expect("read");
+        rows.into_iter().map(|row| (row.key, row.value)).collect()
+    }
+
+    /// How far the mirror is.
+    fn mirror(&self) -> wire::MirrorState {
+        self.state.mirror.unwrap_or_default()
+    }
+
+    /// The incarnation that is meant, if a script says none.
+    fn meant(&self, incarnation: Option<u64>) -> u64 {
+        incarnation.unwrap_or(self.identity.incarnation)
+    }
+
+    fn begin(&self, attempt: u64, at: Position, changed_version: u64) -> wire::BeginBackfill {
+        wire::BeginBackfill {
+            incarnation: self.identity.incarnation,
+            seen_attempt: self.mirror().attempt,
+            seen_open: self.mirror().open,
+            attempt,
+            position: at.to_wire(),
+            changed_version,
+        }
+    }
+
+    fn page(&self, attempt: u64, page: u64) -> wire::Backfill {
+        wire::Backfill {
+            incarnation: self.identity.incarnation,
+            attempt,
+            page,
+            transfer: 1000 + page,
+            from: "eu".into(),
+            policy_version: 1,
+            sent_ms: 5,
+            ..wire::Backfill::default()
+        }
+    }
+
+    /// A batch of changes behind a place. Sent again it is the same.
+    fn copy(&self, after: Position, last: Position) -> wire::Copy {
+        wire::Copy {
+            incarnation: self.identity.incarnation,
+            transfer: last.index.0 * 10 + u64::from(last.sub),
+            from: "eu".into(),
+            prev: after.to_wire(),
+            last: last.to_wire(),
+            policy_version: 1,
+            sent_ms: 5,
+            ..wire::Copy::default()
+        }
+    }
+}
+
+/// What a group answers to an entry.
+fn answer(applied: &Applied) -> String {
+    match applied {
+        Applied::Nothing => String::new(),
+        Applied::Fenced => " fenced".into(),
+        Applied::Writes { changed, .. } => format!(" changed={changed}"),
+        Applied::Mirror(state) => format!(" mirror {}", rows::mirror_words(state)),
+    }
+}
+
+fn outcome_words(outcome: &Outcome, names: &Names) -> String {
+    let or_none = |version: &Option<u64>| version.map_or("none".into(), |v| v.to_string());
+    match outcome {
+        Outcome::Written { version, before } => {
+            format!("written version={version} before={}", or_none(before))
+        }
+        Outcome::ConditionFailed { current } => {
+            format!("condition failed current={}", or_none(current))
+        }
+        Outcome::Registered { client } => format!("registered client={}", names.of(client)),
+        Outcome::Advanced => "advanced".into(),
+        Outcome::Forgotten => "forgotten".into(),
+        Outcome::Reused => "reused".into(),
+        Outcome::Unknown => "unknown".into(),
+        Outcome::Stale => "stale".into(),
+    }
+}
+
+/// A record that is copied. Its version tells where the home wrote it.
+fn copied(key: &str, value: Option<&str>, version: u64) -> wire::CopiedRecord {
+    wire::CopiedRecord {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        version,
+        origin: "eu".into(),
+        policy_version: 1,
+        value: value.map(value_of),
+        position: place_of(version).to_wire(),
+        commitment: None,
+    }
+}
+
+fn place_of(version: u64) -> Position {
+    Position {
+        epoch: 1,
+        index: Index(version / 10),
+        sub: (version % 10) as u32,
+    }
+}
+
+fn value_of(text: &str) -> wire::Value {
+    wire::Value {
+        bytes: Bytes::copy_from_slice(text.as_bytes()),
+        ..wire::Value::default()
+    }
+}
+
+/// The keys of a tag up to a number, as a home has them.
+fn tag_keys(newest: u64) -> wire::StoredTagKeys {
+    let key = |number: u64| wire::TagKey {
+        id: number << 32 | 7,
+        commitment: vec![7; 32].into(),
+        token: vec![8; 32].into(),
+        holders: Vec::new(),
+    };
+    wire::StoredTagKeys {
+        keys: (1..=newest).map(key).collect(),
+    }
+}
+
+/// The groups of one script.
+struct Script {
+    groups: BTreeMap<String, Replica>,
+    names: Names,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let home = Script::identity("eu", GROUP, 1);
+        Script {
+            groups: BTreeMap::from([(String::new(), Replica::new(home))]),
+            names: Names::default(),
+        }
+    }
+}
+
+impl goldenscript::Runner for Script {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, context: &Context) -> Result<String, Failure> {
+        let group = context.prefix.clone().unwrap_or_default();
+        match command {
+            Command::Mirror { incarnation } => {
+                let identity = Script::identity(&group, GROUP, *incarnation).as_mirror(true);
+                self.groups.insert(group, Replica::new(identity));
+                Ok(String::new())
+            }
+            Command::Range { from, to } => {
+                let span = wire::KeySpan {
+                    start: Bytes::copy_from_slice(from.as_bytes()),
+                    end: to.as_ref().map(|to| Bytes::copy_from_slice(to.as_bytes())),
+                };
+                let span = Span::from_wire(Some(&span))?;
+                let id = GroupId(GROUP.0 + self.groups.len() as u64);
+                let identity = Script::identity("eu", id, 1).of_span(span);
+                self.groups.insert(group, Replica::new(identity));
+                Ok(String::new())
+            }
+            _ => self.in_group(&group, command),
+        }
+    }
+
+    fn end_script(&mut self) -> Result<(), Failure> {
+        for group in self.groups.values() {
+            assert!(group.queued.is_empty(), "operations were not applied");
+            group.assert_batches();
+        }
+        Ok(())
+    }
+}
+
+impl Script {
+    fn identity(region: &str, group: GroupId, incarnation: u64) -> Identity {
+        let region = RegionName::new(region).expect("a name");
+        Identity::new(group, incarnation, TAG, &region).expect("a tag")
+    }
+
+    /// Does what a group is told.
+    fn in_group(&mut self, name: &str, command: &Command) -> Result<String, Failure> {
+        match command {
+            Command::Fill { attempt } => return self.fill(name, *attempt),
+            Command::Ship => return self.ship(name),
+            Command::Compare => {
+                let home = self.groups[""].rows();
+                return Ok(rows::compared(&home, &self.groups[name].rows()));
+            }
+            _ => {}
+        }
+        let names = &mut self.names;
+        let group = self.groups.get_mut(name).ok_or("the group is not there")?;
+        if said_of_operations(group, names, command)? {
+            return Ok(String::new());
+        }
+        match command {
+            Command::Under {
+                policy,
+                epoch,
+                level,
+            } => {
+                let fence = &mut group.fence;
+                fence.policy_version = policy.unwrap_or(fence.policy_version);
+                fence.home_epoch = epoch.unwrap_or(fence.home_epoch);
+                fence.level = level.unwrap_or(fence.level);
+                Ok(String::new())
+            }
+            Command::Apply => {
+                let operations = group.queued.iter();
+                let batch = wire::Batch {
+                    operations: operations.map(|(_, operation)| operation.clone()).collect(),
+                    request_limits: group.limits.take(),
+                };
+                group.entry(Some(Entry::Batch(batch)), names)
+            }
+            Command::Raise => group.entry(Some(Entry::RaiseFence(wire::RaiseFence {})), names),
+            Command::Empty => group.entry(None, names),
+            Command::Get { key, version } => {
+                let version = version.unwrap_or(group.state.last_version);
+                let found = read::get(&group.engine, TAG, &key.clone().into(), version)?;
+                Ok(found.map_or_else(
+                    || format!("{key}=none"),
+                    |found| {
+                        let value = String::from_utf8_lossy(&found.value).into_owned();
+                        format!("{key}={value} version={}", found.version)
+                    },
+                ))
+            }
+            Command::Rows => Ok(rows::all(&group.rows(), names)),
+            Command::State => Ok(rows::state(&group.state)),
+            _ => {
+                let entry = shipped(group, command);
+                group.entry(Some(entry), names)
+            }
+        }
+    }
+
+    /// Fills a mirror with what the home has, as a sender does.
+    fn fill(&mut self, name: &str, attempt: u64) -> Result<String, Failure> {
+        let home = &self.groups[""];
+        let (changed, version) = (home.state.changed, home.state.changed_version);
+        let view = home.engine.view()?;
+        let records = feed::records(view.as_ref(), TAG, &Span::default(), b"")?;
+        let outcomes = feed::outcomes(view.as_ref(), GROUP, Position::default())?;
+        let names = &self.names;
+        let mirror = self.groups.get_mut(name).ok_or("the group is not there")?;
+        let entries = [
+            Entry::BeginBackfill(mirror.begin(attempt, changed, version)),
+            Entry::Backfill(wire::Backfill {
+                records: records.records,
+                ..mirror.page(attempt, 0)
+            }),
+            Entry::Backfill(wire::Backfill {
+                outcomes: outcomes.outcomes,
+                ..mirror.page(attempt, 1)
+            }),
+            Entry::EndBackfill(wire::EndBackfill {
+                incarnation: mirror.identity.incarnation,
+                attempt,
+                pages: 2,
+            }),
+        ];
+        let mut said = String::new();
+        for entry in entries {
+            said.push_str(&mirror.entry(Some(entry), names)?);
+        }
+        Ok(said)
+    }
+
+    /// Copies to a mirror what the home has behind its cursor.
+    fn ship(&mut self, name: &str) -> Result<String, Failure> {
+        let home = &self.groups[""];
+        let until = home.state.changed;
+        let at = Position::from_wire(self.groups[name].mirror().cursor);
+        let Some(changes) = feed::changes(&home.engine, GROUP, TAG, at, until)? else {
+            return Ok("nothing to ship\n".into());
+        };
+        let mirror = self.groups.get_mut(name).ok_or("the group is not there")?;
+        let copy = wire::Copy {
+            records: changes.records,
+            outcomes: changes.outcomes,
+            ..mirror.copy(at, changes.last)
+        };
+        mirror.entry(Some(Entry::Copy(copy)), &self.names)
+    }
+}
+
+/// Queues an operation, if that is what is said.
+fn said_of_operations(
+    group: &mut Replica,
+    names: &mut Names,
+    command: &Command,
+) -> Result<bool, Failure> {
+    let next = group.version();
+    match command {
+        Command::Remember {
+            clients,
+            outcomes,
+            each,
+        } => {
+            group.limits = Some(wire::RequestLimits {
+                clients_max: *clients,
+                outcomes_max: *outcomes,
+                outcomes_per_client_max: *each,
+            });
+        }
+        Command::Put {
+            id,
+            below,
+            condition,
+            version,
+            records,
+        } => {
+            for (key, value) in records {
+                let put = wire::Operation {
+                    version: version.unwrap_or_else(|| group.version()),
+                    key: key.clone().into(),
+                    change: Some(Change::Put(value_of(value))),
+                    condition: condition.as_ref().map(|If(condition)| *condition),
+                    ..wire::Operation::default()
+                };
+                group.queue(format!("put {key}"), write_id(names, id, *below)?, put);
+            }
+        }
+        Command::Delete {
+            key,
+            id,
+            below,
+            condition,
+            version,
+        } => {
+            let delete = wire::Operation {
+                version: version.unwrap_or(next),
+                key: key.clone().into(),
+                change: Some(Change::Delete(wire::Tombstone {})),
+                condition: condition.as_ref().map(|If(condition)| *condition),
+                ..wire::Operation::default()
+            };
+            group.queue(
+                format!("delete {key}"),
+                write_id(names, id, *below)?,
+                delete,
+            );
+        }
+        Command::Register { client } => {
+            let register = wire::Register {
+                nonce: Bytes::copy_from_slice(&nonce(client)),
+                ..wire::Register::default()
+            };
+            names.add(client_id(client, next), client);
+            group.queue(
+                format!("register {client}"),
+                None,
+                of_no_record(next, Change::Register(register)),
+            );
+        }
+        Command::Take { client } => {
+            let register = wire::Register {
+                client: names.id(client)?,
+                ..wire::Register::default()
+            };
+            group.queue(
+                format!("take {client}"),
+                None,
+                of_no_record(next, Change::Register(register)),
+            );
+        }
+        Command::Advance { version } => {
+            let version = version.unwrap_or(next);
+            let advance = Change::Advance(wire::Advance { version });
+            group.queue("advance".into(), None, of_no_record(version, advance));
+        }
+        Command::Pretend { client, version } => names.add(client_id(client, *version), client),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// What is shipped to a mirror, or made for it.
+fn shipped(group: &Replica, command: &Command) -> Entry {
+    match command {
+        Command::NewKey { number } => Entry::NewTagKey(wire::NewTagKey {
+            key: tag_keys(*number).keys.pop(),
+        }),
+        Command::Keys {
+            newest,
+            incarnation,
+        } => Entry::CopyTagKeys(wire::CopyTagKeys {
+            incarnation: group.meant(*incarnation),
+            keys: Some(tag_keys(*newest)),
+        }),
+        Command::Begin {
+            attempt,
+            incarnation,
+            seen_attempt,
+            seen_open,
+            at,
+            version,
+        } => {
+            let at = at.as_ref().map_or(Position::default(), |place| place.0);
+            let begin = group.begin(*attempt, at, *version);
+            Entry::BeginBackfill(wire::BeginBackfill {
+                incarnation: group.meant(*incarnation),
+                seen_attempt: seen_attempt.unwrap_or(begin.seen_attempt),
+                seen_open: seen_open.unwrap_or(begin.seen_open),
+                ..begin
+            })
+        }
+        Command::Page {
+            number,
+            attempt,
+            incarnation,
+            records,
+        } => Entry::Backfill(wire::Backfill {
+            incarnation: group.meant(*incarnation),
+            records: copies(records, &[]),
+            ..group.page(*attempt, *number)
+        }),
+        Command::End {
+            attempt,
+            pages,
+            incarnation,
+        } => Entry::EndBackfill(wire::EndBackfill {
+            incarnation: group.meant(*incarnation),
+            attempt: *attempt,
+            pages: *pages,
+        }),
+        Command::Copy {
+            after,
+            incarnation,
+            records,
+            deletes,
+        } => {
+            let cursor = Position::from_wire(group.mirror().cursor);
+            let records = copies(records, deletes);
+            let last = records.last().map_or(0, |record| record.version);
+            let after = after.as_ref().map_or(cursor, |place| place.0);
+            Entry::Copy(wire::Copy {
+                incarnation: group.meant(*incarnation),
+                records,
+                ..group.copy(after, place_of(last))
+            })
+        }
+        _ => panic!("it is said elsewhere what this does"),
+    }
+}
+
+/// Records that are copied, in the order of their versions.
+fn copies(records: &[(String, Value)], deletes: &[Deleted]) -> Vec<wire::CopiedRecord> {
+    let puts = records.iter();
+    let puts = puts.map(|(key, Value(value, version))| copied(key, Some(value), *version));
+    let deletes = deletes.iter();
+    let deletes = deletes.map(|Deleted(key, version)| copied(key, None, *version));
+    let mut all: Vec<_> = puts.chain(deletes).collect();
+    all.sort_by_key(|record| record.version);
+    all
+}
+
+fn of_no_record(version: u64, change: Change) -> wire::Operation {
+    wire::Operation {
+        version,
+        change: Some(change),
+        ..wire::Operation::default()
+    }
+}
+
+/// What a client draws for its id: its name, so that ids can be read.
+fn nonce(client: &str) -> [u8; 8] {
+    let mut nonce = [b' '; 8];
+    nonce[..client.len()].copy_from_slice(client.as_bytes());
+    nonce
+}
+
+/// The id that a client has that is registered at a version.
+fn client_id(client: &str, version: u64) -> [u8; CLIENT_BYTES] {
+    let mut id = [0; CLIENT_BYTES];
+    id[..8].copy_from_slice(&version.to_be_bytes());
+    id[8..].copy_from_slice(&nonce(client));
+    id
+}
+
+fn write_id(
+    names: &Names,
+    id: &Option<WriteId>,
+    acked_below: u64,
+) -> Result<Option<wire::WriteId>, Failure> {
+    let Some(WriteId(client, sequence)) = id else {
+        return Ok(None);
+    };
+    Ok(Some(wire::WriteId {
+        client: names.id(client)?,
+        sequence: *sequence,
+        acked_below,
+        digest: Bytes::new(),
+    }))
+}
