@@ -52,6 +52,11 @@ fn the_scripts_of_apply_are_so() {
 }
 
 #[test]
+fn the_scripts_of_mirrors_are_so() {
+    run_scripts("state/scripts/mirror", Script::default);
+}
+
+#[test]
 fn the_scripts_of_retries_are_so() {
     run_scripts("state/scripts/retries", Script::default);
 }
