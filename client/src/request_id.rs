@@ -31,11 +31,12 @@ impl RequestId {
     }
 
     /// The id of the write that comes after this one, for callers that count by
-    /// themselves.
+    /// themselves. There is none behind the greatest number: that one stays, and a home
+    /// that has seen it with another write refuses it.
     #[must_use]
     pub fn next(self) -> Self {
         RequestId {
-            sequence: self.sequence + 1,
+            sequence: self.sequence.saturating_add(1),
             ..self
         }
     }
@@ -98,6 +99,8 @@ mod tests {
         for wrong in ["", ":1", "ab:1", "+0000000000000000000000000000000:1"] {
             assert_eq!(wrong.parse::<RequestId>(), Err(RequestIdError));
         }
+        let last = RequestId::new([1; 16], u64::MAX);
+        assert_eq!(last.next(), last);
         let zero = format!("{}:0", "0".repeat(32));
         assert_eq!(zero.parse::<RequestId>(), Err(RequestIdError));
     }

@@ -130,8 +130,11 @@ impl Options {
         let registration = target.registration();
         let mut replaced = false;
         loop {
-            let left = deadline.saturating_duration_since(env::now());
-            let requests = registration.requests(register(target, left)).await?;
+            let ask = async {
+                let left = deadline.saturating_duration_since(env::now());
+                register(target, left).await
+            };
+            let requests = registration.requests(deadline, ask).await?;
             let left = deadline.saturating_duration_since(env::now());
             let failed = match self
                 .send_as(target, requests.open(), operation, Some(left))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
+use crate::env::Instant;
 use crate::error::Error;
 use crate::request_id::RequestId;
 use crate::transport::request::{Open, Requests};
@@ -22,15 +23,21 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// The requests under the id; `ask` gets one where there is none.
+    /// The requests under the id; `ask` gets one where there is none, by the deadline, or
+    /// says that it is too late.
     pub(crate) async fn requests(
         &self,
+        deadline: Instant,
         ask: impl Future<Output = Result<RequestId, Error>>,
     ) -> Result<Arc<Requests>, Error> {
         if let Some(requests) = self.requests.load_full() {
             return Ok(requests);
         }
-        let _asking = self.asking.lock().await;
+        // Whoever asks now may have more time than this caller.
+        let asking = tokio::time::timeout_at(deadline, self.asking.lock()).await;
+        let Ok(_asking) = asking else {
+            return ask.await.map(|id| Arc::new(Requests::of(id)));
+        };
         if let Some(requests) = self.requests.load_full() {
             return Ok(requests);
         }
@@ -52,5 +59,37 @@ impl Registration {
         // Another write may have put a newer one there.
         self.requests
             .compare_and_swap(&Some(requests.clone()), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use domicile_proto::v1;
+
+    use super::*;
+    use crate::env;
+    use crate::error::Refusal;
+
+    /// Another write asks the home, which does not answer, and has longer to wait.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_waits_no_longer_than_it_may_for_the_id_that_another_asks_for() {
+        let registration = Registration::default();
+        let patient = env::now() + Duration::from_secs(3600);
+        let asks = registration.requests(patient, std::future::pending());
+        let waits = async {
+            let began = env::now();
+            let deadline = began + Duration::from_secs(1);
+            let late = Refusal::from(v1::Failure::default());
+            let ask = async { Err(Error::from(late)) };
+            let told = registration.requests(deadline, ask).await;
+            assert!(told.is_err());
+            env::now() - began
+        };
+        tokio::select! {
+            _ = asks => panic!("nobody answers"),
+            took = waits => assert_eq!(took, Duration::from_secs(1)),
+        }
     }
 }
