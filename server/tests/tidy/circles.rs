@@ -51,12 +51,19 @@ pub(super) fn circles<'f>(
     found
 }
 
-/// The path of a module in words; `None`: it is none of a room.
+/// The path of a module in words, such as `raft::group`, or `client::tag`: the client is a
+/// room. `None`: it is a root, or of no room.
 fn module_of(path: &str) -> Option<Vec<&str>> {
-    let path = path.strip_prefix("server/src/")?.strip_suffix(".rs")?;
+    let (of, path) = path.strip_suffix(".rs")?.split_once("/src/")?;
     let path = path.strip_suffix("/mod").unwrap_or(path);
-    let module: Vec<_> = path.split('/').collect();
-    (!["lib", "main"].contains(&module[0])).then_some(module)
+    let mut module: Vec<_> = path.split('/').collect();
+    if !["server", "client"].contains(&of) || ["lib", "main", "bin"].contains(&module[0]) {
+        return None;
+    }
+    if of != "server" {
+        module.insert(0, of);
+    }
+    Some(module)
 }
 
 /// Whether one module uses another, itself or through others.
@@ -123,7 +130,8 @@ fn named<'f>(file: &'f Parsed<'f>, module: &[&'f str]) -> Vec<Named<'f>> {
     for (at, word) in file.words() {
         let begins = !file.code[..at].trim_end().ends_with("::");
         let prefix = match word {
-            "crate" => &[][..],
+            "crate" if file.path.starts_with("server/") => &[][..],
+            "crate" => &module[..1],
             "super" => &module[..module.len() - 1],
             _ => continue,
         };

@@ -266,6 +266,12 @@ fn files_of_a_room_that_use_each_other_are_caught() {
         ),
     ]);
     assert_eq!(clean, Vec::<String>::new());
+    let client = [
+        ("get", "use crate::tag::Tag;"),
+        ("tag", "use crate::get::Get;"),
+    ];
+    let client = client.map(|(name, text)| (format!("client/src/{name}.rs"), text.to_owned()));
+    assert_eq!(violations(&client, &[]).len(), 2, "the client is a room");
 }
 
 #[test]
