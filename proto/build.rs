@@ -15,7 +15,7 @@ use protox::prost_reflect::prost_types::{
 const FILES: [&str; 5] = [
     "proto/domicile/v1/kv.proto",
     "proto/domicile/v1/admin.proto",
-    "proto/domicile/internal/v1/storage.proto",
+    "proto/domicile/disk/v1/disk.proto",
     "proto/domicile/internal/v1/peer.proto",
     "proto/domicile/internal/v1/token.proto",
 ];
@@ -164,7 +164,8 @@ fn rust_path(file: &FileDescriptorProto, name: &str) -> String {
 
 /// Where `lib.rs` puts a package: `domicile.v1` in `v1`.
 fn package_path(package: &str) -> String {
-    package.trim_start_matches("domicile.").replace('.', "::")
+    let path = package.trim_start_matches("domicile.").replace('.', "::");
+    path.replace("internal", "peer")
 }
 
 fn camel(name: &str) -> String {

@@ -1,7 +1,7 @@
 //! The contract of Domicile: what two processes must agree on byte for byte.
 //!
-//! The crate is pure. It holds the messages ([`v1`] for clients, [`internal`]
-//! for nodes and disks), the reasons of errors, and the limits. It opens no
+//! The crate is pure. It holds the messages ([`v1`] for clients, [`peer`]
+//! for nodes, [`disk`] for what stands on disks), the reasons of errors, and the limits. It opens no
 //! file and no socket.
 
 pub mod address;
@@ -24,9 +24,19 @@ pub mod v1 {
     tonic::include_proto!("domicile.v1");
 }
 
-/// What nodes say to each other and what stands on disk.
-pub mod internal {
-    /// `domicile.internal.v1`.
+/// What stands on disk: in the log, in the state and in the anchor.
+pub mod disk {
+    /// `domicile.disk.v1`.
+    #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+    pub mod v1 {
+        tonic::include_proto!("domicile.disk.v1");
+    }
+}
+
+/// What nodes say to each other.
+pub mod peer {
+    /// `domicile.internal.v1`: the name is in the path of each call between nodes, so it
+    /// stays.
     #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
     pub mod v1 {
         tonic::include_proto!("domicile.internal.v1");

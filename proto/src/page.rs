@@ -13,7 +13,7 @@ use hmac::{Hmac, Mac};
 use prost::Message;
 use sha2::Sha256;
 
-use crate::internal::v1 as wire;
+use crate::disk::v1 as disk;
 use crate::token::Secret;
 
 /// The format that this build writes and reads.
@@ -79,7 +79,7 @@ impl PageToken {
     pub fn seal(&self, scan: &Scan<'_>, (key, secret): (u64, &Secret)) -> Bytes {
         let version = self.version.unwrap_or(0);
         let mac = mac(scan, (key, version), &self.next, secret).finalize();
-        wire::ScanPosition {
+        disk::ScanPosition {
             version,
             start: self.next.clone(),
             format: FORMAT,
@@ -97,7 +97,7 @@ impl PageToken {
         scan: &Scan<'_>,
         secret_of: impl FnOnce(u64) -> Option<&'s Secret>,
     ) -> Result<Self, PageTokenError> {
-        let position = wire::ScanPosition::decode(bytes).map_err(|_| PageTokenError::Foreign)?;
+        let position = disk::ScanPosition::decode(bytes).map_err(|_| PageTokenError::Foreign)?;
         let secret = secret_of(position.key).ok_or(PageTokenError::UnknownKey)?;
         let stamped = (position.key, position.version);
         let mac = mac(scan, stamped, &position.start, secret);

@@ -20,8 +20,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
 
-use crate::internal::v1 as wire;
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_POSITIONS_MAX};
+use crate::peer::v1 as peer;
 use crate::version::{Epoch, Index, RangeId};
 
 /// The format that this build writes and reads.
@@ -64,7 +64,7 @@ impl Token {
         if bytes.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLarge);
         }
-        let message = wire::Token::decode(bytes).map_err(|_| TokenError::Malformed)?;
+        let message = peer::Token::decode(bytes).map_err(|_| TokenError::Malformed)?;
         if message.format != FORMAT {
             return Err(TokenError::UnknownFormat);
         }
@@ -100,7 +100,7 @@ impl Token {
 
     /// Writes the token. The same token always gives the same bytes.
     pub fn encode(&self) -> Bytes {
-        let position = |(range, sealed): (&RangeId, &Sealed)| wire::TokenPosition {
+        let position = |(range, sealed): (&RangeId, &Sealed)| peer::TokenPosition {
             range: range.get(),
             epoch: sealed.position.epoch.get(),
             index: sealed.position.index.get(),
@@ -110,7 +110,7 @@ impl Token {
         let positions: Vec<_> = self.positions.iter().map(position).collect();
         // No token is made above TOKEN_POSITIONS_MAX, so the count fits.
         let count = Some(u32::try_from(positions.len()).unwrap_or(u32::MAX));
-        wire::Token {
+        peer::Token {
             format: FORMAT,
             count,
             positions,

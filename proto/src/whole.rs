@@ -36,7 +36,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::internal::v1::{Batch, Command, Fence, Operation, Tombstone, command, operation};
+    use crate::disk::v1::{Batch, Command, Fence, Operation, Tombstone, command, operation};
 
     fn command() -> Command {
         Command {

@@ -6,16 +6,20 @@
 
 use std::fmt::Write as _;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::whole;
 use prost::Message;
 use protox::prost_reflect::{
     Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
 };
 
+/// What stands on disk, and what clients keep of it.
+const PACKAGES: [&str; 2] = ["domicile.disk.v1", "domicile.internal.v1"];
+
 /// The files whose messages are stored.
 const FILES: [&str; 2] = [
-    "proto/domicile/internal/v1/storage.proto",
+    "proto/domicile/disk/v1/disk.proto",
     "proto/domicile/internal/v1/token.proto",
 ];
 
@@ -79,7 +83,7 @@ fn filled(
 fn samples() -> Vec<(String, Vec<u8>)> {
     let mut samples = Vec::new();
     for message in pool().all_messages() {
-        if message.package_name() != "domicile.internal.v1" {
+        if !PACKAGES.contains(&message.package_name()) {
             continue;
         }
         let whole = filled(&message, None, 0).encode_to_vec();
@@ -124,24 +128,24 @@ fn written(name: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         message.encode_to_vec()
     }
     Some(match name.split('.').next().unwrap_or_default() {
-        "LogEntry" => again::<wire::LogEntry>(name, bytes),
-        "Command" => again::<wire::Command>(name, bytes),
-        "Operation" => again::<wire::Operation>(name, bytes),
-        "GroupState" => again::<wire::GroupState>(name, bytes),
-        "StoredRecord" => again::<wire::StoredRecord>(name, bytes),
-        "StoredChanges" => again::<wire::StoredChanges>(name, bytes),
-        "StoredOutcomes" => again::<wire::StoredOutcomes>(name, bytes),
-        "StoredTagKeys" => again::<wire::StoredTagKeys>(name, bytes),
-        "AuditLeaf" => again::<wire::AuditLeaf>(name, bytes),
-        "LedgerRow" => again::<wire::LedgerRow>(name, bytes),
-        "Catalog" => again::<wire::Catalog>(name, bytes),
-        "Control" => again::<wire::Control>(name, bytes),
-        "Anchor" => again::<wire::Anchor>(name, bytes),
-        "Vote" => again::<wire::Vote>(name, bytes),
-        "LogId" => again::<wire::LogId>(name, bytes),
-        "SnapshotHead" => again::<wire::SnapshotHead>(name, bytes),
-        "Token" => again::<wire::Token>(name, bytes),
-        "ScanPosition" => again::<wire::ScanPosition>(name, bytes),
+        "LogEntry" => again::<disk::LogEntry>(name, bytes),
+        "Command" => again::<disk::Command>(name, bytes),
+        "Operation" => again::<disk::Operation>(name, bytes),
+        "GroupState" => again::<disk::GroupState>(name, bytes),
+        "StoredRecord" => again::<disk::StoredRecord>(name, bytes),
+        "StoredChanges" => again::<disk::StoredChanges>(name, bytes),
+        "StoredOutcomes" => again::<disk::StoredOutcomes>(name, bytes),
+        "StoredTagKeys" => again::<disk::StoredTagKeys>(name, bytes),
+        "AuditLeaf" => again::<disk::AuditLeaf>(name, bytes),
+        "LedgerRow" => again::<disk::LedgerRow>(name, bytes),
+        "Catalog" => again::<disk::Catalog>(name, bytes),
+        "Control" => again::<disk::Control>(name, bytes),
+        "Anchor" => again::<disk::Anchor>(name, bytes),
+        "Vote" => again::<disk::Vote>(name, bytes),
+        "LogId" => again::<disk::LogId>(name, bytes),
+        "SnapshotHead" => again::<disk::SnapshotHead>(name, bytes),
+        "Token" => again::<peer::Token>(name, bytes),
+        "ScanPosition" => again::<disk::ScanPosition>(name, bytes),
         _ => return None,
     })
 }

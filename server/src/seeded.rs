@@ -9,7 +9,7 @@
 //!
 //! Not done here: finding the bugs (the crate `domicile-jepsen`).
 
-use domicile_proto::internal::v1::KeySpan;
+use domicile_proto::disk::v1::KeySpan;
 
 macro_rules! bugs {
     ($($(#[doc = $what:literal])+ $bug:ident = $name:literal,)+) => {

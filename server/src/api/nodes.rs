@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
 
 use super::admin::AdminApi;
@@ -24,7 +25,7 @@ pub(super) fn own_state(
     disk: &Disk,
     groups: &Groups,
     regions: &Regions,
-) -> wire::NodeState {
+) -> peer::NodeState {
     let mut leads = groups.all();
     leads.retain(|group| {
         let leader = group.confirmed_leader();
@@ -41,7 +42,7 @@ pub(super) fn own_state(
         Lack::Quota => v1::DiskLack::Quota,
     };
     let without_room = leads.iter().filter(|group| group.is_without_room());
-    wire::NodeState {
+    peer::NodeState {
         disk_full,
         lacks_room_for_snapshot,
         disk_lack: disk_lack.into(),
@@ -57,7 +58,7 @@ pub(super) fn own_state(
 }
 
 /// What a node's state says of its disk.
-fn disk_of(state: &wire::NodeState) -> v1::DiskState {
+fn disk_of(state: &peer::NodeState) -> v1::DiskState {
     if u128::from(state.disk_silent_ms) >= SILENT_MIN.as_millis() {
         v1::DiskState::Silent
     } else if state.disk_full || state.lacks_room_for_snapshot {
@@ -303,7 +304,7 @@ impl AdminApi {
     }
 
     /// A node, as far as this one knows it, and how many groups it says to lead.
-    fn node_status(&self, region: &RegionName, node: &wire::Node) -> v1::NodeStatus {
+    fn node_status(&self, region: &RegionName, node: &disk::Node) -> v1::NodeStatus {
         let id = NodeId(node.node);
         let is_this = *region == *self.speaker.region() && id == self.speaker.node();
         let peers = self.regions.of(region);
@@ -380,12 +381,12 @@ mod tests {
     /// It takes writes and is behind for good: nothing else says so.
     #[test]
     fn a_disk_that_a_snapshot_does_not_fit_on_is_told_as_full() {
-        let refused = wire::NodeState {
+        let refused = peer::NodeState {
             lacks_room_for_snapshot: true,
-            ..wire::NodeState::default()
+            ..peer::NodeState::default()
         };
         assert_eq!(disk_of(&refused), v1::DiskState::Full);
-        assert_eq!(disk_of(&wire::NodeState::default()), v1::DiskState::Ok);
+        assert_eq!(disk_of(&peer::NodeState::default()), v1::DiskState::Ok);
     }
 
     const WELL: Voter = Voter {

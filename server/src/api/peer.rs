@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::{RegionName, Tag};
-use domicile_proto::internal::v1 as wire;
-use domicile_proto::internal::v1::peer_service_server::PeerService;
+use domicile_proto::peer::v1 as peer;
+use domicile_proto::peer::v1::peer_service_server::PeerService;
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,7 @@ pub struct PeerApi {
     pub closing: CancellationToken,
 }
 
-type Frames = Pin<Box<dyn Stream<Item = Result<wire::ExchangeResponse, Status>> + Send>>;
+type Frames = Pin<Box<dyn Stream<Item = Result<peer::ExchangeResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl PeerService for PeerApi {
@@ -79,7 +79,7 @@ impl PeerService for PeerApi {
 
     async fn exchange(
         &self,
-        request: Request<Streaming<wire::ExchangeRequest>>,
+        request: Request<Streaming<peer::ExchangeRequest>>,
     ) -> Result<Response<Frames>, Status> {
         let caller = caller(&request);
         let mut requests = request.into_inner();
@@ -125,7 +125,7 @@ impl PeerService for PeerApi {
                 }
             }
         });
-        let hello = wire::ExchangeResponse {
+        let hello = peer::ExchangeResponse {
             responses: Vec::new(),
             version: env!("CARGO_PKG_VERSION").into(),
             level: seeded::level(),
@@ -155,8 +155,8 @@ impl PeerService for PeerApi {
 
     async fn send_snapshot(
         &self,
-        request: Request<Streaming<wire::SendSnapshotRequest>>,
-    ) -> Result<Response<wire::SendSnapshotResponse>, Status> {
+        request: Request<Streaming<peer::SendSnapshotRequest>>,
+    ) -> Result<Response<peer::SendSnapshotResponse>, Status> {
         let caller = caller(&request);
         let mut parts = request.into_inner();
         let missing = || status(Error::invalid("a snapshot ended before its end"));
@@ -174,7 +174,7 @@ impl PeerService for PeerApi {
             match received.map_err(status)? {
                 Received::Part(next) => receiver = *next,
                 Received::Installed(vote) => {
-                    let answer = wire::SendSnapshotResponse { vote: Some(vote) };
+                    let answer = peer::SendSnapshotResponse { vote: Some(vote) };
                     return self.answer(&from, gate.egress(&from, &Subject::Control, answer));
                 }
             }
@@ -183,8 +183,8 @@ impl PeerService for PeerApi {
 
     async fn form(
         &self,
-        request: Request<wire::FormRequest>,
-    ) -> Result<Response<wire::FormResponse>, Status> {
+        request: Request<peer::FormRequest>,
+    ) -> Result<Response<peer::FormResponse>, Status> {
         let caller = caller(&request);
         let request = request.into_inner();
         // Either of them may belong to no cluster yet.
@@ -197,8 +197,8 @@ impl PeerService for PeerApi {
 
     async fn place(
         &self,
-        request: Request<wire::PlaceRequest>,
-    ) -> Result<Response<wire::PlaceResponse>, Status> {
+        request: Request<peer::PlaceRequest>,
+    ) -> Result<Response<peer::PlaceResponse>, Status> {
         let caller = caller(&request);
         let request = request.into_inner();
         // This node may have lost its disk, and with it its cluster.
@@ -211,8 +211,8 @@ impl PeerService for PeerApi {
 
     async fn replace_member(
         &self,
-        request: Request<wire::ReplaceMemberRequest>,
-    ) -> Result<Response<wire::ReplaceMemberResponse>, Status> {
+        request: Request<peer::ReplaceMemberRequest>,
+    ) -> Result<Response<peer::ReplaceMemberResponse>, Status> {
         let caller = caller(&request);
         let request = request.into_inner();
         let introduced = self.speaker.check(&caller, request.hello.as_ref());
@@ -232,10 +232,10 @@ fn caller<T>(request: &Request<T>) -> Caller {
 
 impl PeerApi {
     /// How this node is, as another one is told.
-    fn state_for(&self, to: &Peer) -> wire::NodeState {
+    fn state_for(&self, to: &Peer) -> peer::NodeState {
         let reach = self.regions.reach(to.region(), to.node());
         let silent = reach.and_then(|reach| reach.unreached);
-        wire::NodeState {
+        peer::NodeState {
             unreached: silent.is_some_and(|silent| silent >= UNREACHED_TOLD_AFTER),
             ..nodes::own_state(&self.env, &self.disk, &self.groups, &self.regions)
         }
@@ -256,7 +256,7 @@ impl PeerApi {
 struct Answering {
     api: PeerApi,
     answered: Answered,
-    gathered: VecDeque<Cleared<wire::PeerResponse>>,
+    gathered: VecDeque<Cleared<peer::PeerResponse>>,
     reads: Arc<Budget>,
     /// When the other node must hear again how this one is.
     state_due: Instant,
@@ -269,8 +269,8 @@ struct Answering {
 impl Answering {
     /// Waits for the next frame: of answers, or of how this node is. `None`:
     /// there will be none.
-    async fn next(&mut self) -> Option<wire::ExchangeResponse> {
-        let mut next = wire::ExchangeResponse::default();
+    async fn next(&mut self) -> Option<peer::ExchangeResponse> {
+        let mut next = peer::ExchangeResponse::default();
         if self.gathered.is_empty() {
             let due = tokio::time::sleep_until(self.state_due);
             tokio::select! {
@@ -301,10 +301,10 @@ impl Answering {
 /// The next frame of what is gathered: at least one answer. What was read no
 /// longer waits then.
 fn frame(
-    gathered: &mut VecDeque<Cleared<wire::PeerResponse>>,
+    gathered: &mut VecDeque<Cleared<peer::PeerResponse>>,
     reads: &Budget,
     answered: &Answered,
-) -> wire::ExchangeResponse {
+) -> peer::ExchangeResponse {
     let mut responses = Vec::with_capacity(gathered.len());
     let mut bytes = 0;
     while let Some(next) = gathered.front() {
@@ -313,15 +313,15 @@ fn frame(
         if !responses.is_empty() && bytes > FRAME_BYTES_MAX {
             break;
         }
-        if let Some(wire::peer_response::Response::Read(_)) = next.message().response {
+        if let Some(peer::peer_response::Response::Read(_)) = next.message().response {
             reads.give_back(own);
         }
         let next = gathered.pop_front();
         responses.extend(next.map(|next| answered.frame(next)));
     }
-    wire::ExchangeResponse {
+    peer::ExchangeResponse {
         responses,
-        ..wire::ExchangeResponse::default()
+        ..peer::ExchangeResponse::default()
     }
 }
 
@@ -346,9 +346,9 @@ struct Taken {
 impl Taken {
     /// Takes one request: what is for a replica goes to Raft, the rest to the
     /// room that serves it, all of it through the gate.
-    fn take(&mut self, request: Untrusted<wire::PeerRequest>) {
-        use wire::peer_request::Request;
-        use wire::peer_response::Response as Answer;
+    fn take(&mut self, request: Untrusted<peer::PeerRequest>) {
+        use peer::peer_request::Request;
+        use peer::peer_response::Response as Answer;
         let (sequence, subject) = request.addressed(|r| {
             let subject = match carried(r.crossing()).of {
                 Of::Group(_) | Of::Exchange => Ok(None),
@@ -431,26 +431,26 @@ mod tests {
     use bytes::Bytes;
     use domicile_proto::limits::{PEER_MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
     use domicile_proto::v1;
-    use wire::peer_response::Response as Answer;
+    use peer::peer_response::Response as Answer;
 
     use super::*;
     use crate::raft::testing::Alone;
 
-    fn read(sequence: u64, bytes: usize) -> wire::PeerResponse {
+    fn read(sequence: u64, bytes: usize) -> peer::PeerResponse {
         let record = v1::Record {
             value: Bytes::from(vec![7; bytes]),
             ..v1::Record::default()
         };
-        let records = wire::ReadRecords {
-            records: vec![wire::ReadRecord {
+        let records = peer::ReadRecords {
+            records: vec![peer::ReadRecord {
                 record: Some(record),
             }],
             meta: None,
         };
-        wire::PeerResponse {
+        peer::PeerResponse {
             sequence,
-            response: Some(Answer::Read(wire::ReadResult {
-                result: Some(wire::read_result::Result::Records(records)),
+            response: Some(Answer::Read(peer::ReadResult {
+                result: Some(peer::read_result::Result::Records(records)),
             })),
         }
     }

@@ -2,7 +2,7 @@
 //! ask for the policy and for which nodes there are.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use crate::error::Result;
 use crate::state;
@@ -11,14 +11,14 @@ use crate::storage::{CONTROL_GROUP, Contents, Index, KeyRange, Limit, keys, reco
 /// The state of the control group as far as this disk has it: the last one that
 /// was applied or, where that was lost with the memory, what formed the
 /// cluster, from the log. `None`: the node was in no cluster.
-pub fn control(contents: &Contents) -> Result<Option<wire::Control>> {
+pub fn control(contents: &Contents) -> Result<Option<disk::Control>> {
     match state::control::load_in(contents.state.as_ref())? {
         Some(control) => Ok(Some(control)),
         None => formed(contents),
     }
 }
 
-fn formed(contents: &Contents) -> Result<Option<wire::Control>> {
+fn formed(contents: &Contents) -> Result<Option<disk::Control>> {
     let mut range: KeyRange = keys::log_entries(CONTROL_GROUP, Index(0));
     loop {
         let one = Limit {
@@ -37,10 +37,10 @@ fn formed(contents: &Contents) -> Result<Option<wire::Control>> {
     }
 }
 
-fn formed_by(entry: Bytes) -> Result<Option<wire::Control>> {
-    let entry: wire::LogEntry = record::decode(entry)?;
+fn formed_by(entry: Bytes) -> Result<Option<disk::Control>> {
+    let entry: disk::LogEntry = record::decode(entry)?;
     match entry.payload {
-        Some(wire::log_entry::Payload::Command(command)) => state::control::formed_by(command),
+        Some(disk::log_entry::Payload::Command(command)) => state::control::formed_by(command),
         _ => Ok(None),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domicile_proto::internal::v1::Anchor;
+use domicile_proto::disk::v1::Anchor;
 use domicile_proto::policy::Kind;
 use domicile_proto::v1;
 use sha2::{Digest as _, Sha256};

@@ -16,7 +16,7 @@ mod basis;
 mod count;
 mod rows;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::v1;
 
 use crate::error::{Error, Reason, Result};
@@ -98,10 +98,10 @@ pub fn scan_while(contents: &Contents, wanted: &dyn Fn() -> bool) -> Result<v1::
 }
 
 /// What a disk holds and what it says of its cluster as JSON, for programs.
-pub fn to_json(report: &v1::NodeReport, control: Option<&wire::Control>) -> serde_json::Value {
+pub fn to_json(report: &v1::NodeReport, control: Option<&disk::Control>) -> serde_json::Value {
     let cluster = control.map(|control| {
         let nodes = control.regions.iter().flat_map(|region| {
-            let named = |node: &wire::Node| format!("{}/{}", region.region, node.node);
+            let named = |node: &disk::Node| format!("{}/{}", region.region, node.node);
             region.nodes.iter().map(named)
         });
         serde_json::json!({

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::policy::Kind;
 
 use super::count::{Counts, Place};
@@ -21,7 +21,7 @@ pub(super) struct Groups {
 
 impl Groups {
     /// The groups that the anchor names.
-    pub(super) fn of(anchor: &wire::Anchor) -> Self {
+    pub(super) fn of(anchor: &disk::Anchor) -> Self {
         let replicas = anchor.replicas.iter();
         Groups {
             tags: replicas
@@ -84,7 +84,7 @@ fn read_state(groups: &Groups, place: Place, row: &Row, counts: &mut Counts) -> 
 /// on a disk is: what was there once may not be there any more.
 fn ledger(
     groups: &Groups,
-    (key, noted, is_received): (LedgerKey<'_>, wire::LedgerRow, bool),
+    (key, noted, is_received): (LedgerKey<'_>, disk::LedgerRow, bool),
     place: Place,
     counts: &mut Counts,
 ) -> Result<()> {
@@ -154,17 +154,17 @@ fn read_log(groups: &Groups, row: &Row, counts: &mut Counts) -> Result<()> {
     match kind {
         keys::LogRow::Entry => {}
         keys::LogRow::Vote => {
-            row.open::<wire::Vote>()?;
+            row.open::<disk::Vote>()?;
             return tag.map(drop);
         }
         keys::LogRow::Mark => {
-            row.open::<wire::LogId>()?;
+            row.open::<disk::LogId>()?;
             return tag.map(drop);
         }
     }
     let told = told(&tag);
-    let entry: wire::LogEntry = record::decode(row.open_bytes("log entry")?)?;
-    let Some(wire::log_entry::Payload::Command(command)) = entry.payload else {
+    let entry: disk::LogEntry = record::decode(row.open_bytes("log entry")?)?;
+    let Some(disk::log_entry::Payload::Command(command)) = entry.payload else {
         return tag.map(drop);
     };
     let bytes = command.len();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::audit::{Copies, Verdict, copies, judge};
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::policy::{DEMO, Policy};
 use domicile_proto::v1::NodeReport;
 use prost::Message;
@@ -26,20 +26,20 @@ fn open(folder: &std::path::Path) -> Disk {
     Disk::open(folder, options).expect("opens")
 }
 
-fn row(tag: &str) -> wire::StoredRecord {
+fn row(tag: &str) -> disk::StoredRecord {
     row_of(tag, 7)
 }
 
-fn row_of(tag: &str, version: u64) -> wire::StoredRecord {
-    wire::StoredRecord {
+fn row_of(tag: &str, version: u64) -> disk::StoredRecord {
+    disk::StoredRecord {
         origin: "eu".into(),
         tag: tag.into(),
         version,
-        value: Some(wire::Value {
+        value: Some(disk::Value {
             bytes: Bytes::from_static(VALUE),
-            ..wire::Value::default()
+            ..disk::Value::default()
         }),
-        ..wire::StoredRecord::default()
+        ..disk::StoredRecord::default()
     }
 }
 
@@ -57,25 +57,25 @@ fn put_bytes(disk: &Disk, key: Bytes, value: Bytes) {
 }
 
 fn add_group(disk: &Disk, group: u64, tag: &str) {
-    disk.add_replica(wire::AnchoredReplica {
+    disk.add_replica(disk::AnchoredReplica {
         group,
         tag: tag.into(),
         incarnation: 1,
         replica: 1,
-        ..wire::AnchoredReplica::default()
+        ..disk::AnchoredReplica::default()
     })
     .expect("added");
 }
 
 /// Writes the first entry of a group's log.
-fn log(disk: &Disk, group: u64, command: wire::command::Command) {
-    let command = wire::Command {
+fn log(disk: &Disk, group: u64, command: disk::command::Command) {
+    let command = disk::Command {
         fence: None,
         command: Some(command),
     };
-    let entry = wire::LogEntry {
-        log_id: Some(wire::LogId::default()),
-        payload: Some(wire::log_entry::Payload::Command(
+    let entry = disk::LogEntry {
+        log_id: Some(disk::LogId::default()),
+        payload: Some(disk::log_entry::Payload::Command(
             command.encode_to_vec().into(),
         )),
     };
@@ -186,22 +186,22 @@ fn planted_outcomes_in_the_log_are_found() {
     planted("log", |disk| {
         add_group(disk, 18, "us-only");
         let digest = Bytes::from_static(&[7; 16]);
-        let outcome = wire::StoredOutcome {
+        let outcome = disk::StoredOutcome {
             digest,
-            ..wire::StoredOutcome::default()
+            ..disk::StoredOutcome::default()
         };
-        let row = wire::StoredOutcomes {
+        let row = disk::StoredOutcomes {
             outcomes: vec![outcome],
-            ..wire::StoredOutcomes::default()
+            ..disk::StoredOutcomes::default()
         };
-        let page = wire::Backfill {
-            outcomes: vec![wire::CopiedOutcomes {
+        let page = disk::Backfill {
+            outcomes: vec![disk::CopiedOutcomes {
                 row: Some(row),
-                ..wire::CopiedOutcomes::default()
+                ..disk::CopiedOutcomes::default()
             }],
-            ..wire::Backfill::default()
+            ..disk::Backfill::default()
         };
-        log(disk, 18, wire::command::Command::Backfill(page));
+        log(disk, 18, disk::command::Command::Backfill(page));
     });
 }
 
@@ -259,19 +259,19 @@ fn a_draft_of_a_stage_is_not_passed_over() {
 fn a_planted_log_entry_is_found() {
     planted("log", |disk| {
         add_group(disk, 17, "us-only");
-        let operation = wire::Operation {
+        let operation = disk::Operation {
             key: Bytes::from_static(KEY),
             version: 1,
-            change: Some(wire::operation::Change::Put(wire::Value {
+            change: Some(disk::operation::Change::Put(disk::Value {
                 bytes: Bytes::from_static(VALUE),
-                ..wire::Value::default()
+                ..disk::Value::default()
             })),
-            ..wire::Operation::default()
+            ..disk::Operation::default()
         };
         log(
             disk,
             17,
-            wire::command::Command::Batch(wire::Batch {
+            disk::command::Command::Batch(disk::Batch {
                 operations: vec![operation],
                 request_limits: None,
             }),
@@ -301,9 +301,9 @@ fn what_is_not_known_is_not_passed_over() {
 /// A leader that came too late, as the last of three that stop, has only that to say.
 #[test]
 fn a_copy_is_unapplied_where_its_log_has_more_records() {
-    use wire::command::Command::{Batch, RaiseFence};
-    let records = Batch(wire::Batch::default());
-    let none = RaiseFence(wire::RaiseFence::default());
+    use disk::command::Command::{Batch, RaiseFence};
+    let records = Batch(disk::Batch::default());
+    let none = RaiseFence(disk::RaiseFence::default());
     for (last, unapplied) in [(records, vec!["eu-only".to_owned()]), (none, vec![])] {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = open(folder.path());
@@ -325,20 +325,20 @@ fn a_disk_says_its_cluster_even_if_only_its_log_is_left() {
     open(folder.path()).close().expect("closes");
     assert_eq!(known(folder.path()), None);
 
-    let state = |name: &str| wire::Control {
+    let state = |name: &str| disk::Control {
         name: name.into(),
         policy: DEMO.into(),
-        ..wire::Control::default()
+        ..disk::Control::default()
     };
-    let formed = wire::ControlChange {
-        change: Some(wire::control_change::Change::Formed(state("logged"))),
+    let formed = disk::ControlChange {
+        change: Some(disk::control_change::Change::Formed(state("logged"))),
     };
     let disk = open(folder.path());
     add_group(&disk, CONTROL_GROUP.0, "");
     log(
         &disk,
         CONTROL_GROUP.0,
-        wire::command::Command::Control(formed),
+        disk::command::Command::Control(formed),
     );
     disk.close().expect("closes");
     drop(disk);
@@ -357,11 +357,11 @@ fn a_disk_says_its_cluster_even_if_only_its_log_is_left() {
 fn a_store_behind_its_anchor_is_no_proof() {
     let lose: [fn(&Disk); 2] = [
         |disk| {
-            let update = |anchor: &mut wire::Anchor| anchor.replicas[0].log_floor = 99;
+            let update = |anchor: &mut disk::Anchor| anchor.replicas[0].log_floor = 99;
             disk.anchor.update(update).expect("written");
         },
         |disk| {
-            let update = |anchor: &mut wire::Anchor| anchor.replicas[0].applied_floor = 99;
+            let update = |anchor: &mut disk::Anchor| anchor.replicas[0].applied_floor = 99;
             disk.anchor.update(update).expect("written");
         },
     ];
@@ -380,23 +380,23 @@ fn a_store_behind_its_anchor_is_no_proof() {
 }
 
 /// A row of the ledger of `group`, of a batch for a region.
-fn ledger_row(cluster: &Bytes, group: u64, tag: &str, to: &str) -> wire::LedgerRow {
-    wire::LedgerRow {
+fn ledger_row(cluster: &Bytes, group: u64, tag: &str, to: &str) -> disk::LedgerRow {
+    disk::LedgerRow {
         cluster: cluster.clone(),
         range: group,
         tag: tag.into(),
         from: "eu".into(),
         to: to.into(),
         incarnation: 1,
-        part: Some(wire::ledger_row::Part::Page(wire::LedgerPage::default())),
+        part: Some(disk::ledger_row::Part::Page(disk::LedgerPage::default())),
         transfer: 9,
         records: 2,
-        ..wire::LedgerRow::default()
+        ..disk::LedgerRow::default()
     }
 }
 
 /// Puts a row of what was sent.
-fn put_sent(disk: &Disk, row: &wire::LedgerRow) {
+fn put_sent(disk: &Disk, row: &disk::LedgerRow) {
     let key = keys::LedgerKey {
         group: GroupId(row.range),
         to: &row.to,
@@ -427,7 +427,7 @@ fn what_the_ledger_says_was_sent_is_judged() {
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = open(folder.path());
-        let of = |anchor: &mut wire::Anchor| anchor.cluster = cluster.clone();
+        let of = |anchor: &mut disk::Anchor| anchor.cluster = cluster.clone();
         disk.anchor.update(of).expect("written");
         add_group(&disk, 17, "global");
         put_sent(&disk, &row);
@@ -442,13 +442,13 @@ fn what_the_ledger_says_was_sent_is_judged() {
 fn a_key_of_a_tag_that_may_not_be_there_is_found() {
     planted("state", |disk| {
         add_group(disk, 17, "us-only");
-        let key = wire::TagKey {
+        let key = disk::TagKey {
             id: 1,
             commitment: Bytes::from_static(&[7; 32]),
             token: Bytes::from_static(&[8; 32]),
             holders: Vec::new(),
         };
-        let stored = wire::StoredTagKeys { keys: vec![key] };
+        let stored = disk::StoredTagKeys { keys: vec![key] };
         put(disk, keys::tag_keys(GroupId(17)), &stored);
     });
 }
@@ -458,7 +458,7 @@ fn rows_of_a_group_that_is_not_here_are_told() {
     for key in [keys::group_state(GroupId(17)), keys::tag_keys(GroupId(17))] {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = open(folder.path());
-        put(&disk, key, &wire::GroupState::default());
+        put(&disk, key, &disk::GroupState::default());
         for report in reports(disk, folder.path()) {
             assert_eq!(verdict(&report).0, Verdict::Incomplete, "{report:?}");
         }

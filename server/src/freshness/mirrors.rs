@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use parking_lot::Mutex;
-use wire::peer_request::Request;
-use wire::peer_response::Response;
+use peer::peer_request::Request;
+use peer::peer_response::Response;
 
 use crate::env::{Env, Instant};
 use crate::net::Regions;
@@ -235,15 +235,15 @@ impl Mirrors {
         confirmed.add(position, asked_at);
     }
 
-    async fn ask(&self, home: &RegionName, mirrors: &[Arc<Group>]) -> Option<wire::ProbeResult> {
+    async fn ask(&self, home: &RegionName, mirrors: &[Arc<Group>]) -> Option<peer::ProbeResult> {
         let peers = self.regions.of(home)?;
         let up = peers.connected();
         let node = *up.get(self.env.random() as usize % up.len().max(1))?;
-        let request = wire::PeerRequest {
+        let request = peer::PeerRequest {
             sequence: 0,
             group: 0,
             to_replica: 0,
-            request: Some(Request::Probe(wire::Probe {
+            request: Some(Request::Probe(peer::Probe {
                 ranges: mirrors
                     .iter()
                     .map(|group| group.identity().group.0)
@@ -261,7 +261,7 @@ impl Mirrors {
     }
 
     /// Answers a probe: the confirmed positions of ranges that are homed here.
-    pub(super) async fn answer(&self, probe: wire::Probe) -> wire::ProbeResult {
+    pub(super) async fn answer(&self, probe: peer::Probe) -> peer::ProbeResult {
         let atlas = self.gate.policy().atlas();
         let homed: BTreeSet<GroupId> = atlas
             .iter()
@@ -277,7 +277,7 @@ impl Mirrors {
                 let group = group?;
                 let confirmed = tokio::time::timeout(CONFIRM_WAIT, group.read_barrier());
                 let progress = confirmed.await.ok()?.ok()?;
-                Some(wire::ProbedRange {
+                Some(peer::ProbedRange {
                     range: range.0,
                     changed: progress.changed.to_wire(),
                     version: progress.changed_version,
@@ -285,7 +285,7 @@ impl Mirrors {
             }
         });
         let confirmed = futures::future::join_all(confirm).await;
-        wire::ProbeResult {
+        peer::ProbeResult {
             ranges: confirmed.into_iter().flatten().collect(),
         }
     }

@@ -17,7 +17,7 @@ mod mirrors;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use self::followers::Followers;
 use self::mirrors::Mirrors;
@@ -56,7 +56,7 @@ impl Freshness {
     }
 
     /// Answers another region: the confirmed positions of ranges that are homed here.
-    pub async fn answer(&self, probe: wire::Probe) -> wire::ProbeResult {
+    pub async fn answer(&self, probe: peer::Probe) -> peer::ProbeResult {
         self.mirrors.answer(probe).await
     }
 }

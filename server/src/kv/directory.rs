@@ -6,7 +6,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use domicile_proto::address::{RegionName, Tag};
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::policy::{Denial, Isolation, Verdict};
 
 use crate::error::{Error, Reason, Result};
@@ -117,10 +118,10 @@ impl Admitted {
     }
 
     /// For whom a request is passed on.
-    pub(super) fn on_behalf(&self) -> wire::OnBehalf {
-        wire::OnBehalf {
+    pub(super) fn on_behalf(&self) -> peer::OnBehalf {
+        peer::OnBehalf {
             region: self.caller.to_string(),
-            ..wire::OnBehalf::default()
+            ..peer::OnBehalf::default()
         }
     }
 
@@ -223,7 +224,7 @@ impl Directory {
         &self,
         tag: &str,
         from: &RegionName,
-        caller: Option<&wire::OnBehalf>,
+        caller: Option<&peer::OnBehalf>,
     ) -> Result<Arc<Admitted>> {
         let region = caller.map_or("", |caller| &caller.region);
         let caller = RegionName::new(region).map_err(|e| {
@@ -329,7 +330,7 @@ fn refusal(atlas: &Atlas, tag: &Tag, caller: &RegionName, denial: Denial) -> Err
 /// nowhere. At the address for callers of the node's own region they would pass
 /// for such.
 fn address_for<'n>(
-    node: &'n wire::Node,
+    node: &'n disk::Node,
     region: &RegionName,
     caller: &RegionName,
 ) -> Option<&'n str> {

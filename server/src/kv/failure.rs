@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use crate::error::{Error, Reason};
 
@@ -26,15 +26,15 @@ const FACTS: [&str; 6] = [
 ];
 
 /// A failure as it is told to another node.
-pub(super) fn failure(error: &Error) -> wire::ForwardedFailure {
-    wire::ForwardedFailure {
+pub(super) fn failure(error: &Error) -> peer::ForwardedFailure {
+    peer::ForwardedFailure {
         reason: error.reason.name().into(),
         message: error.message.clone(),
         current_version: 0,
         facts: error
             .facts
             .iter()
-            .map(|(name, value)| wire::Fact {
+            .map(|(name, value)| peer::Fact {
                 name: (*name).to_owned(),
                 value: value.clone(),
             })
@@ -44,7 +44,7 @@ pub(super) fn failure(error: &Error) -> wire::ForwardedFailure {
 
 /// A failure as another node told it; `unknown` stands for a reason that is
 /// not known here.
-pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error {
+pub(super) fn error_of(failed: peer::ForwardedFailure, unknown: Reason) -> Error {
     let reason = failed.reason.parse().unwrap_or(unknown);
     let mut error = Error::new(reason, failed.message);
     for fact in failed.facts {
@@ -60,7 +60,7 @@ pub(super) fn error_of(failed: wire::ForwardedFailure, unknown: Reason) -> Error
 
 /// The refusal of a node that will go on refusing: what was asked is not
 /// allowed there. `None`: it may be otherwise at the next attempt.
-pub(super) fn lasting(refusal: &wire::Refusal) -> Option<Error> {
+pub(super) fn lasting(refusal: &peer::Refusal) -> Option<Error> {
     let reason = refusal.reason.parse().ok()?;
     let lasts = matches!(
         reason,

@@ -5,12 +5,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
+use disk::command::Command;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::page;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
 use parking_lot::Mutex;
-use wire::command::Command;
 
 use super::directory::LocalCopy;
 use super::read::reach::WAIT_MAX;
@@ -183,24 +184,24 @@ impl Fixture {
 
     /// Ships the mirror's one record, and opens it.
     async fn page(&self, attempt: u64) {
-        let page = Command::Backfill(wire::Backfill {
+        let page = Command::Backfill(disk::Backfill {
             incarnation: 1,
             attempt,
             transfer: 9,
             from: "eu".into(),
-            records: vec![wire::CopiedRecord {
+            records: vec![disk::CopiedRecord {
                 key: Bytes::from_static(b"a"),
                 version: 7,
                 origin: "eu".into(),
                 policy_version: 1,
-                value: Some(wire::Value {
+                value: Some(disk::Value {
                     bytes: Bytes::from_static(b"one"),
-                    ..wire::Value::default()
+                    ..disk::Value::default()
                 }),
                 position: None,
                 commitment: None,
             }],
-            ..wire::Backfill::default()
+            ..disk::Backfill::default()
         });
         self.node.ship(&self.group, page).await;
         self.node.end(&self.group, attempt, 1).await;
@@ -528,11 +529,11 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     home.node.memory.set_room(Room::Low);
     assert_eq!(write_refused(&home).await, Reason::DiskFull);
     // What a follower passes on is stored here, too.
-    let forward = wire::Forward {
-        writes: vec![wire::ForwardedWrite {
+    let forward = peer::Forward {
+        writes: vec![peer::ForwardedWrite {
             key: Bytes::from_static(b"a"),
-            change: Some(wire::forwarded_write::Change::Put(wire::Value::default())),
-            ..wire::ForwardedWrite::default()
+            change: Some(peer::forwarded_write::Change::Put(disk::Value::default())),
+            ..peer::ForwardedWrite::default()
         }],
         tag: "global".into(),
         caller: Some(home.route().on_behalf()),
@@ -546,7 +547,7 @@ async fn a_full_disk_refuses_what_it_would_store_and_nothing_else() {
     let taken = home.store.take_forwarded(from, forwarded);
     let result = taken.expect("taken").await;
     let outcome = result.outcomes.into_iter().next().and_then(|o| o.outcome);
-    let Some(wire::forwarded_outcome::Outcome::Failed(failed)) = outcome else {
+    let Some(peer::forwarded_outcome::Outcome::Failed(failed)) = outcome else {
         panic!("{outcome:?}");
     };
     assert_eq!(failed.reason, "DISK_FULL");
@@ -623,14 +624,14 @@ async fn a_reply_shows_nothing_that_its_position_does_not_cover() {
     let state = home.node.disk.state.clone();
     let row = keys::record("global", b"a");
     let old = state.get(&row).expect("read").expect("there is one");
-    let mut stored: wire::StoredRecord = record::open(&row, &old).expect("sound");
+    let mut stored: disk::StoredRecord = record::open(&row, &old).expect("sound");
     let mut batch = WriteBatch::new();
     batch.put_message(keys::history("global", b"a", stored.version), &stored);
     let told = stored.version;
     stored.version += 1;
-    stored.value = Some(wire::Value {
+    stored.value = Some(disk::Value {
         bytes: Bytes::from_static(b"two"),
-        ..wire::Value::default()
+        ..disk::Value::default()
     });
     batch.put_message(row, &stored);
     // As apply leaves it for a moment.
@@ -660,11 +661,11 @@ async fn a_reply_shows_nothing_that_its_position_does_not_cover() {
 async fn a_refused_condition_does_not_move_what_a_reply_is_of() {
     let home = Fixture::in_region("eu").await;
     let before = home.group.progress();
-    let put = wire::Operation {
+    let put = disk::Operation {
         key: Bytes::from_static(b"a"),
-        change: Some(wire::operation::Change::Put(wire::Value::default())),
-        condition: Some(wire::operation::Condition::IfAbsent(true)),
-        ..wire::Operation::default()
+        change: Some(disk::operation::Change::Put(disk::Value::default())),
+        condition: Some(disk::operation::Condition::IfAbsent(true)),
+        ..disk::Operation::default()
     };
     let written = crate::raft::testing::write(&home.group, put).await;
     let refused = written.map(drop).expect_err("refused");
@@ -719,25 +720,25 @@ async fn a_scan_waits_for_the_version_of_its_first_page() {
         async move { mirror.scan(&mirror.admitted(), scan).await }
     });
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let position = Some(wire::ChangePosition {
+    let position = Some(disk::ChangePosition {
         epoch: 1,
         index: 9,
         sub: 0,
     });
-    let copy = Command::Copy(wire::Copy {
+    let copy = Command::Copy(disk::Copy {
         incarnation: 1,
         transfer: 10,
         from: "eu".into(),
         prev: None,
         last: position,
-        records: vec![wire::CopiedRecord {
+        records: vec![disk::CopiedRecord {
             key: Bytes::from_static(b"b"),
             version: at + 1,
-            value: Some(wire::Value::default()),
+            value: Some(disk::Value::default()),
             position,
-            ..wire::CopiedRecord::default()
+            ..disk::CopiedRecord::default()
         }],
-        ..wire::Copy::default()
+        ..disk::Copy::default()
     });
     mirror.node.ship(&mirror.group, copy).await;
     let page = waiting.await.expect("no panic").expect("it has it now");
@@ -790,13 +791,13 @@ async fn a_read_of_a_replica_that_was_removed_does_not_count() {
 #[tokio::test(start_paused = true)]
 async fn a_scan_does_not_go_on_at_a_mirror_that_was_filled_since() {
     let mirror = Fixture::in_region("us").await;
-    let begin = wire::BeginBackfill {
+    let begin = disk::BeginBackfill {
         incarnation: 1,
         seen_attempt: 1,
         seen_open: true,
         attempt: 2,
         changed_version: 7,
-        ..wire::BeginBackfill::default()
+        ..disk::BeginBackfill::default()
     };
     let begin = Command::BeginBackfill(begin);
     mirror.node.ship(&mirror.group, begin).await;
@@ -815,9 +816,9 @@ async fn a_scan_does_not_go_on_at_a_mirror_that_was_filled_since() {
 async fn the_home_judges_the_caller_that_another_node_admitted() {
     let home = Fixture::in_region("eu").await;
     let us = RegionName::new("us").expect("a name");
-    let on_behalf = |region: &str| wire::OnBehalf {
+    let on_behalf = |region: &str| peer::OnBehalf {
         region: region.into(),
-        ..wire::OnBehalf::default()
+        ..peer::OnBehalf::default()
     };
     for (caller, expected) in [
         (Some(on_behalf("us")), None),
@@ -825,9 +826,9 @@ async fn the_home_judges_the_caller_that_another_node_admitted() {
         (Some(on_behalf("")), Some(Reason::InvalidArgument)),
         (None, Some(Reason::InvalidArgument)),
     ] {
-        let read = wire::Read {
+        let read = peer::Read {
             tag: "global".into(),
-            what: Some(wire::read::What::Keys(wire::ReadKeys {
+            what: Some(peer::read::What::Keys(peer::ReadKeys {
                 keys: vec![Bytes::from_static(b"a")],
             })),
             token: Bytes::new(),
@@ -835,11 +836,11 @@ async fn the_home_judges_the_caller_that_another_node_admitted() {
         };
         let reading = home.store.serve_remote(&us, read);
         let failed = match home.node.env.scoped(reading).await.result {
-            Some(wire::read_result::Result::Failed(failed)) => Some(failed.reason),
+            Some(peer::read_result::Result::Failed(failed)) => Some(failed.reason),
             _ => None,
         };
         assert_eq!(failed.as_deref(), expected.map(Reason::name), "{caller:?}");
-        let forward = wire::Forward {
+        let forward = peer::Forward {
             writes: Vec::new(),
             tag: "global".into(),
             caller,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
-use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
+use domicile_proto::peer::v1 as peer;
+use domicile_proto::peer::v1::peer_service_client::PeerServiceClient;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
 
@@ -24,8 +24,8 @@ impl Peers {
     pub async fn form(
         &self,
         address: &str,
-        request: Cleared<wire::FormRequest>,
-    ) -> Result<Untrusted<wire::FormResponse>> {
+        request: Cleared<peer::FormRequest>,
+    ) -> Result<Untrusted<peer::FormResponse>> {
         let mut client = self.client(address).await?;
         let mut request = self.gate().frame(request, self.region())?;
         // This node may belong to no cluster yet either.
@@ -39,8 +39,8 @@ impl Peers {
     pub async fn place(
         &self,
         address: &str,
-        request: Cleared<wire::PlaceRequest>,
-    ) -> Result<Untrusted<wire::PlaceResponse>> {
+        request: Cleared<peer::PlaceRequest>,
+    ) -> Result<Untrusted<peer::PlaceResponse>> {
         let mut client = self.client(address).await?;
         let mut request = self.gate().frame(request, self.region())?;
         request.hello = Some(self.hello_as_of(None, request.node)?);
@@ -52,8 +52,8 @@ impl Peers {
     pub async fn replace_member(
         &self,
         (node, address): (NodeId, &str),
-        request: Cleared<wire::ReplaceMemberRequest>,
-    ) -> Result<Untrusted<wire::ReplaceMemberResponse>> {
+        request: Cleared<peer::ReplaceMemberRequest>,
+    ) -> Result<Untrusted<peer::ReplaceMemberResponse>> {
         let mut client = self.client(address).await?;
         let mut request = self.gate().frame(request, self.region())?;
         request.hello = Some(self.hello_as_of(None, node.0)?);

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
-use domicile_proto::internal::v1::peer_service_client::PeerServiceClient;
 use domicile_proto::limits::PEER_MESSAGE_BYTES_MAX;
+use domicile_proto::peer::v1 as peer;
+use domicile_proto::peer::v1::peer_service_client::PeerServiceClient;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -136,7 +136,7 @@ impl Link {
 
 /// Requests whose answer is awaited.
 struct Pending {
-    calls: BTreeMap<u64, oneshot::Sender<Untrusted<wire::PeerResponse>>>,
+    calls: BTreeMap<u64, oneshot::Sender<Untrusted<peer::PeerResponse>>>,
     next: u64,
     heard: Instant,
 }
@@ -211,8 +211,8 @@ impl Connection {
         &self,
         address: &str,
     ) -> Result<(
-        mpsc::Sender<wire::ExchangeRequest>,
-        tonic::Streaming<wire::ExchangeResponse>,
+        mpsc::Sender<peer::ExchangeRequest>,
+        tonic::Streaming<peer::ExchangeResponse>,
     )> {
         let hello = self.speaker.hello(&self.region, self.node)?;
         let keep_alive = if self.quick.is_none() { QUICK } else { BULK };
@@ -220,7 +220,7 @@ impl Connection {
         *self.link.channel.lock() = Some(channel.clone());
         let mut client = client(channel);
         let (frames, rx) = mpsc::channel(FRAMES_WAITING_MAX);
-        let first = wire::ExchangeRequest {
+        let first = peer::ExchangeRequest {
             hello: Some(hello),
             requests: Vec::new(),
         };
@@ -258,8 +258,8 @@ impl Connection {
     /// Carries requests and answers until it cannot any more, and says why.
     async fn exchange(
         &self,
-        frames: mpsc::Sender<wire::ExchangeRequest>,
-        mut answers: tonic::Streaming<wire::ExchangeResponse>,
+        frames: mpsc::Sender<peer::ExchangeRequest>,
+        mut answers: tonic::Streaming<peer::ExchangeResponse>,
     ) -> &'static str {
         let pending = Mutex::new(Pending {
             calls: BTreeMap::new(),
@@ -351,7 +351,7 @@ impl Connection {
     }
 
     /// A frame of calls. What may not leave any more is refused here.
-    fn frame(&self, pending: &Mutex<Pending>, calls: Vec<Call>) -> wire::ExchangeRequest {
+    fn frame(&self, pending: &Mutex<Pending>, calls: Vec<Call>) -> peer::ExchangeRequest {
         let mut pending = pending.lock();
         if pending.calls.is_empty() {
             // Silence counts from the first request that waits.
@@ -372,7 +372,7 @@ impl Connection {
             pending.calls.insert(request.sequence, call);
             requests.push(request);
         }
-        wire::ExchangeRequest {
+        peer::ExchangeRequest {
             hello: None,
             requests,
         }
@@ -396,9 +396,9 @@ fn client(channel: Channel) -> PeerServiceClient<Channel> {
 /// Sends a snapshot over the node's connection.
 pub(super) async fn send_snapshot(
     link: Arc<Link>,
-    parts: impl Stream<Item = Result<wire::SendSnapshotRequest>> + Send + 'static,
+    parts: impl Stream<Item = Result<peer::SendSnapshotRequest>> + Send + 'static,
     env: Env,
-) -> Result<Untrusted<wire::SendSnapshotResponse>> {
+) -> Result<Untrusted<peer::SendSnapshotResponse>> {
     let channel = link
         .channel
         .lock()
@@ -454,8 +454,8 @@ async fn outlived(link: &Link, channel: Channel) {
 #[cfg(test)]
 mod tests {
     use domicile_proto::address::Tag;
-    use wire::peer_request::Request;
-    use wire::peer_response::Response;
+    use peer::peer_request::Request;
+    use peer::peer_response::Response;
 
     use super::*;
     use crate::net::TcpDial;
@@ -468,13 +468,13 @@ mod tests {
     fn waiting(
         node: &Alone,
         to: &RegionName,
-    ) -> (Call, oneshot::Receiver<Untrusted<wire::PeerResponse>>) {
-        let request = wire::PeerRequest {
-            request: Some(Request::Forward(wire::Forward {
+    ) -> (Call, oneshot::Receiver<Untrusted<peer::PeerResponse>>) {
+        let request = peer::PeerRequest {
+            request: Some(Request::Forward(peer::Forward {
                 tag: "global".into(),
-                ..wire::Forward::default()
+                ..peer::Forward::default()
             })),
-            ..wire::PeerRequest::default()
+            ..peer::PeerRequest::default()
         };
         let subject = Subject::Tag(Tag::new("global").expect("a tag"));
         let cleared = node.gate.egress(to, &subject, request).expect("cleared");
@@ -515,7 +515,7 @@ mod tests {
         let (meant, mut waits) = waiting(&node, us);
         assert_eq!(framed(vec![elsewhere, meant]), 1);
         assert!(waits.try_recv().is_err(), "it waits for the other node");
-        let reason = |answer: Untrusted<wire::PeerResponse>| {
+        let reason = |answer: Untrusted<peer::PeerResponse>| {
             let opened = node.gate.ingress(us, &Subject::Control, answer);
             match opened.expect("it bears nothing").response {
                 Some(Response::Refusal(refusal)) => refusal.reason,

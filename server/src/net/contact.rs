@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use parking_lot::Mutex;
 
 use crate::env::Instant;
@@ -33,7 +33,7 @@ struct Heard {
     /// Why it refused to be spoken to, the last time.
     refusal: Option<(Reason, String)>,
     /// How it was when it last said so.
-    state: Option<wire::NodeState>,
+    state: Option<peer::NodeState>,
 }
 
 impl Heard {
@@ -54,7 +54,7 @@ pub struct Reach {
     /// Whether what answers there is the node, with an empty store.
     pub is_empty: bool,
     /// How it says that it is; `None`: it is not reached, or does not say.
-    pub state: Option<wire::NodeState>,
+    pub state: Option<peer::NodeState>,
 }
 
 impl Contact {
@@ -77,7 +77,7 @@ impl Contact {
     }
 
     /// Something came from it, and with it perhaps how it is.
-    pub(super) fn hear(&self, now: Instant, state: Option<wire::NodeState>) {
+    pub(super) fn hear(&self, now: Instant, state: Option<peer::NodeState>) {
         let mut heard = self.0.lock();
         heard.at = now;
         if let Some(state) = state {
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(contact.reach(after(10)), Reach::default());
         // A build that never says how it is.
         assert_eq!(unreached(&contact, 99), None);
-        contact.hear(after(100), Some(wire::NodeState::default()));
+        contact.hear(after(100), Some(peer::NodeState::default()));
         assert_eq!(unreached(&contact, 103), None);
         assert!(contact.reach(after(103)).state.is_some());
         assert_eq!(unreached(&contact, 104), Some(Duration::from_secs(4)));

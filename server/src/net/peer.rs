@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use super::{Caller, Speaker};
 use crate::error::{Error, Reason, Result};
@@ -52,14 +52,14 @@ pub struct Introduced {
     /// The caller.
     pub peer: Peer,
     /// The furthest that this node has seen of the caller's store.
-    pub seen: Option<wire::StoreStamp>,
+    pub seen: Option<peer::StoreStamp>,
 }
 
 impl Speaker {
     /// Checks that a caller means this node of this cluster, and says who it
     /// is. If it has seen a later state of this node's store, this node answers
     /// nothing any more and ends.
-    pub fn check(&self, caller: &Caller, hello: Option<&wire::Hello>) -> Result<Introduced> {
+    pub fn check(&self, caller: &Caller, hello: Option<&peer::Hello>) -> Result<Introduced> {
         let (peer, hello) = identified(caller, hello)?;
         self.is_of_cluster(&peer)?;
         self.is_meant(hello)?;
@@ -70,7 +70,7 @@ impl Speaker {
 
     /// The same where a node is told of a cluster that it does not belong to
     /// yet: another cluster's is let in, too, and whoever serves it compares.
-    pub fn introduced(&self, caller: &Caller, hello: Option<&wire::Hello>) -> Result<Introduced> {
+    pub fn introduced(&self, caller: &Caller, hello: Option<&peer::Hello>) -> Result<Introduced> {
         let (peer, hello) = identified(caller, hello)?;
         self.is_meant(hello)?;
         let seen = match self.cluster().as_ref() == Some(peer.cluster()) {
@@ -81,7 +81,7 @@ impl Speaker {
     }
 
     /// Refuses a node whose build does not know what the cluster writes.
-    fn knows_level(&self, hello: &wire::Hello) -> Result<()> {
+    fn knows_level(&self, hello: &peer::Hello) -> Result<()> {
         let level = self.level();
         if hello.level >= level {
             return Ok(());
@@ -97,7 +97,7 @@ impl Speaker {
     }
 
     /// Refuses who means another node.
-    fn is_meant(&self, hello: &wire::Hello) -> Result<()> {
+    fn is_meant(&self, hello: &peer::Hello) -> Result<()> {
         if hello.to_region == self.region().as_str() && hello.to == self.node().0 {
             return Ok(());
         }
@@ -140,7 +140,7 @@ impl Speaker {
 
     /// Hears what a node says of its store and of this one's. Answers the
     /// furthest that was seen of its store before: it says no more than that.
-    fn hear(&self, peer: &Peer, hello: &wire::Hello) -> Result<Option<wire::StoreStamp>> {
+    fn hear(&self, peer: &Peer, hello: &peer::Hello) -> Result<Option<peer::StoreStamp>> {
         let by = format!("{}/{}", peer.region, peer.node);
         self.told(&by, &hello.seen, hello.replica)?;
         Ok(hello.store.as_ref().and_then(|stamp| {
@@ -156,8 +156,8 @@ impl Speaker {
 /// [`Peer`] is made.
 fn identified<'h>(
     caller: &Caller,
-    hello: Option<&'h wire::Hello>,
-) -> Result<(Peer, &'h wire::Hello)> {
+    hello: Option<&'h peer::Hello>,
+) -> Result<(Peer, &'h peer::Hello)> {
     if !caller.on_loopback {
         return Err(Error::new(
             Reason::GrantDenied,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     /// What `eu/1` says to node `us/2` as one of a cluster.
-    fn hello(cluster: u8) -> wire::Hello {
+    fn hello(cluster: u8) -> peer::Hello {
         let us = RegionName::new("us").expect("a name");
         let hello = speaker("eu", 1, Some(cluster)).hello(&us, NodeId(2));
         hello.expect("it has a cluster")
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(known.cluster()[..], [7; 16]);
         let far = Caller::default();
         let elsewhere = speaker("us", 3, Some(7));
-        type Door = fn(&Speaker, &Caller, Option<&wire::Hello>) -> Result<Introduced>;
+        type Door = fn(&Speaker, &Caller, Option<&peer::Hello>) -> Result<Introduced>;
         for door in [Speaker::check as Door, Speaker::introduced] {
             let hello = hello(7);
             assert_eq!(reason(door(&this, &far, Some(&hello))), Reason::GrantDenied);

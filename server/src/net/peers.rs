@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
+use peer::send_snapshot_request::Part;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::transport::Channel;
-use wire::send_snapshot_request::Part;
 
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
@@ -143,7 +144,7 @@ impl Peers {
     }
 
     /// Learns where nodes are. Nodes not named stay as they are.
-    pub fn learn(&self, nodes: &[wire::Node]) {
+    pub fn learn(&self, nodes: &[disk::Node]) {
         for node in nodes {
             let id = NodeId(node.node);
             let is_this = self.region == *self.speaker.region() && id == self.speaker.node();
@@ -174,9 +175,9 @@ impl Peers {
     }
 
     /// Takes other addresses for what is said of some nodes from now on.
-    pub(super) fn set_moved(&self, moved: &[wire::MovedNode]) {
+    pub(super) fn set_moved(&self, moved: &[disk::MovedNode]) {
         let here = moved.iter().filter(|m| m.region == self.region.as_str());
-        let of = |m: &wire::MovedNode| (NodeId(m.node), (m.from.clone(), m.to.clone()));
+        let of = |m: &disk::MovedNode| (NodeId(m.node), (m.from.clone(), m.to.clone()));
         *self.moved.write() = here.map(of).collect();
     }
 
@@ -357,7 +358,7 @@ impl Peers {
 
     /// What this node says of itself to a node, in calls besides the stream;
     /// `None`: as one of the cluster that it belongs to.
-    pub(super) fn hello_as_of(&self, cluster: Option<Bytes>, to: u64) -> Result<wire::Hello> {
+    pub(super) fn hello_as_of(&self, cluster: Option<Bytes>, to: u64) -> Result<peer::Hello> {
         match cluster {
             Some(cluster) => {
                 let (region, to) = (&self.region, NodeId(to));
@@ -378,7 +379,7 @@ impl Transport for Peers {
         Some(self.region.clone())
     }
 
-    fn state_of(&self, node: NodeId) -> Option<wire::NodeState> {
+    fn state_of(&self, node: NodeId) -> Option<peer::NodeState> {
         let reach = self.reach(node)?;
         let said = reach.state.unwrap_or_default();
         reach.unreached.is_none().then_some(said)
@@ -397,8 +398,8 @@ impl Transport for Peers {
     fn send(
         &self,
         node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         let (tx, rx) = oneshot::channel();
         match self.links.read().get(&node) {
             Some(handle) => {
@@ -416,8 +417,8 @@ impl Transport for Peers {
     fn gather(
         &self,
         node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         let (tx, rx) = oneshot::channel();
         match self.links.read().get(&node) {
             Some(handle) => handle.quick.queue.gather((request, tx)),
@@ -441,7 +442,7 @@ impl Transport for Peers {
         &self,
         node: NodeId,
         parts: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>> {
         let link = self.links.read().get(&node).map(|h| h.bulk.link.clone());
         let hello = self.speaker.hello(&self.region, node);
         let (env, gate, region) = (self.env.clone(), self.gate.clone(), self.region.clone());

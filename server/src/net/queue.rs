@@ -11,12 +11,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use parking_lot::Mutex;
+use peer::peer_request::Request;
+use peer::peer_response::Response;
 use prost::Message;
 use tokio::sync::{Notify, oneshot};
-use wire::peer_request::Request;
-use wire::peer_response::Response;
 
 use crate::error::{Error, Reason};
 use crate::residency::{Cleared, Untrusted};
@@ -34,8 +34,8 @@ const GATHER_WAIT: Duration = Duration::from_millis(50);
 
 /// A request and who waits for its answer.
 pub(super) type Call = (
-    Cleared<wire::PeerRequest>,
-    oneshot::Sender<Untrusted<wire::PeerResponse>>,
+    Cleared<peer::PeerRequest>,
+    oneshot::Sender<Untrusted<peer::PeerResponse>>,
 );
 
 /// Which of the connections to a node a request takes.
@@ -49,7 +49,7 @@ pub(super) enum Priority {
 
 impl Priority {
     /// The priority of a request.
-    pub(super) fn of(request: &wire::PeerRequest) -> Priority {
+    pub(super) fn of(request: &peer::PeerRequest) -> Priority {
         match &request.request {
             // Of no pipeline and without entries: a heartbeat.
             Some(Request::Append(append)) if append.pipeline == 0 && append.entries.is_empty() => {
@@ -224,9 +224,9 @@ impl Queue {
 
 /// Answers what is not sent as the other node would: certainly nothing was
 /// done.
-pub(super) fn refuse(answer: oneshot::Sender<Untrusted<wire::PeerResponse>>, why: &Error) {
+pub(super) fn refuse(answer: oneshot::Sender<Untrusted<peer::PeerResponse>>, why: &Error) {
     // The caller may have given up.
-    drop(answer.send(Untrusted::received(wire::PeerResponse {
+    drop(answer.send(Untrusted::received(peer::PeerResponse {
         sequence: 0,
         response: Some(Response::Refusal(why.into())),
     })));
@@ -256,7 +256,7 @@ mod tests {
     use crate::state::{Identity, Subject};
     use crate::storage::REGION_GROUP;
 
-    type Answer = oneshot::Receiver<Untrusted<wire::PeerResponse>>;
+    type Answer = oneshot::Receiver<Untrusted<peer::PeerResponse>>;
 
     /// Calls of a node, which its gate has cleared.
     struct Calls(Alone);
@@ -270,16 +270,16 @@ mod tests {
 
         /// An append of a pipeline with one entry of some bytes.
         fn append(&self, number: u64, bytes: usize) -> (Call, Answer) {
-            let append = wire::Append {
+            let append = peer::Append {
                 pipeline: 1,
                 entries: vec![Bytes::from(vec![7; bytes])],
-                ..wire::Append::default()
+                ..peer::Append::default()
             };
-            let request = wire::PeerRequest {
+            let request = peer::PeerRequest {
                 sequence: number,
                 group: REGION_GROUP.0,
                 request: Some(Request::Append(append)),
-                ..wire::PeerRequest::default()
+                ..peer::PeerRequest::default()
             };
             let gate = &self.0.gate;
             let group = Identity::new(REGION_GROUP, 1, "", gate.region()).expect("a group");
@@ -291,7 +291,7 @@ mod tests {
 
     impl Calls {
         /// Why a call was refused.
-        fn reason(&self, answer: Untrusted<wire::PeerResponse>) -> String {
+        fn reason(&self, answer: Untrusted<peer::PeerResponse>) -> String {
             let gate = &self.0.gate;
             let opened = gate.ingress(gate.region(), &Subject::Control, answer);
             match opened.expect("it bears nothing").response {
@@ -311,28 +311,28 @@ mod tests {
     #[test]
     fn only_what_is_small_and_urgent_is_quick() {
         let lane = |request| {
-            Priority::of(&wire::PeerRequest {
+            Priority::of(&peer::PeerRequest {
                 request: Some(request),
-                ..wire::PeerRequest::default()
+                ..peer::PeerRequest::default()
             })
         };
-        let append = wire::Append::default;
+        let append = peer::Append::default;
         assert_eq!(lane(Request::Append(append())), Priority::Quick);
-        let vote = wire::RequestVote::default;
+        let vote = peer::RequestVote::default;
         assert_eq!(lane(Request::Vote(vote())), Priority::Quick);
         assert_eq!(lane(Request::PreVote(vote())), Priority::Quick);
         // It commits what stands before it in its pipeline.
-        let piped = wire::Append {
+        let piped = peer::Append {
             pipeline: 3,
             ..append()
         };
         assert_eq!(lane(Request::Append(piped)), Priority::Bulk);
-        let with_entries = wire::Append {
+        let with_entries = peer::Append {
             entries: vec![Bytes::new()],
             ..append()
         };
         assert_eq!(lane(Request::Append(with_entries)), Priority::Bulk);
-        let transfer = wire::TransferLeader::default();
+        let transfer = peer::TransferLeader::default();
         assert_eq!(lane(Request::Transfer(transfer)), Priority::Bulk);
     }
 

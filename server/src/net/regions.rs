@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
@@ -35,7 +36,7 @@ struct Known {
     peers: BTreeMap<RegionName, Arc<Peers>>,
     numbers: BTreeMap<u64, RegionName>,
     /// Nodes that are elsewhere than everybody says.
-    moved: Vec<wire::MovedNode>,
+    moved: Vec<disk::MovedNode>,
 }
 
 impl Regions {
@@ -82,7 +83,7 @@ impl Regions {
     }
 
     /// Learns regions and where their nodes are.
-    pub fn learn(&self, regions: &[wire::ControlRegion]) -> Result<()> {
+    pub fn learn(&self, regions: &[disk::ControlRegion]) -> Result<()> {
         for region in regions {
             let name = RegionName::new(&region.region)
                 .map_err(|e| Error::invalid(format!("the name of a region: {e}")))?;
@@ -108,7 +109,7 @@ impl Regions {
 
     /// Takes other addresses for what is said of some nodes, from when it is said
     /// again.
-    pub fn set_moved(&self, moved: &[wire::MovedNode]) {
+    pub fn set_moved(&self, moved: &[disk::MovedNode]) {
         let mut known = self.known.write();
         known.moved = moved.to_vec();
         for peers in known.peers.values() {
@@ -194,7 +195,7 @@ impl Transport for Regions {
         Some(self.resolve(node)?.0)
     }
 
-    fn state_of(&self, node: NodeId) -> Option<wire::NodeState> {
+    fn state_of(&self, node: NodeId) -> Option<peer::NodeState> {
         let (peers, node) = self.across(node)?;
         peers.state_of(node)
     }
@@ -207,8 +208,8 @@ impl Transport for Regions {
     fn send(
         &self,
         node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         match self.across(node) {
             Some((peers, node)) => peers.send(node, request),
             // A dropped sender fails the call.
@@ -219,8 +220,8 @@ impl Transport for Regions {
     fn gather(
         &self,
         node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         match self.across(node) {
             Some((peers, node)) => peers.gather(node, request),
             None => oneshot::channel().1,
@@ -242,7 +243,7 @@ impl Transport for Regions {
         &self,
         node: NodeId,
         parts: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>> {
         match self.across(node) {
             Some((peers, node)) => peers.send_snapshot(node, parts),
             None => Box::pin(std::future::ready(Err(Error::new(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use parking_lot::Mutex;
 
 use crate::raft::NodeId;
@@ -17,12 +17,12 @@ const STORES_MAX: usize = 4;
 #[derive(Clone, Default)]
 pub(super) struct Seen {
     /// The furthest stamp of each store; the one heard of last is the last.
-    stamps: Arc<Mutex<Vec<wire::StoreStamp>>>,
+    stamps: Arc<Mutex<Vec<peer::StoreStamp>>>,
 }
 
 impl Seen {
     /// Remembers what a node says of its store.
-    pub(super) fn note(&self, stamp: &wire::StoreStamp) {
+    pub(super) fn note(&self, stamp: &peer::StoreStamp) {
         let mut stamps = self.stamps.lock();
         match stamps.last_mut() {
             Some(last) if last.store == stamp.store => {
@@ -43,13 +43,13 @@ impl Seen {
     }
 
     /// The furthest that was seen of the store that says this of itself.
-    pub(super) fn of(&self, stamp: &wire::StoreStamp) -> Option<wire::StoreStamp> {
+    pub(super) fn of(&self, stamp: &peer::StoreStamp) -> Option<peer::StoreStamp> {
         let stamps = self.stamps.lock();
         stamps.iter().find(|s| s.store == stamp.store).copied()
     }
 
     /// The furthest that was seen of each of its stores.
-    pub(super) fn all(&self) -> Vec<wire::StoreStamp> {
+    pub(super) fn all(&self) -> Vec<peer::StoreStamp> {
         self.stamps.lock().clone()
     }
 }
@@ -72,8 +72,8 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn stamp(store: u64, sequence: u64) -> wire::StoreStamp {
-        wire::StoreStamp {
+    fn stamp(store: u64, sequence: u64) -> peer::StoreStamp {
+        peer::StoreStamp {
             store,
             opening: 1,
             sequence,

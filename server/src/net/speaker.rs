@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use parking_lot::RwLock;
 
 use crate::error::{Error, Reason, Result};
@@ -67,7 +68,7 @@ impl Speaker {
     }
 
     /// How far the store of this node is.
-    pub fn stamp(&self) -> Option<wire::StoreStamp> {
+    pub fn stamp(&self) -> Option<peer::StoreStamp> {
         self.guard.as_ref().and_then(RollbackGuard::stamp)
     }
 
@@ -77,7 +78,7 @@ impl Speaker {
     }
 
     /// Hears which replicas of the control group the nodes have.
-    pub fn hear_members(&self, members: &[wire::ControlMember]) {
+    pub fn hear_members(&self, members: &[disk::ControlMember]) {
         let known = members.iter().filter_map(|member| {
             let region = RegionName::new(&member.region).ok()?;
             Some(((region, NodeId(member.node)), member.replica))
@@ -94,7 +95,7 @@ impl Speaker {
     /// Hears what another node has seen of this one's store, and which replica of
     /// the control group it knows it by. An error ends this node: its store is an
     /// older copy, or one from before it was replaced.
-    pub(super) fn told(&self, by: &str, seen: &[wire::StoreStamp], replica: u64) -> Result<()> {
+    pub(super) fn told(&self, by: &str, seen: &[peer::StoreStamp], replica: u64) -> Result<()> {
         let Some(guard) = &self.guard else {
             return Ok(());
         };
@@ -157,7 +158,7 @@ impl Speaker {
     }
 
     /// What this node says of itself to another.
-    pub fn hello(&self, to_region: &RegionName, to: NodeId) -> Result<wire::Hello> {
+    pub fn hello(&self, to_region: &RegionName, to: NodeId) -> Result<peer::Hello> {
         let cluster = self.cluster();
         let cluster =
             cluster.ok_or_else(|| Error::new(Reason::NotFormed, "this node has no cluster yet"))?;
@@ -170,8 +171,8 @@ impl Speaker {
         cluster: Bytes,
         to_region: &RegionName,
         to: NodeId,
-    ) -> wire::Hello {
-        wire::Hello {
+    ) -> peer::Hello {
+        peer::Hello {
             cluster,
             region: self.region.to_string(),
             node: self.node.0,

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use domicile_proto::internal::v1::peer_service_server;
+use domicile_proto::peer::v1::peer_service_server;
 use domicile_proto::v1::admin_service_server;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;

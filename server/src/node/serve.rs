@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1::peer_service_server::PeerServiceServer;
 use domicile_proto::limits::{CLIENT_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
+use domicile_proto::peer::v1::peer_service_server::PeerServiceServer;
 use domicile_proto::v1::admin_service_server::AdminServiceServer;
 use domicile_proto::v1::kv_service_server::KvServiceServer;
 use futures::{Stream, StreamExt};

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
 use futures::StreamExt;
 use futures::channel::mpsc;
@@ -198,7 +199,7 @@ fn other(region: &str, node: u64, cluster: &bytes::Bytes) -> Peer {
 }
 
 /// Takes a node into a new cluster, by one step.
-pub(super) async fn form(node: &Node, request: wire::FormRequest) -> Result<()> {
+pub(super) async fn form(node: &Node, request: peer::FormRequest) -> Result<()> {
     let new = request.catalog.clone().unwrap_or_default();
     let peer = other(&new.region, request.node, &new.cluster);
     let forming = node.placement.form(&peer, Untrusted::received(request));
@@ -206,7 +207,7 @@ pub(super) async fn form(node: &Node, request: wire::FormRequest) -> Result<()> 
 }
 
 /// Has a node of `eu` do what another one of its cluster asks.
-pub(super) async fn place(node: &Node, request: wire::PlaceRequest) -> Result<wire::PlaceResponse> {
+pub(super) async fn place(node: &Node, request: peer::PlaceRequest) -> Result<peer::PlaceResponse> {
     let peer = other("eu", request.node, &request.cluster);
     let placing = node.placement.place(&peer, Untrusted::received(request));
     let placed = node.env.scoped(placing).await?;
@@ -443,7 +444,7 @@ impl World {
     pub(super) fn plant(&self, name: &str, tag: &str, key: &str) {
         let key = keys::record(tag, key.as_bytes());
         let mut batch = WriteBatch::new();
-        batch.put_message(key, &wire::StoredRecord::default());
+        batch.put_message(key, &disk::StoredRecord::default());
         let state = &self.nodes[name].disk.state;
         state.write(batch, Durability::Buffered).expect("written");
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use crate::error::{Error, Reason, Result};
 use crate::net::{Peer, Peers};
@@ -25,8 +25,8 @@ impl Placement {
     pub async fn form(
         self: &Arc<Self>,
         peer: &Peer,
-        request: Untrusted<wire::FormRequest>,
-    ) -> Result<Cleared<wire::FormResponse>> {
+        request: Untrusted<peer::FormRequest>,
+    ) -> Result<Cleared<peer::FormResponse>> {
         let request = self.opened(peer, request)?;
         let new = request.catalog.as_ref();
         if new.is_some_and(|new| new.cluster != peer.cluster()) {
@@ -45,7 +45,7 @@ impl Placement {
     /// ```compile_fail,E0308
     /// use std::sync::Arc;
     ///
-    /// use domicile_proto::internal::v1::PlaceRequest;
+    /// use domicile_proto::peer::v1::PlaceRequest;
     /// use domicile_server::net::Caller;
     /// use domicile_server::placement::Placement;
     /// use domicile_server::residency::Untrusted;
@@ -57,8 +57,8 @@ impl Placement {
     pub async fn place(
         self: &Arc<Self>,
         peer: &Peer,
-        request: Untrusted<wire::PlaceRequest>,
-    ) -> Result<Cleared<wire::PlaceResponse>> {
+        request: Untrusted<peer::PlaceRequest>,
+    ) -> Result<Cleared<peer::PlaceResponse>> {
         let mut request = self.opened(peer, request)?;
         if self.speaker.cluster().is_some() {
             self.speaker.is_of_cluster(peer)?;
@@ -78,18 +78,18 @@ impl Placement {
     pub async fn replace_member(
         &self,
         peer: &Peer,
-        request: Untrusted<wire::ReplaceMemberRequest>,
-    ) -> Result<Cleared<wire::ReplaceMemberResponse>> {
+        request: Untrusted<peer::ReplaceMemberRequest>,
+    ) -> Result<Cleared<peer::ReplaceMemberResponse>> {
         let request = self.opened(peer, request)?;
         self.speaker.is_of_cluster(peer)?;
         self.replace_member_here(request).await?;
-        self.cleared(peer, wire::ReplaceMemberResponse {})
+        self.cleared(peer, peer::ReplaceMemberResponse {})
     }
 
     /// Refuses a replica that a node of another region wants here, but for one of
     /// the control group; and takes no word of another region for where the nodes
     /// of this one are: what they say to each other stays among them.
-    fn may_place(&self, peer: &Peer, request: &mut wire::PlaceRequest) -> Result<()> {
+    fn may_place(&self, peer: &Peer, request: &mut peer::PlaceRequest) -> Result<()> {
         let own = self.speaker.region();
         if peer.region() == own || request.replica == 0 {
             return Ok(());
@@ -120,8 +120,8 @@ impl Placement {
         &self,
         peers: &Peers,
         address: &str,
-        request: wire::FormRequest,
-    ) -> Result<wire::FormResponse> {
+        request: peer::FormRequest,
+    ) -> Result<peer::FormResponse> {
         let cleared = self.gate.egress(peers.region(), &ABOUT, request)?;
         let formed = peers.form(address, cleared).await?;
         self.gate.ingress(peers.region(), &ABOUT, formed)
@@ -133,8 +133,8 @@ impl Placement {
         &self,
         peers: &Peers,
         address: &str,
-        request: wire::PlaceRequest,
-    ) -> Result<wire::PlaceResponse> {
+        request: peer::PlaceRequest,
+    ) -> Result<peer::PlaceResponse> {
         let cleared = self.gate.egress(peers.region(), &ABOUT, request)?;
         let placed = peers.place(address, cleared).await?;
         self.gate.ingress(peers.region(), &ABOUT, placed)
@@ -146,7 +146,7 @@ impl Placement {
         &self,
         peers: &Peers,
         leader: (NodeId, &str),
-        request: wire::ReplaceMemberRequest,
+        request: peer::ReplaceMemberRequest,
     ) -> Result<()> {
         let cleared = self.gate.egress(peers.region(), &ABOUT, request)?;
         let replaced = peers.replace_member(leader, cleared).await?;

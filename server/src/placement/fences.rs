@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -22,22 +22,22 @@ pub(super) struct Fences(Mutex<Known>);
 #[derive(Default)]
 struct Known {
     /// Of every tag's group.
-    of_tags: BTreeMap<GroupId, wire::Fence>,
+    of_tags: BTreeMap<GroupId, disk::Fence>,
     /// Of the control group and of the region group.
-    common: wire::Fence,
+    common: disk::Fence,
     /// Who wants to know.
-    groups: BTreeMap<GroupId, watch::Sender<wire::Fence>>,
+    groups: BTreeMap<GroupId, watch::Sender<disk::Fence>>,
 }
 
 impl Known {
-    fn of(&self, group: GroupId) -> wire::Fence {
+    fn of(&self, group: GroupId) -> disk::Fence {
         self.of_tags.get(&group).copied().unwrap_or(self.common)
     }
 }
 
 impl Fences {
     /// The fence of a group, as it is and will be.
-    pub(super) fn of(&self, group: GroupId) -> watch::Receiver<wire::Fence> {
+    pub(super) fn of(&self, group: GroupId) -> watch::Receiver<disk::Fence> {
         let mut known = self.0.lock();
         let now = known.of(group);
         let sender = known.groups.entry(group);
@@ -47,14 +47,14 @@ impl Fences {
     /// Takes over a newer state of the control group.
     pub(super) fn adopt(&self, atlas: &Atlas) {
         let mut known = self.0.lock();
-        known.common = wire::Fence {
+        known.common = disk::Fence {
             policy_version: atlas.version(),
             auth_revision: 0,
             home_epoch: 0,
             level: atlas.control.level,
         };
         let common = known.common;
-        let of_tag = |home_epoch| wire::Fence {
+        let of_tag = |home_epoch| disk::Fence {
             home_epoch,
             ..common
         };

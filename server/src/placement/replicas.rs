@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use parking_lot::Mutex;
 
 use super::fences::Fences;
@@ -38,7 +38,7 @@ pub(super) struct Replicas {
 
 impl Replicas {
     /// Opens a replica of this node, unless it is open.
-    pub(super) async fn open(&self, replica: &wire::AnchoredReplica) -> Result<Arc<Group>> {
+    pub(super) async fn open(&self, replica: &disk::AnchoredReplica) -> Result<Arc<Group>> {
         let _opening = self.opening.lock().await;
         let id = GroupId(replica.group);
         if let Some(group) = self.groups.get(id) {
@@ -85,7 +85,7 @@ impl Replicas {
     }
 
     /// Of which group a replica here is; an error if it is of none that can be.
-    pub(super) fn identity(&self, replica: &wire::AnchoredReplica) -> Result<Identity> {
+    pub(super) fn identity(&self, replica: &disk::AnchoredReplica) -> Result<Identity> {
         let group = GroupId(replica.group);
         let region = self.speaker.region();
         let cluster = self.speaker.cluster().unwrap_or_default();
@@ -96,7 +96,7 @@ impl Replicas {
     }
 
     /// The timing of a replica here.
-    fn timing_of(&self, replica: &wire::AnchoredReplica) -> Timing {
+    fn timing_of(&self, replica: &disk::AnchoredReplica) -> Timing {
         if GroupId(replica.group) == CONTROL_GROUP {
             return self.timing.across_regions();
         }
@@ -118,7 +118,7 @@ impl Replicas {
     pub(super) fn anchor(
         &self,
         cluster: &bytes::Bytes,
-        replica: wire::AnchoredReplica,
+        replica: disk::AnchoredReplica,
     ) -> Result<()> {
         storage::in_place(|| {
             self.disk

@@ -5,9 +5,9 @@
 //! more, and an operator says so, the control group raises the level; from then
 //! on a build that does not know it is not let in.
 
+use disk::control_change::Change;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
-use wire::control_change::Change;
+use domicile_proto::disk::v1 as disk;
 
 use crate::error::{Error, Reason, Result};
 use crate::placement::Placement;
@@ -76,7 +76,7 @@ impl Placement {
             highest = highest.min(level);
         }
         if highest > before {
-            let raised = wire::ControlLevelRaised { level: highest };
+            let raised = disk::ControlLevelRaised { level: highest };
             group.propose_control(Change::LevelRaised(raised)).await?;
             self.adopt()?;
         }

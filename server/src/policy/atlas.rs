@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domicile_proto::address::{RegionName, Tag};
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::policy::{Caller, Kind, Policy, Verdict, may_access, may_hold, may_serve};
 
 use crate::error::{Error, Reason, Result};
@@ -14,7 +14,7 @@ use crate::storage::GroupId;
 #[derive(Debug)]
 pub struct Atlas {
     /// The state.
-    pub control: wire::Control,
+    pub control: disk::Control,
     /// The policy in force.
     pub policy: Policy,
     tags: BTreeMap<Tag, Arc<TagPlace>>,
@@ -92,7 +92,7 @@ pub fn read_policy(text: &str) -> Result<Policy> {
 }
 
 /// The ranges of a tag.
-fn ranges(tag: &wire::ControlTag) -> Result<Vec<RangePlace>> {
+fn ranges(tag: &disk::ControlTag) -> Result<Vec<RangePlace>> {
     let corrupt = |e| Error::corruption(format!("a name in the control group's state: {e}"));
     let mut ranges = Vec::with_capacity(tag.ranges.len());
     for range in &tag.ranges {
@@ -115,7 +115,7 @@ fn ranges(tag: &wire::ControlTag) -> Result<Vec<RangePlace>> {
 
 impl Atlas {
     /// Reads the control group's state.
-    pub fn new(control: wire::Control) -> Result<Self> {
+    pub fn new(control: disk::Control) -> Result<Self> {
         let policy = read_policy(&control.policy)?;
         let corrupt = |e| Error::corruption(format!("a name in the control group's state: {e}"));
         let mut tags = BTreeMap::new();
@@ -172,7 +172,7 @@ impl Atlas {
     }
 
     /// The nodes of a region.
-    pub fn nodes(&self, region: &str) -> &[wire::Node] {
+    pub fn nodes(&self, region: &str) -> &[disk::Node] {
         let known = self.control.regions.iter().find(|r| r.region == region);
         known.map_or(&[], |region| &region.nodes)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use tokio::sync::watch;
 
 use super::atlas::Atlas;
@@ -60,7 +60,7 @@ impl InForce {
     }
 
     /// Takes over a newer state of the region group.
-    pub fn adopt_region(&self, catalog: wire::Catalog) -> Result<()> {
+    pub fn adopt_region(&self, catalog: disk::Catalog) -> Result<()> {
         self.region.store(Arc::new(RegionCatalog::new(catalog)?));
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use super::atlas::RangePlace;
 use crate::error::Result;
@@ -12,14 +12,14 @@ use crate::storage::{GroupId, Span};
 /// The region group's state as it was applied here.
 #[derive(Default)]
 pub struct RegionCatalog {
-    catalog: Arc<wire::Catalog>,
+    catalog: Arc<disk::Catalog>,
     /// The keys of the groups of the catalog.
     spans: BTreeMap<GroupId, Span>,
 }
 
 impl RegionCatalog {
     /// Reads a catalog.
-    pub(super) fn new(catalog: wire::Catalog) -> Result<Self> {
+    pub(super) fn new(catalog: disk::Catalog) -> Result<Self> {
         let groups = catalog.groups.iter();
         let spans = groups.map(|group| {
             let span = Span::from_wire(group.span.as_ref())?;
@@ -32,7 +32,7 @@ impl RegionCatalog {
     }
 
     /// The catalog; the empty one: not formed yet.
-    pub fn catalog(&self) -> &Arc<wire::Catalog> {
+    pub fn catalog(&self) -> &Arc<disk::Catalog> {
         &self.catalog
     }
 

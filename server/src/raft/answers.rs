@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
+use peer::peer_response::Response;
 use tokio::sync::mpsc;
-use wire::peer_response::Response;
 
 use crate::error::{Error, Reason, Result};
 use crate::residency::{Cleared, Gate};
@@ -22,7 +22,7 @@ pub struct Answers {
     to: RegionName,
     // Unbounded because each answers one request, and the sender bounds its
     // requests.
-    queue: mpsc::UnboundedSender<Cleared<wire::PeerResponse>>,
+    queue: mpsc::UnboundedSender<Cleared<peer::PeerResponse>>,
 }
 
 impl Answers {
@@ -51,9 +51,9 @@ impl Answers {
         subject: &Subject,
         sequence: u64,
         response: Response,
-    ) -> Result<Cleared<wire::PeerResponse>, wire::Refusal> {
+    ) -> Result<Cleared<peer::PeerResponse>, peer::Refusal> {
         let may_be_done = may_be_done(&response);
-        let response = wire::PeerResponse {
+        let response = peer::PeerResponse {
             sequence,
             response: Some(response),
         };
@@ -62,14 +62,14 @@ impl Answers {
     }
 
     /// Puts an answer behind the others.
-    pub fn put(&self, cleared: Cleared<wire::PeerResponse>) {
+    pub fn put(&self, cleared: Cleared<peer::PeerResponse>) {
         // The connection may have gone; then nobody waits.
         drop(self.queue.send(cleared));
     }
 
     /// Refuses a request.
-    pub fn refuse(&self, sequence: u64, refusal: wire::Refusal) {
-        let response = wire::PeerResponse {
+    pub fn refuse(&self, sequence: u64, refusal: peer::Refusal) {
+        let response = peer::PeerResponse {
             sequence,
             response: Some(Response::Refusal(refusal)),
         };
@@ -84,12 +84,12 @@ impl Answers {
 pub struct Answered {
     gate: Arc<Gate>,
     to: RegionName,
-    waiting: mpsc::UnboundedReceiver<Cleared<wire::PeerResponse>>,
+    waiting: mpsc::UnboundedReceiver<Cleared<peer::PeerResponse>>,
 }
 
 impl Answered {
     /// Waits for answers and takes some; none: there will be no more.
-    pub async fn some(&mut self, most: usize) -> Vec<Cleared<wire::PeerResponse>> {
+    pub async fn some(&mut self, most: usize) -> Vec<Cleared<peer::PeerResponse>> {
         let mut some = Vec::new();
         self.waiting.recv_many(&mut some, most).await;
         some
@@ -97,13 +97,13 @@ impl Answered {
 
     /// Gives an answer to the wire, or what is said instead of one that may not
     /// leave any more.
-    pub fn frame(&self, cleared: Cleared<wire::PeerResponse>) -> wire::PeerResponse {
+    pub fn frame(&self, cleared: Cleared<peer::PeerResponse>) -> peer::PeerResponse {
         let answer = cleared.message();
         let sequence = answer.sequence;
         let may_be_done = answer.response.as_ref().is_some_and(may_be_done);
         self.gate
             .frame(cleared, &self.to)
-            .unwrap_or_else(|refused| wire::PeerResponse {
+            .unwrap_or_else(|refused| peer::PeerResponse {
                 sequence,
                 response: Some(Response::Refusal(instead(may_be_done, &refused))),
             })
@@ -117,10 +117,10 @@ fn may_be_done(response: &Response) -> bool {
 }
 
 /// What is said instead of an answer that the gate refused.
-fn instead(may_be_done: bool, refused: &Error) -> wire::Refusal {
-    let refusal = wire::Refusal::from(refused);
+fn instead(may_be_done: bool, refused: &Error) -> peer::Refusal {
+    let refusal = peer::Refusal::from(refused);
     match may_be_done {
-        true => wire::Refusal {
+        true => peer::Refusal {
             reason: Reason::WriteOutcomeUnknown.name().into(),
             ..refusal
         },
@@ -138,11 +138,11 @@ mod tests {
 
     /// Two answers that a node of `eu` has for one of another region.
     const ANSWERS: [fn() -> Response; 2] = [
-        || Response::Read(wire::ReadResult::default()),
-        || Response::Forward(wire::ForwardResult::default()),
+        || Response::Read(peer::ReadResult::default()),
+        || Response::Forward(peer::ForwardResult::default()),
     ];
 
-    fn reason(answer: wire::PeerResponse) -> String {
+    fn reason(answer: peer::PeerResponse) -> String {
         match answer.response {
             Some(Response::Refusal(refusal)) => refusal.reason,
             other => format!("{other:?}"),

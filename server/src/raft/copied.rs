@@ -1,6 +1,6 @@
 //! What comes of a command of the replicator.
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::oneshot;
 
@@ -21,7 +21,7 @@ impl Copied {
     }
 
     /// Waits until it is applied, and answers the mirror's state after it.
-    pub async fn applied(self) -> Result<wire::MirrorState> {
+    pub async fn applied(self) -> Result<disk::MirrorState> {
         let result = self.outcome.await.map_err(|_| not_leading())?;
         match result.map_err(|_| not_leading())?.data {
             Applied::Mirror(state) => Ok(*state),

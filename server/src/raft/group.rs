@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Raft, impls::ProgressResponder};
@@ -54,7 +55,7 @@ pub struct Opening {
     /// Its timing.
     pub timing: Timing,
     /// What its commands are made under.
-    pub fence: watch::Receiver<wire::Fence>,
+    pub fence: watch::Receiver<disk::Fence>,
     /// What its messages pass.
     pub gate: Arc<Gate>,
 }
@@ -115,7 +116,7 @@ pub struct Group {
     reads: Reads,
     pub(super) transport: SharedTransport,
     running: Arc<Running>,
-    fence: watch::Receiver<wire::Fence>,
+    fence: watch::Receiver<disk::Fence>,
     pub(super) leadership: Leadership,
     /// The key of the tag, by id, that was found right for these holders.
     right_key: Mutex<Option<(u64, Vec<String>)>>,
@@ -248,7 +249,7 @@ impl Group {
 
     /// Forms the group. Only for a group that never had a commit; a group that
     /// has been initialised stays as it is.
-    pub async fn initialize(&self, members: &[wire::Member]) -> Result<()> {
+    pub async fn initialize(&self, members: &[disk::Member]) -> Result<()> {
         let members: BTreeMap<_, _> = members
             .iter()
             .map(|m| {
@@ -274,7 +275,7 @@ impl Group {
         let span = &self.identity.span;
         if !span.is_whole() {
             let is_other = |(write, _): &mut (Write, Reply)| {
-                use wire::operation::Change;
+                use disk::operation::Change;
                 let operation = &write.operation;
                 let writes = matches!(operation.change, Some(Change::Put(_) | Change::Delete(_)));
                 writes && !span.covers(&operation.key)
@@ -290,9 +291,9 @@ impl Group {
     }
 
     /// Proposes a change of the catalog and waits until it is applied here.
-    pub async fn propose_catalog(&self, change: wire::catalog_change::Change) -> Result<()> {
+    pub async fn propose_catalog(&self, change: disk::catalog_change::Change) -> Result<()> {
         self.admit_agreement()?;
-        self.write(wire::command::Command::Catalog(wire::CatalogChange {
+        self.write(disk::command::Command::Catalog(disk::CatalogChange {
             change: Some(change),
         }))
         .await
@@ -301,9 +302,9 @@ impl Group {
 
     /// Proposes a change of the control group's state and waits until it is
     /// applied here.
-    pub async fn propose_control(&self, change: wire::control_change::Change) -> Result<()> {
+    pub async fn propose_control(&self, change: disk::control_change::Change) -> Result<()> {
         self.admit_agreement()?;
-        self.write(wire::command::Command::Control(wire::ControlChange {
+        self.write(disk::command::Command::Control(disk::ControlChange {
             change: Some(change),
         }))
         .await
@@ -311,8 +312,8 @@ impl Group {
     }
 
     /// Notes in the home's group what is about to be sent.
-    pub async fn account(&self, rows: Vec<wire::LedgerRow>) -> Result<()> {
-        let account = wire::command::Command::Account(wire::Account { rows });
+    pub async fn account(&self, rows: Vec<disk::LedgerRow>) -> Result<()> {
+        let account = disk::command::Command::Account(disk::Account { rows });
         self.write(account).await.map(drop)
     }
 
@@ -322,7 +323,7 @@ impl Group {
     }
 
     /// The keys of the tag, for a mirror.
-    pub fn stored_tag_keys(&self) -> Result<wire::StoredTagKeys> {
+    pub fn stored_tag_keys(&self) -> Result<disk::StoredTagKeys> {
         tag_keys::load(self.disk.state.as_ref(), self.identity.group)
     }
 
@@ -346,8 +347,8 @@ impl Group {
             *self.right_key.lock() = Some(right);
             return Ok(());
         };
-        let new = wire::NewTagKey { key: Some(key) };
-        let new = wire::command::Command::NewTagKey(new);
+        let new = disk::NewTagKey { key: Some(key) };
+        let new = disk::command::Command::NewTagKey(new);
         self.write(new).await.map(drop)
     }
 
@@ -361,11 +362,11 @@ impl Group {
         if !self.leads() || !rises {
             return Ok(());
         }
-        let raise = wire::command::Command::RaiseFence(wire::RaiseFence {});
+        let raise = disk::command::Command::RaiseFence(disk::RaiseFence {});
         self.write(raise).await.map(drop)
     }
 
-    async fn write(&self, command: wire::command::Command) -> Result<Applied> {
+    async fn write(&self, command: disk::command::Command) -> Result<Applied> {
         let command = self.command(command);
         let written = self.raft.client_write(command).await.map_err(|error| {
             Error::new(
@@ -380,8 +381,8 @@ impl Group {
         }
     }
 
-    fn command(&self, command: wire::command::Command) -> Proposal {
-        let command = wire::Command {
+    fn command(&self, command: disk::command::Command) -> Proposal {
+        let command = disk::Command {
             fence: Some(*self.fence.borrow()),
             command: Some(command),
         };
@@ -390,7 +391,7 @@ impl Group {
 
     /// Proposes a command of the replicator. Commands proposed one after the
     /// other stand in the log in that order.
-    pub async fn propose_copied(&self, command: wire::command::Command) -> Result<Copied> {
+    pub async fn propose_copied(&self, command: disk::command::Command) -> Result<Copied> {
         let (responder, outcome) = ProgressResponder::complete_only();
         let leader = match self.raft.as_leader() {
             Ok(leader) => *leader.leader_id(),
@@ -527,7 +528,7 @@ impl Group {
 
     /// A digest over the group's rows at some applied entry: replicas at the
     /// same entry have the same one.
-    pub async fn digest(&self) -> Result<wire::DigestResult> {
+    pub async fn digest(&self) -> Result<peer::DigestResult> {
         let identity = self.identity.clone();
         let taken = self
             .raft
@@ -538,7 +539,7 @@ impl Group {
             .disk
             .blocking(move |_| snapshot::digest(view.as_ref(), &identity));
         let (digest, rows) = digested.await?;
-        Ok(wire::DigestResult {
+        Ok(peer::DigestResult {
             applied: applied.as_ref().map(log_id_to_wire),
             digest,
             rows,

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::StreamExt;
 use openraft::errors::Fatal;
 use openraft::raft::{
@@ -18,10 +19,10 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::LogIdOf;
 use parking_lot::Mutex;
+use peer::peer_request::Request;
+use peer::peer_response::Response;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use wire::peer_request::Request;
-use wire::peer_response::Response;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -99,7 +100,7 @@ impl Inbound {
     }
 
     /// Takes one request to a replica. Answers go out when they are ready.
-    pub fn handle(&mut self, request: Untrusted<wire::PeerRequest>) {
+    pub fn handle(&mut self, request: Untrusted<peer::PeerRequest>) {
         let (sequence, group, replica) =
             request.addressed(|r| (r.sequence, GroupId(r.group), ReplicaId(r.to_replica)));
         let Some(target) = self.groups.replica(group, replica) else {
@@ -169,7 +170,7 @@ impl Inbound {
         self.answers.refuse(sequence, error.into());
     }
 
-    fn append(&mut self, sequence: u64, target: Arc<Group>, append: wire::Append) {
+    fn append(&mut self, sequence: u64, target: Arc<Group>, append: peer::Append) {
         let pipeline = append.pipeline;
         let is_of_leader = append
             .vote
@@ -289,9 +290,9 @@ impl Inbound {
     }
 }
 
-impl From<&Error> for wire::Refusal {
+impl From<&Error> for peer::Refusal {
     fn from(error: &Error) -> Self {
-        wire::Refusal {
+        peer::Refusal {
             reason: error.reason.name().into(),
             ..refusal(&error.message)
         }
@@ -299,14 +300,14 @@ impl From<&Error> for wire::Refusal {
 }
 
 /// A refusal of which no caller should hear.
-fn refusal(why: &str) -> wire::Refusal {
-    wire::Refusal {
+fn refusal(why: &str) -> peer::Refusal {
+    peer::Refusal {
         why: why.into(),
         reason: String::new(),
     }
 }
 
-fn append_from_wire(append: wire::Append) -> Result<AppendEntriesRequest<Types>> {
+fn append_from_wire(append: peer::Append) -> Result<AppendEntriesRequest<Types>> {
     let vote = append
         .vote
         .ok_or_else(|| Error::invalid("an append has no vote"))?;
@@ -341,14 +342,14 @@ fn stream_response(result: Result<StreamAppendResult<Types>, Fatal<Types>>) -> R
 }
 
 fn matched(result: StreamAppendResult<Types>) -> Response {
-    use wire::append_result::Result as Wire;
+    use peer::append_result::Result as Wire;
     let result = match result {
-        Ok(None) => Wire::Matched(wire::LogId::default()),
+        Ok(None) => Wire::Matched(disk::LogId::default()),
         Ok(Some(id)) => Wire::Matched(log_id_to_wire(&id)),
         Err(StreamAppendError::Conflict(id)) => Wire::Conflict(log_id_to_wire(&id)),
         Err(StreamAppendError::HigherVote(vote)) => Wire::Higher(vote_to_wire(&vote)),
     };
-    Response::Append(wire::AppendResult {
+    Response::Append(peer::AppendResult {
         result: Some(result),
     })
 }
@@ -379,7 +380,7 @@ async fn lost_entries(
 
 async fn vote_of(
     target: Arc<Group>,
-    request: wire::RequestVote,
+    request: peer::RequestVote,
     pre: bool,
 ) -> Result<Response, String> {
     let vote = request.vote.ok_or("a vote request has no vote")?;
@@ -398,14 +399,14 @@ async fn vote_of(
         vote_granted,
         last_log_id,
     } = answer.map_err(|e| e.to_string())?;
-    Ok(Response::Vote(wire::VoteResult {
+    Ok(Response::Vote(peer::VoteResult {
         vote: Some(vote_to_wire(&vote)),
         granted: vote_granted,
         last: last_log_id.as_ref().map(log_id_to_wire),
     }))
 }
 
-async fn take_over(target: Arc<Group>, transfer: wire::TransferLeader) -> Result<Response, String> {
+async fn take_over(target: Arc<Group>, transfer: peer::TransferLeader) -> Result<Response, String> {
     let vote = transfer.vote.ok_or("a hand-over has no vote")?;
     let request = TransferLeaderRequest::new(
         vote_from_wire(&vote),
@@ -418,12 +419,12 @@ async fn take_over(target: Arc<Group>, transfer: wire::TransferLeader) -> Result
         .await
         .map_err(|e| e.to_string())?;
     let refused = answer.err().map(|e| e.to_string()).unwrap_or_default();
-    Ok(Response::Transfer(wire::TransferResult { refused }))
+    Ok(Response::Transfer(peer::TransferResult { refused }))
 }
 
 async fn read_index(target: Arc<Group>) -> Result<Response, String> {
     let index = target.confirmed_index().await.ok();
-    Ok(Response::ReadIndex(wire::ReadIndexResult {
+    Ok(Response::ReadIndex(peer::ReadIndexResult {
         index: index.as_ref().map(log_id_to_wire),
         leader: target.leader().map(|l| l.replica.0),
     }))

@@ -1,11 +1,12 @@
 //! Whether writes and the entries of appends may come in where there is little
 //! room.
 
-use domicile_proto::internal::v1 as wire;
+use disk::command::Command;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 use prost::Message;
-use wire::command::Command;
 
 use crate::error::{Error, Reason, Result};
 use crate::raft::group::Group;
@@ -82,7 +83,7 @@ impl Group {
     }
 
     /// How the node of a member says that it is; `None`: it does not answer now.
-    pub fn state_of(&self, node: NodeId) -> Option<wire::NodeState> {
+    pub fn state_of(&self, node: NodeId) -> Option<peer::NodeState> {
         self.transport.state_of(node)
     }
 
@@ -120,7 +121,7 @@ fn has_data(entry: &RaftEntryOf) -> bool {
     let EntryPayload::Normal(proposal) = &entry.payload else {
         return false;
     };
-    let command = wire::Command::decode(&*proposal.0).ok();
+    let command = disk::Command::decode(&*proposal.0).ok();
     matches!(
         command.and_then(|command| command.command),
         None | Some(Command::Batch(_) | Command::Copy(_) | Command::Backfill(_))

@@ -14,7 +14,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -31,10 +32,10 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{AnyError, Instant as _, OptionalSend, RPCTypes, RaftMetrics, Snapshot};
+use peer::peer_request::Request;
+use peer::peer_response::Response;
 use prost::Message;
 use tokio::sync::watch;
-use wire::peer_request::Request;
-use wire::peer_response::Response;
 
 use crate::env::Env;
 use crate::error::{Error, Reason};
@@ -205,7 +206,7 @@ impl Client {
         kind: RPCTypes,
         deadline: Duration,
     ) -> impl Future<Output = Result<Response, RPCError<Types>>> + Send + use<> {
-        let request = wire::PeerRequest {
+        let request = peer::PeerRequest {
             sequence: 0,
             group: self.identity.group.0,
             to_replica: self.target.0,
@@ -235,7 +236,7 @@ impl Client {
                 Ok(Err(_)) => Err(unreachable("the node is not connected")),
                 Ok(Ok(answer)) => match gate.ingress(&region, &subject, answer) {
                     Err(refused) => Err(unreachable(&refused.message)),
-                    Ok(wire::PeerResponse { response, .. }) => match response {
+                    Ok(peer::PeerResponse { response, .. }) => match response {
                         Some(Response::Refusal(refusal)) => Err(unreachable(&refusal.why)),
                         Some(response) => Ok(response),
                         None => Err(unexpected()),
@@ -245,9 +246,9 @@ impl Client {
         }
     }
 
-    fn append_of(&self, rpc: &AppendEntriesRequest<Types>, pipeline: u64) -> wire::Append {
+    fn append_of(&self, rpc: &AppendEntriesRequest<Types>, pipeline: u64) -> peer::Append {
         let acknowledged = self.acknowledged.of(self.target, &rpc.vote);
-        wire::Append {
+        peer::Append {
             vote: Some(vote_to_wire(&rpc.vote)),
             prev: rpc.prev_log_id.as_ref().map(log_id_to_wire),
             entries: rpc.entries.iter().map(entry_to_bytes).collect(),
@@ -260,7 +261,7 @@ impl Client {
 
     /// Waits until there is room for an append on its way. Answers how long it
     /// may take, and the room.
-    async fn room(&self, append: &wire::Append) -> (Duration, impl Send + use<>) {
+    async fn room(&self, append: &peer::Append) -> (Duration, impl Send + use<>) {
         let bytes = append.encoded_len();
         let own = self.window.enter(bytes).await;
         let (on_their_way, shared) = match self.transport.appends(self.node) {
@@ -317,7 +318,7 @@ impl Client {
         pre: bool,
         option: &RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        let request = wire::RequestVote {
+        let request = peer::RequestVote {
             vote: Some(vote_to_wire(&rpc.vote)),
             last: rpc.last_log_id.as_ref().map(log_id_to_wire),
             transfer: rpc.leadership_transfer,
@@ -331,7 +332,7 @@ impl Client {
             .call(request, RPCTypes::Vote, option.soft_ttl())
             .await?
         {
-            Response::Vote(wire::VoteResult {
+            Response::Vote(peer::VoteResult {
                 vote: Some(vote),
                 granted,
                 last,
@@ -357,8 +358,8 @@ fn unexpected() -> RPCError<Types> {
 
 /// What an append came to, in openraft's words.
 fn append_result(response: Response) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
-    use wire::append_result::Result as Wire;
-    let Response::Append(wire::AppendResult {
+    use peer::append_result::Result as Wire;
+    let Response::Append(peer::AppendResult {
         result: Some(result),
     }) = response
     else {
@@ -465,11 +466,11 @@ impl NetSnapshot<Types> for Client {
         };
         let level = level_in(&*view, self.identity.group)
             .map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
-        let start = wire::SnapshotStart {
+        let start = peer::SnapshotStart {
             hello: None,
             to_replica: self.target.0,
             vote: Some(vote_to_wire(&vote)),
-            head: Some(wire::SnapshotHead {
+            head: Some(disk::SnapshotHead {
                 group: self.identity.group.0,
                 incarnation: self.identity.incarnation,
                 tag: self.identity.tag.to_string(),
@@ -566,7 +567,7 @@ impl NetTransferLeader<Types> for Client {
         req: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        let request = Request::Transfer(wire::TransferLeader {
+        let request = Request::Transfer(peer::TransferLeader {
             vote: Some(vote_to_wire(req.from_leader())),
             to: req.to_node_id().0,
             last: req.last_log_id().map(log_id_to_wire),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::limits::BATCH_BYTES_MAX;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
@@ -106,7 +106,7 @@ pub(super) struct Dependencies {
     /// The keys of the tag.
     pub(super) tag_keys: Arc<ArcSwap<TagKeys>>,
     /// What commands are made under.
-    pub(super) fence: watch::Receiver<wire::Fence>,
+    pub(super) fence: watch::Receiver<disk::Fence>,
     /// Knows the policy.
     pub(super) gate: Arc<Gate>,
 }
@@ -278,13 +278,13 @@ impl Gatherer {
             Some(place) => place.holders(),
             None => vec![self.parts.gate.region().to_string()],
         };
-        let none = wire::StoredTagKeys::default();
-        let new = wire::NewTagKey {
+        let none = disk::StoredTagKeys::default();
+        let new = disk::NewTagKey {
             key: seal::next(&none, &holders, || self.env.random_bytes()),
         };
-        let command = wire::Command {
+        let command = disk::Command {
             fence: Some(*self.parts.fence.borrow()),
-            command: Some(wire::command::Command::NewTagKey(new)),
+            command: Some(disk::command::Command::NewTagKey(new)),
         };
         let (responder, _outcome) = ProgressResponder::complete_only();
         let proposed = self
@@ -324,7 +324,7 @@ impl Gatherer {
             // A hybrid logical clock (Kulkarni et al. 2014): never below the
             // wall clock unless that is off, always above the version before.
             let asked = match &write.operation.change {
-                Some(wire::operation::Change::Advance(advance)) => advance.version,
+                Some(disk::operation::Change::Advance(advance)) => advance.version,
                 _ => 0,
             };
             // The end of versions is for the clock to reach, not for who asks.
@@ -345,14 +345,14 @@ impl Gatherer {
             replies.push(reply);
         }
         self.waiting.leave(replies.len(), bytes);
-        let batch = wire::Batch {
+        let batch = disk::Batch {
             operations,
             request_limits: self.request_limits(),
         };
         let fence = *self.parts.fence.borrow();
-        let command = wire::Command {
+        let command = disk::Command {
             fence: Some(fence),
-            command: Some(wire::command::Command::Batch(batch)),
+            command: Some(disk::command::Command::Batch(batch)),
         };
         let command = seeded::unknown(fence.level, command.encode_to_vec());
         (command.into(), replies)
@@ -360,14 +360,14 @@ impl Gatherer {
 
     /// How much is to be remembered of identified writes, where the group does
     /// not know it yet.
-    fn request_limits(&self) -> Option<wire::RequestLimits> {
+    fn request_limits(&self) -> Option<disk::RequestLimits> {
         let wanted = self.parts.gate.policy().atlas()?.control.request_limits?;
         (self.parts.progress.borrow().request_limits != Some(wanted)).then_some(wanted)
     }
 
     /// Adds what only the proposer may say of a write's identity.
-    fn identify(&self, operation: &mut wire::Operation) {
-        if let Some(wire::operation::Change::Register(register)) = &mut operation.change {
+    fn identify(&self, operation: &mut disk::Operation) {
+        if let Some(disk::operation::Change::Register(register)) = &mut operation.change {
             register.nonce = Bytes::copy_from_slice(&self.env.random().to_be_bytes());
         }
         if operation.id.is_some() {
@@ -379,8 +379,8 @@ impl Gatherer {
     }
 
     /// Commits to the record that a write makes.
-    fn commit(&self, operation: &mut wire::Operation, keys: &TagKeys) {
-        use wire::operation::Change;
+    fn commit(&self, operation: &mut disk::Operation, keys: &TagKeys) {
+        use disk::operation::Change;
         let value = match &operation.change {
             Some(Change::Put(value)) => Some(&value.bytes[..]),
             Some(Change::Delete(_)) => None,

@@ -9,13 +9,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Raft, ReadPolicy};
+use peer::peer_request::Request;
+use peer::peer_response::Response;
 use tokio::sync::{mpsc, oneshot, watch};
-use wire::peer_request::Request;
-use wire::peer_response::Response;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -183,11 +183,11 @@ impl Barriers {
             let leader = metrics.current_leader.filter(|l| *l != metrics.id)?;
             (leader, metrics.membership_config.get_node(&leader)?.node)
         };
-        let request = wire::PeerRequest {
+        let request = peer::PeerRequest {
             sequence: 0,
             group: self.identity.group.0,
             to_replica: leader.0,
-            request: Some(Request::ReadIndex(wire::ReadIndex {})),
+            request: Some(Request::ReadIndex(peer::ReadIndex {})),
         };
         let region = self.transport.region_of(node)?;
         let subject = &self.identity.subject;
@@ -199,9 +199,9 @@ impl Barriers {
         let answer = answer.await.ok();
         let opened = answer.map(|answer| self.gate.ingress(&region, subject, answer));
         Some(match opened {
-            Some(Ok(wire::PeerResponse {
+            Some(Ok(peer::PeerResponse {
                 response:
-                    Some(Response::ReadIndex(wire::ReadIndexResult {
+                    Some(Response::ReadIndex(peer::ReadIndexResult {
                         index: Some(id), ..
                     })),
                 ..

@@ -4,15 +4,15 @@
 //! tells, without a value being kept.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::operation::{Change, Condition};
+use domicile_proto::disk::v1 as disk;
 use sha2::{Digest, Sha256};
-use wire::operation::{Change, Condition};
 
 use crate::state::DIGEST_BYTES;
 
 /// The first half of SHA-256 over key, change and condition of a write. When it
 /// counts as done is left out: who sends it again may wait for less or more.
-pub(super) fn digest(operation: &wire::Operation) -> Bytes {
+pub(super) fn digest(operation: &disk::Operation) -> Bytes {
     let mut hash = Sha256::new();
     hash.update((operation.key.len() as u64).to_be_bytes());
     hash.update(&operation.key);
@@ -43,15 +43,15 @@ mod tests {
 
     #[test]
     fn another_key_value_kind_or_condition_is_another_request() {
-        let put = |key: &'static str, value: &'static str| wire::Operation {
+        let put = |key: &'static str, value: &'static str| disk::Operation {
             key: Bytes::from_static(key.as_bytes()),
-            change: Some(Change::Put(wire::Value {
+            change: Some(Change::Put(disk::Value {
                 bytes: Bytes::from_static(value.as_bytes()),
-                ..wire::Value::default()
+                ..disk::Value::default()
             })),
-            ..wire::Operation::default()
+            ..disk::Operation::default()
         };
-        let with = |condition| wire::Operation {
+        let with = |condition| disk::Operation {
             condition: Some(condition),
             ..put("a", "b")
         };
@@ -63,15 +63,15 @@ mod tests {
             with(Condition::IfAbsent(true)),
             with(Condition::IfVersion(1)),
             with(Condition::IfVersion(2)),
-            wire::Operation {
-                change: Some(Change::Delete(wire::Tombstone {})),
+            disk::Operation {
+                change: Some(Change::Delete(disk::Tombstone {})),
                 ..put("a", "")
             },
         ];
         let different: std::collections::BTreeSet<_> = requests.iter().map(digest).collect();
         assert_eq!(different.len(), requests.len());
         // The version is the proposer's, and another at each attempt.
-        let again = wire::Operation {
+        let again = disk::Operation {
             version: 9,
             ..put("a", "b")
         };

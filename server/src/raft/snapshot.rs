@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use futures::{Stream, StreamExt, TryStreamExt};
+use peer::send_snapshot_request::Part;
 use sha2::{Digest, Sha256};
-use wire::send_snapshot_request::Part;
 
 use crate::error::{Error, Result};
 use crate::raft::transport::Chunks;
@@ -76,14 +76,14 @@ impl Drop for Staged {
 /// gate when it is read: what a policy forbids meanwhile does not go out behind
 /// what it allowed before.
 pub(super) fn parts(
-    start: wire::SnapshotStart,
+    start: peer::SnapshotStart,
     view: Arc<dyn View>,
     identity: &Identity,
     gate: &Arc<Gate>,
     to: &RegionName,
 ) -> Chunks {
     let chunks = Box::pin(chunks(view, identity));
-    let end = Some(wire::SnapshotEnd::default());
+    let end = Some(peer::SnapshotEnd::default());
     let behind = futures::stream::try_unfold((chunks, end), |(mut chunks, end)| async move {
         let Some(mut end) = end else { return Ok(None) };
         Ok(Some(match chunks.try_next().await? {
@@ -98,7 +98,7 @@ pub(super) fn parts(
     let head = futures::stream::once(std::future::ready(Ok(Part::Start(start))));
     let (gate, to, subject) = (gate.clone(), to.clone(), identity.subject.clone());
     Box::pin(head.chain(behind).map(move |part| {
-        let part = wire::SendSnapshotRequest { part: Some(part?) };
+        let part = peer::SendSnapshotRequest { part: Some(part?) };
         gate.egress(&to, &subject, part)
     }))
 }
@@ -107,7 +107,7 @@ pub(super) fn parts(
 fn chunks(
     view: Arc<dyn View>,
     identity: &Identity,
-) -> impl Stream<Item = Result<wire::SnapshotChunk>> + Send + use<> {
+) -> impl Stream<Item = Result<peer::SnapshotChunk>> + Send + use<> {
     let mut ranges = identity.brought();
     if seeded::is_on(Bug::SnapshotForgetsOutcomes) {
         ranges.retain(|range| *range != keys::outcomes_of(identity.group));
@@ -136,7 +136,7 @@ fn chunks(
                     .into_iter()
                     .flat_map(|row| [row.key, row.value])
                     .collect::<Vec<_>>();
-                let chunk = wire::SnapshotChunk {
+                let chunk = peer::SnapshotChunk {
                     number,
                     crc: chunk_crc(number, &rows),
                     rows,
@@ -213,7 +213,7 @@ impl Staging {
     }
 
     /// Stages one chunk.
-    pub(super) fn chunk(&mut self, chunk: &wire::SnapshotChunk) -> Result<()> {
+    pub(super) fn chunk(&mut self, chunk: &peer::SnapshotChunk) -> Result<()> {
         if chunk.number != self.chunks
             || chunk.crc != chunk_crc(chunk.number, &chunk.rows)
             || !chunk.rows.len().is_multiple_of(2)
@@ -234,7 +234,7 @@ impl Staging {
     }
 
     /// Makes what was staged durable.
-    pub(super) fn finish(self, end: wire::SnapshotEnd) -> Result<()> {
+    pub(super) fn finish(self, end: peer::SnapshotEnd) -> Result<()> {
         if end.chunks != self.chunks || end.rows != self.rows {
             return Err(Error::invalid("a snapshot ended before its end"));
         }

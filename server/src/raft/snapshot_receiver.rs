@@ -11,10 +11,11 @@ use prost::Message as _;
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use openraft::{Snapshot, SnapshotMeta};
+use peer::send_snapshot_request::Part;
 use tokio::sync::oneshot;
-use wire::send_snapshot_request::Part;
 
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
@@ -34,11 +35,11 @@ pub enum Received {
     /// The next one may come.
     Part(Box<SnapshotReceiver>),
     /// It was the end, and the snapshot is installed: the vote of the replica.
-    Installed(wire::Vote),
+    Installed(disk::Vote),
 }
 
 /// What a snapshot begins with; `None`: the part is another one.
-pub fn start_of(part: &wire::SendSnapshotRequest) -> Option<&wire::SnapshotStart> {
+pub fn start_of(part: &peer::SendSnapshotRequest) -> Option<&peer::SnapshotStart> {
     match &part.part {
         Some(Part::Start(start)) => Some(start),
         _ => None,
@@ -52,8 +53,8 @@ pub struct SnapshotReceiver {
     from: RegionName,
     target: Arc<Group>,
     disk: Arc<Disk>,
-    vote: wire::Vote,
-    head: wire::SnapshotHead,
+    vote: disk::Vote,
+    head: disk::SnapshotHead,
     staging: Option<Staging>,
     /// Discards what was staged, unless it is handed to who installs it.
     staged: Staged,
@@ -68,7 +69,7 @@ impl SnapshotReceiver {
         groups: &Groups,
         gate: &Arc<Gate>,
         from: &RegionName,
-        start: Untrusted<wire::SendSnapshotRequest>,
+        start: Untrusted<peer::SendSnapshotRequest>,
     ) -> Result<Self> {
         let (group, replica) = start.addressed(|start| {
             let start = start_of(start);
@@ -119,7 +120,7 @@ impl SnapshotReceiver {
     }
 
     /// Takes the next part in.
-    pub async fn take(self, part: Untrusted<wire::SendSnapshotRequest>) -> Result<Received> {
+    pub async fn take(self, part: Untrusted<peer::SendSnapshotRequest>) -> Result<Received> {
         let subject = &self.target.identity().subject;
         match self.gate.ingress(&self.from, subject, part)?.part {
             Some(Part::Chunk(chunk)) => Ok(Received::Part(Box::new(self.chunk(chunk).await?))),
@@ -130,7 +131,7 @@ impl SnapshotReceiver {
 
     /// Stages rows. It compresses and syncs files now and then: heartbeats of all
     /// groups go on meanwhile.
-    async fn chunk(mut self, chunk: wire::SnapshotChunk) -> Result<Self> {
+    async fn chunk(mut self, chunk: peer::SnapshotChunk) -> Result<Self> {
         let bytes = chunk.encoded_len() as u64;
         self.disk.admit_more(&mut self.intake, bytes)?;
         let staging = self.staging.take();
@@ -149,7 +150,7 @@ impl SnapshotReceiver {
 
     /// Installs the snapshot and answers this replica's vote. An install that
     /// has begun goes on when its sender has gone.
-    async fn finish(self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
+    async fn finish(self, end: peer::SnapshotEnd) -> Result<disk::Vote> {
         let (answer, answered) = oneshot::channel();
         self.env.clone().spawn_brief(async move {
             // The sender may have gone; then nobody wants the answer.
@@ -159,7 +160,7 @@ impl SnapshotReceiver {
         answered.await.map_err(ended)?
     }
 
-    async fn install(mut self, end: wire::SnapshotEnd) -> Result<wire::Vote> {
+    async fn install(mut self, end: peer::SnapshotEnd) -> Result<disk::Vote> {
         let staging = self
             .staging
             .take()

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use domicile_proto::internal::v1::{Fence, RequestLimits};
+use domicile_proto::disk::v1::{Fence, RequestLimits};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};

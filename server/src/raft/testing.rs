@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use openraft::storage::RaftStateMachine;
@@ -40,11 +41,11 @@ pub(crate) struct Alone {
     /// The timing of its groups.
     pub(crate) timing: Timing,
     /// Keeps the fence of its groups.
-    fence: watch::Sender<wire::Fence>,
+    fence: watch::Sender<disk::Fence>,
 }
 
 /// The only member of each group.
-const MEMBER: wire::Member = wire::Member {
+const MEMBER: disk::Member = disk::Member {
     replica: 1,
     node: 1,
 };
@@ -76,7 +77,7 @@ impl Alone {
             groups: Arc::default(),
             transport: Arc::new(Nowhere),
             timing: Timing::default(),
-            fence: watch::channel(wire::Fence::default()).0,
+            fence: watch::channel(disk::Fence::default()).0,
             env,
         }
     }
@@ -87,7 +88,7 @@ impl Alone {
     }
 
     /// Adopts a state of the control group.
-    pub(crate) fn adopt(&self, control: wire::Control) {
+    pub(crate) fn adopt(&self, control: disk::Control) {
         self.gate
             .policy()
             .adopt(Atlas::new(control).expect("valid"));
@@ -102,12 +103,12 @@ impl Alone {
 
     /// Opens a replica that no group has as its member yet.
     pub(crate) async fn open(&self, identity: Identity) -> Arc<Group> {
-        let anchored = wire::AnchoredReplica {
+        let anchored = disk::AnchoredReplica {
             group: identity.group.0,
             tag: identity.tag.to_string(),
             incarnation: identity.incarnation,
             replica: MEMBER.replica,
-            ..wire::AnchoredReplica::default()
+            ..disk::AnchoredReplica::default()
         };
         self.disk.add_replica(anchored).expect("anchored");
         let opening = Opening {
@@ -144,8 +145,8 @@ impl Alone {
     pub(crate) async fn ship(
         &self,
         group: &Group,
-        command: wire::command::Command,
-    ) -> wire::MirrorState {
+        command: disk::command::Command,
+    ) -> disk::MirrorState {
         let shipped = async { group.propose_copied(command).await?.applied().await };
         self.env.scoped(shipped).await.expect("applied")
     }
@@ -158,44 +159,44 @@ impl Alone {
 
     /// Empties a mirror, which has a key of the tag then.
     pub(crate) async fn begin(&self, group: &Group, attempt: u64) {
-        let key = wire::TagKey {
+        let key = disk::TagKey {
             id: 1 << 32,
             commitment: vec![7; 32].into(),
             token: vec![8; 32].into(),
             holders: Vec::new(),
         };
-        let copy = wire::CopyTagKeys {
+        let copy = disk::CopyTagKeys {
             incarnation: group.identity().incarnation,
-            keys: Some(wire::StoredTagKeys { keys: vec![key] }),
+            keys: Some(disk::StoredTagKeys { keys: vec![key] }),
         };
-        let keys = wire::command::Command::CopyTagKeys(copy);
+        let keys = disk::command::Command::CopyTagKeys(copy);
         assert_eq!(self.ship(group, keys).await.tag_key, 1 << 32);
         let seen = group.progress().mirror.unwrap_or_default();
-        let begin = wire::BeginBackfill {
+        let begin = disk::BeginBackfill {
             incarnation: group.identity().incarnation,
             seen_attempt: seen.attempt,
             seen_open: seen.open,
             attempt,
-            ..wire::BeginBackfill::default()
+            ..disk::BeginBackfill::default()
         };
-        let begin = wire::command::Command::BeginBackfill(begin);
+        let begin = disk::command::Command::BeginBackfill(begin);
         assert_eq!(self.ship(group, begin).await.attempt, attempt);
     }
 
     /// Opens a mirror that has so many pages.
     pub(crate) async fn end(&self, group: &Group, attempt: u64, pages: u64) {
-        let end = wire::EndBackfill {
+        let end = disk::EndBackfill {
             incarnation: group.identity().incarnation,
             attempt,
             pages,
         };
-        let end = wire::command::Command::EndBackfill(end);
+        let end = disk::command::Command::EndBackfill(end);
         assert!(self.ship(group, end).await.open);
     }
 }
 
 /// Writes at the leader of a group, and answers what came of it.
-pub(crate) async fn write(group: &Group, operation: wire::Operation) -> Result<Answer> {
+pub(crate) async fn write(group: &Group, operation: disk::Operation) -> Result<Answer> {
     let (reply, answer) = Reply::awaited();
     let write = Write {
         operation,
@@ -207,24 +208,24 @@ pub(crate) async fn write(group: &Group, operation: wire::Operation) -> Result<A
 
 /// Puts a record at the leader of its group, and answers the entry that did.
 pub(crate) async fn put(group: &Group, key: &str, value: &str) -> Index {
-    let value = wire::Value {
+    let value = disk::Value {
         bytes: value.to_owned().into(),
-        ..wire::Value::default()
+        ..disk::Value::default()
     };
-    let put = wire::Operation {
+    let put = disk::Operation {
         key: key.to_owned().into(),
-        change: Some(wire::operation::Change::Put(value)),
-        ..wire::Operation::default()
+        change: Some(disk::operation::Change::Put(value)),
+        ..disk::Operation::default()
     };
     write(group, put).await.expect("written").index
 }
 
 /// Registers a client at the leader of its group, and answers its id.
 pub(crate) async fn register(group: &Group) -> Bytes {
-    let register = wire::operation::Change::Register(wire::Register::default());
-    let register = wire::Operation {
+    let register = disk::operation::Change::Register(disk::Register::default());
+    let register = disk::Operation {
         change: Some(register),
-        ..wire::Operation::default()
+        ..disk::Operation::default()
     };
     match write(group, register).await.expect("registered").outcome {
         crate::state::Outcome::Registered { client } => Bytes::copy_from_slice(&client),
@@ -257,8 +258,8 @@ impl Transport for Nowhere {
     fn send(
         &self,
         _: NodeId,
-        _: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        _: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         // A dropped sender fails the call.
         oneshot::channel().1
     }
@@ -267,7 +268,7 @@ impl Transport for Nowhere {
         &self,
         _: NodeId,
         _: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>> {
         let error = Error::new(Reason::Unreachable, "nobody is there");
         Box::pin(std::future::ready(Err(error)))
     }

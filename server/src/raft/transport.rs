@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use futures::Stream;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -19,12 +19,12 @@ use crate::storage::Condition;
 
 /// The parts of a snapshot on their way out: its head, its rows in chunks, its
 /// end.
-pub type Chunks = Pin<Box<dyn Stream<Item = Result<Cleared<wire::SendSnapshotRequest>>> + Send>>;
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<Cleared<peer::SendSnapshotRequest>>> + Send>>;
 
 /// Carries requests to other nodes. What a gate has not cleared is not sent:
 ///
 /// ```compile_fail,E0308
-/// use domicile_proto::internal::v1::PeerRequest;
+/// use domicile_proto::peer::v1::PeerRequest;
 /// use domicile_server::raft::{NodeId, Transport};
 ///
 /// fn leak(way: &dyn Transport, request: PeerRequest) {
@@ -36,7 +36,7 @@ pub trait Transport: Send + Sync + 'static {
     fn region_of(&self, node: NodeId) -> Option<RegionName>;
 
     /// How a node says that it is; `None`: it does not answer now.
-    fn state_of(&self, _node: NodeId) -> Option<wire::NodeState> {
+    fn state_of(&self, _node: NodeId) -> Option<peer::NodeState> {
         None
     }
 
@@ -53,15 +53,15 @@ pub trait Transport: Send + Sync + 'static {
     fn send(
         &self,
         node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>>;
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>>;
 
     /// The same with a heartbeat, which may wait a moment for others.
     fn gather(
         &self,
         node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         self.send(node, request)
     }
 
@@ -79,7 +79,7 @@ pub trait Transport: Send + Sync + 'static {
         &self,
         node: NodeId,
         parts: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>>;
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>>;
 }
 
 /// A shared [`Transport`].

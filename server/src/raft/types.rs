@@ -1,13 +1,13 @@
 //! The types that openraft is instantiated with, and their encodings.
 //!
 //! Everything that reaches a disk or a wire is our own message of
-//! `domicile.internal.v1`; openraft's own encodings are never used.
+//! `domicile.disk.v1`; openraft's own encodings are never used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, LogId, Membership, StoredMembership};
 use openraft_rt::deterministic_rng::DeterministicRng;
@@ -115,8 +115,8 @@ impl fmt::Display for Proposal {
 }
 
 /// A log id as it stands on disk and wire.
-pub(super) fn log_id_to_wire(id: &RaftLogId) -> wire::LogId {
-    wire::LogId {
+pub(super) fn log_id_to_wire(id: &RaftLogId) -> disk::LogId {
+    disk::LogId {
         term: id.committed_leader_id().term,
         leader: id.committed_leader_id().node_id.0,
         index: id.index(),
@@ -124,7 +124,7 @@ pub(super) fn log_id_to_wire(id: &RaftLogId) -> wire::LogId {
 }
 
 /// A log id from disk or wire.
-pub(super) fn log_id_from_wire(id: &wire::LogId) -> RaftLogId {
+pub(super) fn log_id_from_wire(id: &disk::LogId) -> RaftLogId {
     LogId::new(
         LeaderId {
             term: id.term,
@@ -135,8 +135,8 @@ pub(super) fn log_id_from_wire(id: &wire::LogId) -> RaftLogId {
 }
 
 /// A vote as it stands on disk and wire.
-pub(super) fn vote_to_wire(vote: &RaftVote) -> wire::Vote {
-    wire::Vote {
+pub(super) fn vote_to_wire(vote: &RaftVote) -> disk::Vote {
+    disk::Vote {
         term: vote.leader_id.term,
         replica: vote.leader_id.node_id.0,
         committed: vote.committed,
@@ -144,7 +144,7 @@ pub(super) fn vote_to_wire(vote: &RaftVote) -> wire::Vote {
 }
 
 /// A vote from disk or wire.
-pub(super) fn vote_from_wire(vote: &wire::Vote) -> RaftVote {
+pub(super) fn vote_from_wire(vote: &disk::Vote) -> RaftVote {
     RaftVote {
         leader_id: LeaderId {
             term: vote.term,
@@ -155,18 +155,18 @@ pub(super) fn vote_from_wire(vote: &wire::Vote) -> RaftVote {
 }
 
 /// A membership as it stands on disk and wire.
-pub(super) fn membership_to_wire(membership: &RaftMembership) -> wire::Membership {
-    wire::Membership {
+pub(super) fn membership_to_wire(membership: &RaftMembership) -> disk::Membership {
+    disk::Membership {
         configs: membership
             .get_joint_config()
             .iter()
-            .map(|voters| wire::Voters {
+            .map(|voters| disk::Voters {
                 replicas: voters.iter().map(|r| r.0).collect(),
             })
             .collect(),
         members: membership
             .nodes()
-            .map(|(replica, seat)| wire::Member {
+            .map(|(replica, seat)| disk::Member {
                 replica: replica.0,
                 node: seat.node.0,
             })
@@ -175,7 +175,7 @@ pub(super) fn membership_to_wire(membership: &RaftMembership) -> wire::Membershi
 }
 
 /// A membership from disk or wire.
-pub(super) fn membership_from_wire(membership: &wire::Membership) -> Result<RaftMembership> {
+pub(super) fn membership_from_wire(membership: &disk::Membership) -> Result<RaftMembership> {
     let configs = membership
         .configs
         .iter()
@@ -202,8 +202,8 @@ pub(super) fn membership_from_wire(membership: &wire::Membership) -> Result<Raft
 }
 
 /// A stored membership as it stands on disk and wire.
-pub(super) fn stored_membership_to_wire(stored: &RaftStoredMembership) -> wire::StoredMembership {
-    wire::StoredMembership {
+pub(super) fn stored_membership_to_wire(stored: &RaftStoredMembership) -> disk::StoredMembership {
+    disk::StoredMembership {
         log_id: stored.log_id().as_ref().map(log_id_to_wire),
         membership: Some(membership_to_wire(stored.membership())),
     }
@@ -211,7 +211,7 @@ pub(super) fn stored_membership_to_wire(stored: &RaftStoredMembership) -> wire::
 
 /// A stored membership from disk or wire.
 pub(super) fn stored_membership_from_wire(
-    stored: Option<&wire::StoredMembership>,
+    stored: Option<&disk::StoredMembership>,
 ) -> Result<RaftStoredMembership> {
     let Some(stored) = stored else {
         return Ok(RaftStoredMembership::default());
@@ -222,7 +222,7 @@ pub(super) fn stored_membership_from_wire(
             stored
                 .membership
                 .as_ref()
-                .unwrap_or(&wire::Membership::default()),
+                .unwrap_or(&disk::Membership::default()),
         )?,
     ))
 }
@@ -241,13 +241,13 @@ pub(super) fn entry_to_bytes(entry: &RaftEntryOf) -> Bytes {
     let payload = match &entry.payload {
         EntryPayload::Blank => None,
         EntryPayload::Normal(proposal) => {
-            Some(wire::log_entry::Payload::Command(proposal.0.clone()))
+            Some(disk::log_entry::Payload::Command(proposal.0.clone()))
         }
-        EntryPayload::Membership(membership) => Some(wire::log_entry::Payload::Membership(
+        EntryPayload::Membership(membership) => Some(disk::log_entry::Payload::Membership(
             membership_to_wire(membership),
         )),
     };
-    wire::LogEntry {
+    disk::LogEntry {
         log_id: Some(log_id_to_wire(&entry.log_id())),
         payload,
     }
@@ -257,14 +257,14 @@ pub(super) fn entry_to_bytes(entry: &RaftEntryOf) -> Bytes {
 
 /// Decodes a log entry. The command stays a slice of `bytes`.
 pub(super) fn entry_from_bytes(bytes: Bytes) -> Result<RaftEntryOf> {
-    let entry: wire::LogEntry = record::decode(bytes)?;
+    let entry: disk::LogEntry = record::decode(bytes)?;
     let log_id = entry
         .log_id
         .ok_or_else(|| Error::corruption("a log entry has no id"))?;
     let payload = match entry.payload {
         None => EntryPayload::Blank,
-        Some(wire::log_entry::Payload::Command(command)) => EntryPayload::Normal(Proposal(command)),
-        Some(wire::log_entry::Payload::Membership(membership)) => {
+        Some(disk::log_entry::Payload::Command(command)) => EntryPayload::Normal(Proposal(command)),
+        Some(disk::log_entry::Payload::Membership(membership)) => {
             EntryPayload::Membership(membership_from_wire(&membership)?)
         }
     };

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::operation::Change;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::v1::Acknowledgement;
 use tokio::sync::oneshot;
-use wire::operation::Change;
 
 use crate::error::{Error, Reason, Result};
 use crate::state::Outcome;
@@ -23,7 +23,7 @@ use crate::storage::Index;
 pub struct Write {
     /// What the log is to hold of it. The proposer stamps it, and adds the digest of
     /// an identified one, the nonce of a registration and the commitment.
-    pub operation: wire::Operation,
+    pub operation: disk::Operation,
     /// When it counts as done; only carried here, for the leader's `kv`.
     pub acknowledgement: Option<Acknowledgement>,
 }
@@ -32,9 +32,9 @@ impl Write {
     /// A write of no record: a registration, or a version that is taken up.
     pub fn of_no_record(change: Change) -> Self {
         Write {
-            operation: wire::Operation {
+            operation: disk::Operation {
                 change: Some(change),
-                ..wire::Operation::default()
+                ..disk::Operation::default()
             },
             acknowledgement: None,
         }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use crate::env::Instant;
 use crate::state::Position;
@@ -50,7 +50,7 @@ impl Fill {
 
     /// Goes back to the first page that a mirror, which is as it was `seen`, does not
     /// have. `None`: it is not being filled by this.
-    pub(super) fn resume(mut self, seen: &wire::MirrorState) -> Option<Fill> {
+    pub(super) fn resume(mut self, seen: &disk::MirrorState) -> Option<Fill> {
         if seen.open || seen.attempt != self.attempt {
             return None;
         }

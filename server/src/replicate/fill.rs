@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
+use peer::ship::Cargo;
 use tokio::sync::OwnedSemaphorePermit;
-use wire::ship::Cargo;
 
 use super::backfill::{Fill, Left};
 use super::batch_number;
@@ -22,7 +23,7 @@ use crate::state::{Position, feed, ledger};
 use crate::storage::{View, in_place};
 
 /// A page that is to be sent, and its place among those on their way.
-type Paged = (wire::Backfill, OwnedSemaphorePermit);
+type Paged = (disk::Backfill, OwnedSemaphorePermit);
 
 impl Sender {
     /// Fills the mirror, which is as it was `seen`, from a view of the home. What of it
@@ -30,7 +31,7 @@ impl Sender {
     pub(super) async fn fill(
         &self,
         node: NodeId,
-        seen: &wire::MirrorState,
+        seen: &disk::MirrorState,
         kept: &mut Option<Fill>,
     ) -> Result<(), Ended> {
         // Its error says that the sender is closed, which it never is.
@@ -48,14 +49,14 @@ impl Sender {
     }
 
     /// Has the mirror emptied, to be filled from now on.
-    async fn begin(&self, node: NodeId, seen: &wire::MirrorState) -> Result<Fill, Ended> {
+    async fn begin(&self, node: NodeId, seen: &disk::MirrorState) -> Result<Fill, Ended> {
         // A leader that was deposed and has not heard of it would empty what the next one
         // fills.
         let confirmed = self.group.read_barrier().await;
         confirmed.map_err(|_| Ended::Lost)?;
         let attempt = self.env.random() | 1;
         let (progress, view) = self.group.position().await?;
-        let begin = wire::BeginBackfill {
+        let begin = disk::BeginBackfill {
             incarnation: self.incarnation,
             seen_attempt: seen.attempt,
             seen_open: seen.open,
@@ -94,7 +95,7 @@ impl Sender {
                 None => {}
             }
         }
-        let end = wire::EndBackfill {
+        let end = disk::EndBackfill {
             incarnation: self.incarnation,
             attempt: fill.attempt,
             pages: fill.pages,
@@ -155,7 +156,7 @@ impl Sender {
         &self,
         view: &dyn View,
         left: &mut Left,
-    ) -> Result<(Vec<wire::CopiedRecord>, Vec<wire::CopiedOutcomes>)> {
+    ) -> Result<(Vec<disk::CopiedRecord>, Vec<disk::CopiedOutcomes>)> {
         match left {
             Left::Records(start) => {
                 let page = feed::records(
@@ -184,10 +185,10 @@ impl Sender {
         &self,
         attempt: u64,
         page: u64,
-        records: Vec<wire::CopiedRecord>,
-        outcomes: Vec<wire::CopiedOutcomes>,
-    ) -> wire::Backfill {
-        wire::Backfill {
+        records: Vec<disk::CopiedRecord>,
+        outcomes: Vec<disk::CopiedOutcomes>,
+    ) -> disk::Backfill {
+        disk::Backfill {
             incarnation: self.incarnation,
             attempt,
             page,

@@ -8,16 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::command::Command;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::limits::BATCH_BYTES_MAX;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::whole::{self, Unreadable};
 use parking_lot::Mutex;
+use peer::ship::Cargo;
+use peer::ship_result::Result as Shown;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
-use wire::command::Command;
-use wire::ship::Cargo;
-use wire::ship_result::Result as Shown;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -86,8 +87,8 @@ impl Receiver {
         &self,
         from: &RegionName,
         range: GroupId,
-        ship: wire::Ship,
-    ) -> impl Future<Output = Option<Result<wire::ShipResult>>> + Send + use<> {
+        ship: peer::Ship,
+    ) -> impl Future<Output = Option<Result<peer::ShipResult>>> + Send + use<> {
         let queued = self.queue(from, range, ship);
         async move {
             let turn = match queued {
@@ -109,10 +110,10 @@ impl Receiver {
         &self,
         from: &RegionName,
         range: GroupId,
-        ship: wire::Ship,
-    ) -> Result<oneshot::Receiver<Result<Turn>>, Result<wire::ShipResult>> {
+        ship: peer::Ship,
+    ) -> Result<oneshot::Receiver<Result<Turn>>, Result<peer::ShipResult>> {
         let (group, command) = self.check(from, range, ship).map_err(|shown| {
-            Ok(wire::ShipResult {
+            Ok(peer::ShipResult {
                 result: Some(shown),
             })
         })?;
@@ -154,7 +155,7 @@ impl Receiver {
         &self,
         from: &RegionName,
         range: GroupId,
-        ship: wire::Ship,
+        ship: peer::Ship,
     ) -> Result<(Arc<Group>, Option<Command>), Shown> {
         let refused = |why: &str| Shown::Refused(why.into());
         let atlas = self
@@ -187,7 +188,7 @@ impl Receiver {
         let command = match ship.cargo {
             Some(Cargo::Ask(_)) => None,
             Some(Cargo::Copy(packed)) => {
-                let copy: wire::Copy = unpack(&packed).map_err(bad)?;
+                let copy: disk::Copy = unpack(&packed).map_err(bad)?;
                 check_digest(&copy.records, &ship.digest).map_err(bad)?;
                 check_sender(from, &copy.from).map_err(bad)?;
                 check_entries(&copy).map_err(bad)?;
@@ -197,7 +198,7 @@ impl Receiver {
             }
             Some(Cargo::BeginBackfill(begin)) => Some(Command::BeginBackfill(begin)),
             Some(Cargo::Backfill(packed)) => {
-                let page: wire::Backfill = unpack(&packed).map_err(bad)?;
+                let page: disk::Backfill = unpack(&packed).map_err(bad)?;
                 check_digest(&page.records, &ship.digest).map_err(bad)?;
                 check_sender(from, &page.from).map_err(bad)?;
                 check_outcomes(&page.outcomes).map_err(bad)?;
@@ -224,7 +225,7 @@ fn check_sender(from: &RegionName, named: &str) -> Result<()> {
 }
 
 /// Whether records are those that the sender told its gate and this one of.
-fn check_digest(records: &[wire::CopiedRecord], told: &Bytes) -> Result<()> {
+fn check_digest(records: &[disk::CopiedRecord], told: &Bytes) -> Result<()> {
     match ledger::digest(records) == *told {
         true => Ok(()),
         false => Err(Error::invalid("a batch is not what its digest says")),
@@ -233,7 +234,7 @@ fn check_digest(records: &[wire::CopiedRecord], told: &Bytes) -> Result<()> {
 
 /// Whether a batch has whole entries of the home in their order, behind `prev`
 /// and up to `last`: what is applied is not judged again.
-fn check_entries(copy: &wire::Copy) -> Result<()> {
+fn check_entries(copy: &disk::Copy) -> Result<()> {
     let mut at = Position::from_wire(copy.prev);
     let begins = copy.records.first();
     if begins.is_some_and(|first| Position::from_wire(first.position).sub != 0) {
@@ -258,7 +259,7 @@ fn check_entries(copy: &wire::Copy) -> Result<()> {
 }
 
 /// Whether records are of the mirror's range: what is applied is not judged again.
-fn check_span(group: &Group, records: &[wire::CopiedRecord]) -> Result<()> {
+fn check_span(group: &Group, records: &[disk::CopiedRecord]) -> Result<()> {
     let span = &group.identity().span;
     match records.iter().all(|copied| span.covers(&copied.key)) {
         true => Ok(()),
@@ -268,7 +269,7 @@ fn check_span(group: &Group, records: &[wire::CopiedRecord]) -> Result<()> {
 
 /// Whether the keys of a tag are known here whole: what is applied is not judged
 /// again.
-fn check_keys(copy: &wire::CopyTagKeys) -> Result<()> {
+fn check_keys(copy: &disk::CopyTagKeys) -> Result<()> {
     let keys = copy.keys.clone().unwrap_or_default();
     let mut counted = (1..).zip(&keys.keys);
     let counted = counted.all(|(number, key)| seal::number(key.id) == number);
@@ -279,12 +280,12 @@ fn check_keys(copy: &wire::CopyTagKeys) -> Result<()> {
 }
 
 /// Whether outcomes are in the order of their entries and known here whole.
-fn check_outcomes(outcomes: &[wire::CopiedOutcomes]) -> Result<()> {
+fn check_outcomes(outcomes: &[disk::CopiedOutcomes]) -> Result<()> {
     let mut at = Position::default();
     for copied in outcomes {
         let entry = Position::from_wire(copied.position);
         let rows = copied.row.iter().flat_map(|row| &row.outcomes);
-        let known = |outcome: &wire::StoredOutcome| {
+        let known = |outcome: &disk::StoredOutcome| {
             let digest = if outcome.sequence == 0 {
                 0
             } else {
@@ -304,8 +305,8 @@ fn bad(error: Error) -> Shown {
     Shown::Refused(error.message)
 }
 
-fn refusal(why: String) -> wire::ShipResult {
-    wire::ShipResult {
+fn refusal(why: String) -> peer::ShipResult {
+    peer::ShipResult {
         result: Some(Shown::Refused(why)),
     }
 }
@@ -327,10 +328,10 @@ async fn propose(mut jobs: mpsc::Receiver<Job>) {
 }
 
 /// How far the mirror is, once this leader has applied what came before it.
-async fn ask(group: &Group) -> Result<wire::ShipResult> {
+async fn ask(group: &Group) -> Result<peer::ShipResult> {
     let progress = group.read_barrier().await?;
     let mirror = progress.mirror.unwrap_or_default();
-    Ok(shown(wire::MirrorState {
+    Ok(shown(disk::MirrorState {
         open: mirror.open,
         cursor: mirror.cursor.to_wire(),
         attempt: mirror.attempt,
@@ -342,8 +343,8 @@ async fn ask(group: &Group) -> Result<wire::ShipResult> {
     }))
 }
 
-fn shown(state: wire::MirrorState) -> wire::ShipResult {
-    wire::ShipResult {
+fn shown(state: disk::MirrorState) -> peer::ShipResult {
+    peer::ShipResult {
         result: Some(Shown::State(state)),
     }
 }
@@ -383,11 +384,11 @@ mod tests {
             .await;
         let (env, gate) = (node.env.clone(), node.gate.clone());
         let receiver = Receiver::new(env, format!("{region}/1"), gate, node.groups.clone());
-        let ship = wire::Ship {
+        let ship = peer::Ship {
             tag: "global".into(),
             epoch: 1,
             policy_version: 1,
-            cargo: Some(Cargo::Ask(wire::ShipAsk {})),
+            cargo: Some(Cargo::Ask(peer::ShipAsk {})),
             digest: Bytes::new(),
         };
         let home = RegionName::new(&global.home).expect("a name");
@@ -404,8 +405,8 @@ mod tests {
         assert!(matches!(at_home, Shown::Refused(_)), "{at_home:?}");
     }
 
-    fn record(index: u64, sub: u32) -> wire::CopiedRecord {
-        wire::CopiedRecord {
+    fn record(index: u64, sub: u32) -> disk::CopiedRecord {
+        disk::CopiedRecord {
             key: Bytes::from_static(b"a"),
             version: index,
             position: Position {
@@ -414,7 +415,7 @@ mod tests {
                 sub,
             }
             .to_wire(),
-            ..wire::CopiedRecord::default()
+            ..disk::CopiedRecord::default()
         }
     }
 
@@ -422,11 +423,11 @@ mod tests {
     #[test]
     fn a_batch_has_whole_entries_of_its_sender() {
         let copy =
-            |prev: Option<wire::CopiedRecord>, records: Vec<wire::CopiedRecord>| wire::Copy {
+            |prev: Option<disk::CopiedRecord>, records: Vec<disk::CopiedRecord>| disk::Copy {
                 prev: prev.and_then(|prev| prev.position),
                 last: records.last().and_then(|last| last.position),
                 records,
-                ..wire::Copy::default()
+                ..disk::Copy::default()
             };
         let whole = copy(Some(record(5, 0)), vec![record(6, 0), record(6, 1)]);
         assert!(check_entries(&whole).is_ok());

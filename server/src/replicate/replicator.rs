@@ -126,7 +126,7 @@ impl Replicator {
 mod tests {
     use std::time::Duration;
 
-    use domicile_proto::internal::v1 as wire;
+    use domicile_proto::disk::v1 as disk;
 
     use super::*;
     use crate::net::{Speaker, TcpDial};
@@ -141,9 +141,9 @@ mod tests {
         let speaker = Speaker::new(node.gate.region().clone(), NodeId(1));
         let dial = Arc::new(TcpDial);
         let regions = Regions::new(node.env.clone(), dial, speaker, node.gate.clone());
-        let named = |region: &str| wire::ControlRegion {
+        let named = |region: &str| disk::ControlRegion {
             region: region.into(),
-            ..wire::ControlRegion::default()
+            ..disk::ControlRegion::default()
         };
         let others = [named("us"), named("ap")];
         regions.learn(&others).expect("names");

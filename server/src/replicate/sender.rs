@@ -9,15 +9,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use peer::peer_request::Request;
+use peer::peer_response::Response;
+use peer::ship::Cargo;
+use peer::ship_result::Result as Shown;
 use prost::Message;
-use wire::peer_request::Request;
-use wire::peer_response::Response;
-use wire::ship::Cargo;
-use wire::ship_result::Result as Shown;
 
 use super::backfill::Fill;
 use super::batch_number;
@@ -88,7 +89,7 @@ impl From<Error> for Ended {
 }
 
 /// An answer that is awaited, and the cursor it should show.
-pub(super) type Flight = BoxFuture<'static, (Position, Result<wire::MirrorState, Ended>)>;
+pub(super) type Flight = BoxFuture<'static, (Position, Result<disk::MirrorState, Ended>)>;
 
 impl Sender {
     /// Runs until it is dropped.
@@ -152,7 +153,7 @@ impl Sender {
                 Err(ended) => ended,
             };
         }
-        let asked = self.ship(node, Cargo::Ask(wire::ShipAsk {}));
+        let asked = self.ship(node, Cargo::Ask(peer::ShipAsk {}));
         let state = match asked.await {
             Ok(state) => state,
             Err(ended) => return ended,
@@ -220,7 +221,7 @@ impl Sender {
         if newest == known {
             return Ok(known);
         }
-        let copy = wire::CopyTagKeys {
+        let copy = disk::CopyTagKeys {
             incarnation: self.incarnation,
             keys: Some(self.group.stored_tag_keys()?),
         };
@@ -287,7 +288,7 @@ impl Sender {
     /// Has the home's group note what is about to be sent.
     pub(super) async fn account(
         &self,
-        rows: impl Iterator<Item = wire::LedgerRow>,
+        rows: impl Iterator<Item = disk::LedgerRow>,
     ) -> Result<(), Ended> {
         let rows: Vec<_> = rows.collect();
         if rows.is_empty() {
@@ -333,7 +334,7 @@ impl Sender {
     }
 
     /// Sends a batch of changes on its way.
-    fn copy(&self, node: NodeId, copy: &wire::Copy) -> Flight {
+    fn copy(&self, node: NodeId, copy: &disk::Copy) -> Flight {
         let (count, last) = (copy.records.len() as u64, Position::from_wire(copy.last));
         let digest = ledger::digest(&copy.records);
         let answer = self.ship_records(node, Cargo::Copy(compress(copy)), digest);
@@ -348,8 +349,8 @@ impl Sender {
     }
 
     /// A batch of changes. Sent again it is the same one.
-    fn copied(&self, prev: Position, page: feed::Changes) -> wire::Copy {
-        wire::Copy {
+    fn copied(&self, prev: Position, page: feed::Changes) -> disk::Copy {
+        disk::Copy {
             incarnation: self.incarnation,
             transfer: batch_number::of_changes(
                 &self.lane.id().region,
@@ -380,7 +381,7 @@ impl Sender {
         &self,
         node: NodeId,
         cargo: Cargo,
-    ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
+    ) -> impl Future<Output = Result<disk::MirrorState, Ended>> + Send + use<> {
         self.ship_records(node, cargo, bytes::Bytes::new())
     }
 
@@ -390,7 +391,7 @@ impl Sender {
         node: NodeId,
         cargo: Cargo,
         digest: bytes::Bytes,
-    ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
+    ) -> impl Future<Output = Result<disk::MirrorState, Ended>> + Send + use<> {
         let cleared = self.clear(cargo, digest);
         let sent = cleared.map(|cleared| self.send(node, cleared));
         async move { sent?.await }
@@ -400,8 +401,8 @@ impl Sender {
     fn send(
         &self,
         node: NodeId,
-        cleared: Cleared<wire::PeerRequest>,
-    ) -> impl Future<Output = Result<wire::MirrorState, Ended>> + Send + use<> {
+        cleared: Cleared<peer::PeerRequest>,
+    ) -> impl Future<Output = Result<disk::MirrorState, Ended>> + Send + use<> {
         let sent = self.peers.send(node, cleared);
         let (gate, region) = (self.gate.clone(), self.lane.id().region.clone());
         let subject = Subject::Tag(self.lane.id().tag.clone());
@@ -414,12 +415,12 @@ impl Sender {
     }
 
     /// Has the gate let something pass.
-    fn clear(&self, cargo: Cargo, digest: bytes::Bytes) -> Result<Cleared<wire::PeerRequest>> {
-        let request = wire::PeerRequest {
+    fn clear(&self, cargo: Cargo, digest: bytes::Bytes) -> Result<Cleared<peer::PeerRequest>> {
+        let request = peer::PeerRequest {
             sequence: 0,
             group: self.group.identity().group.0,
             to_replica: 0,
-            request: Some(Request::Ship(wire::Ship {
+            request: Some(Request::Ship(peer::Ship {
                 tag: self.lane.id().tag.to_string(),
                 epoch: self.epoch,
                 // The gate's to say.
@@ -438,9 +439,9 @@ impl Sender {
 }
 
 /// What came of something that was shipped.
-fn answered(answer: wire::PeerResponse) -> Result<wire::MirrorState, Ended> {
+fn answered(answer: peer::PeerResponse) -> Result<disk::MirrorState, Ended> {
     match answer.response {
-        Some(Response::Ship(wire::ShipResult { result })) => match result {
+        Some(Response::Ship(peer::ShipResult { result })) => match result {
             Some(Shown::State(state)) => Ok(state),
             Some(Shown::Leader(node)) => Err(Ended::Leader((node > 0).then_some(NodeId(node)))),
             Some(Shown::PolicyBehind(version)) => Err(Ended::Refused(format!(
@@ -474,12 +475,12 @@ mod tests {
     use crate::replicate::shipped::{LaneId, Shipped};
     use crate::state::testing::identity;
     use crate::storage::{Engine, GroupId, KeyRange, Limit, Row, keys};
-    use wire::command::Command;
+    use disk::command::Command;
 
     const GLOBAL: u64 = 18;
 
     /// The rows of one end's ledger.
-    fn rows_of(engine: &dyn Engine, range: &KeyRange) -> Vec<wire::LedgerRow> {
+    fn rows_of(engine: &dyn Engine, range: &KeyRange) -> Vec<disk::LedgerRow> {
         let limit = Limit {
             rows_max: 100,
             bytes_max: usize::MAX,
@@ -527,7 +528,7 @@ mod tests {
         let records = page().records;
         let sent = || rows_of(home.disk.state.as_ref(), &keys::sent_by(GroupId(GLOBAL)));
         let ends = sender.ends();
-        let noted = |rows: Vec<wire::LedgerRow>| home.env.scoped(sender.account(rows.into_iter()));
+        let noted = |rows: Vec<disk::LedgerRow>| home.env.scoped(sender.account(rows.into_iter()));
         let copy = sender.copied(Position::default(), page());
         let backfill = sender.backfill(5, 0, records, Vec::new());
         let both = vec![
@@ -550,7 +551,7 @@ mod tests {
         mirror.begin(&copies, 5).await;
         mirror.ship(&copies, Command::Backfill(backfill)).await;
         mirror.end(&copies, 5, 1).await;
-        let copy_again = wire::Copy {
+        let copy_again = disk::Copy {
             sent_ms: 1,
             ..copy.clone()
         };
@@ -641,20 +642,20 @@ mod tests {
         let group = home.lead(identity(GLOBAL, "global", "eu")).await;
         let client = crate::raft::testing::register(&group).await;
         let write = async |sequence, key: &str, condition| {
-            let put = wire::Operation {
-                id: Some(wire::WriteId {
+            let put = disk::Operation {
+                id: Some(disk::WriteId {
                     client: client.clone(),
                     sequence,
-                    ..wire::WriteId::default()
+                    ..disk::WriteId::default()
                 }),
                 key: key.to_owned().into(),
-                change: Some(wire::operation::Change::Put(wire::Value::default())),
+                change: Some(disk::operation::Change::Put(disk::Value::default())),
                 condition,
-                ..wire::Operation::default()
+                ..disk::Operation::default()
             };
             crate::raft::testing::write(&group, put).await.is_ok()
         };
-        let absent = Some(wire::operation::Condition::IfAbsent(true));
+        let absent = Some(disk::operation::Condition::IfAbsent(true));
         assert!(write(1, "a", None).await);
         assert!(!write(2, "a", absent).await);
         let filled = group.progress().changed;

@@ -6,13 +6,14 @@
 //! Nothing passes a gate that [`carried`] does not know.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::policy::Kind;
+use peer::peer_request::Request;
+use peer::peer_response::Response;
+use peer::send_snapshot_request::Part;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use wire::peer_request::Request;
-use wire::peer_response::Response;
-use wire::send_snapshot_request::Part;
 
 use crate::storage::GroupId;
 
@@ -55,25 +56,25 @@ pub struct Carried<'m> {
 #[derive(Clone, Copy, Debug)]
 pub enum Crossing<'m> {
     /// A request on the stream.
-    Request(&'m wire::PeerRequest),
+    Request(&'m peer::PeerRequest),
     /// The answer to one.
-    Response(&'m wire::PeerResponse),
+    Response(&'m peer::PeerResponse),
     /// A part of a snapshot.
-    SnapshotPart(&'m wire::SendSnapshotRequest),
+    SnapshotPart(&'m peer::SendSnapshotRequest),
     /// The answer to all of them.
-    SnapshotTaken(&'m wire::SendSnapshotResponse),
+    SnapshotTaken(&'m peer::SendSnapshotResponse),
     /// Takes a node into a cluster.
-    Form(&'m wire::FormRequest),
+    Form(&'m peer::FormRequest),
     /// The answer to that.
-    Formed(&'m wire::FormResponse),
+    Formed(&'m peer::FormResponse),
     /// Starts a replica.
-    Place(&'m wire::PlaceRequest),
+    Place(&'m peer::PlaceRequest),
     /// The answer to that.
-    Placed(&'m wire::PlaceResponse),
+    Placed(&'m peer::PlaceResponse),
     /// Exchanges a member of a group.
-    Replace(&'m wire::ReplaceMemberRequest),
+    Replace(&'m peer::ReplaceMemberRequest),
     /// The answer to that.
-    Replaced(&'m wire::ReplaceMemberResponse),
+    Replaced(&'m peer::ReplaceMemberResponse),
 }
 
 /// A message that nodes send each other.
@@ -86,7 +87,7 @@ pub trait Carries: Message {
     fn passed_by(&mut self, _policy_version: u64) {}
 }
 
-impl Carries for wire::PeerRequest {
+impl Carries for peer::PeerRequest {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Request(self)
     }
@@ -98,55 +99,55 @@ impl Carries for wire::PeerRequest {
     }
 }
 
-impl Carries for wire::PeerResponse {
+impl Carries for peer::PeerResponse {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Response(self)
     }
 }
 
-impl Carries for wire::SendSnapshotRequest {
+impl Carries for peer::SendSnapshotRequest {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::SnapshotPart(self)
     }
 }
 
-impl Carries for wire::SendSnapshotResponse {
+impl Carries for peer::SendSnapshotResponse {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::SnapshotTaken(self)
     }
 }
 
-impl Carries for wire::FormRequest {
+impl Carries for peer::FormRequest {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Form(self)
     }
 }
 
-impl Carries for wire::FormResponse {
+impl Carries for peer::FormResponse {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Formed(self)
     }
 }
 
-impl Carries for wire::PlaceRequest {
+impl Carries for peer::PlaceRequest {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Place(self)
     }
 }
 
-impl Carries for wire::PlaceResponse {
+impl Carries for peer::PlaceResponse {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Placed(self)
     }
 }
 
-impl Carries for wire::ReplaceMemberRequest {
+impl Carries for peer::ReplaceMemberRequest {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Replace(self)
     }
 }
 
-impl Carries for wire::ReplaceMemberResponse {
+impl Carries for peer::ReplaceMemberResponse {
     fn crossing(&self) -> Crossing<'_> {
         Crossing::Replaced(self)
     }
@@ -158,11 +159,11 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
         Crossing::Request(request) => of_request(request),
         Crossing::Response(response) => of_response(response),
         Crossing::SnapshotPart(part) => of_part(part),
-        Crossing::SnapshotTaken(wire::SendSnapshotResponse { vote: _ }) => {
+        Crossing::SnapshotTaken(peer::SendSnapshotResponse { vote: _ }) => {
             Content::Nothing.of(Of::Exchange)
         }
         // Where groups are, and of which tags.
-        Crossing::Form(wire::FormRequest {
+        Crossing::Form(peer::FormRequest {
             catalog: _,
             node: _,
             control: _,
@@ -170,11 +171,11 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             hello: _,
             token: _,
         })
-        | Crossing::Formed(wire::FormResponse {
+        | Crossing::Formed(peer::FormResponse {
             formed: _,
             earlier: _,
         })
-        | Crossing::Place(wire::PlaceRequest {
+        | Crossing::Place(peer::PlaceRequest {
             cluster: _,
             region: _,
             node: _,
@@ -184,7 +185,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             regions: _,
             hello: _,
         })
-        | Crossing::Placed(wire::PlaceResponse {
+        | Crossing::Placed(peer::PlaceResponse {
             replica: _,
             knows_policy: _,
             incarnation: _,
@@ -192,7 +193,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             applied: _,
             address: _,
         })
-        | Crossing::Replace(wire::ReplaceMemberRequest {
+        | Crossing::Replace(peer::ReplaceMemberRequest {
             hello: _,
             group: _,
             new_replica: _,
@@ -200,7 +201,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
             address: _,
             keeps_store: _,
         })
-        | Crossing::Replaced(wire::ReplaceMemberResponse {}) => Content::Nothing.of(Of::NoTag),
+        | Crossing::Replaced(peer::ReplaceMemberResponse {}) => Content::Nothing.of(Of::NoTag),
     }
 }
 
@@ -208,7 +209,7 @@ pub fn carried(message: Crossing<'_>) -> Carried<'_> {
 /// never a hash that a record could be guessed by. Of a batch: the hash of the
 /// digest that both ends' ledgers have of it.
 pub(super) fn evidence(crossing: Crossing<'_>) -> Bytes {
-    if let Crossing::Request(wire::PeerRequest {
+    if let Crossing::Request(peer::PeerRequest {
         request: Some(Request::Ship(ship)),
         ..
     }) = crossing
@@ -237,8 +238,8 @@ impl Content {
     }
 }
 
-fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
-    let wire::PeerRequest {
+fn of_request(request: &peer::PeerRequest) -> Carried<'_> {
+    let peer::PeerRequest {
         sequence: _,
         group,
         to_replica: _,
@@ -247,7 +248,7 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
     let group = Of::Group(GroupId(*group));
     match request {
         None => Content::Nothing.of(group),
-        Some(Request::Append(wire::Append {
+        Some(Request::Append(peer::Append {
             vote: _,
             prev: _,
             entries,
@@ -260,32 +261,32 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
             false => Content::Kept(&[Kind::LogEntry]).of(group),
         },
         Some(
-            Request::Vote(wire::RequestVote {
+            Request::Vote(peer::RequestVote {
                 vote: _,
                 last: _,
                 transfer: _,
             })
-            | Request::PreVote(wire::RequestVote {
+            | Request::PreVote(peer::RequestVote {
                 vote: _,
                 last: _,
                 transfer: _,
             })
-            | Request::Transfer(wire::TransferLeader {
+            | Request::Transfer(peer::TransferLeader {
                 vote: _,
                 to: _,
                 last: _,
             })
-            | Request::ReadIndex(wire::ReadIndex {})
-            | Request::Digest(wire::Digest {}),
+            | Request::ReadIndex(peer::ReadIndex {})
+            | Request::Digest(peer::Digest {}),
         ) => Content::Nothing.of(group),
-        Some(Request::Probe(wire::Probe { ranges: _ })) => Content::Nothing.of(Of::NoTag),
-        Some(Request::Forward(wire::Forward {
+        Some(Request::Probe(peer::Probe { ranges: _ })) => Content::Nothing.of(Of::NoTag),
+        Some(Request::Forward(peer::Forward {
             writes: _,
             tag,
             caller: _,
         })) => Content::Kept(&[Kind::Key, Kind::Value]).of(Of::Tag(tag)),
         Some(Request::Ship(ship)) => of_ship(ship),
-        Some(Request::Read(wire::Read {
+        Some(Request::Read(peer::Read {
             tag,
             what: _,
             token: _,
@@ -294,9 +295,9 @@ fn of_request(request: &wire::PeerRequest) -> Carried<'_> {
     }
 }
 
-fn of_ship(ship: &wire::Ship) -> Carried<'_> {
-    use wire::ship::Cargo as Shipped;
-    let wire::Ship {
+fn of_ship(ship: &peer::Ship) -> Carried<'_> {
+    use peer::ship::Cargo as Shipped;
+    let peer::Ship {
         tag,
         epoch: _,
         policy_version: _,
@@ -310,7 +311,7 @@ fn of_ship(ship: &wire::Ship) -> Carried<'_> {
         // They empty and open what the region holds: only under the lease, and
         // only where the tag may be.
         Some(
-            Shipped::BeginBackfill(wire::BeginBackfill {
+            Shipped::BeginBackfill(disk::BeginBackfill {
                 incarnation: _,
                 seen_attempt: _,
                 seen_open: _,
@@ -318,89 +319,89 @@ fn of_ship(ship: &wire::Ship) -> Carried<'_> {
                 position: _,
                 changed_version: _,
             })
-            | Shipped::EndBackfill(wire::EndBackfill {
+            | Shipped::EndBackfill(disk::EndBackfill {
                 incarnation: _,
                 attempt: _,
                 pages: _,
             }),
         ) => Content::Kept(&[Kind::LogEntry]),
-        Some(Shipped::TagKeys(wire::CopyTagKeys {
+        Some(Shipped::TagKeys(disk::CopyTagKeys {
             incarnation: _,
             keys: _,
         })) => Content::Kept(&[Kind::TagKey, Kind::LogEntry]),
         // It opens a session: where records may not go now, none begins.
-        Some(Shipped::Ask(wire::ShipAsk {})) => Content::Kept(&[Kind::LogEntry]),
+        Some(Shipped::Ask(peer::ShipAsk {})) => Content::Kept(&[Kind::LogEntry]),
         None => Content::Nothing,
     };
     cargo.of(Of::Tag(tag))
 }
 
-fn of_response(response: &wire::PeerResponse) -> Carried<'_> {
-    let wire::PeerResponse {
+fn of_response(response: &peer::PeerResponse) -> Carried<'_> {
+    let peer::PeerResponse {
         sequence: _,
         response,
     } = response;
     let cargo = match response {
         None => Content::Nothing,
         Some(
-            Response::Append(wire::AppendResult { result: _ })
-            | Response::Vote(wire::VoteResult {
+            Response::Append(peer::AppendResult { result: _ })
+            | Response::Vote(peer::VoteResult {
                 vote: _,
                 granted: _,
                 last: _,
             })
-            | Response::Transfer(wire::TransferResult { refused: _ })
-            | Response::ReadIndex(wire::ReadIndexResult {
+            | Response::Transfer(peer::TransferResult { refused: _ })
+            | Response::ReadIndex(peer::ReadIndexResult {
                 index: _,
                 leader: _,
             })
-            | Response::Refusal(wire::Refusal { why: _, reason: _ })
-            | Response::Digest(wire::DigestResult {
+            | Response::Refusal(peer::Refusal { why: _, reason: _ })
+            | Response::Digest(peer::DigestResult {
                 applied: _,
                 digest: _,
                 rows: _,
             })
-            | Response::Ship(wire::ShipResult { result: _ })
-            | Response::Probe(wire::ProbeResult { ranges: _ }),
+            | Response::Ship(peer::ShipResult { result: _ })
+            | Response::Probe(peer::ProbeResult { ranges: _ }),
         ) => Content::Nothing,
         // What came of writes tells of their records: that they were there, and
         // their versions.
         Some(
-            Response::Forward(wire::ForwardResult {
+            Response::Forward(peer::ForwardResult {
                 outcomes: _,
                 token: _,
             })
-            | Response::Read(wire::ReadResult { result: _ }),
+            | Response::Read(peer::ReadResult { result: _ }),
         ) => Content::Handled,
     };
     cargo.of(Of::Exchange)
 }
 
-fn of_part(part: &wire::SendSnapshotRequest) -> Carried<'_> {
-    let wire::SendSnapshotRequest { part } = part;
+fn of_part(part: &peer::SendSnapshotRequest) -> Carried<'_> {
+    let peer::SendSnapshotRequest { part } = part;
     // The end too: it puts what is staged in the place of what is there.
     let snapshot = Content::Kept(&[Kind::Snapshot, Kind::Staged]);
     match part {
         None => Content::Nothing.of(Of::Exchange),
-        Some(Part::Start(wire::SnapshotStart {
+        Some(Part::Start(peer::SnapshotStart {
             hello: _,
             to_replica: _,
             vote: _,
             head,
         })) => snapshot.of(of_head(head.as_ref())),
         Some(
-            Part::Chunk(wire::SnapshotChunk {
+            Part::Chunk(peer::SnapshotChunk {
                 number: _,
                 rows: _,
                 crc: _,
             })
-            | Part::End(wire::SnapshotEnd { chunks: _, rows: _ }),
+            | Part::End(peer::SnapshotEnd { chunks: _, rows: _ }),
         ) => snapshot.of(Of::Exchange),
     }
 }
 
-fn of_head(head: Option<&wire::SnapshotHead>) -> Of<'_> {
-    let Some(wire::SnapshotHead {
+fn of_head(head: Option<&disk::SnapshotHead>) -> Of<'_> {
+    let Some(disk::SnapshotHead {
         group,
         incarnation: _,
         tag,

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::policy::DEMO;
+use peer::peer_request::Request;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use wire::peer_request::Request;
 
 use super::{Gate, Side, Untrusted};
 use crate::env::{Clocks, Env};
@@ -29,64 +30,64 @@ fn tag(name: &str) -> Subject {
 fn gate(here: &str) -> (Env, Arc<Gate>) {
     let env = Env::real();
     let gate = Gate::new(region(here), InForce::new(env.clone()));
-    let control = wire::Control {
+    let control = disk::Control {
         policy: DEMO.into(),
-        ..wire::Control::default()
+        ..disk::Control::default()
     };
     gate.policy().adopt(Atlas::new(control).expect("valid"));
     (env, gate)
 }
 
-fn request(request: Request) -> wire::PeerRequest {
-    wire::PeerRequest {
+fn request(request: Request) -> peer::PeerRequest {
+    peer::PeerRequest {
         request: Some(request),
-        ..wire::PeerRequest::default()
+        ..peer::PeerRequest::default()
     }
 }
 
 /// A log entry of a group, as Raft sends it.
-fn entry_of(group: GroupId) -> wire::PeerRequest {
-    let append = Request::Append(wire::Append {
+fn entry_of(group: GroupId) -> peer::PeerRequest {
+    let append = Request::Append(peer::Append {
         entries: vec![Bytes::from_static(b"entry")],
-        ..wire::Append::default()
+        ..peer::Append::default()
     });
-    wire::PeerRequest {
+    peer::PeerRequest {
         group: group.0,
         ..request(append)
     }
 }
 
 /// A log entry of the group of a tag.
-fn entry() -> wire::PeerRequest {
+fn entry() -> peer::PeerRequest {
     entry_of(GroupId(FIRST_RANGE))
 }
 
-fn copy(tag: &str) -> wire::PeerRequest {
-    request(Request::Ship(wire::Ship {
+fn copy(tag: &str) -> peer::PeerRequest {
+    request(Request::Ship(peer::Ship {
         tag: tag.into(),
-        cargo: Some(wire::ship::Cargo::Copy(Bytes::new())),
-        ..wire::Ship::default()
+        cargo: Some(peer::ship::Cargo::Copy(Bytes::new())),
+        ..peer::Ship::default()
     }))
 }
 
 /// What a filling begins and ends with.
-fn ends_of_filling(tag: &str) -> [wire::PeerRequest; 2] {
-    use wire::ship::Cargo;
+fn ends_of_filling(tag: &str) -> [peer::PeerRequest; 2] {
+    use peer::ship::Cargo;
     [
-        Cargo::BeginBackfill(wire::BeginBackfill::default()),
-        Cargo::EndBackfill(wire::EndBackfill::default()),
+        Cargo::BeginBackfill(disk::BeginBackfill::default()),
+        Cargo::EndBackfill(disk::EndBackfill::default()),
     ]
     .map(|cargo| {
-        request(Request::Ship(wire::Ship {
+        request(Request::Ship(peer::Ship {
             tag: tag.into(),
             cargo: Some(cargo),
-            ..wire::Ship::default()
+            ..peer::Ship::default()
         }))
     })
 }
 
-fn read(tag: &str) -> wire::PeerRequest {
-    request(Request::Read(wire::Read {
+fn read(tag: &str) -> peer::PeerRequest {
+    request(Request::Read(peer::Read {
         tag: tag.into(),
         what: None,
         token: Bytes::new(),
@@ -153,9 +154,9 @@ fn tightened() -> Atlas {
     assert!(DEMO.contains(rules));
     let second = format!("version = 2\nsupersedes = \"sha256:{}\"", "0".repeat(64));
     let policy = DEMO.replace("version = 1", &second);
-    let control = wire::Control {
+    let control = disk::Control {
         policy: policy.replace(rules, "store = [\"eu\"]"),
-        ..wire::Control::default()
+        ..disk::Control::default()
     };
     Atlas::new(control).expect("valid")
 }
@@ -171,7 +172,7 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
     };
     let confirmed_at = env.now();
     gate.policy().lease().confirm(confirmed_at);
-    let reason = |framed: Result<wire::PeerRequest>| framed.expect_err("dropped").reason;
+    let reason = |framed: Result<peer::PeerRequest>| framed.expect_err("dropped").reason;
 
     let cleared = clear();
     assert_eq!((cleared.to(), cleared.policy_version()), (&us, 1));
@@ -211,13 +212,13 @@ async fn a_cleared_message_is_looked_at_again_when_it_leaves() {
 async fn what_is_shipped_says_the_policy_that_the_gate_judged_it_by() {
     let (env, gate) = gate("eu");
     gate.policy().lease().confirm(env.now());
-    let ask = wire::PeerRequest {
-        request: Some(Request::Ship(wire::Ship {
+    let ask = peer::PeerRequest {
+        request: Some(Request::Ship(peer::Ship {
             tag: "global".into(),
-            cargo: Some(wire::ship::Cargo::Ask(wire::ShipAsk {})),
-            ..wire::Ship::default()
+            cargo: Some(peer::ship::Cargo::Ask(peer::ShipAsk {})),
+            ..peer::Ship::default()
         })),
-        ..wire::PeerRequest::default()
+        ..peer::PeerRequest::default()
     };
     for message in [copy("global"), ask] {
         let cleared = gate.egress(&region("us"), &tag("global"), message);
@@ -246,7 +247,7 @@ async fn what_stays_in_its_region_leaves_without_a_lease() {
 async fn a_message_is_judged_by_the_tag_that_it_is_of() {
     let (env, gate) = gate("eu");
     gate.policy().lease().confirm(env.now());
-    let refused = |subject: &Subject, message: wire::PeerRequest| {
+    let refused = |subject: &Subject, message: peer::PeerRequest| {
         let sent = gate.egress(&region("us"), subject, message.clone());
         let taken = gate.ingress(&region("us"), subject, Untrusted::received(message));
         [sent.map(drop), taken.map(drop)].map(|passed| passed.err().map(|e| e.reason))
@@ -268,10 +269,10 @@ async fn a_message_is_judged_by_the_tag_that_it_is_of() {
 async fn plaintext_goes_only_where_it_may_be_handled() {
     let (env, gate) = gate("eu");
     gate.policy().lease().confirm(env.now());
-    let answer = || wire::PeerResponse {
+    let answer = || peer::PeerResponse {
         sequence: 1,
-        response: Some(wire::peer_response::Response::Read(
-            wire::ReadResult::default(),
+        response: Some(peer::peer_response::Response::Read(
+            peer::ReadResult::default(),
         )),
     };
     assert!(

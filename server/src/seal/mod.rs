@@ -16,7 +16,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use domicile_proto::commitment::commit;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::token::Secret;
 
 use crate::error::{Error, Result};
@@ -51,8 +51,8 @@ impl fmt::Debug for TagKey {
 
 impl TagKey {
     /// Commits to a record; without a value: to its delete.
-    pub fn commit(&self, tag: &str, key: &[u8], value: Option<&[u8]>) -> wire::Commitment {
-        wire::Commitment {
+    pub fn commit(&self, tag: &str, key: &[u8], value: Option<&[u8]>) -> disk::Commitment {
+        disk::Commitment {
             key: self.id,
             mac: Bytes::copy_from_slice(&commit(&self.commitment, tag, key, value)),
         }
@@ -65,7 +65,7 @@ pub struct TagKeys(Vec<TagKey>);
 
 impl TagKeys {
     /// Reads them.
-    pub fn from_wire(stored: &wire::StoredTagKeys) -> Result<Self> {
+    pub fn from_wire(stored: &disk::StoredTagKeys) -> Result<Self> {
         let secret = |bytes: &Bytes| -> Result<Secret> {
             let bytes: &[u8; SECRET_BYTES] = bytes[..]
                 .try_into()
@@ -98,10 +98,10 @@ impl TagKeys {
 /// in use will do. It will not once other regions hold the tag than when it was
 /// made: one of them may leave again, and has it then.
 pub fn next(
-    stored: &wire::StoredTagKeys,
+    stored: &disk::StoredTagKeys,
     holders: &[String],
     random: impl Fn() -> [u8; SECRET_BYTES],
-) -> Option<wire::TagKey> {
+) -> Option<disk::TagKey> {
     let newest = stored.keys.last();
     let mut holders = holders.to_vec();
     holders.sort();
@@ -111,7 +111,7 @@ pub fn next(
     let count = newest.map_or(0, |key| number(key.id)) + 1;
     let drawn = random();
     let drawn = u64::from(u32::from_be_bytes([drawn[0], drawn[1], drawn[2], drawn[3]]));
-    Some(wire::TagKey {
+    Some(disk::TagKey {
         id: count << DRAWN_BITS | drawn,
         commitment: Bytes::copy_from_slice(&random()),
         token: Bytes::copy_from_slice(&random()),
@@ -123,14 +123,14 @@ pub fn next(
 mod tests {
     use super::*;
 
-    fn made(stored: &wire::StoredTagKeys, holders: &[&str]) -> Option<wire::TagKey> {
+    fn made(stored: &disk::StoredTagKeys, holders: &[&str]) -> Option<disk::TagKey> {
         let holders: Vec<_> = holders.iter().map(|&held| held.to_owned()).collect();
         next(stored, &holders, || [7; SECRET_BYTES])
     }
 
     #[test]
     fn another_key_is_made_once_others_hold_the_tag() {
-        let mut stored = wire::StoredTagKeys::default();
+        let mut stored = disk::StoredTagKeys::default();
         let first = made(&stored, &["eu", "us"]).expect("the first");
         assert_eq!(number(first.id), 1);
         stored.keys.push(first);
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_older_keys_made_is_understood() {
-        let mut stored = wire::StoredTagKeys::default();
+        let mut stored = disk::StoredTagKeys::default();
         stored.keys.extend(made(&stored, &["eu", "us"]));
         stored.keys.extend(made(&stored, &["eu"]));
         let keys = TagKeys::from_wire(&stored).expect("whole");
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_cut_short_is_refused() {
-        let mut stored = wire::StoredTagKeys::default();
+        let mut stored = disk::StoredTagKeys::default();
         stored.keys.extend(made(&stored, &["eu"]));
         stored.keys[0].token.truncate(31);
         assert!(TagKeys::from_wire(&stored).is_err());

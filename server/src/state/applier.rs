@@ -1,6 +1,6 @@
 //! What applying entries gathers: one write batch, and the state behind it.
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use super::{GroupState, Identity, Outcomes, RowCache};
 use crate::storage::{Engine, WriteBatch, keys};
@@ -12,9 +12,9 @@ pub struct Applier<'a> {
     pub(super) state: GroupState,
     pub(super) outcomes: &'a mut Outcomes,
     pub(super) newest: &'a mut RowCache,
-    pub(super) catalog: Option<wire::Catalog>,
-    pub(super) control: Option<wire::Control>,
-    pub(super) tag_keys: Option<wire::StoredTagKeys>,
+    pub(super) catalog: Option<disk::Catalog>,
+    pub(super) control: Option<disk::Control>,
+    pub(super) tag_keys: Option<disk::StoredTagKeys>,
     pub(super) batch: WriteBatch,
     /// Whether the batch deletes every record, so that the engine still has
     /// rows that are none any more.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use super::outcome::Outcome;
 use super::{Applier, check_level, is_below, leaf};
@@ -29,7 +29,7 @@ pub enum Applied {
     /// The entry was below the group's fence; nothing was applied.
     Fenced,
     /// How far the mirror is after the entry, whether it was applied or not.
-    Mirror(Box<wire::MirrorState>),
+    Mirror(Box<disk::MirrorState>),
 }
 
 impl fmt::Display for Applied {
@@ -48,14 +48,14 @@ pub enum Payload<'e> {
     /// Nothing: a new leader begins with it.
     Blank,
     /// Who the members are from here on.
-    Membership(wire::Membership),
+    Membership(disk::Membership),
     /// An encoded `Command`.
     Command(&'e Bytes),
 }
 
 impl Applier<'_> {
     /// Applies the next entry. An error halts the replica.
-    pub fn apply(&mut self, log_id: wire::LogId, payload: Payload<'_>) -> Result<Applied> {
+    pub fn apply(&mut self, log_id: disk::LogId, payload: Payload<'_>) -> Result<Applied> {
         if let Some(applied) = self.state.applied {
             // Holes are the log store's to find; going back would undo rows.
             assert!(log_id.index > applied.index, "entries are applied in order");
@@ -63,7 +63,7 @@ impl Applier<'_> {
         let applied = match payload {
             Payload::Blank => Applied::Nothing,
             Payload::Membership(membership) => {
-                self.state.membership = Some(wire::StoredMembership {
+                self.state.membership = Some(disk::StoredMembership {
                     log_id: Some(log_id),
                     membership: Some(membership),
                 });
@@ -76,7 +76,7 @@ impl Applier<'_> {
     }
 
     fn command(&mut self, index: Index, bytes: &Bytes) -> Result<Applied> {
-        let command: wire::Command = record::decode(seeded::known(bytes.clone()))?;
+        let command: disk::Command = record::decode(seeded::known(bytes.clone()))?;
         let fence = command.fence.unwrap_or_default();
         check_level(fence.level)?;
         let entry = leaf::digest(&command);
@@ -88,7 +88,7 @@ impl Applier<'_> {
         self.state.fence = fence;
         match command.command {
             None => Err(Error::corruption("a command is empty")),
-            Some(wire::command::Command::Batch(batch)) => {
+            Some(disk::command::Command::Batch(batch)) => {
                 let operations = batch.operations.len() as u32;
                 let outcomes = self.batch(index, batch, &fence)?;
                 self.leaf(index, entry, operations);
@@ -97,51 +97,51 @@ impl Applier<'_> {
                     changed: self.state.changed.index,
                 })
             }
-            Some(wire::command::Command::RaiseFence(wire::RaiseFence {})) => {
+            Some(disk::command::Command::RaiseFence(disk::RaiseFence {})) => {
                 self.leaf(index, entry, 0);
                 Ok(Applied::Nothing)
             }
-            Some(wire::command::Command::NewTagKey(new)) => {
+            Some(disk::command::Command::NewTagKey(new)) => {
                 self.new_tag_key(new)?;
                 self.leaf(index, entry, 0);
                 Ok(Applied::Nothing)
             }
-            Some(wire::command::Command::CopyTagKeys(copy)) => {
+            Some(disk::command::Command::CopyTagKeys(copy)) => {
                 self.copy_tag_keys(copy);
                 self.leaf(index, entry, 0);
                 Ok(self.mirrored())
             }
-            Some(wire::command::Command::Account(account)) => {
+            Some(disk::command::Command::Account(account)) => {
                 self.account(&account)?;
                 self.leaf(index, entry, 0);
                 Ok(Applied::Nothing)
             }
-            Some(wire::command::Command::Catalog(change)) => {
+            Some(disk::command::Command::Catalog(change)) => {
                 self.catalog(change)?;
                 self.leaf(index, entry, 1);
                 Ok(Applied::Nothing)
             }
-            Some(wire::command::Command::Control(change)) => {
+            Some(disk::command::Command::Control(change)) => {
                 self.control(change)?;
                 self.leaf(index, entry, 1);
                 Ok(Applied::Nothing)
             }
-            Some(wire::command::Command::Copy(copy)) => {
+            Some(disk::command::Command::Copy(copy)) => {
                 let copied = self.copy(copy)?;
                 self.leaf(index, entry, copied);
                 Ok(self.mirrored())
             }
-            Some(wire::command::Command::BeginBackfill(begin)) => {
+            Some(disk::command::Command::BeginBackfill(begin)) => {
                 self.begin_backfill(&begin);
                 self.leaf(index, entry, 0);
                 Ok(self.mirrored())
             }
-            Some(wire::command::Command::Backfill(page)) => {
+            Some(disk::command::Command::Backfill(page)) => {
                 let copied = self.backfill(page)?;
                 self.leaf(index, entry, copied);
                 Ok(self.mirrored())
             }
-            Some(wire::command::Command::EndBackfill(end)) => {
+            Some(disk::command::Command::EndBackfill(end)) => {
                 self.end_backfill(&end);
                 self.leaf(index, entry, 0);
                 Ok(self.mirrored())

@@ -1,21 +1,21 @@
 //! Changes of the region group's catalog.
 
-use domicile_proto::internal::v1 as wire;
-use wire::catalog_change::Change;
+use disk::catalog_change::Change;
+use domicile_proto::disk::v1 as disk;
 
 use super::Applier;
 use crate::error::{Error, Result};
 use crate::storage::{Engine, GroupId, keys, record};
 
 /// The catalog of a region group on disk; `None` before the first entry.
-pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Option<wire::Catalog>> {
+pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Option<disk::Catalog>> {
     record::read(engine, &keys::catalog(group))
 }
 
 impl Applier<'_> {
     /// Applies one change. A change that no longer fits is a no-op: its
     /// proposer looks at the catalog afterwards.
-    pub(super) fn catalog(&mut self, change: wire::CatalogChange) -> Result<()> {
+    pub(super) fn catalog(&mut self, change: disk::CatalogChange) -> Result<()> {
         let mut current = match self.catalog.take() {
             Some(catalog) => Some(catalog),
             None => load(self.engine, self.identity.group)?,
@@ -48,7 +48,7 @@ impl Applier<'_> {
 
 /// Places a group, unless it is placed already or that incarnation was removed; its
 /// replicas get ids here.
-fn place(catalog: &mut wire::Catalog, placed: wire::Group) {
+fn place(catalog: &mut disk::Catalog, placed: disk::Group) {
     let mut groups = catalog.groups.iter();
     let mut removed = catalog.removed.iter();
     let is_placed = groups.any(|known| known.group == placed.group);
@@ -67,9 +67,9 @@ fn place(catalog: &mut wire::Catalog, placed: wire::Group) {
 }
 
 /// Removes a group, if it is placed in that incarnation.
-fn remove(catalog: &mut wire::Catalog, removed: wire::GroupRemoved) {
+fn remove(catalog: &mut disk::Catalog, removed: disk::GroupRemoved) {
     let before = catalog.groups.len();
-    let is_it = |known: &wire::Group| {
+    let is_it = |known: &disk::Group| {
         !known.tag.is_empty()
             && (known.group, known.incarnation) == (removed.group, removed.incarnation)
     };
@@ -82,7 +82,7 @@ fn remove(catalog: &mut wire::Catalog, removed: wire::GroupRemoved) {
 }
 
 /// Gives every replica of a node a new id, in every group.
-fn replace(catalog: &mut wire::Catalog, replaced: &wire::NodeReplaced) {
+fn replace(catalog: &mut disk::Catalog, replaced: &disk::NodeReplaced) {
     for node in &mut catalog.nodes {
         if node.node == replaced.node && !replaced.address.is_empty() {
             node.address.clone_from(&replaced.address);

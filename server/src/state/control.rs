@@ -1,29 +1,29 @@
 //! Changes of the control group's state.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
-use wire::command::Command;
-use wire::control_change::Change;
+use disk::command::Command;
+use disk::control_change::Change;
+use domicile_proto::disk::v1 as disk;
 
 use super::Applier;
 use crate::error::{Error, Result};
 use crate::storage::{CONTROL_GROUP, Engine, View, keys, record};
 
 /// The control group's state on disk; `None` before the first entry.
-pub fn load(engine: &dyn Engine) -> Result<Option<wire::Control>> {
+pub fn load(engine: &dyn Engine) -> Result<Option<disk::Control>> {
     record::read(engine, &keys::control(CONTROL_GROUP))
 }
 
 /// The control group's state in a view; `None` before the first entry.
-pub fn load_in(view: &dyn View) -> Result<Option<wire::Control>> {
+pub fn load_in(view: &dyn View) -> Result<Option<disk::Control>> {
     record::read_in(view, &keys::control(CONTROL_GROUP))
 }
 
 /// The state that a command makes if it is the one that formed the cluster.
-pub fn formed_by(command: Bytes) -> Result<Option<wire::Control>> {
-    let command: wire::Command = record::decode(command)?;
+pub fn formed_by(command: Bytes) -> Result<Option<disk::Control>> {
+    let command: disk::Command = record::decode(command)?;
     match command.command {
-        Some(Command::Control(wire::ControlChange {
+        Some(Command::Control(disk::ControlChange {
             change: Some(Change::Formed(control)),
         })) => Ok(Some(control)),
         _ => Ok(None),
@@ -33,7 +33,7 @@ pub fn formed_by(command: Bytes) -> Result<Option<wire::Control>> {
 impl Applier<'_> {
     /// Applies one change. A change that no longer fits is a no-op: its
     /// proposer looks at the state afterwards.
-    pub(super) fn control(&mut self, change: wire::ControlChange) -> Result<()> {
+    pub(super) fn control(&mut self, change: disk::ControlChange) -> Result<()> {
         let mut current = match self.control.take() {
             Some(control) => Some(control),
             None => load(self.engine)?,
@@ -59,7 +59,7 @@ impl Applier<'_> {
 }
 
 /// Gives the replica of a node a new id.
-fn replace(control: &mut wire::Control, replaced: &wire::ControlNodeReplaced) {
+fn replace(control: &mut disk::Control, replaced: &disk::ControlNodeReplaced) {
     for region in &mut control.regions {
         for node in &mut region.nodes {
             let is_it = region.region == replaced.region && node.node == replaced.node;
@@ -78,7 +78,7 @@ fn replace(control: &mut wire::Control, replaced: &wire::ControlNodeReplaced) {
 }
 
 /// Gives a mirror another incarnation.
-fn refill(control: &mut wire::Control, remade: &wire::ControlMirrorRemade) {
+fn refill(control: &mut disk::Control, remade: &disk::ControlMirrorRemade) {
     let ranges = control.tags.iter_mut().flat_map(|tag| &mut tag.ranges);
     let mirrors = ranges
         .filter(|range| range.range == remade.range)
@@ -91,7 +91,7 @@ fn refill(control: &mut wire::Control, remade: &wire::ControlMirrorRemade) {
 }
 
 /// Takes a step of forming a region anew.
-fn rebuild(control: &mut wire::Control, rebuilt: &wire::ControlRegionRebuilt) {
+fn rebuild(control: &mut disk::Control, rebuilt: &disk::ControlRegionRebuilt) {
     // A home that begins anew has lost what was acknowledged.
     if control.tags.iter().any(|tag| tag.home == rebuilt.region) {
         return;
@@ -102,7 +102,7 @@ fn rebuild(control: &mut wire::Control, rebuilt: &wire::ControlRegionRebuilt) {
     });
     let Some(region) = region else { return };
     region.rebuild = rebuilt.rebuild;
-    if rebuilt.rebuild() != wire::Rebuild::Anchoring {
+    if rebuilt.rebuild() != disk::Rebuild::Anchoring {
         return;
     }
     region.incarnation += 1;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use super::Position;
 use crate::error::{Error, Reason, Result};
@@ -24,9 +24,9 @@ const READ_ROWS: usize = 512;
 #[derive(Default)]
 pub struct Changes {
     /// The records as they were after each change.
-    pub records: Vec<wire::CopiedRecord>,
+    pub records: Vec<disk::CopiedRecord>,
     /// What the identified writes of these entries came to.
-    pub outcomes: Vec<wire::CopiedOutcomes>,
+    pub outcomes: Vec<disk::CopiedOutcomes>,
     /// The last change; of an entry that changed nothing, its first place.
     pub last: Position,
 }
@@ -34,7 +34,7 @@ pub struct Changes {
 /// Records in key order.
 pub struct Records {
     /// The records; tombstones are left out.
-    pub records: Vec<wire::CopiedRecord>,
+    pub records: Vec<disk::CopiedRecord>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<Bytes>,
 }
@@ -42,7 +42,7 @@ pub struct Records {
 /// Outcomes in the order of their entries.
 pub struct Outcomes {
     /// The rows.
-    pub outcomes: Vec<wire::CopiedOutcomes>,
+    pub outcomes: Vec<disk::CopiedOutcomes>,
     /// The entry of the last; `None`: there was none.
     pub last: Option<Position>,
 }
@@ -129,7 +129,7 @@ pub fn changes(
         if change == Some(entry)
             && let Some(row) = changes.peek()?
         {
-            let row: wire::StoredChanges = row.open()?;
+            let row: disk::StoredChanges = row.open()?;
             bytes += take_changes(engine, tag, row, &mut found)?;
             changes.pop();
         }
@@ -137,7 +137,7 @@ pub fn changes(
             && let Some(row) = outcomes.peek()?
         {
             bytes += row.value.len();
-            found.outcomes.push(wire::CopiedOutcomes {
+            found.outcomes.push(disk::CopiedOutcomes {
                 position: entry.to_wire(),
                 row: Some(row.open()?),
             });
@@ -161,7 +161,7 @@ pub fn version_at(engine: &dyn Engine, group: GroupId, at: Position) -> Result<u
     let Some(row) = engine.last(&range)? else {
         return Ok(0);
     };
-    let changes: wire::StoredChanges = row.open()?;
+    let changes: disk::StoredChanges = row.open()?;
     Ok(changes.writes.last().map_or(0, |write| write.version))
 }
 
@@ -169,7 +169,7 @@ pub fn version_at(engine: &dyn Engine, group: GroupId, at: Position) -> Result<u
 fn take_changes(
     engine: &dyn Engine,
     tag: &str,
-    row: wire::StoredChanges,
+    row: disk::StoredChanges,
     found: &mut Changes,
 ) -> Result<usize> {
     let mut bytes = 0;
@@ -221,7 +221,7 @@ pub fn outcomes(view: &dyn View, group: GroupId, after: Position) -> Result<Outc
     for row in rows {
         let entry = entry_of(keys::parse_outcomes(&row.key))?;
         page.last = Some(entry);
-        page.outcomes.push(wire::CopiedOutcomes {
+        page.outcomes.push(disk::CopiedOutcomes {
             position: entry.to_wire(),
             row: Some(row.open()?),
         });
@@ -233,11 +233,11 @@ pub fn outcomes(view: &dyn View, group: GroupId, after: Position) -> Result<Outc
 fn as_changed(
     engine: &dyn Engine,
     tag: &str,
-    change: wire::StoredChange,
-) -> Result<wire::CopiedRecord> {
+    change: disk::StoredChange,
+) -> Result<disk::CopiedRecord> {
     // The newest is read first: a write in between moves it to the history,
     // where it is found then.
-    let newest: Option<wire::StoredRecord> = record::read(engine, &keys::record(tag, &change.key))?;
+    let newest: Option<disk::StoredRecord> = record::read(engine, &keys::record(tag, &change.key))?;
     let stored = match newest {
         Some(newest) if newest.version == change.version => newest,
         _ => {
@@ -270,7 +270,7 @@ pub fn records(view: &dyn View, tag: &str, span: &Span, start: &[u8]) -> Result<
     let mut records = Vec::with_capacity(rows.len());
     for row in &rows {
         let (_, key) = keys::parse_record(&row.key)?;
-        let stored: wire::StoredRecord = row.open()?;
+        let stored: disk::StoredRecord = row.open()?;
         if stored.value.is_some() {
             records.push(copied(Bytes::copy_from_slice(key), stored));
         }
@@ -278,8 +278,8 @@ pub fn records(view: &dyn View, tag: &str, span: &Span, start: &[u8]) -> Result<
     Ok(Records { records, next })
 }
 
-fn copied(key: Bytes, stored: wire::StoredRecord) -> wire::CopiedRecord {
-    wire::CopiedRecord {
+fn copied(key: Bytes, stored: disk::StoredRecord) -> disk::CopiedRecord {
+    disk::CopiedRecord {
         key,
         version: stored.version,
         origin: stored.origin,
@@ -290,7 +290,7 @@ fn copied(key: Bytes, stored: wire::StoredRecord) -> wire::CopiedRecord {
     }
 }
 
-fn size(record: &wire::CopiedRecord) -> usize {
+fn size(record: &disk::CopiedRecord) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, |v| v.bytes.len())
 }
 
@@ -318,26 +318,26 @@ mod tests {
 
         /// One log entry; `None` deletes.
         fn entry(&mut self, index: u64, operations: &[(&str, Option<usize>)]) {
-            let mut changes = wire::StoredChanges::default();
+            let mut changes = disk::StoredChanges::default();
             for (sub, (key, bytes)) in operations.iter().enumerate() {
                 self.version += 1;
                 let mut batch = WriteBatch::new();
                 let row = keys::record(TAG, key.as_bytes());
                 if let Some(old) = self.engine.get(&row).unwrap() {
-                    let stored: wire::StoredRecord = record::open(&row, &old).unwrap();
+                    let stored: disk::StoredRecord = record::open(&row, &old).unwrap();
                     let older = keys::history(TAG, key.as_bytes(), stored.version);
                     batch.put_message(older, &stored);
                 }
-                let stored = wire::StoredRecord {
+                let stored = disk::StoredRecord {
                     version: self.version,
                     position: at(index, sub as u32).to_wire(),
-                    value: bytes.map(|bytes| wire::Value {
+                    value: bytes.map(|bytes| disk::Value {
                         bytes: vec![7; bytes].into(),
-                        ..wire::Value::default()
+                        ..disk::Value::default()
                     }),
-                    ..wire::StoredRecord::default()
+                    ..disk::StoredRecord::default()
                 };
-                changes.writes.push(wire::StoredChange {
+                changes.writes.push(disk::StoredChange {
                     key: Bytes::copy_from_slice(key.as_bytes()),
                     version: self.version,
                     deleted: bytes.is_none(),

@@ -1,13 +1,13 @@
 //! What a later entry may have made stale.
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use crate::error::{Error, Reason, Result};
 use crate::seeded;
 
 /// Whether a command was made under an older state of the cluster than the
 /// group has seen.
-pub fn is_below(fence: &wire::Fence, floor: &wire::Fence) -> bool {
+pub fn is_below(fence: &disk::Fence, floor: &disk::Fence) -> bool {
     fence.policy_version < floor.policy_version
         || fence.auth_revision < floor.auth_revision
         || fence.home_epoch < floor.home_epoch

@@ -1,7 +1,7 @@
 //! The state of a group that is written with every applied entry.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use super::{Position, check_level};
 use crate::error::Result;
@@ -11,13 +11,13 @@ use crate::storage::{Engine, GroupId, View, keys, record};
 #[derive(Clone, Debug, Default)]
 pub struct GroupState {
     /// The last applied entry.
-    pub applied: Option<wire::LogId>,
+    pub applied: Option<disk::LogId>,
     /// The last applied membership.
-    pub membership: Option<wire::StoredMembership>,
+    pub membership: Option<disk::StoredMembership>,
     /// The version of the last applied operation.
     pub last_version: u64,
     /// Commands below are refused.
-    pub fence: wire::Fence,
+    pub fence: disk::Fence,
     /// The head of the audit chain.
     pub audit_chain: Bytes,
     /// At a home: the last change.
@@ -25,16 +25,16 @@ pub struct GroupState {
     /// The version of the last change, at a mirror as at its home.
     pub changed_version: u64,
     /// At a mirror: how far it is.
-    pub mirror: Option<wire::MirrorState>,
+    pub mirror: Option<disk::MirrorState>,
     /// What is remembered of identified writes.
-    pub requests: wire::RequestMemory,
+    pub requests: disk::RequestMemory,
     /// The newest key of the tag; 0: there is none yet.
     pub tag_key: u64,
 }
 
 /// The feature level that a group's rows were written under.
 pub fn level_in(view: &dyn View, group: GroupId) -> Result<u64> {
-    let state: Option<wire::GroupState> = record::read_in(view, &keys::group_state(group))?;
+    let state: Option<disk::GroupState> = record::read_in(view, &keys::group_state(group))?;
     let fence = state.and_then(|state| state.fence);
     Ok(fence.unwrap_or_default().level)
 }
@@ -42,7 +42,7 @@ pub fn level_in(view: &dyn View, group: GroupId) -> Result<u64> {
 impl GroupState {
     /// The state of a group on disk; the empty one if there is none.
     pub fn load(engine: &dyn Engine, group: GroupId) -> Result<Self> {
-        let stored: Option<wire::GroupState> = record::read(engine, &keys::group_state(group))?;
+        let stored: Option<disk::GroupState> = record::read(engine, &keys::group_state(group))?;
         let Some(stored) = stored else {
             return Ok(GroupState::default());
         };
@@ -61,8 +61,8 @@ impl GroupState {
         })
     }
 
-    pub(super) fn to_wire(&self) -> wire::GroupState {
-        wire::GroupState {
+    pub(super) fn to_wire(&self) -> disk::GroupState {
+        disk::GroupState {
             applied: self.applied,
             membership: self.membership.clone(),
             last_version: self.last_version,

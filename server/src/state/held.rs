@@ -4,9 +4,9 @@
 //! passed over would look like what is not there.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::command::Command;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::policy::Kind;
-use wire::command::Command;
 
 use crate::error::{Error, Result};
 use crate::storage::keys::{self, LedgerKey, Table};
@@ -19,7 +19,7 @@ pub enum Held<'r> {
     /// What a group keeps of its tag, if it has one.
     OfGroup(OfGroup),
     /// What is noted of a batch between regions.
-    Ledger(LedgerKey<'r>, wire::LedgerRow),
+    Ledger(LedgerKey<'r>, disk::LedgerRow),
 }
 
 /// A version of a record.
@@ -31,7 +31,7 @@ pub struct Record<'r> {
     /// Whether it is the newest version.
     pub is_newest: bool,
     /// What stands there.
-    pub stored: Result<wire::StoredRecord>,
+    pub stored: Result<disk::StoredRecord>,
 }
 
 /// What a group keeps.
@@ -66,14 +66,14 @@ pub fn of_row(row: &Row) -> Result<Held<'_>> {
         }
         Table::Change => {
             let (group, _, _) = keys::parse_change(&row.key)?;
-            let changes: wire::StoredChanges = row.open()?;
+            let changes: disk::StoredChanges = row.open()?;
             let writes = changes.writes.iter();
             let items = writes.map(|change| (Kind::Index, change.key.len()));
             kept(group, items.collect())
         }
         Table::Outcomes => {
             let (group, _, _) = keys::parse_outcomes(&row.key)?;
-            let outcomes: wire::StoredOutcomes = row.open()?;
+            let outcomes: disk::StoredOutcomes = row.open()?;
             let outcomes = outcomes.outcomes.iter();
             let items = outcomes.map(|outcome| (Kind::Dedupe, outcome.client.len()));
             kept(group, items.collect())
@@ -81,24 +81,24 @@ pub fn of_row(row: &Row) -> Result<Held<'_>> {
         Table::AuditLeaf => Held::OfGroup(OfGroup {
             group: keys::parse_audit_leaf(&row.key)?.0,
             items: vec![(Kind::AuditDetail, row.value.len())],
-            whole: row.open::<wire::AuditLeaf>().map(drop),
+            whole: row.open::<disk::AuditLeaf>().map(drop),
         }),
         Table::TagKeys => {
-            let stored: wire::StoredTagKeys = row.open()?;
+            let stored: disk::StoredTagKeys = row.open()?;
             let items = stored.keys.iter().map(|key| (Kind::TagKey, key_bytes(key)));
             kept(keys::parse_tag_keys(&row.key)?, items.collect())
         }
         // What these hold is no part of a record.
         Table::GroupState => {
-            row.open::<wire::GroupState>()?;
+            row.open::<disk::GroupState>()?;
             kept(keys::parse_group_state(&row.key)?, Vec::new())
         }
         Table::Catalog => {
-            row.open::<wire::Catalog>()?;
+            row.open::<disk::Catalog>()?;
             kept(keys::parse_catalog(&row.key)?, Vec::new())
         }
         Table::Control => {
-            row.open::<wire::Control>()?;
+            row.open::<disk::Control>()?;
             kept(keys::parse_control(&row.key)?, Vec::new())
         }
         Table::Ledger => {
@@ -120,11 +120,11 @@ fn version_of<'r>(row: &'r Row, tag: &'r str, key_bytes: usize, is_newest: bool)
 /// The bytes of keys and values of each record, or each key of a tag, that a command
 /// holds.
 pub fn of_command(command: Bytes) -> Result<Vec<usize>> {
-    let command: wire::Command = record::decode(command)?;
+    let command: disk::Command = record::decode(command)?;
     let command = command.command;
     let command =
         command.ok_or_else(|| Error::corruption("a command of a log entry is not known"))?;
-    let copied = |copied: &wire::CopiedRecord| {
+    let copied = |copied: &disk::CopiedRecord| {
         let value = copied.value.as_ref().map_or(0, |value| value.bytes.len());
         copied.key.len() + value
     };
@@ -132,7 +132,7 @@ pub fn of_command(command: Bytes) -> Result<Vec<usize>> {
         Command::Batch(batch) => {
             let operations = batch.operations.iter();
             let sizes = operations.map(|operation| match &operation.change {
-                Some(wire::operation::Change::Put(value)) => {
+                Some(disk::operation::Change::Put(value)) => {
                     operation.key.len() + value.bytes.len()
                 }
                 _ => operation.key.len(),
@@ -155,6 +155,6 @@ pub fn of_command(command: Bytes) -> Result<Vec<usize>> {
     })
 }
 
-fn key_bytes(key: &wire::TagKey) -> usize {
+fn key_bytes(key: &disk::TagKey) -> usize {
     key.commitment.len() + key.token.len()
 }

@@ -5,11 +5,11 @@
 //! no key of the tag makes the same, and nobody finds out a record by guesses.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::command::Command;
+use disk::operation::Change;
+use domicile_proto::disk::v1 as disk;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use wire::command::Command;
-use wire::operation::Change;
 
 use super::Applier;
 use crate::storage::{Index, keys};
@@ -18,19 +18,19 @@ use crate::storage::{Index, keys};
 const DOMAIN: &[u8] = b"domicile/leaf/1\0";
 
 /// SHA-256 over a command in which each record is its commitment.
-pub(super) fn digest(command: &wire::Command) -> [u8; 32] {
+pub(super) fn digest(command: &disk::Command) -> [u8; 32] {
     let bare = match &command.command {
-        Some(Command::Batch(batch)) => Some(Command::Batch(wire::Batch {
+        Some(Command::Batch(batch)) => Some(Command::Batch(disk::Batch {
             operations: batch.operations.iter().map(bare_operation).collect(),
             ..*batch
         })),
-        Some(Command::Copy(copy)) => Some(Command::Copy(wire::Copy {
+        Some(Command::Copy(copy)) => Some(Command::Copy(disk::Copy {
             from: copy.from.clone(),
             records: copy.records.iter().map(bare_record).collect(),
             outcomes: copy.outcomes.iter().map(bare_outcomes).collect(),
             ..*copy
         })),
-        Some(Command::Backfill(page)) => Some(Command::Backfill(wire::Backfill {
+        Some(Command::Backfill(page)) => Some(Command::Backfill(disk::Backfill {
             from: page.from.clone(),
             records: page.records.iter().map(bare_record).collect(),
             outcomes: page.outcomes.iter().map(bare_outcomes).collect(),
@@ -54,7 +54,7 @@ pub(super) fn digest(command: &wire::Command) -> [u8; 32] {
         )
         | None => return Sha256::digest(command.encode_to_vec()).into(),
     };
-    let bare = wire::Command {
+    let bare = disk::Command {
         fence: command.fence,
         command: bare,
     };
@@ -63,10 +63,10 @@ pub(super) fn digest(command: &wire::Command) -> [u8; 32] {
 
 /// A write without what is in its commitment. The digest of what was asked for is
 /// one of the record, too.
-fn bare_operation(operation: &wire::Operation) -> wire::Operation {
-    wire::Operation {
+fn bare_operation(operation: &disk::Operation) -> disk::Operation {
+    disk::Operation {
         version: operation.version,
-        id: operation.id.as_ref().map(|id| wire::WriteId {
+        id: operation.id.as_ref().map(|id| disk::WriteId {
             client: id.client.clone(),
             digest: Bytes::new(),
             ..*id
@@ -83,8 +83,8 @@ fn bare_operation(operation: &wire::Operation) -> wire::Operation {
     }
 }
 
-fn bare_record(copied: &wire::CopiedRecord) -> wire::CopiedRecord {
-    wire::CopiedRecord {
+fn bare_record(copied: &disk::CopiedRecord) -> disk::CopiedRecord {
+    disk::CopiedRecord {
         key: Bytes::new(),
         origin: copied.origin.clone(),
         value: copied.value.as_ref().map(bare_value),
@@ -93,26 +93,26 @@ fn bare_record(copied: &wire::CopiedRecord) -> wire::CopiedRecord {
     }
 }
 
-fn bare_value(value: &wire::Value) -> wire::Value {
-    wire::Value {
+fn bare_value(value: &disk::Value) -> disk::Value {
+    disk::Value {
         bytes: Bytes::new(),
         ..*value
     }
 }
 
-fn bare_outcomes(copied: &wire::CopiedOutcomes) -> wire::CopiedOutcomes {
-    let bare = |row: &wire::StoredOutcomes| wire::StoredOutcomes {
+fn bare_outcomes(copied: &disk::CopiedOutcomes) -> disk::CopiedOutcomes {
+    let bare = |row: &disk::StoredOutcomes| disk::StoredOutcomes {
         outcomes: row.outcomes.iter().map(bare_outcome).collect(),
         ..*row
     };
-    wire::CopiedOutcomes {
+    disk::CopiedOutcomes {
         row: copied.row.as_ref().map(bare),
         ..*copied
     }
 }
 
-fn bare_outcome(outcome: &wire::StoredOutcome) -> wire::StoredOutcome {
-    wire::StoredOutcome {
+fn bare_outcome(outcome: &disk::StoredOutcome) -> disk::StoredOutcome {
+    disk::StoredOutcome {
         client: outcome.client.clone(),
         digest: Bytes::new(),
         ..*outcome
@@ -133,7 +133,7 @@ impl Applier<'_> {
         }
         chain.update(entry);
         let chain = Bytes::copy_from_slice(&chain.finalize());
-        let leaf = wire::AuditLeaf {
+        let leaf = disk::AuditLeaf {
             chain: chain.clone(),
             entry: Bytes::copy_from_slice(&entry),
             operations,
@@ -148,22 +148,22 @@ impl Applier<'_> {
 mod tests {
     use super::*;
 
-    fn put(key: &'static str, value: &'static str, mac: u8) -> wire::Command {
-        wire::Command {
+    fn put(key: &'static str, value: &'static str, mac: u8) -> disk::Command {
+        disk::Command {
             fence: None,
-            command: Some(Command::Batch(wire::Batch {
-                operations: vec![wire::Operation {
+            command: Some(Command::Batch(disk::Batch {
+                operations: vec![disk::Operation {
                     version: 7,
                     key: Bytes::from_static(key.as_bytes()),
-                    change: Some(Change::Put(wire::Value {
+                    change: Some(Change::Put(disk::Value {
                         bytes: Bytes::from_static(value.as_bytes()),
-                        ..wire::Value::default()
+                        ..disk::Value::default()
                     })),
-                    commitment: Some(wire::Commitment {
+                    commitment: Some(disk::Commitment {
                         key: 1,
                         mac: vec![mac; 32].into(),
                     }),
-                    ..wire::Operation::default()
+                    ..disk::Operation::default()
                 }],
                 request_limits: None,
             })),

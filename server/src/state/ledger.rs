@@ -5,9 +5,9 @@
 //! it changes anything or not: its bytes were there.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::ledger_row::Part;
+use domicile_proto::disk::v1 as disk;
 use sha2::{Digest, Sha256};
-use wire::ledger_row::Part;
 
 use super::Applier;
 use crate::error::{Error, Result};
@@ -28,11 +28,11 @@ pub struct Ends<'e> {
 }
 
 /// The row of a batch of changes.
-pub fn of_copy(ends: Ends<'_>, copy: &wire::Copy) -> wire::LedgerRow {
-    wire::LedgerRow {
+pub fn of_copy(ends: Ends<'_>, copy: &disk::Copy) -> disk::LedgerRow {
+    disk::LedgerRow {
         from: copy.from.clone(),
         incarnation: copy.incarnation,
-        part: Some(Part::Changes(wire::LedgerChanges {
+        part: Some(Part::Changes(disk::LedgerChanges {
             prev: copy.prev,
             last: copy.last,
         })),
@@ -44,11 +44,11 @@ pub fn of_copy(ends: Ends<'_>, copy: &wire::Copy) -> wire::LedgerRow {
 }
 
 /// The row of a page of a backfill.
-pub fn of_page(ends: Ends<'_>, page: &wire::Backfill) -> wire::LedgerRow {
-    wire::LedgerRow {
+pub fn of_page(ends: Ends<'_>, page: &disk::Backfill) -> disk::LedgerRow {
+    disk::LedgerRow {
         from: page.from.clone(),
         incarnation: page.incarnation,
-        part: Some(Part::Page(wire::LedgerPage {
+        part: Some(Part::Page(disk::LedgerPage {
             attempt: page.attempt,
             page: page.page,
         })),
@@ -59,12 +59,12 @@ pub fn of_page(ends: Ends<'_>, page: &wire::Backfill) -> wire::LedgerRow {
     }
 }
 
-fn row(ends: Ends<'_>, records: &[wire::CopiedRecord]) -> wire::LedgerRow {
-    let size = |copied: &wire::CopiedRecord| {
+fn row(ends: Ends<'_>, records: &[disk::CopiedRecord]) -> disk::LedgerRow {
+    let size = |copied: &disk::CopiedRecord| {
         let value = copied.value.as_ref().map_or(0, |value| value.bytes.len());
         (copied.key.len() + value) as u64
     };
-    wire::LedgerRow {
+    disk::LedgerRow {
         cluster: ends.cluster.clone(),
         range: ends.range.0,
         tag: ends.tag.to_owned(),
@@ -72,13 +72,13 @@ fn row(ends: Ends<'_>, records: &[wire::CopiedRecord]) -> wire::LedgerRow {
         records: records.len() as u64,
         bytes: records.iter().map(size).sum(),
         digest: digest(records),
-        ..wire::LedgerRow::default()
+        ..disk::LedgerRow::default()
     }
 }
 
 /// SHA-256 over positions, versions and commitments: nobody needs a key to make or
 /// to compare it, and it is the same however values are sealed.
-pub fn digest(records: &[wire::CopiedRecord]) -> Bytes {
+pub fn digest(records: &[disk::CopiedRecord]) -> Bytes {
     let mut digest = Sha256::new();
     for copied in records {
         let position = copied.position.unwrap_or_default();
@@ -103,7 +103,7 @@ pub fn digest(records: &[wire::CopiedRecord]) -> Bytes {
 }
 
 /// What the row of a batch stands under.
-pub fn key_of(row: &wire::LedgerRow) -> Result<LedgerKey<'_>> {
+pub fn key_of(row: &disk::LedgerRow) -> Result<LedgerKey<'_>> {
     let (is_page, at) = match &row.part {
         Some(Part::Changes(changes)) => {
             let last = changes.last.unwrap_or_default();
@@ -124,7 +124,7 @@ pub fn key_of(row: &wire::LedgerRow) -> Result<LedgerKey<'_>> {
 
 impl Applier<'_> {
     /// Notes what the home is about to send.
-    pub(super) fn account(&mut self, account: &wire::Account) -> Result<()> {
+    pub(super) fn account(&mut self, account: &disk::Account) -> Result<()> {
         for row in &account.rows {
             self.batch.put_message(key_of(row)?.sent(), row);
         }
@@ -132,7 +132,7 @@ impl Applier<'_> {
     }
 
     /// Notes a batch that came in.
-    pub(super) fn received(&mut self, row: &wire::LedgerRow) -> Result<()> {
+    pub(super) fn received(&mut self, row: &disk::LedgerRow) -> Result<()> {
         self.batch.put_message(key_of(row)?.received(), row);
         Ok(())
     }

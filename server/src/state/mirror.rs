@@ -9,7 +9,7 @@
 //! record is in: what is not there yet must not look like "not found". Whoever
 //! empties it says what it saw of it, so that only one of two senders does.
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use super::records::Writes;
 use super::row_cache::RowCache;
@@ -19,7 +19,7 @@ use crate::storage::keys;
 
 impl Applier<'_> {
     /// Applies changes of the home. Answers how many records were written.
-    pub(super) fn copy(&mut self, copy: wire::Copy) -> Result<u32> {
+    pub(super) fn copy(&mut self, copy: disk::Copy) -> Result<u32> {
         let row = ledger::of_copy(self.ends(), &copy);
         self.received(&row)?;
         let mut mirror = self.mirror();
@@ -38,17 +38,17 @@ impl Applier<'_> {
 
     /// Notes what came in under an older state of the cluster: nothing of it is
     /// applied, but its bytes were here.
-    pub(super) fn fenced(&mut self, command: &wire::Command) -> Result<()> {
+    pub(super) fn fenced(&mut self, command: &disk::Command) -> Result<()> {
         let row = match &command.command {
-            Some(wire::command::Command::Copy(copy)) => ledger::of_copy(self.ends(), copy),
-            Some(wire::command::Command::Backfill(page)) => ledger::of_page(self.ends(), page),
+            Some(disk::command::Command::Copy(copy)) => ledger::of_copy(self.ends(), copy),
+            Some(disk::command::Command::Backfill(page)) => ledger::of_page(self.ends(), page),
             _ => return Ok(()),
         };
         self.received(&row)
     }
 
     /// Puts the home's change rows of its entries. A batch has whole ones.
-    fn changed_there(&mut self, records: &[wire::CopiedRecord]) -> Result<()> {
+    fn changed_there(&mut self, records: &[disk::CopiedRecord]) -> Result<()> {
         let mut writes: Option<Writes> = None;
         for copied in records {
             let position = Position::from_wire(copied.position);
@@ -67,7 +67,7 @@ impl Applier<'_> {
     }
 
     /// Takes the home's rows of outcomes of its entries.
-    fn remembered_there(&mut self, entries: &[wire::CopiedOutcomes]) -> Result<()> {
+    fn remembered_there(&mut self, entries: &[disk::CopiedOutcomes]) -> Result<()> {
         for copied in entries {
             let entry = Position::from_wire(copied.position);
             let row = copied.row.as_ref();
@@ -82,7 +82,7 @@ impl Applier<'_> {
     /// Empties the mirror, to be filled by an attempt, if it still is as the
     /// sender saw it. A sender that lost its lead must not empty what another
     /// has filled meanwhile.
-    pub(super) fn begin_backfill(&mut self, begin: &wire::BeginBackfill) {
+    pub(super) fn begin_backfill(&mut self, begin: &disk::BeginBackfill) {
         let mirror = self.mirror();
         let fits = self.is_for(begin.incarnation)
             && begin.attempt != 0
@@ -96,12 +96,12 @@ impl Applier<'_> {
             self.batch.delete_range(range);
         }
         self.outcomes.clear();
-        self.state.requests = wire::RequestMemory::default();
+        self.state.requests = disk::RequestMemory::default();
         *self.newest = RowCache::default();
         self.emptied = true;
         self.state.last_version = self.state.last_version.max(begin.changed_version);
         self.state.changed_version = begin.changed_version;
-        self.state.mirror = Some(wire::MirrorState {
+        self.state.mirror = Some(disk::MirrorState {
             open: false,
             cursor: begin.position,
             attempt: begin.attempt,
@@ -114,7 +114,7 @@ impl Applier<'_> {
     }
 
     /// Applies records of a backfill. Answers how many were written.
-    pub(super) fn backfill(&mut self, page: wire::Backfill) -> Result<u32> {
+    pub(super) fn backfill(&mut self, page: disk::Backfill) -> Result<u32> {
         let row = ledger::of_page(self.ends(), &page);
         self.received(&row)?;
         let mut mirror = self.mirror();
@@ -132,7 +132,7 @@ impl Applier<'_> {
     }
 
     /// Opens a mirror that has every record.
-    pub(super) fn end_backfill(&mut self, end: &wire::EndBackfill) {
+    pub(super) fn end_backfill(&mut self, end: &disk::EndBackfill) {
         let mut mirror = self.mirror();
         let fits = self.is_for(end.incarnation)
             && !mirror.open
@@ -146,7 +146,7 @@ impl Applier<'_> {
 
     /// How far the mirror is, for the sender.
     pub(super) fn mirrored(&self) -> Applied {
-        Applied::Mirror(Box::new(wire::MirrorState {
+        Applied::Mirror(Box::new(disk::MirrorState {
             tag_key: self.state.tag_key,
             changed_version: self.state.changed_version,
             ..self.mirror()
@@ -159,21 +159,21 @@ impl Applier<'_> {
         self.identity.is_mirror && incarnation == self.identity.incarnation
     }
 
-    fn mirror(&self) -> wire::MirrorState {
-        self.state.mirror.unwrap_or(wire::MirrorState {
+    fn mirror(&self) -> disk::MirrorState {
+        self.state.mirror.unwrap_or(disk::MirrorState {
             incarnation: self.identity.incarnation,
-            ..wire::MirrorState::default()
+            ..disk::MirrorState::default()
         })
     }
 
     /// Writes records as the home has them. Answers how many.
-    fn copied(&mut self, transfer: u64, records: Vec<wire::CopiedRecord>) -> Result<u32> {
+    fn copied(&mut self, transfer: u64, records: Vec<disk::CopiedRecord>) -> Result<u32> {
         let count = records.len() as u32;
         for copied in records {
             let before = self.newest(&copied.key)?;
             self.state.last_version = self.state.last_version.max(copied.version);
             self.state.changed_version = self.state.changed_version.max(copied.version);
-            let stored = wire::StoredRecord {
+            let stored = disk::StoredRecord {
                 origin: copied.origin,
                 tag: self.identity.tag.to_string(),
                 version: copied.version,

@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::limits::{OUTCOMES_PER_CLIENT_MAX, REMEMBERED_CLIENTS, REMEMBERED_OUTCOMES};
 
 use super::Position;
@@ -59,7 +59,7 @@ pub(super) enum Known {
 /// The deduplication table: the outcomes of a group's identified writes.
 #[derive(Debug, Default)]
 pub struct Outcomes {
-    memory: wire::RequestMemory,
+    memory: disk::RequestMemory,
     clients: HashMap<Bytes, Client>,
     /// Clients by the version of their newest write, for forgetting.
     by_age: BTreeMap<u64, Bytes>,
@@ -93,7 +93,7 @@ struct Remembered {
 
 /// The id of the client that an operation of this version registers: one that it got
 /// of another range of the tag, or one of this group's own.
-fn client_id(version: u64, register: &wire::Register) -> Result<[u8; CLIENT_BYTES]> {
+fn client_id(version: u64, register: &disk::Register) -> Result<[u8; CLIENT_BYTES]> {
     if !register.client.is_empty() {
         let given = register.client[..].try_into();
         return given.map_err(|_| Error::corruption("a client's id has not 16 bytes"));
@@ -117,7 +117,7 @@ fn registered_at(client: &[u8]) -> u64 {
 
 impl Outcomes {
     /// Builds the table from the rows of a group.
-    pub fn load(engine: &dyn Engine, group: GroupId, memory: wire::RequestMemory) -> Result<Self> {
+    pub fn load(engine: &dyn Engine, group: GroupId, memory: disk::RequestMemory) -> Result<Self> {
         let mut outcomes = Outcomes {
             memory,
             ..Outcomes::default()
@@ -141,7 +141,7 @@ impl Outcomes {
                     index,
                     sub: 0,
                 };
-                let stored: wire::StoredOutcomes = row.open()?;
+                let stored: disk::StoredOutcomes = row.open()?;
                 for outcome in &stored.outcomes {
                     outcomes.take(entry, outcome)?;
                 }
@@ -155,12 +155,12 @@ impl Outcomes {
     }
 
     /// What is true of all identified writes, for the group's state.
-    pub(super) fn memory(&self) -> wire::RequestMemory {
+    pub(super) fn memory(&self) -> disk::RequestMemory {
         self.memory
     }
 
     /// What is known of a write.
-    pub(super) fn known(&self, id: &wire::WriteId) -> Known {
+    pub(super) fn known(&self, id: &disk::WriteId) -> Known {
         if seeded::is_on(Bug::RetryAppliedTwice) {
             return Known::New;
         }
@@ -184,8 +184,8 @@ impl Outcomes {
         &mut self,
         entry: Position,
         version: u64,
-        register: &wire::Register,
-    ) -> Result<([u8; CLIENT_BYTES], wire::StoredOutcome)> {
+        register: &disk::Register,
+    ) -> Result<([u8; CLIENT_BYTES], disk::StoredOutcome)> {
         let id = client_id(version, register)?;
         let client = Bytes::copy_from_slice(&id);
         let remembered = Remembered {
@@ -195,7 +195,7 @@ impl Outcomes {
         };
         let low_water = self.insert(client.clone(), 0, 0, version, remembered);
         self.forget_too_many();
-        let stored = wire::StoredOutcome {
+        let stored = disk::StoredOutcome {
             client,
             sequence: 0,
             low_water,
@@ -212,10 +212,10 @@ impl Outcomes {
     pub(super) fn remember(
         &mut self,
         entry: Position,
-        id: &wire::WriteId,
+        id: &disk::WriteId,
         version: u64,
         outcome: Outcome,
-    ) -> Result<wire::StoredOutcome> {
+    ) -> Result<disk::StoredOutcome> {
         // The newest write keeps its row even when its own mark is above it.
         let mark = id.acked_below.min(id.sequence);
         let remembered = Remembered {
@@ -232,7 +232,7 @@ impl Outcomes {
             Outcome::ConditionFailed { current } => (current, true),
             _ => return Err(Error::internal("an outcome that is not remembered")),
         };
-        Ok(wire::StoredOutcome {
+        Ok(disk::StoredOutcome {
             client,
             sequence: id.sequence,
             low_water,
@@ -245,7 +245,7 @@ impl Outcomes {
 
     /// At a mirror: takes in the row of an entry of the home, in their order, and
     /// forgets what the home had forgotten then.
-    pub(super) fn follow(&mut self, entry: Position, row: &wire::StoredOutcomes) -> Result<()> {
+    pub(super) fn follow(&mut self, entry: Position, row: &disk::StoredOutcomes) -> Result<()> {
         for stored in &row.outcomes {
             self.take(entry, stored)?;
         }
@@ -256,7 +256,7 @@ impl Outcomes {
 
     /// Takes in one stored outcome, in log order. Comes to the same table as
     /// [`Outcomes::remember`] did, because the mark is stored with each.
-    fn take(&mut self, entry: Position, stored: &wire::StoredOutcome) -> Result<()> {
+    fn take(&mut self, entry: Position, stored: &disk::StoredOutcome) -> Result<()> {
         let before = (stored.before > 0).then_some(stored.before);
         let (outcome, digest) = match stored.sequence {
             0 => {
@@ -296,7 +296,7 @@ impl Outcomes {
     /// Remembers so much from here on. A group is told before its first outcome: a
     /// client that has more than a lower bound lets would be trimmed here and not
     /// where the table is built from rows.
-    pub(super) fn limit(&mut self, limits: wire::RequestLimits) {
+    pub(super) fn limit(&mut self, limits: disk::RequestLimits) {
         self.memory.limits = Some(limits);
         self.forget_too_many();
     }
@@ -411,10 +411,10 @@ impl Outcomes {
 }
 
 /// How much is remembered; what does not stand there has its default.
-fn limits_of(memory: &wire::RequestMemory) -> wire::RequestLimits {
+fn limits_of(memory: &disk::RequestMemory) -> disk::RequestLimits {
     let limits = memory.limits.unwrap_or_default();
     let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
-    wire::RequestLimits {
+    disk::RequestLimits {
         clients_max: or(limits.clients_max, REMEMBERED_CLIENTS),
         outcomes_max: or(limits.outcomes_max, REMEMBERED_OUTCOMES),
         outcomes_per_client_max: or(
@@ -449,15 +449,15 @@ mod tests {
 
     /// The client that the operation of this version registered.
     fn client(version: u64) -> Bytes {
-        let register = wire::Register {
+        let register = disk::Register {
             nonce: Bytes::from_static(&[7; 8]),
-            ..wire::Register::default()
+            ..disk::Register::default()
         };
         Bytes::copy_from_slice(&client_id(version, &register).unwrap())
     }
 
-    fn id(registered: u64, sequence: u64, acked_below: u64) -> wire::WriteId {
-        wire::WriteId {
+    fn id(registered: u64, sequence: u64, acked_below: u64) -> disk::WriteId {
+        disk::WriteId {
             client: client(registered),
             sequence,
             acked_below,
@@ -480,8 +480,8 @@ mod tests {
         }
     }
 
-    fn limits(clients_max: u64, outcomes_max: u64) -> wire::RequestLimits {
-        wire::RequestLimits {
+    fn limits(clients_max: u64, outcomes_max: u64) -> disk::RequestLimits {
+        disk::RequestLimits {
             clients_max,
             outcomes_max,
             outcomes_per_client_max: 0,
@@ -493,7 +493,7 @@ mod tests {
     struct Table {
         outcomes: Outcomes,
         engine: Memory,
-        rows: wire::StoredOutcomes,
+        rows: disk::StoredOutcomes,
         version: u64,
     }
 
@@ -506,7 +506,7 @@ mod tests {
             Table {
                 outcomes,
                 engine: Memory::new("state", 1),
-                rows: wire::StoredOutcomes::default(),
+                rows: disk::StoredOutcomes::default(),
                 version: 0,
             }
         }
@@ -522,16 +522,16 @@ mod tests {
         fn register(&mut self) -> u64 {
             self.version += 1;
             let entry = self.entry();
-            let register = wire::Register {
+            let register = disk::Register {
                 nonce: Bytes::from_static(&[7; 8]),
-                ..wire::Register::default()
+                ..disk::Register::default()
             };
             let registered = self.outcomes.register(entry, self.version, &register);
             self.rows.outcomes.push(registered.unwrap().1);
             self.version
         }
 
-        fn write(&mut self, id: &wire::WriteId) {
+        fn write(&mut self, id: &disk::WriteId) {
             self.version += 1;
             let entry = self.entry();
             if let Known::New = self.outcomes.known(id) {
@@ -613,7 +613,7 @@ mod tests {
         table.begin(10);
         let a = table.register();
         table.write(&id(a, 1, 0));
-        let other = wire::WriteId {
+        let other = disk::WriteId {
             digest: Bytes::from_static(&[2; DIGEST_BYTES]),
             ..id(a, 1, 0)
         };
@@ -657,7 +657,7 @@ mod tests {
     #[test]
     fn a_late_write_of_a_client_that_is_full_stays_forgotten() {
         let mut table = Table::of(0, 0);
-        table.outcomes.limit(wire::RequestLimits {
+        table.outcomes.limit(disk::RequestLimits {
             outcomes_per_client_max: 3,
             ..limits(0, 0)
         });
@@ -723,7 +723,7 @@ mod tests {
         ];
         for (clients_max, outcomes_max, of_each_max) in bounds {
             let mut table = Table::of(clients_max, outcomes_max);
-            table.outcomes.limit(wire::RequestLimits {
+            table.outcomes.limit(disk::RequestLimits {
                 outcomes_per_client_max: of_each_max,
                 ..limits(clients_max, outcomes_max)
             });

@@ -1,6 +1,6 @@
 //! The place of a change.
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use crate::storage::Index;
 
@@ -18,8 +18,8 @@ pub struct Position {
 
 impl Position {
     /// As it stands on disk and wire; `None` before every change.
-    pub fn to_wire(self) -> Option<wire::ChangePosition> {
-        (self != Position::default()).then_some(wire::ChangePosition {
+    pub fn to_wire(self) -> Option<disk::ChangePosition> {
+        (self != Position::default()).then_some(disk::ChangePosition {
             epoch: self.epoch,
             index: self.index.0,
             sub: self.sub,
@@ -27,13 +27,13 @@ impl Position {
     }
 
     /// From disk or wire.
-    pub fn from_wire(position: Option<wire::ChangePosition>) -> Position {
+    pub fn from_wire(position: Option<disk::ChangePosition>) -> Position {
         position.map(Position::from).unwrap_or_default()
     }
 }
 
-impl From<wire::ChangePosition> for Position {
-    fn from(position: wire::ChangePosition) -> Self {
+impl From<disk::ChangePosition> for Position {
+    fn from(position: disk::ChangePosition) -> Self {
         Position {
             epoch: position.epoch,
             index: Index(position.index),

@@ -1,7 +1,7 @@
 //! Reading rows of the state instance.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::limits::SCAN_PAGE_BYTES_MAX;
 use domicile_proto::v1;
 
@@ -31,7 +31,7 @@ pub fn get(
     key: &Bytes,
     version: u64,
 ) -> Result<Option<v1::Record>> {
-    let newest: Option<wire::StoredRecord> = record::read(engine, &keys::record(tag, key))?;
+    let newest: Option<disk::StoredRecord> = record::read(engine, &keys::record(tag, key))?;
     let Some(newest) = newest else {
         return Ok(None);
     };
@@ -55,14 +55,14 @@ pub fn get_at_once(
         Some(None) => return Ok(Some(None)),
         Some(Some(row)) => row,
     };
-    let newest: wire::StoredRecord = record::open(&row_key, &row)?;
+    let newest: disk::StoredRecord = record::open(&row_key, &row)?;
     if newest.version <= version {
         return Ok(Some(shown(key, newest)));
     }
     let Some(row) = engine.first_at_once(&keys::versions(tag, key, version))? else {
         return Ok(None);
     };
-    let stored: Option<wire::StoredRecord> = row.as_ref().map(Row::open).transpose()?;
+    let stored: Option<disk::StoredRecord> = row.as_ref().map(Row::open).transpose()?;
     Ok(Some(stored.and_then(|stored| shown(key, stored))))
 }
 
@@ -87,7 +87,7 @@ pub fn get_first(
 }
 
 /// A record as it is shown; `None`: it is deleted.
-fn shown(key: &Bytes, stored: wire::StoredRecord) -> Option<v1::Record> {
+fn shown(key: &Bytes, stored: disk::StoredRecord) -> Option<v1::Record> {
     let value = stored.value?;
     Some(v1::Record {
         key: key.clone(),
@@ -154,13 +154,13 @@ pub fn scan(engine: &dyn Engine, tag: &str, query: &ScanQuery) -> Result<Page> {
         examined += rows.len();
         for row in &rows {
             let (_, key) = keys::parse_record(&row.key)?;
-            let stored: wire::StoredRecord = row.open()?;
+            let stored: disk::StoredRecord = row.open()?;
             let stored = if stored.version <= query.version {
                 Some(stored)
             } else {
                 at_version(engine, tag, key, query.version)?
             };
-            let Some(wire::StoredRecord {
+            let Some(disk::StoredRecord {
                 version,
                 value: Some(value),
                 ..
@@ -197,7 +197,7 @@ fn at_version(
     tag: &str,
     key: &[u8],
     version: u64,
-) -> Result<Option<wire::StoredRecord>> {
+) -> Result<Option<disk::StoredRecord>> {
     let range: KeyRange = keys::versions(tag, key, version);
     let rows = engine.scan(
         &range,
@@ -221,17 +221,17 @@ mod tests {
         let mut batch = WriteBatch::new();
         let row = keys::record(TAG, key.as_bytes());
         if let Some(old) = engine.get(&row).unwrap() {
-            let stored: wire::StoredRecord = record::open(&row, &old).unwrap();
+            let stored: disk::StoredRecord = record::open(&row, &old).unwrap();
             let older = keys::history(TAG, key.as_bytes(), stored.version);
             batch.put_message(older, &stored);
         }
-        let stored = wire::StoredRecord {
+        let stored = disk::StoredRecord {
             version,
-            value: value.map(|value| wire::Value {
+            value: value.map(|value| disk::Value {
                 bytes: Bytes::copy_from_slice(value.as_bytes()),
-                ..wire::Value::default()
+                ..disk::Value::default()
             }),
-            ..wire::StoredRecord::default()
+            ..disk::StoredRecord::default()
         };
         batch.put_message(row, &stored);
         engine.write(batch, Durability::Buffered).unwrap();

@@ -5,8 +5,8 @@
 //! record is written there.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
-use wire::operation::{Change, Condition};
+use disk::operation::{Change, Condition};
+use domicile_proto::disk::v1 as disk;
 
 use super::outcome::Outcome;
 use super::outcomes::{CLIENT_BYTES, Known};
@@ -19,7 +19,7 @@ use crate::storage::{self, Index, keys, record};
 /// What one entry of the home writes, for its change row.
 pub(super) struct Writes {
     entry: Position,
-    row: wire::StoredChanges,
+    row: disk::StoredChanges,
 }
 
 impl Writes {
@@ -27,7 +27,7 @@ impl Writes {
     pub(super) fn of(entry: Position) -> Self {
         Writes {
             entry: Position { sub: 0, ..entry },
-            row: wire::StoredChanges::default(),
+            row: disk::StoredChanges::default(),
         }
     }
 
@@ -46,7 +46,7 @@ impl Writes {
 
     /// Adds a write.
     pub(super) fn push(&mut self, key: Bytes, version: u64, deleted: bool) {
-        self.row.writes.push(wire::StoredChange {
+        self.row.writes.push(disk::StoredChange {
             key,
             version,
             deleted,
@@ -64,7 +64,7 @@ impl Writes {
 }
 
 /// Whether a registration gives an id of its own, or takes over one that is one.
-fn is_well_formed(register: &wire::Register) -> bool {
+fn is_well_formed(register: &disk::Register) -> bool {
     register.client.is_empty() || register.client.len() == CLIENT_BYTES
 }
 
@@ -73,14 +73,14 @@ impl Applier<'_> {
     pub(super) fn batch(
         &mut self,
         index: Index,
-        batch: wire::Batch,
-        fence: &wire::Fence,
+        batch: disk::Batch,
+        fence: &disk::Fence,
     ) -> Result<Vec<Outcome>> {
         if let Some(limits) = batch.request_limits {
             self.outcomes.limit(limits);
         }
         let mut outcomes = Vec::with_capacity(batch.operations.len());
-        let mut stored = wire::StoredOutcomes::default();
+        let mut stored = disk::StoredOutcomes::default();
         let entry = Position {
             epoch: fence.home_epoch,
             index,
@@ -138,7 +138,7 @@ impl Applier<'_> {
     }
 
     /// Puts the row of outcomes of an entry of the home.
-    pub(super) fn put_outcomes(&mut self, entry: Position, row: &wire::StoredOutcomes) {
+    pub(super) fn put_outcomes(&mut self, entry: Position, row: &disk::StoredOutcomes) {
         let key = keys::outcomes(self.identity.group, entry.epoch, entry.index);
         self.batch.put_message(key, row);
     }
@@ -156,8 +156,8 @@ impl Applier<'_> {
     fn operation(
         &mut self,
         writes: &mut Writes,
-        operation: wire::Operation,
-        fence: &wire::Fence,
+        operation: disk::Operation,
+        fence: &disk::Fence,
     ) -> Result<Outcome> {
         let newest = self.newest(&operation.key)?;
         let current = newest.as_ref().filter(|n| !n.deleted).map(|n| n.version);
@@ -190,7 +190,7 @@ impl Applier<'_> {
         self.put_record(
             &operation.key,
             newest,
-            &wire::StoredRecord {
+            &disk::StoredRecord {
                 origin: self.identity.region.to_string(),
                 tag: self.identity.tag.to_string(),
                 version: operation.version,
@@ -214,7 +214,7 @@ impl Applier<'_> {
         &mut self,
         key: &Bytes,
         before: Option<Newest>,
-        stored: &wire::StoredRecord,
+        stored: &disk::StoredRecord,
     ) -> Result<()> {
         // Proposer and receiver have looked: a row outside would be nobody's.
         if !self.identity.span.covers(key) {
@@ -265,7 +265,7 @@ impl Applier<'_> {
         let Some(row) = row else {
             return Ok(None);
         };
-        let stored: wire::StoredRecord = record::open(&row_key, &row)?;
+        let stored: disk::StoredRecord = record::open(&row_key, &row)?;
         Ok(Some(Newest {
             version: stored.version,
             deleted: stored.value.is_none(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::policy::{DEMO, Policy};
 
 use super::Identity;
@@ -11,29 +11,29 @@ use crate::storage::{FIRST_RANGE, GroupId};
 
 /// The control group's state under the demo's policy. The range of a tag is its
 /// number by name, from the first.
-pub(crate) fn demo() -> wire::Control {
+pub(crate) fn demo() -> disk::Control {
     let policy = Policy::parse(DEMO).expect("valid");
     let tags = (FIRST_RANGE..).zip(policy.tags());
     let tags = tags.map(|(range, (tag, rules))| {
-        let mirror = |region: &RegionName| wire::ControlMirror {
+        let mirror = |region: &RegionName| disk::ControlMirror {
             region: region.to_string(),
             incarnation: 1,
         };
-        wire::ControlTag {
+        disk::ControlTag {
             tag: tag.to_string(),
             home: rules.home.to_string(),
             epoch: 1,
-            ranges: vec![wire::ControlRange {
+            ranges: vec![disk::ControlRange {
                 range,
                 home_incarnation: 1,
                 mirrors: rules.replicate_to.iter().map(mirror).collect(),
             }],
         }
     });
-    wire::Control {
+    disk::Control {
         policy: DEMO.into(),
         tags: tags.collect(),
-        ..wire::Control::default()
+        ..disk::Control::default()
     }
 }
 

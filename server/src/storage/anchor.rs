@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use domicile_proto::internal::v1::{Anchor, AnchoredReplica};
+use domicile_proto::disk::v1::{Anchor, AnchoredReplica};
 use parking_lot::Mutex;
 
 use super::ids::GroupId;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use domicile_proto::internal::v1::AnchoredReplica;
+use domicile_proto::disk::v1::AnchoredReplica;
 
 use super::anchor;
 use super::disk::Disk;

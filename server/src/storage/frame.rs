@@ -122,7 +122,7 @@ fn short_name<M>() -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use domicile_proto::internal::v1::{LogId, Vote};
+    use domicile_proto::disk::v1::{LogId, Vote};
 
     use super::*;
 

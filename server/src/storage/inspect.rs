@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 
 use super::anchor::{AnchorFile, FileSlots};
 use super::disk::Disk;
@@ -27,7 +27,7 @@ pub type Staged = (String, Result<Arc<dyn View>>);
 /// The contents of one data directory at one moment.
 pub struct Contents {
     /// Whose it is, and which groups it has.
-    pub anchor: wire::Anchor,
+    pub anchor: disk::Anchor,
     /// The rows of the state instance.
     pub state: Arc<dyn View>,
     /// The rows of the log instance.
@@ -112,14 +112,14 @@ impl Contents {
 /// Whether the log of a group has changes of records behind an entry. One that was
 /// stopped in order may end with the entry of a leader that came too late to be one.
 fn changes_records(log: &dyn Engine, group: GroupId, applied: Option<Index>) -> Result<bool> {
-    use wire::command::Command::{Backfill, Batch, BeginBackfill, Copy, EndBackfill};
+    use disk::command::Command::{Backfill, Batch, BeginBackfill, Copy, EndBackfill};
     let mut from = applied.map_or(Index(0), Index::next);
     loop {
         let rows = log.scan(&keys::log_entries(group, from), verify::CHECK)?;
         for row in &rows {
-            let entry: wire::LogEntry = record::decode(row.open_bytes("log entry")?)?;
-            if let Some(wire::log_entry::Payload::Command(command)) = entry.payload {
-                let command: wire::Command = record::decode(command)?;
+            let entry: disk::LogEntry = record::decode(row.open_bytes("log entry")?)?;
+            if let Some(disk::log_entry::Payload::Command(command)) = entry.payload {
+                let command: disk::Command = record::decode(command)?;
                 if let Some(Batch(_) | Copy(_) | Backfill(_) | BeginBackfill(_) | EndBackfill(_)) =
                     command.command
                 {

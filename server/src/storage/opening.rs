@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use domicile_proto::internal::v1::Anchor;
+use domicile_proto::disk::v1::Anchor;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 

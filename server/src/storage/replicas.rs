@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domicile_proto::internal::v1::AnchoredReplica;
+use domicile_proto::disk::v1::AnchoredReplica;
 use tokio::sync::oneshot;
 
 use super::anchor::{self, AnchorFile};

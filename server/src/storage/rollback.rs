@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use domicile_proto::internal::v1::StoreStamp;
+use domicile_proto::peer::v1::StoreStamp;
 
 use super::anchor::AnchorFile;
 use super::ids::CONTROL_GROUP;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use super::disk::Disk;
 use super::engine::Engine;
@@ -46,7 +46,7 @@ pub enum Condition {
 
 impl Condition {
     /// As another node tells it.
-    pub fn of(state: &wire::NodeState) -> Self {
+    pub fn of(state: &peer::NodeState) -> Self {
         if Duration::from_millis(state.disk_silent_ms) >= STALLED {
             Condition::Stalled
         } else if state.disk_full {

@@ -1,7 +1,7 @@
 //! The keys of a tag that a group has.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::KeySpan;
+use domicile_proto::disk::v1::KeySpan;
 
 use crate::error::{Error, Result};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domicile_proto::internal::v1::{Anchor, AnchoredReplica, GroupState, Vote};
+use domicile_proto::disk::v1::{Anchor, AnchoredReplica, GroupState, Vote};
 
 use super::engine::{Engine, Limit};
 use super::ids::{GroupId, Index};

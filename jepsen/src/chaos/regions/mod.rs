@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use domicile_client::Client;
-use domicile_proto::internal::v1::{StoredRecord, Value};
+use domicile_proto::disk::v1::{StoredRecord, Value};
 use domicile_server::storage::{Disk, DiskOptions, Durability, WriteBatch, keys};
 
 use crate::cluster::{Broken, Cluster, Node, Programs, free_address};

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::SESSION_OPERATIONS_MAX;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
-use wire::peer_request::Request;
-use wire::peer_response::Response;
-use wire::read::What;
-use wire::read_result::Result as Wire;
+use peer::peer_request::Request;
+use peer::peer_response::Response;
+use peer::read::What;
+use peer::read_result::Result as Wire;
 
 use crate::error::{Error, Reason, Result};
 use crate::kv::directory::{Admitted, Route};
@@ -38,7 +38,7 @@ impl Store {
         token: &Bytes,
     ) -> Result<(Vec<Option<v1::Record>>, v1::ReadMeta)> {
         let asked = self.env.now();
-        let what = What::Keys(wire::ReadKeys {
+        let what = What::Keys(peer::ReadKeys {
             keys: keys.to_vec(),
         });
         let read = self.read_at_home(route, what, token).await?;
@@ -99,11 +99,11 @@ impl Store {
             let Some((peers, node)) = self.node_of(home, attempt) else {
                 break;
             };
-            let request = wire::PeerRequest {
+            let request = peer::PeerRequest {
                 sequence: 0,
                 group: 0,
                 to_replica: 0,
-                request: Some(Request::Read(wire::Read {
+                request: Some(Request::Read(peer::Read {
                     tag: admitted.tag.to_string(),
                     what: Some(what.clone()),
                     token: token.clone(),
@@ -130,7 +130,7 @@ impl Store {
             };
             let answer = self.gate.ingress(home, &subject, answer)?;
             match answer.response {
-                Some(Response::Read(wire::ReadResult {
+                Some(Response::Read(peer::ReadResult {
                     result: Some(Wire::Failed(failed)),
                 })) => {
                     let error = error_of(failed, Reason::Internal);
@@ -140,7 +140,7 @@ impl Store {
                     }
                     last = error;
                 }
-                Some(Response::Read(wire::ReadResult {
+                Some(Response::Read(peer::ReadResult {
                     result: Some(read), ..
                 })) => return Ok(read),
                 Some(Response::Refusal(refusal)) => match lasting(&refusal) {
@@ -154,12 +154,12 @@ impl Store {
     }
 
     /// Serves a read that a node of region `from` passed on.
-    pub async fn serve_remote(&self, from: &RegionName, read: wire::Read) -> wire::ReadResult {
+    pub async fn serve_remote(&self, from: &RegionName, read: peer::Read) -> peer::ReadResult {
         let result = match self.read_for(from, read).await {
             Ok(read) => read,
             Err(error) => Wire::Failed(failure(&error)),
         };
-        wire::ReadResult {
+        peer::ReadResult {
             result: Some(result),
         }
     }
@@ -187,7 +187,7 @@ impl Store {
 
     /// Reads what was passed on from what this node has: passed on once more, it
     /// would go to another node of the home, and from there back.
-    async fn read_for(&self, from: &RegionName, read: wire::Read) -> Result<Wire> {
+    async fn read_for(&self, from: &RegionName, read: peer::Read) -> Result<Wire> {
         let caller = read.caller.as_ref();
         let admitted = self.directory.admit_at_home(&read.tag, from, caller)?;
         match read.what {
@@ -207,10 +207,10 @@ impl Store {
                 let options = ReadOptions::default();
                 let read = self.get_here(&route, asked, &options).await?;
                 let (records, meta) = read.ok_or_else(elsewhere)?;
-                Ok(Wire::Records(wire::ReadRecords {
+                Ok(Wire::Records(peer::ReadRecords {
                     records: records
                         .into_iter()
-                        .map(|record| wire::ReadRecord { record })
+                        .map(|record| peer::ReadRecord { record })
                         .collect(),
                     meta: Some(meta),
                 }))
@@ -232,7 +232,7 @@ impl Store {
 /// The home, or this node's own gate, did not take a read and may at the next
 /// attempt. Whichever of them says so, the reason is the one of a home that cannot
 /// be reached.
-fn not_now(mut unreachable: Error, refusal: wire::Refusal) -> Error {
+fn not_now(mut unreachable: Error, refusal: peer::Refusal) -> Error {
     if refusal.reason != Reason::Unreachable.name() {
         unreachable.message = refusal.why;
     }
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_read_that_may_not_pass_now_has_one_reason_wherever_it_is_stopped() {
         let unreachable = || Error::new(Reason::NoQuorum, "no node").fact("home", "eu");
-        let refusal = |reason: Reason, why: &str| wire::Refusal {
+        let refusal = |reason: Reason, why: &str| peer::Refusal {
             why: why.into(),
             reason: reason.name().into(),
         };

@@ -12,11 +12,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::operation::Change;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::limits::{KEY_BYTES_MAX, SCAN_PAGE_DEFAULT, SCAN_PAGE_MAX};
 use domicile_proto::page::{self, PageToken, PageTokenError};
 use domicile_proto::v1;
-use wire::operation::Change;
 
 use crate::error::{Error, Reason, Result};
 use crate::kv::directory::{Admitted, LocalCopy, Route};
@@ -151,7 +151,7 @@ impl Store {
         let version = last.iter().map(|p| p.changed_version).max().unwrap_or(0);
         for (route, progress) in routes.iter().zip(last) {
             if progress.last_version < version {
-                let advance = Change::Advance(wire::Advance { version });
+                let advance = Change::Advance(disk::Advance { version });
                 let advanced = self.write_alone(route, advance).await;
                 advanced.map_err(not_closed)?;
             }

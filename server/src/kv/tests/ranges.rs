@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::page;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::token::Token;
 use domicile_proto::v1;
 
@@ -29,8 +30,8 @@ struct Split {
     store: Arc<Store>,
 }
 
-fn span(start: &'static [u8], end: Option<&'static [u8]>) -> wire::KeySpan {
-    wire::KeySpan {
+fn span(start: &'static [u8], end: Option<&'static [u8]>) -> disk::KeySpan {
+    disk::KeySpan {
         start: Bytes::from_static(start),
         end: end.map(Bytes::from_static),
     }
@@ -51,17 +52,17 @@ impl Split {
         node.gate.policy().lease().confirm(node.env.now());
         let store = Arc::new(store(&node));
         let spans = [span(b"", Some(b"m")), span(b"m", None)];
-        let mut catalog = wire::Catalog::default();
+        let mut catalog = disk::Catalog::default();
         let mut groups = Vec::new();
         for (range, span) in ranges.into_iter().zip(spans) {
             let keys = Span::from_wire(Some(&span)).expect("it has keys");
             let identity = identity(range, "global", region).of_span(keys);
             groups.push(node.lead(identity.as_mirror(is_mirror)).await);
-            catalog.groups.push(wire::Group {
+            catalog.groups.push(disk::Group {
                 group: range,
                 tag: "global".into(),
                 span: Some(span),
-                ..wire::Group::default()
+                ..disk::Group::default()
             });
         }
         store
@@ -225,9 +226,9 @@ async fn a_page_that_goes_on_at_the_end_of_its_scan_is_the_last() {
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     // More deleted rows than are examined for one page, the last of them right
     // before the end of the scan.
-    let deleted = wire::StoredRecord {
+    let deleted = disk::StoredRecord {
         version: 1,
-        ..wire::StoredRecord::default()
+        ..disk::StoredRecord::default()
     };
     let mut rows = WriteBatch::new();
     for key in 0..20 * 512 {
@@ -322,27 +323,27 @@ async fn the_home_finds_the_ranges_of_what_is_passed_on() {
     home.store
         .gate
         .policy()
-        .adopt_region(wire::Catalog::default())
+        .adopt_region(disk::Catalog::default())
         .expect("it is sound");
     let route = home.admitted().of_key(b"a");
     assert!(route.range.is_none() && route.group().is_none());
     let home = Split::in_region("eu").await;
     let from = RegionName::new("us").expect("a name");
-    let put = |key: &'static [u8]| wire::ForwardedWrite {
+    let put = |key: &'static [u8]| peer::ForwardedWrite {
         key: Bytes::from_static(key),
-        change: Some(wire::forwarded_write::Change::Put(wire::Value::default())),
-        ..wire::ForwardedWrite::default()
+        change: Some(peer::forwarded_write::Change::Put(disk::Value::default())),
+        ..peer::ForwardedWrite::default()
     };
-    let register = wire::ForwardedWrite {
-        change: Some(wire::forwarded_write::Change::Register(
-            wire::Register::default(),
+    let register = peer::ForwardedWrite {
+        change: Some(peer::forwarded_write::Change::Register(
+            disk::Register::default(),
         )),
-        ..wire::ForwardedWrite::default()
+        ..peer::ForwardedWrite::default()
     };
     let forwarded = Forwarded {
         group: GroupId(0),
         replica: ReplicaId(0),
-        forward: wire::Forward {
+        forward: peer::Forward {
             writes: vec![put(b"z"), register, put(b"a"), put(b"y")],
             tag: "global".into(),
             caller: Some(home.admitted().on_behalf()),
@@ -352,7 +353,7 @@ async fn the_home_finds_the_ranges_of_what_is_passed_on() {
     let result = taken.expect("taken").await;
     let outcomes = result.outcomes.into_iter().map(|o| o.outcome);
     let outcomes: Vec<_> = outcomes.map(|o| o.expect("it has ended")).collect();
-    use wire::forwarded_outcome::Outcome::{Registered, Written};
+    use peer::forwarded_outcome::Outcome::{Registered, Written};
     let [Written(_), Registered(client), Written(_), Written(_)] = &outcomes[..] else {
         panic!("{outcomes:?}");
     };
@@ -363,15 +364,15 @@ async fn the_home_finds_the_ranges_of_what_is_passed_on() {
     assert_eq!(token.positions().count(), 2);
 
     let keys = [&b"a"[..], b"b", b"z"].map(Bytes::from_static);
-    let read = wire::Read {
+    let read = peer::Read {
         tag: "global".into(),
-        what: Some(wire::read::What::Keys(wire::ReadKeys { keys: keys.into() })),
+        what: Some(peer::read::What::Keys(peer::ReadKeys { keys: keys.into() })),
         token: result.token,
         caller: Some(home.admitted().on_behalf()),
     };
     let served = home.store.serve_remote(&from, read);
     let served = home.node.env.scoped(served).await.result;
-    let Some(wire::read_result::Result::Records(read)) = served else {
+    let Some(peer::read_result::Result::Records(read)) = served else {
         panic!("{served:?}");
     };
     let found = read.records.iter().map(|r| r.record.is_some());
@@ -404,26 +405,26 @@ async fn a_token_is_judged_by_the_range_that_is_read() {
 /// or not.
 #[tokio::test(start_paused = true)]
 async fn the_leader_takes_what_is_of_its_own_range() {
-    use wire::forwarded_outcome::Outcome;
-    use wire::forwarded_write::Change;
+    use peer::forwarded_outcome::Outcome;
+    use peer::forwarded_write::Change;
     let home = Split::in_region("eu").await;
     home.put("z", None).await.expect("written");
     let last = home.right.progress().last_version;
     let gate = home.node.gate.clone();
-    let write = |key: &'static [u8], change| wire::ForwardedWrite {
+    let write = |key: &'static [u8], change| peer::ForwardedWrite {
         key: Bytes::from_static(key),
         change: Some(change),
-        ..wire::ForwardedWrite::default()
+        ..peer::ForwardedWrite::default()
     };
     let version = last + 1_000;
     let forwarded = Forwarded {
         group: GroupId(RIGHT),
         replica: home.right.replica(),
-        forward: wire::Forward {
+        forward: peer::Forward {
             writes: vec![
-                write(b"", Change::Advance(wire::Advance { version })),
-                write(b"a", Change::Put(wire::Value::default())),
-                write(b"y", Change::Put(wire::Value::default())),
+                write(b"", Change::Advance(disk::Advance { version })),
+                write(b"a", Change::Put(disk::Value::default())),
+                write(b"y", Change::Put(disk::Value::default())),
             ],
             tag: "global".into(),
             caller: Some(home.admitted().on_behalf()),
@@ -449,27 +450,27 @@ async fn the_leader_takes_what_is_of_its_own_range() {
 /// for it does not get, with one range or several.
 #[tokio::test(start_paused = true)]
 async fn no_version_and_no_client_is_taken_over_from_afar() {
-    use wire::forwarded_write::Change;
+    use peer::forwarded_write::Change;
     let home = Split::in_region("eu").await;
     home.put("a", None).await.expect("written");
     let last = home.left.progress().last_version;
     let from = RegionName::new("us").expect("a name");
     let client = Bytes::from_static(&[0xff; 16]);
     let changes = [
-        Change::Advance(wire::Advance { version: u64::MAX }),
-        Change::Register(wire::Register {
+        Change::Advance(disk::Advance { version: u64::MAX }),
+        Change::Register(disk::Register {
             client,
-            ..wire::Register::default()
+            ..disk::Register::default()
         }),
     ];
-    let writes = changes.map(|change| wire::ForwardedWrite {
+    let writes = changes.map(|change| peer::ForwardedWrite {
         change: Some(change),
-        ..wire::ForwardedWrite::default()
+        ..peer::ForwardedWrite::default()
     });
     let forwarded = Forwarded {
         group: GroupId(0),
         replica: ReplicaId(0),
-        forward: wire::Forward {
+        forward: peer::Forward {
             writes: writes.into(),
             tag: "global".into(),
             caller: Some(home.admitted().on_behalf()),
@@ -478,7 +479,7 @@ async fn no_version_and_no_client_is_taken_over_from_afar() {
     let taken = home.store.take_forwarded(&from, forwarded);
     let result = taken.expect("taken").await;
     for outcome in result.outcomes {
-        let Some(wire::forwarded_outcome::Outcome::Failed(failed)) = outcome.outcome else {
+        let Some(peer::forwarded_outcome::Outcome::Failed(failed)) = outcome.outcome else {
             panic!("{outcome:?}");
         };
         assert_eq!(failed.reason, "INVALID_ARGUMENT");
@@ -497,9 +498,9 @@ async fn a_home_node_without_a_range_passes_no_page_on() {
         home.node.groups.remove(group.identity().group);
     }
     let from = RegionName::new("us").expect("a name");
-    let read = wire::Read {
+    let read = peer::Read {
         tag: "global".into(),
-        what: Some(wire::read::What::Scan(v1::ScanRequest {
+        what: Some(peer::read::What::Scan(v1::ScanRequest {
             page_token,
             ..v1::ScanRequest::default()
         })),
@@ -508,7 +509,7 @@ async fn a_home_node_without_a_range_passes_no_page_on() {
     };
     let served = home.store.serve_remote(&from, read);
     let served = home.node.env.scoped(served).await.result;
-    let Some(wire::read_result::Result::Failed(failed)) = served else {
+    let Some(peer::read_result::Result::Failed(failed)) = served else {
         panic!("{served:?}");
     };
     assert_eq!(failed.message, kv::failure::elsewhere().message);

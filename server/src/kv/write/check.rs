@@ -1,10 +1,11 @@
 //! A client's write: checked, and answered in the client's words.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::operation::{Change, Condition};
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
-use wire::operation::{Change, Condition};
 
 use crate::error::{Error, Reason, Result};
 use crate::raft::Write;
@@ -45,8 +46,8 @@ fn check_client(client: &[u8], sequence: u64) -> Result<()> {
 
 /// Refuses what only nodes of the home ask each other for: to take over a client
 /// that another range registered, or a version.
-pub(super) fn check_from_afar(write: &wire::ForwardedWrite) -> Result<()> {
-    use wire::forwarded_write::Change;
+pub(super) fn check_from_afar(write: &peer::ForwardedWrite) -> Result<()> {
+    use peer::forwarded_write::Change;
     let is_of_the_home = match &write.change {
         Some(Change::Register(register)) => !register.client.is_empty(),
         Some(Change::Advance(_)) => true,
@@ -60,8 +61,8 @@ pub(super) fn check_from_afar(write: &wire::ForwardedWrite) -> Result<()> {
 
 /// Checks what another node passed on as what a client sends is checked: the
 /// node may be of another region, or of another build.
-pub(super) fn check_forwarded(write: &wire::ForwardedWrite) -> Result<()> {
-    use wire::forwarded_write::Change;
+pub(super) fn check_forwarded(write: &peer::ForwardedWrite) -> Result<()> {
+    use peer::forwarded_write::Change;
     match &write.change {
         Some(Change::Register(_) | Change::Advance(_))
             if !write.key.is_empty() || write.id.is_some() =>
@@ -91,10 +92,10 @@ pub(super) fn check_forwarded(write: &wire::ForwardedWrite) -> Result<()> {
     check_key(&write.key)
 }
 
-fn check_id(id: Option<v1::RequestId>) -> Result<Option<wire::WriteId>> {
+fn check_id(id: Option<v1::RequestId>) -> Result<Option<disk::WriteId>> {
     let Some(id) = id else { return Ok(None) };
     check_client(&id.client, id.sequence)?;
-    Ok(Some(wire::WriteId {
+    Ok(Some(disk::WriteId {
         client: id.client,
         sequence: id.sequence,
         acked_below: id.acked_below,
@@ -126,17 +127,17 @@ fn check_condition(condition: Option<v1::Condition>) -> Result<Option<Condition>
 pub fn put(request: v1::PutRequest) -> Result<Write> {
     check_key(&request.key)?;
     check_value(&request.value)?;
-    let value = wire::Value {
+    let value = disk::Value {
         data_key: 0,
         bytes: request.value,
     };
     Ok(Write {
-        operation: wire::Operation {
+        operation: disk::Operation {
             id: check_id(request.request_id)?,
             condition: check_condition(request.condition)?,
             key: request.key,
             change: Some(Change::Put(value)),
-            ..wire::Operation::default()
+            ..disk::Operation::default()
         },
         acknowledgement: request.acknowledgement,
     })
@@ -146,12 +147,12 @@ pub fn put(request: v1::PutRequest) -> Result<Write> {
 pub fn delete(request: v1::DeleteRequest) -> Result<Write> {
     check_key(&request.key)?;
     Ok(Write {
-        operation: wire::Operation {
+        operation: disk::Operation {
             id: check_id(request.request_id)?,
             condition: check_condition(request.condition)?,
             key: request.key,
-            change: Some(Change::Delete(wire::Tombstone {})),
-            ..wire::Operation::default()
+            change: Some(Change::Delete(disk::Tombstone {})),
+            ..disk::Operation::default()
         },
         acknowledgement: request.acknowledgement,
     })
@@ -159,7 +160,7 @@ pub fn delete(request: v1::DeleteRequest) -> Result<Write> {
 
 /// The write that registers a client; the proposer draws its nonce.
 pub fn register(_: v1::RegisterRequest) -> Write {
-    Write::of_no_record(Change::Register(wire::Register::default()))
+    Write::of_no_record(Change::Register(disk::Register::default()))
 }
 
 /// What a client is told of a put.

@@ -1,8 +1,9 @@
 //! Writes, and what came of them, as they pass between nodes.
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
-use wire::operation::{Change, Condition};
+use disk::operation::{Change, Condition};
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 
 use crate::error::{Error, Reason, Result};
 use crate::kv::failure::{error_of, failure};
@@ -12,10 +13,10 @@ use crate::state::Outcome;
 use crate::storage::Index;
 
 /// A write as another node is told it.
-pub(super) fn to_peer(write: Write) -> wire::ForwardedWrite {
-    use wire::forwarded_write as told;
+pub(super) fn to_peer(write: Write) -> peer::ForwardedWrite {
+    use peer::forwarded_write as told;
     let operation = write.operation;
-    wire::ForwardedWrite {
+    peer::ForwardedWrite {
         id: operation.id,
         key: operation.key,
         change: operation.change.map(|change| match change {
@@ -35,8 +36,8 @@ pub(super) fn to_peer(write: Write) -> wire::ForwardedWrite {
 
 /// A write as another node told it. A node of a newer release may ask for what is
 /// not known here; less than that must not be done.
-pub(super) fn from_peer(write: wire::ForwardedWrite) -> Result<Write> {
-    use wire::forwarded_write as told;
+pub(super) fn from_peer(write: peer::ForwardedWrite) -> Result<Write> {
+    use peer::forwarded_write as told;
     let unknown = |what: &str| {
         Error::new(
             Reason::Unsupported,
@@ -58,23 +59,23 @@ pub(super) fn from_peer(write: wire::ForwardedWrite) -> Result<Write> {
         None => None,
     };
     Ok(Write {
-        operation: wire::Operation {
+        operation: disk::Operation {
             id: write.id,
             key: write.key,
             change: Some(change),
             condition,
-            ..wire::Operation::default()
+            ..disk::Operation::default()
         },
         acknowledgement: write.acknowledgement,
     })
 }
 
 /// What came of a write, as another node is told it.
-pub(super) fn answer_to_peer(answer: Result<Answer>) -> wire::ForwardedOutcome {
-    use wire::forwarded_outcome::Outcome as Wire;
+pub(super) fn answer_to_peer(answer: Result<Answer>) -> peer::ForwardedOutcome {
+    use peer::forwarded_outcome::Outcome as Wire;
     let outcome = match answer {
         Ok(Answer { outcome, index, .. }) => match outcome {
-            Outcome::Written { version, before } => Wire::Written(wire::ForwardedWritten {
+            Outcome::Written { version, before } => Wire::Written(peer::ForwardedWritten {
                 version,
                 before: before.unwrap_or(0),
                 index: index.0,
@@ -87,14 +88,14 @@ pub(super) fn answer_to_peer(answer: Result<Answer>) -> wire::ForwardedOutcome {
         },
         Err(error) => Wire::Failed(failure(&error)),
     };
-    wire::ForwardedOutcome {
+    peer::ForwardedOutcome {
         outcome: Some(outcome),
     }
 }
 
 /// What came of a write, as another node told it, with the token that came with it.
-pub(super) fn answer_from_peer(outcome: wire::ForwardedOutcome, token: &Bytes) -> Result<Answer> {
-    use wire::forwarded_outcome::Outcome as Wire;
+pub(super) fn answer_from_peer(outcome: peer::ForwardedOutcome, token: &Bytes) -> Result<Answer> {
+    use peer::forwarded_outcome::Outcome as Wire;
     match outcome.outcome {
         Some(Wire::Written(written)) => Ok(Answer {
             outcome: Outcome::Written {
@@ -133,12 +134,12 @@ mod tests {
     /// A write whose answer the connection loses is unknown, never failed.
     #[test]
     fn an_outcome_that_is_not_known_is_not_a_failure() {
-        let lost = wire::ForwardedOutcome { outcome: None };
+        let lost = peer::ForwardedOutcome { outcome: None };
         let error = answer_from_peer(lost, &Bytes::new()).unwrap_err();
         assert_eq!(error.reason, Reason::WriteOutcomeUnknown);
-        let strange = wire::ForwardedFailure {
+        let strange = peer::ForwardedFailure {
             reason: "FROM_THE_FUTURE".into(),
-            ..wire::ForwardedFailure::default()
+            ..peer::ForwardedFailure::default()
         };
         let error = error_of(strange, Reason::WriteOutcomeUnknown);
         assert_eq!(error.reason, Reason::WriteOutcomeUnknown);

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
+use peer::peer_request::Request;
+use peer::peer_response::Response;
 use tokio::sync::oneshot;
-use wire::peer_request::Request;
-use wire::peer_response::Response;
 
 use crate::env::Env;
 use crate::error::{Error, Reason};
@@ -84,11 +84,11 @@ fn pass_on(env: &Env, gate: &Arc<Gate>, target: &Target<'_>, run: Vec<(Write, Re
     if !budget.take(bytes) {
         return refuse(replies, &overloaded());
     }
-    let request = wire::PeerRequest {
+    let request = peer::PeerRequest {
         sequence: 0,
         group: target.group.0,
         to_replica: target.replica.0,
-        request: Some(Request::Forward(wire::Forward {
+        request: Some(Request::Forward(peer::Forward {
             writes,
             tag: target.route.tag.to_string(),
             caller: Some(target.route.on_behalf()),
@@ -121,8 +121,8 @@ async fn patiently(
     peers: &Peers,
     node: NodeId,
     has_reason: bool,
-    mut answer: oneshot::Receiver<Untrusted<wire::PeerResponse>>,
-) -> Option<Untrusted<wire::PeerResponse>> {
+    mut answer: oneshot::Receiver<Untrusted<peer::PeerResponse>>,
+) -> Option<Untrusted<peer::PeerResponse>> {
     if let Ok(soon) = tokio::time::timeout(SLOW_AFTER, &mut answer).await {
         return soon.ok();
     }
@@ -173,7 +173,7 @@ fn answered(replies: Vec<Reply>, response: Option<Response>) {
 }
 
 /// What was passed on was not taken, or never sent: it may be at the next attempt.
-fn for_now(refusal: &wire::Refusal) -> Error {
+fn for_now(refusal: &peer::Refusal) -> Error {
     let why = match (refusal.reason.parse(), refusal.why.as_str()) {
         (Ok(Reason::Unreachable), _) => "the leader cannot be reached now",
         (_, "") => "the leader has changed",
@@ -185,16 +185,17 @@ fn for_now(refusal: &wire::Refusal) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use disk::operation::Change;
+    use domicile_proto::disk::v1 as disk;
     use domicile_proto::v1::Acknowledgement;
     use futures::FutureExt;
-    use wire::operation::Change;
 
     use super::*;
 
     /// What a writer is told of a refusal for a reason.
     fn told(reason: &str) -> Error {
         let (reply, answer) = Reply::awaited();
-        let refusal = wire::Refusal {
+        let refusal = peer::Refusal {
             why: "the gate is closed".into(),
             reason: reason.into(),
         };
@@ -227,10 +228,10 @@ mod tests {
     #[test]
     fn a_write_that_waits_for_mirrors_is_answered_alone() {
         let write = |key: u8, waits: bool| Write {
-            operation: wire::Operation {
+            operation: disk::Operation {
                 key: vec![key].into(),
-                change: Some(Change::Delete(wire::Tombstone {})),
-                ..wire::Operation::default()
+                change: Some(Change::Delete(disk::Tombstone {})),
+                ..disk::Operation::default()
             },
             acknowledgement: waits.then(Acknowledgement::default),
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use crate::kv::directory::{Admitted, Route};
 use crate::kv::failure::other_ranges;
@@ -21,7 +21,7 @@ pub struct Forwarded {
     /// The leader's replica; 0, from another region: whichever leads.
     pub replica: ReplicaId,
     /// The writes, and for whom.
-    pub forward: wire::Forward,
+    pub forward: peer::Forward,
 }
 
 /// Writes that another node passed on, and what is to be answered to it.
@@ -38,7 +38,7 @@ pub(super) struct Taken {
 pub(super) fn taken(
     admitted: &Arc<Admitted>,
     meant: Option<Route>,
-    writes: Vec<wire::ForwardedWrite>,
+    writes: Vec<peer::ForwardedWrite>,
 ) -> Taken {
     let is_meant = meant.is_some();
     let meant = meant.map(|route| (route, Vec::new()));
@@ -81,7 +81,7 @@ pub(super) fn taken(
 impl Taken {
     /// Waits for what comes of all of them. With it goes a token that covers them:
     /// the other node may have no key of the tag, or not yet.
-    pub(super) async fn result(self) -> wire::ForwardResult {
+    pub(super) async fn result(self) -> peer::ForwardResult {
         let mut outcomes = Vec::with_capacity(self.outcomes.len());
         // For each range the last entry that was written, and the token that came
         // with it; empty: none did.
@@ -99,7 +99,7 @@ impl Taken {
         }
         let covered = covered.values();
         let covered = covered.map(|(route, index, token)| (*route, *index, token));
-        wire::ForwardResult {
+        peer::ForwardResult {
             outcomes,
             token: tokens::covering_written(covered),
         }
@@ -108,8 +108,9 @@ impl Taken {
 
 #[cfg(test)]
 mod tests {
+    use disk::operation::Change;
+    use domicile_proto::disk::v1 as disk;
     use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-    use wire::operation::Change;
 
     use super::*;
     use crate::error::Reason;
@@ -118,11 +119,11 @@ mod tests {
     use crate::raft::testing::Alone;
     use crate::state::Outcome;
 
-    fn put() -> wire::ForwardedWrite {
-        wire::ForwardedWrite {
+    fn put() -> peer::ForwardedWrite {
+        peer::ForwardedWrite {
             key: Bytes::from_static(b"user/42"),
-            change: Some(wire::forwarded_write::Change::Put(wire::Value::default())),
-            ..wire::ForwardedWrite::default()
+            change: Some(peer::forwarded_write::Change::Put(disk::Value::default())),
+            ..peer::ForwardedWrite::default()
         }
     }
 
@@ -134,67 +135,67 @@ mod tests {
         let eu = node.gate.region();
         let directory = Directory::new(&node.gate, node.groups.clone());
         let admitted = directory.admit("eu-only", eu).expect("admitted");
-        let unknown_change = wire::ForwardedWrite {
+        let unknown_change = peer::ForwardedWrite {
             change: None,
             ..put()
         };
-        let unknown_condition = wire::ForwardedWrite {
+        let unknown_condition = peer::ForwardedWrite {
             conditional: true,
             ..put()
         };
         let long = |bytes: usize| Bytes::from(vec![7; bytes]);
         let value = |bytes: Bytes| {
-            Some(wire::forwarded_write::Change::Put(wire::Value {
+            Some(peer::forwarded_write::Change::Put(disk::Value {
                 bytes,
-                ..wire::Value::default()
+                ..disk::Value::default()
             }))
         };
-        let id = |client: usize, sequence| wire::ForwardedWrite {
-            id: Some(wire::WriteId {
+        let id = |client: usize, sequence| peer::ForwardedWrite {
+            id: Some(disk::WriteId {
                 client: long(client),
                 sequence,
-                ..wire::WriteId::default()
+                ..disk::WriteId::default()
             }),
             ..put()
         };
         // What the front door does not take, the back door does not either.
         let malformed = [
-            wire::ForwardedWrite {
+            peer::ForwardedWrite {
                 key: Bytes::new(),
                 ..put()
             },
-            wire::ForwardedWrite {
+            peer::ForwardedWrite {
                 key: long(KEY_BYTES_MAX + 1),
                 ..put()
             },
-            wire::ForwardedWrite {
+            peer::ForwardedWrite {
                 change: value(long(VALUE_BYTES_MAX + 1)),
                 ..put()
             },
-            wire::ForwardedWrite {
-                change: Some(wire::forwarded_write::Change::Put(wire::Value {
+            peer::ForwardedWrite {
+                change: Some(peer::forwarded_write::Change::Put(disk::Value {
                     data_key: 3,
-                    ..wire::Value::default()
+                    ..disk::Value::default()
                 })),
                 ..put()
             },
-            wire::ForwardedWrite {
-                change: Some(wire::forwarded_write::Change::Register(
-                    wire::Register::default(),
+            peer::ForwardedWrite {
+                change: Some(peer::forwarded_write::Change::Register(
+                    disk::Register::default(),
                 )),
                 ..put()
             },
-            wire::ForwardedWrite {
+            peer::ForwardedWrite {
                 key: Bytes::new(),
-                change: Some(wire::forwarded_write::Change::Register(wire::Register {
+                change: Some(peer::forwarded_write::Change::Register(disk::Register {
                     client: long(15),
-                    ..wire::Register::default()
+                    ..disk::Register::default()
                 })),
                 ..put()
             },
-            wire::ForwardedWrite {
-                change: Some(wire::forwarded_write::Change::Advance(
-                    wire::Advance::default(),
+            peer::ForwardedWrite {
+                change: Some(peer::forwarded_write::Change::Advance(
+                    disk::Advance::default(),
                 )),
                 ..put()
             },

@@ -17,10 +17,11 @@ mod forwarded;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::operation::Change;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use tracing::instrument;
-use wire::operation::Change;
 
 pub use self::check::{
     check_key, delete, delete_response, put, put_response, register, register_response,
@@ -111,9 +112,9 @@ impl Store {
                 Some(Outcome::Registered { client }) => Bytes::copy_from_slice(client),
                 _ => Bytes::new(),
             };
-            let register = Change::Register(wire::Register {
+            let register = Change::Register(disk::Register {
                 client,
-                ..wire::Register::default()
+                ..disk::Register::default()
             });
             let answer = self.write_alone(route, register).await?;
             given.get_or_insert(answer);
@@ -172,7 +173,7 @@ impl Store {
         self: &Arc<Self>,
         from: &RegionName,
         forwarded: Forwarded,
-    ) -> Result<impl Future<Output = wire::ForwardResult> + Send + use<>> {
+    ) -> Result<impl Future<Output = peer::ForwardResult> + Send + use<>> {
         let Forwarded {
             group,
             replica,

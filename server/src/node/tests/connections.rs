@@ -12,8 +12,8 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::net::Speaker;
 use crate::node::connections::Connections;
-use domicile_proto::internal::v1 as wire;
-use wire::peer_service_client::PeerServiceClient;
+use domicile_proto::peer::v1 as peer;
+use peer::peer_service_client::PeerServiceClient;
 
 /// What HTTP/2 begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -130,9 +130,9 @@ async fn nodes_and_operators_get_in_though_clients_have_all_their_places() {
     let eu = RegionName::new("eu").unwrap();
     let other = Speaker::new(eu.clone(), NodeId(2));
     other.join(Bytes::from_static(&[7; 16])).unwrap();
-    let place = wire::PlaceRequest {
+    let place = peer::PlaceRequest {
         hello: Some(other.hello(&eu, NodeId(1)).unwrap()),
-        ..wire::PlaceRequest::default()
+        ..peer::PlaceRequest::default()
     };
     let placed = peer.place(place).await.expect_err("it places nothing");
     assert_eq!(reason(&placed), "UNKNOWN_NODE", "{placed}");

@@ -3,9 +3,10 @@
 use super::*;
 use crate::net::Speaker;
 use crate::storage::{CONTROL_GROUP, GroupId, REGION_GROUP};
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
+use peer::peer_service_client::PeerServiceClient;
 use tonic_types::StatusExt;
-use wire::peer_service_client::PeerServiceClient;
 
 /// The stable reason of a refusal.
 fn reason<T>(answer: Result<T, tonic::Status>) -> String {
@@ -21,23 +22,23 @@ async fn a_caller_that_is_not_known_places_nothing() {
     let running = start("eu").await;
     let mut client = PeerServiceClient::new(running.channel().await);
     let cluster = Bytes::from_static(&[7; 16]);
-    let place = wire::PlaceRequest {
+    let place = peer::PlaceRequest {
         cluster: cluster.clone(),
         region: "eu".into(),
         node: 1,
-        group: Some(wire::Group {
+        group: Some(disk::Group {
             group: REGION_GROUP.0,
             incarnation: 1,
-            ..wire::Group::default()
+            ..disk::Group::default()
         }),
         replica: 5,
-        ..wire::PlaceRequest::default()
+        ..peer::PlaceRequest::default()
     };
     let invalid = "INVALID_ARGUMENT";
     assert_eq!(reason(client.place(place.clone()).await), invalid);
-    let form = wire::FormRequest::default();
+    let form = peer::FormRequest::default();
     assert_eq!(reason(client.form(form).await), invalid);
-    let replace = wire::ReplaceMemberRequest::default();
+    let replace = peer::ReplaceMemberRequest::default();
     assert_eq!(reason(client.replace_member(replace).await), invalid);
     let anchored = || running.node.disk.anchor.get().replicas.len();
     assert_eq!(anchored(), 0);
@@ -47,14 +48,14 @@ async fn a_caller_that_is_not_known_places_nothing() {
     other.join(cluster).unwrap();
     let hello = other.hello(&eu, NodeId(1)).unwrap();
     // A cluster that is not the one of who speaks.
-    let foreign = wire::PlaceRequest {
+    let foreign = peer::PlaceRequest {
         cluster: Bytes::from_static(&[8; 16]),
         hello: Some(hello.clone()),
         ..place.clone()
     };
     assert_eq!(reason(client.place(foreign).await), invalid);
     assert_eq!(anchored(), 0);
-    let known = wire::PlaceRequest {
+    let known = peer::PlaceRequest {
         hello: Some(hello),
         ..place
     };
@@ -72,22 +73,22 @@ async fn another_region_places_no_replica_and_names_no_nodes_of_this_one() {
     let cluster = Bytes::from_static(&[7; 16]);
     let foreign = Speaker::new(RegionName::new("us").unwrap(), NodeId(1));
     foreign.join(cluster.clone()).unwrap();
-    let place = |group: GroupId, nodes: Vec<wire::Node>| wire::PlaceRequest {
+    let place = |group: GroupId, nodes: Vec<disk::Node>| peer::PlaceRequest {
         cluster: cluster.clone(),
         region: "eu".into(),
         node: 1,
-        group: Some(wire::Group {
+        group: Some(disk::Group {
             group: group.0,
             incarnation: 1,
-            ..wire::Group::default()
+            ..disk::Group::default()
         }),
         replica: 5,
         nodes,
-        regions: vec![wire::ControlRegion {
+        regions: vec![disk::ControlRegion {
             region: "eu".into(),
             number: 1,
             nodes: vec![drawn()],
-            ..wire::ControlRegion::default()
+            ..disk::ControlRegion::default()
         }],
         hello: Some(foreign.hello(&eu, NodeId(1)).unwrap()),
     };
@@ -107,8 +108,8 @@ async fn another_region_places_no_replica_and_names_no_nodes_of_this_one() {
 }
 
 /// Node 2 of the region, as somebody else would have it.
-fn drawn() -> wire::Node {
-    wire::Node {
+fn drawn() -> disk::Node {
+    disk::Node {
         node: 2,
         address: "127.0.0.1:9".into(),
         callers: Vec::new(),

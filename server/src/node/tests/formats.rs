@@ -1,10 +1,10 @@
 //! Keys of tags, positions, fences and feature levels, between whole nodes.
 
-use domicile_proto::internal::v1 as wire;
+use disk::control_change::Change;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::token::{Position, Secret, Token};
 use domicile_proto::version::{Epoch, Index, RangeId};
 use v1::session_result::Result as Answer;
-use wire::control_change::Change;
 
 use super::*;
 use crate::node::testing::World;
@@ -186,7 +186,7 @@ async fn a_level_above_its_build_stops_a_node() {
     assert_eq!(finalized, (1, 1));
 
     let control = leader.groups.get(CONTROL_GROUP).expect("it leads");
-    let raised = wire::ControlLevelRaised { level: 2 };
+    let raised = disk::ControlLevelRaised { level: 2 };
     let raise = control.propose_control(Change::LevelRaised(raised));
     drop(leader.env.scoped(raise).await);
     for (name, node) in &world.nodes {

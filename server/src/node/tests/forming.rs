@@ -5,9 +5,11 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
-use wire::catalog_change::Change;
-use wire::{FormStep, Rebuild};
+use disk::Rebuild;
+use disk::catalog_change::Change;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
+use peer::FormStep;
 
 use crate::error::Reason;
 use crate::node::testing::{World, form, place, region_group};
@@ -68,7 +70,7 @@ async fn a_region_that_lost_its_first_founder_with_the_command_is_formed() {
 
 /// Nodes that a command which forms a cluster has told what they will be, and what
 /// that is.
-async fn anchored<'n>(names: &[&'n str]) -> (World, wire::Control, Vec<(&'n str, wire::Catalog)>) {
+async fn anchored<'n>(names: &[&'n str]) -> (World, disk::Control, Vec<(&'n str, disk::Catalog)>) {
     let like = World::start(names).await;
     like.init("eu/1", names).await.expect("formed");
     let control = like.nodes["eu/1"].placement.control();
@@ -83,7 +85,7 @@ async fn anchored<'n>(names: &[&'n str]) -> (World, wire::Control, Vec<(&'n str,
     }
     for step in [FormStep::Reserve, FormStep::Check, FormStep::Anchor] {
         for (name, catalog) in &catalogs {
-            let request = wire::FormRequest {
+            let request = peer::FormRequest {
                 catalog: Some(catalog.clone()),
                 control: Some(control.clone()),
                 node: name[3..].parse().expect("a number"),
@@ -98,13 +100,13 @@ async fn anchored<'n>(names: &[&'n str]) -> (World, wire::Control, Vec<(&'n str,
 }
 
 /// Has the regions agree on the cluster, of nodes that run.
-async fn agree(world: &World, control: &wire::Control, names: &[&str]) {
+async fn agree(world: &World, control: &disk::Control, names: &[&str]) {
     let number = |region: &str| {
         let mut regions = control.regions.iter();
         regions.find(|r| r.region == region).map_or(0, |r| r.number)
     };
     let voters = control.members.iter().filter(|member| member.voter);
-    let voters = voters.map(|member| wire::Member {
+    let voters = voters.map(|member| disk::Member {
         replica: member.replica,
         node: NodeId::across(number(&member.region), member.node).0,
     });
@@ -122,7 +124,7 @@ async fn agree(world: &World, control: &wire::Control, names: &[&str]) {
     let leads = |world: &World| leader(world).is_some();
     world.until("regions can agree", leads).await;
     let leader = leader(world).expect("one leads");
-    let formed = wire::control_change::Change::Formed(control.clone());
+    let formed = disk::control_change::Change::Formed(control.clone());
     let node = &world.nodes[leader];
     let proposing = of_control(world, leader);
     let proposed = node.env.scoped(proposing.propose_control(formed)).await;
@@ -319,7 +321,7 @@ async fn a_rebuild_that_is_interrupted_goes_on() {
         let control = world.nodes["eu/1"].placement.control();
         let control = control.expect("read").expect("formed");
         let region = control.regions.iter().find(|known| known.region == "ap");
-        let is_anchoring = |known: &wire::ControlRegion| known.rebuild() == Rebuild::Anchoring;
+        let is_anchoring = |known: &disk::ControlRegion| known.rebuild() == Rebuild::Anchoring;
         if !left_anchoring && region.is_some_and(is_anchoring) {
             left_anchoring = true;
             // The ids that the next attempt gives the nodes again must not vote.
@@ -435,7 +437,7 @@ async fn a_replacement_that_was_interrupted_goes_on_whoever_leads() {
 
 /// A region of which node 2 was wiped, and was given two ids one after the
 /// other. It has heard of neither.
-async fn with_two_ids() -> (World, Vec<wire::PlaceRequest>) {
+async fn with_two_ids() -> (World, Vec<peer::PlaceRequest>) {
     let all = ["ap/1", "eu/1", "eu/2", "eu/3", "us/1"];
     let mut world = World::start(&all).await;
     world.init("eu/1", &all).await.expect("formed");
@@ -453,23 +455,23 @@ async fn with_two_ids() -> (World, Vec<wire::PlaceRequest>) {
     let group = region_group(leader).expect("it leads it");
     let mut given = Vec::new();
     for _ in 0..2 {
-        let change = Change::NodeReplaced(wire::NodeReplaced {
+        let change = Change::NodeReplaced(disk::NodeReplaced {
             node: 2,
-            ..wire::NodeReplaced::default()
+            ..disk::NodeReplaced::default()
         });
         let proposed = group.propose_catalog(change);
         leader.env.scoped(proposed).await.expect("proposed");
         let catalog = leader.placement.catalog().expect("read").expect("formed");
         let mut own = catalog.groups[0].replicas.iter();
         let own = own.find(|member| member.node == 2).expect("a member");
-        given.push(wire::PlaceRequest {
+        given.push(peer::PlaceRequest {
             cluster: catalog.cluster.clone(),
             region: "eu".into(),
             node: 2,
             group: Some(catalog.groups[0].clone()),
             nodes: catalog.nodes.clone(),
             replica: own.replica,
-            ..wire::PlaceRequest::default()
+            ..peer::PlaceRequest::default()
         });
     }
     (world, given)
@@ -502,7 +504,7 @@ async fn a_placement_goes_on_when_its_caller_goes_away() {
     let newer = given.pop().expect("two");
     let older = given.pop().expect("two");
     let node = &world.nodes["eu/2"];
-    let place = |request: &wire::PlaceRequest| Box::pin(place(node, request.clone()));
+    let place = |request: &peer::PlaceRequest| Box::pin(place(node, request.clone()));
     place(&older).await.expect("placed");
     for polls in 0..8 {
         let mut placing = place(&newer);

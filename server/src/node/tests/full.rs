@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
-use domicile_proto::internal::v1::control_change::Change;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::disk::v1::control_change::Change;
 
 use crate::error::Reason;
 use crate::node::testing::{Which, World};
@@ -216,7 +216,7 @@ async fn a_leader_that_is_elected_without_room_says_what_is_missing() {
     let raised = world.nodes[&leader].placement.finalize_upgrade().await;
     assert_eq!(raised.map_err(|error| error.reason), Err(Reason::DiskFull));
     // It would be made whenever there is room.
-    let raised = Change::LevelRaised(wire::ControlLevelRaised { level: 1 });
+    let raised = Change::LevelRaised(disk::ControlLevelRaised { level: 1 });
     let group_of_all = control(&world.nodes[&leader]).expect("open");
     let made = group_of_all.propose_control(raised).await;
     assert_eq!(made.map_err(|error| error.reason), Err(Reason::DiskFull));

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
-use wire::FormStep;
+use peer::FormStep;
 
 use self::plan::Plan;
 use self::reserve::Reserved;
@@ -147,7 +148,7 @@ impl Placement {
 
     /// The request must name this node as it names itself, or its peers would
     /// look for it elsewhere.
-    fn check_names_this(&self, control: &wire::Control) -> Result<()> {
+    fn check_names_this(&self, control: &disk::Control) -> Result<()> {
         let named = control.regions.iter().any(|region| {
             region.region == self.speaker.region().as_str()
                 && region
@@ -187,15 +188,15 @@ impl Placement {
         token: &Bytes,
         ((region, node), address): (&(String, u64), &String),
         step: FormStep,
-    ) -> Result<wire::FormResponse> {
+    ) -> Result<peer::FormResponse> {
         // One that the plan leaves out is told of no catalog.
-        let nobody = || wire::Catalog {
+        let nobody = || disk::Catalog {
             cluster: plan.control.cluster.clone(),
             region: region.clone(),
-            ..wire::Catalog::default()
+            ..disk::Catalog::default()
         };
         let catalog = plan.catalogs.get(region).cloned();
-        let request = wire::FormRequest {
+        let request = peer::FormRequest {
             catalog: Some(catalog.unwrap_or_else(nobody)),
             control: Some(plan.control.clone()),
             node: *node,
@@ -219,9 +220,9 @@ impl Placement {
     /// whether this node has applied the first entries of both and serves its tags.
     pub(super) async fn form_here(
         self: &Arc<Self>,
-        request: wire::FormRequest,
-    ) -> Result<wire::FormResponse> {
-        let formed = |formed| wire::FormResponse {
+        request: peer::FormRequest,
+    ) -> Result<peer::FormResponse> {
+        let formed = |formed| peer::FormResponse {
             formed,
             earlier: None,
         };
@@ -258,7 +259,7 @@ impl Placement {
         }
         match step {
             FormStep::Unspecified => Err(Error::invalid("the step is not known here")),
-            FormStep::Reserve => Ok(wire::FormResponse {
+            FormStep::Reserve => Ok(peer::FormResponse {
                 formed: false,
                 earlier: Some(self.reserve_here(&token).await?),
             }),
@@ -285,8 +286,8 @@ impl Placement {
     /// them.
     async fn anchor_here(
         self: &Arc<Self>,
-        new: &wire::Catalog,
-        all: &wire::Control,
+        new: &disk::Catalog,
+        all: &disk::Control,
     ) -> Result<(Arc<Group>, Arc<Group>)> {
         self.give_up(&new.cluster).await?;
         self.speaker.join(new.cluster.clone())?;
@@ -303,8 +304,8 @@ impl Placement {
     async fn begin_here(
         self: &Arc<Self>,
         token: &Bytes,
-        new: wire::Catalog,
-        all: wire::Control,
+        new: disk::Catalog,
+        all: disk::Control,
     ) -> Result<bool> {
         if let Some(open) = self.groups.get(CONTROL_GROUP) {
             self.until_connected(&open, &all).await;
@@ -318,12 +319,12 @@ impl Placement {
         };
         let (control, region) = self.while_reserved(token, begin).await?;
         if control.leads() && self.control()?.is_none() {
-            let formed = wire::control_change::Change::Formed(all);
+            let formed = disk::control_change::Change::Formed(all);
             control.propose_control(formed).await?;
         }
         if region.leads() && self.catalog()?.is_none() {
             let catalog = Some(new);
-            let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
+            let formed = disk::catalog_change::Change::Formed(disk::ClusterFormed { catalog });
             region.propose_catalog(formed).await?;
         }
         if self.control()?.is_none() || self.catalog()?.is_none() {
@@ -335,9 +336,9 @@ impl Placement {
 
     /// Whether this node can be part of a new cluster: nothing has begun here, or
     /// an earlier attempt at the same one was interrupted here.
-    fn could_form(&self, new: &wire::Catalog, all: &wire::Control) -> Result<()> {
+    fn could_form(&self, new: &disk::Catalog, all: &disk::Control) -> Result<()> {
         let meant = [self.control_replica(all)?, self.region_replica(new)?];
-        let is_same = |known: &wire::AnchoredReplica| {
+        let is_same = |known: &disk::AnchoredReplica| {
             let mut meant = meant.iter().filter(|meant| meant.group == known.group);
             meant.all(|m| m.replica == known.replica && m.founders == known.founders)
         };
@@ -371,7 +372,7 @@ impl Placement {
         })
     }
 
-    async fn form_control(self: &Arc<Self>, all: &wire::Control) -> Result<Arc<Group>> {
+    async fn form_control(self: &Arc<Self>, all: &disk::Control) -> Result<Arc<Group>> {
         if let Some(open) = self.groups.get(CONTROL_GROUP) {
             return Ok(open);
         }
@@ -381,23 +382,23 @@ impl Placement {
     }
 
     /// This node's replica of the control group, as it begins.
-    fn control_replica(&self, all: &wire::Control) -> Result<wire::AnchoredReplica> {
+    fn control_replica(&self, all: &disk::Control) -> Result<disk::AnchoredReplica> {
         let here = all.members.iter().find(|m| {
             m.node == self.speaker.node().0 && m.region == self.speaker.region().as_str()
         });
         let here =
             here.ok_or_else(|| Error::invalid("the control state gives this node no replica"))?;
-        Ok(wire::AnchoredReplica {
+        Ok(disk::AnchoredReplica {
             group: CONTROL_GROUP.0,
             incarnation: 1,
             replica: here.replica,
             regions: all.regions.clone(),
             founders: voters(all),
-            ..wire::AnchoredReplica::default()
+            ..disk::AnchoredReplica::default()
         })
     }
 
-    pub(super) async fn form_region(self: &Arc<Self>, new: &wire::Catalog) -> Result<Arc<Group>> {
+    pub(super) async fn form_region(self: &Arc<Self>, new: &disk::Catalog) -> Result<Arc<Group>> {
         if let Some(open) = self.groups.get(REGION_GROUP) {
             return Ok(open);
         }
@@ -407,31 +408,31 @@ impl Placement {
     }
 
     /// This node's replica of the region group, as it begins.
-    pub(super) fn region_replica(&self, new: &wire::Catalog) -> Result<wire::AnchoredReplica> {
+    pub(super) fn region_replica(&self, new: &disk::Catalog) -> Result<disk::AnchoredReplica> {
         let founders = founders(new);
         let here = founders.iter().find(|m| m.node == self.speaker.node().0);
         let here = here.ok_or_else(|| Error::invalid("the catalog gives this node no replica"))?;
         let group = new.groups.iter().find(|g| g.group == REGION_GROUP.0);
-        Ok(wire::AnchoredReplica {
+        Ok(disk::AnchoredReplica {
             group: REGION_GROUP.0,
             incarnation: group.map_or(0, |group| group.incarnation),
             replica: here.replica,
             peers: new.nodes.clone(),
             founders,
-            ..wire::AnchoredReplica::default()
+            ..disk::AnchoredReplica::default()
         })
     }
 
     /// At the control group's first founder: waits a while for the way to the
     /// other voters. A vote that is asked for before waits for an election's
     /// time, and the control group's is long.
-    async fn until_connected(&self, control: &Group, all: &wire::Control) {
+    async fn until_connected(&self, control: &Group, all: &disk::Control) {
         let first = voters(all).first().map(|m| ReplicaId(m.replica));
         if first != Some(control.replica()) {
             return;
         }
         let this = (self.speaker.region().as_str(), self.speaker.node().0);
-        let is_connected = |voter: &wire::ControlMember| {
+        let is_connected = |voter: &disk::ControlMember| {
             let own = voter.region == this.0;
             let region = RegionName::new(&voter.region).ok();
             let other = region.and_then(|region| self.regions.of(&region));
@@ -453,7 +454,7 @@ impl Placement {
     }
 
     /// Initialises a group at its first founder.
-    pub(super) async fn begin(&self, group: &Group, founders: &[wire::Member]) -> Result<()> {
+    pub(super) async fn begin(&self, group: &Group, founders: &[disk::Member]) -> Result<()> {
         if founders.first().map(|m| ReplicaId(m.replica)) == Some(group.replica()) {
             group.initialize(founders).await?;
         }
@@ -461,12 +462,12 @@ impl Placement {
     }
 
     /// The catalog of the region as it is applied here.
-    pub fn catalog(&self) -> Result<Option<wire::Catalog>> {
+    pub fn catalog(&self) -> Result<Option<disk::Catalog>> {
         self.whole(REGION_GROUP, |engine| catalog::load(engine, REGION_GROUP))
     }
 
     /// The control group's state as it is applied here.
-    pub fn control(&self) -> Result<Option<wire::Control>> {
+    pub fn control(&self) -> Result<Option<disk::Control>> {
         self.whole(CONTROL_GROUP, control::load)
     }
 
@@ -497,7 +498,7 @@ fn not_in_time() -> Error {
 }
 
 /// A cluster that is formed, if it is what a plan asks for.
-fn as_asked(plan: &Plan, formed: &wire::Control) -> Result<Formed> {
+fn as_asked(plan: &Plan, formed: &disk::Control) -> Result<Formed> {
     if plan.asks_for(formed) {
         return Ok(Formed {
             cluster: formed.cluster.clone(),
@@ -518,7 +519,7 @@ fn as_asked(plan: &Plan, formed: &wire::Control) -> Result<Formed> {
 }
 
 /// The first members of the region group.
-pub(super) fn founders(catalog: &wire::Catalog) -> Vec<wire::Member> {
+pub(super) fn founders(catalog: &disk::Catalog) -> Vec<disk::Member> {
     let groups = catalog.groups.iter();
     groups
         .filter(|g| g.group == REGION_GROUP.0)
@@ -527,16 +528,16 @@ pub(super) fn founders(catalog: &wire::Catalog) -> Vec<wire::Member> {
 }
 
 /// The first members of the control group, named across regions.
-fn voters(control: &wire::Control) -> Vec<wire::Member> {
+fn voters(control: &disk::Control) -> Vec<disk::Member> {
     let voters = control.members.iter().filter(|m| m.voter);
     voters.map(|m| across(control, m)).collect()
 }
 
 /// A replica of the control group, named across regions.
-pub(super) fn across(control: &wire::Control, member: &wire::ControlMember) -> wire::Member {
+pub(super) fn across(control: &disk::Control, member: &disk::ControlMember) -> disk::Member {
     let region = control.regions.iter().find(|r| r.region == member.region);
     let number = region.map_or(0, |region| region.number);
-    wire::Member {
+    disk::Member {
         replica: member.replica,
         node: NodeId::across(number, member.node).0,
     }

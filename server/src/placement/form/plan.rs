@@ -5,8 +5,8 @@ use std::ops::RangeFrom;
 
 use bytes::Bytes;
 use domicile_proto::address::{RegionName, Tag};
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::host_port::check_host_port;
-use domicile_proto::internal::v1 as wire;
 use domicile_proto::limits::{
     REMEMBERED_CLIENTS_MAX, REMEMBERED_OUTCOMES_MAX, SESSION_OPERATIONS_MAX, TAGS_PER_REGION_MAX,
 };
@@ -32,9 +32,9 @@ const REPLICAS_BITS: u32 = 32;
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::placement) struct Plan {
     /// What all regions know.
-    pub(in crate::placement) control: wire::Control,
+    pub(in crate::placement) control: disk::Control,
     /// What each region knows of itself.
-    pub(in crate::placement) catalogs: BTreeMap<String, wire::Catalog>,
+    pub(in crate::placement) catalogs: BTreeMap<String, disk::Catalog>,
     /// What whoever forms the cluster should know.
     pub(in crate::placement) warnings: Vec<String>,
 }
@@ -98,7 +98,7 @@ impl Plan {
                     )));
                 }
             }
-            Ok(wire::ControlTag {
+            Ok(disk::ControlTag {
                 tag: tag.to_string(),
                 home: rules.home.to_string(),
                 epoch: 1,
@@ -118,7 +118,7 @@ impl Plan {
             })
             .collect();
         Ok(Plan {
-            control: wire::Control {
+            control: disk::Control {
                 cluster,
                 name: request.name.clone(),
                 policy: request.policy.clone(),
@@ -145,8 +145,8 @@ impl Plan {
     }
 
     /// Whether a formed cluster is the one that this plan asks for.
-    pub(in crate::placement) fn asks_for(&self, formed: &wire::Control) -> bool {
-        let nodes = |control: &wire::Control| {
+    pub(in crate::placement) fn asks_for(&self, formed: &disk::Control) -> bool {
+        let nodes = |control: &disk::Control| {
             let regions = control.regions.iter();
             regions
                 .flat_map(|r| r.nodes.iter().map(|n| (r.region.clone(), n.node)))
@@ -164,13 +164,13 @@ fn first_ranges(
     tag: &Tag,
     numbers: &mut RangeFrom<u64>,
     mirrors: &BTreeSet<RegionName>,
-) -> Vec<wire::ControlRange> {
-    let mirror = |region: &RegionName| wire::ControlMirror {
+) -> Vec<disk::ControlRange> {
+    let mirror = |region: &RegionName| disk::ControlMirror {
         region: region.to_string(),
         incarnation: 1,
     };
     let numbers = numbers.take(seeded::spans(tag.as_str()).len());
-    let ranges = numbers.map(|range| wire::ControlRange {
+    let ranges = numbers.map(|range| disk::ControlRange {
         range,
         home_incarnation: 1,
         mirrors: mirrors.iter().map(mirror).collect(),
@@ -179,7 +179,7 @@ fn first_ranges(
 }
 
 /// The regions of the nodes, numbered by name.
-fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
+fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<disk::ControlRegion>> {
     let mut by_region: BTreeMap<RegionName, BTreeMap<u64, &v1::NodeAddress>> = BTreeMap::new();
     for node in nodes {
         let region = RegionName::new(&node.region)
@@ -199,20 +199,20 @@ fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
     }
     let numbered = (1..).zip(by_region);
     Ok(numbered
-        .map(|(number, (region, nodes))| wire::ControlRegion {
+        .map(|(number, (region, nodes))| disk::ControlRegion {
             region: region.to_string(),
             number,
             incarnation: 1,
-            rebuild: wire::Rebuild::Unspecified.into(),
+            rebuild: disk::Rebuild::Unspecified.into(),
             nodes: nodes
                 .into_values()
-                .map(|node| wire::Node {
+                .map(|node| disk::Node {
                     node: node.node,
                     address: node.address.clone(),
                     callers: node
                         .callers
                         .iter()
-                        .map(|callers| wire::CallerAddress {
+                        .map(|callers| disk::CallerAddress {
                             region: callers.region.clone(),
                             address: callers.address.clone(),
                         })
@@ -225,7 +225,7 @@ fn regions(nodes: &[v1::NodeAddress]) -> Result<Vec<wire::ControlRegion>> {
 
 /// The replicas of the control group: an odd number of voters, spread over the
 /// regions so that from three on none alone is a quorum; the others are learners.
-fn members(regions: &[wire::ControlRegion]) -> Vec<wire::ControlMember> {
+fn members(regions: &[disk::ControlRegion]) -> Vec<disk::ControlMember> {
     let (voters, of_region) = seats(regions);
     // One node of each region in turn.
     let longest = regions.iter().map(|r| r.nodes.len()).max().unwrap_or(0);
@@ -238,7 +238,7 @@ fn members(regions: &[wire::ControlRegion]) -> Vec<wire::ControlMember> {
     let mut seats = 0..voters;
     (1..)
         .zip(in_turn)
-        .map(|(replica, (region, node, may_vote))| wire::ControlMember {
+        .map(|(replica, (region, node, may_vote))| disk::ControlMember {
             replica,
             region,
             node,
@@ -249,7 +249,7 @@ fn members(regions: &[wire::ControlRegion]) -> Vec<wire::ControlMember> {
 
 /// How many nodes vote in the control group, and how many of one region at
 /// most. Fewer vote where more would make one region of three a quorum.
-fn seats(regions: &[wire::ControlRegion]) -> (usize, usize) {
+fn seats(regions: &[disk::ControlRegion]) -> (usize, usize) {
     let most = if regions.len() > 1 {
         CONTROL_VOTERS
     } else {
@@ -273,7 +273,7 @@ fn seats(regions: &[wire::ControlRegion]) -> (usize, usize) {
 
 /// What whoever forms the cluster should know: a region that is a quorum of
 /// the control group alone, where there are others.
-fn warnings(members: &[wire::ControlMember], regions: &[wire::ControlRegion]) -> Vec<String> {
+fn warnings(members: &[disk::ControlMember], regions: &[disk::ControlRegion]) -> Vec<String> {
     let voters: Vec<_> = members.iter().filter(|m| m.voter).collect();
     let names = regions.iter().map(|region| &region.region);
     let alone = names.filter(|region| {
@@ -294,27 +294,27 @@ fn warnings(members: &[wire::ControlMember], regions: &[wire::ControlRegion]) ->
 pub(in crate::placement) fn catalog(
     cluster: &Bytes,
     name: &str,
-    region: &wire::ControlRegion,
-) -> wire::Catalog {
+    region: &disk::ControlRegion,
+) -> disk::Catalog {
     // The ids that an earlier incarnation gave are lost with its catalog: each
     // has its own.
     let given = (region.incarnation - 1) << REPLICAS_BITS;
     let replicas = (given + 1..)
         .zip(&region.nodes)
         .take(REPLICAS)
-        .map(|(replica, node)| wire::Member {
+        .map(|(replica, node)| disk::Member {
             replica,
             node: node.node,
         })
         .collect::<Vec<_>>();
-    wire::Catalog {
+    disk::Catalog {
         removed: Vec::new(),
         cluster: cluster.clone(),
         name: name.to_owned(),
         region: region.region.clone(),
         nodes: region.nodes.clone(),
         next_replica: given + replicas.len() as u64 + 1,
-        groups: vec![wire::Group {
+        groups: vec![disk::Group {
             group: REGION_GROUP.0,
             tag: String::new(),
             incarnation: region.incarnation,
@@ -340,7 +340,7 @@ fn small_memory(request: &v1::InitClusterRequest) -> Option<String> {
 }
 
 /// How much each group remembers of identified writes.
-fn request_limits(request: &v1::InitClusterRequest) -> Result<wire::RequestLimits> {
+fn request_limits(request: &v1::InitClusterRequest) -> Result<disk::RequestLimits> {
     for (what, asked, max) in [
         (
             "clients",
@@ -359,7 +359,7 @@ fn request_limits(request: &v1::InitClusterRequest) -> Result<wire::RequestLimit
             )));
         }
     }
-    Ok(wire::RequestLimits {
+    Ok(disk::RequestLimits {
         clients_max: request.remembered_clients,
         outcomes_max: request.remembered_outcomes,
         outcomes_per_client_max: 0,
@@ -370,14 +370,14 @@ fn request_limits(request: &v1::InitClusterRequest) -> Result<wire::RequestLimit
 mod tests {
     use super::*;
 
-    fn region(name: &str, number: u64, nodes: u64) -> wire::ControlRegion {
-        wire::ControlRegion {
+    fn region(name: &str, number: u64, nodes: u64) -> disk::ControlRegion {
+        disk::ControlRegion {
             region: name.into(),
             number,
             incarnation: 1,
-            rebuild: wire::Rebuild::Unspecified.into(),
+            rebuild: disk::Rebuild::Unspecified.into(),
             nodes: (1..=nodes)
-                .map(|node| wire::Node {
+                .map(|node| disk::Node {
                     node,
                     address: format!("{name}-{node}:7400"),
                     callers: Vec::new(),
@@ -447,7 +447,7 @@ mod tests {
         );
     }
 
-    fn voters(regions: &[wire::ControlRegion]) -> BTreeMap<String, usize> {
+    fn voters(regions: &[disk::ControlRegion]) -> BTreeMap<String, usize> {
         let mut voters = BTreeMap::new();
         for member in members(regions).into_iter().filter(|m| m.voter) {
             *voters.entry(member.region).or_default() += 1;
@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn whoever_forms_two_regions_is_told_which_decides_alone() {
-        let warned = |regions: &[wire::ControlRegion]| warnings(&members(regions), regions);
+        let warned = |regions: &[disk::ControlRegion]| warnings(&members(regions), regions);
         let (a, b, c) = (region("a", 1, 3), region("b", 2, 3), region("c", 3, 1));
         let two = warned(&[a.clone(), b.clone()]);
         assert!(two.len() == 1 && two[0].starts_with("a has"), "{two:?}");

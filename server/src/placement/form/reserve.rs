@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
-use wire::FormStep;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
+use peer::FormStep;
 
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
@@ -54,7 +55,7 @@ pub(in crate::placement) struct Reserved {
     /// What makes it this command's.
     pub(in crate::placement) token: Bytes,
     /// What earlier commands left, of every node that was reserved.
-    found: BTreeMap<Named, wire::FormAttempt>,
+    found: BTreeMap<Named, peer::FormAttempt>,
     /// Where each of them is.
     addresses: BTreeMap<Named, String>,
 }
@@ -141,7 +142,7 @@ impl Plan {
 }
 
 /// Nodes and their addresses, ascending by name.
-fn nodes_of(regions: &[wire::ControlRegion]) -> impl Iterator<Item = (Named, String)> {
+fn nodes_of(regions: &[disk::ControlRegion]) -> impl Iterator<Item = (Named, String)> {
     let nodes = regions.iter().flat_map(|region| {
         let nodes = region.nodes.iter();
         nodes.map(|node| ((region.region.clone(), node.node), node.address.clone()))
@@ -165,7 +166,7 @@ impl Placement {
             return Ok(());
         }
         let attempts = reserved.found.values().cloned();
-        let attempts: BTreeMap<Bytes, Vec<wire::ControlRegion>> = attempts
+        let attempts: BTreeMap<Bytes, Vec<disk::ControlRegion>> = attempts
             .filter(|found| !found.cluster.is_empty())
             .map(|found| (found.cluster, found.regions))
             .collect();
@@ -263,7 +264,7 @@ impl Placement {
     pub(in crate::placement) async fn reserve_here(
         &self,
         token: &Bytes,
-    ) -> Result<wire::FormAttempt> {
+    ) -> Result<peer::FormAttempt> {
         let mut forming = self.forming.lock().await;
         let catalog = self.catalog()?;
         if catalog.is_none() && self.control()?.is_none() {
@@ -279,7 +280,7 @@ impl Placement {
         }
         let anchor = self.disk.anchor.get();
         let control = anchor.replicas.iter().find(|r| r.group == CONTROL_GROUP.0);
-        Ok(wire::FormAttempt {
+        Ok(peer::FormAttempt {
             begun: forming.begun || !self.is_unused(&anchor.replicas)?,
             cluster: anchor.cluster,
             regions: control.map_or_else(Vec::new, |control| control.regions.clone()),
@@ -351,7 +352,7 @@ impl Placement {
     /// that joined a formed group counts as used.
     pub(in crate::placement) fn is_unused(
         &self,
-        replicas: &[wire::AnchoredReplica],
+        replicas: &[disk::AnchoredReplica],
     ) -> Result<bool> {
         for replica in replicas {
             let id = GroupId(replica.group);

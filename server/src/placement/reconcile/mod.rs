@@ -12,10 +12,10 @@ mod lease;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use disk::catalog_change::Change;
+use domicile_proto::disk::v1 as disk;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use wire::catalog_change::Change;
 
 use crate::error::{Error, Reason, Result};
 use crate::placement::form::across;
@@ -209,9 +209,9 @@ impl Placement {
     /// replicas had ids that it has lost; opening by that would let a lost
     /// replica vote again. So it must be what was in force just now: in that,
     /// a node that has lost its disk has ids that were never used.
-    async fn confirmed(&self, catalog: Arc<wire::Catalog>) -> Result<Arc<wire::Catalog>> {
+    async fn confirmed(&self, catalog: Arc<disk::Catalog>) -> Result<Arc<disk::Catalog>> {
         let node = self.speaker.node().0;
-        let is_done = |group: &wire::Group| {
+        let is_done = |group: &disk::Group| {
             let mut replicas = group.replicas.iter();
             let is_here = replicas.any(|member| member.node == node);
             group.formed && (!is_here || self.groups.get(GroupId(group.group)).is_some())
@@ -228,7 +228,7 @@ impl Placement {
     /// policy puts into the region. Only under the lease: a node that is new in
     /// the control group applies the whole past of it, in which mirrors had
     /// incarnations that are gone.
-    async fn place_groups(&self, catalog: &wire::Catalog) -> Result<()> {
+    async fn place_groups(&self, catalog: &disk::Catalog) -> Result<()> {
         let region = self.region_group()?;
         let may_place = region.leads() && self.gate.policy().lease().hold().is_ok();
         let Some(atlas) = self.gate.policy().atlas().filter(|_| may_place) else {
@@ -253,12 +253,12 @@ impl Placement {
                 .cycle()
                 .skip(range.group.0 as usize % nodes.len().max(1))
                 .take(nodes.len().min(REPLICAS))
-                .map(|node| wire::Member {
+                .map(|node| disk::Member {
                     replica: 0,
                     node: node.node,
                 });
             region
-                .propose_catalog(Change::GroupPlaced(wire::Group {
+                .propose_catalog(Change::GroupPlaced(disk::Group {
                     group: range.group.0,
                     tag: place.tag.to_string(),
                     incarnation,
@@ -296,11 +296,11 @@ impl Placement {
     /// Anchors and opens a replica of a group that is being formed.
     async fn found(
         &self,
-        catalog: &wire::Catalog,
-        group: &wire::Group,
-        here: &wire::Member,
+        catalog: &disk::Catalog,
+        group: &disk::Group,
+        here: &disk::Member,
     ) -> Result<()> {
-        let replica = wire::AnchoredReplica {
+        let replica = disk::AnchoredReplica {
             group: group.group,
             tag: group.tag.clone(),
             incarnation: group.incarnation,
@@ -309,7 +309,7 @@ impl Placement {
             founders: group.replicas.clone(),
             mirror: group.mirror,
             span: group.span.clone(),
-            ..wire::AnchoredReplica::default()
+            ..disk::AnchoredReplica::default()
         };
         // What cannot be opened is not anchored: no later start could, either.
         self.replicas.identity(&replica)?;
@@ -320,8 +320,8 @@ impl Placement {
     /// The first founder of a group of this region that is reached.
     pub(super) fn first_reached<'m>(
         &self,
-        founders: &'m [wire::Member],
-    ) -> Option<&'m wire::Member> {
+        founders: &'m [disk::Member],
+    ) -> Option<&'m disk::Member> {
         let (here, others) = (self.speaker.node(), self.regions.own().connected());
         let mut founders = founders.iter();
         founders.find(|founder| {
@@ -334,7 +334,7 @@ impl Placement {
     /// reached begins, and the region group's leader notes the first commit. Two
     /// that do not reach each other may both begin: they name the same members, and the
     /// first entry of one of them is replaced before anything else is written.
-    async fn initialize(&self, group: &wire::Group) -> Result<()> {
+    async fn initialize(&self, group: &disk::Group) -> Result<()> {
         let Some(open) = self.groups.get(GroupId(group.group)) else {
             return Ok(());
         };
@@ -346,7 +346,7 @@ impl Placement {
         let region = self.region_group()?;
         if region.leads() && open.progress().index.0 > 0 && open.leader().is_some() {
             region
-                .propose_catalog(Change::GroupFormed(wire::GroupFormed {
+                .propose_catalog(Change::GroupFormed(disk::GroupFormed {
                     group: group.group,
                     incarnation: group.incarnation,
                 }))
@@ -357,7 +357,7 @@ impl Placement {
 }
 
 /// The keys that a range begins with: all of them, if it is its tag's only one.
-fn first_span(place: &TagPlace, range: &RangePlace) -> Result<wire::KeySpan> {
+fn first_span(place: &TagPlace, range: &RangePlace) -> Result<disk::KeySpan> {
     let spans = seeded::spans(place.tag.as_str());
     let mut with_span = place.ranges.iter().zip(spans.iter());
     let found = with_span.find(|(known, _)| known.group == range.group);

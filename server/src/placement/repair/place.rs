@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 
 use crate::error::{Error, Reason, Result};
 use crate::placement::Placement;
@@ -20,12 +21,12 @@ impl Placement {
     /// one is here.
     pub(in crate::placement) async fn place_here(
         self: &Arc<Self>,
-        request: wire::PlaceRequest,
-    ) -> Result<wire::PlaceResponse> {
+        request: peer::PlaceRequest,
+    ) -> Result<peer::PlaceResponse> {
         self.adopt()?;
         let knows_policy = self.gate.policy().atlas().is_some();
         let disk_full = self.disk.condition() != Condition::Sound;
-        let placed = |here: Option<&Group>| wire::PlaceResponse {
+        let placed = |here: Option<&Group>| peer::PlaceResponse {
             disk_full,
             replica: here.map_or(0, |open| open.replica().0),
             knows_policy,
@@ -53,7 +54,7 @@ impl Placement {
         if request.replica == 0 {
             return Ok(placed(here.as_deref()));
         }
-        let replica = wire::AnchoredReplica {
+        let replica = disk::AnchoredReplica {
             group: group.group,
             tag: group.tag,
             incarnation: group.incarnation,
@@ -62,7 +63,7 @@ impl Placement {
             regions: request.regions.clone(),
             mirror: group.mirror,
             span: group.span,
-            ..wire::AnchoredReplica::default()
+            ..disk::AnchoredReplica::default()
         };
         // What cannot be opened is not anchored: no later start could, either. Nor does
         // this node join a cluster for it.
@@ -99,7 +100,7 @@ impl Placement {
     /// Puts a replica in the place of one that was given its id and nothing
     /// else: a command that was run again may have given the node a newer id
     /// before it heard of the older one. Answers whether it could.
-    async fn supersede(&self, open: &Group, new: &wire::AnchoredReplica) -> Result<bool> {
+    async fn supersede(&self, open: &Group, new: &disk::AnchoredReplica) -> Result<bool> {
         if open.replica().0 >= new.replica || open.status().term > 0 {
             return Ok(false);
         }
@@ -121,18 +122,18 @@ impl Placement {
 
 /// Asks a node which replica of the control group it has.
 pub(in crate::placement) fn place_control(
-    control: &wire::Control,
+    control: &disk::Control,
     region: &RegionName,
     node: NodeId,
-) -> wire::PlaceRequest {
-    wire::PlaceRequest {
+) -> peer::PlaceRequest {
+    peer::PlaceRequest {
         cluster: control.cluster.clone(),
         region: region.to_string(),
         node: node.0,
-        group: Some(wire::Group {
+        group: Some(disk::Group {
             group: CONTROL_GROUP.0,
             incarnation: 1,
-            ..wire::Group::default()
+            ..disk::Group::default()
         }),
         nodes: Vec::new(),
         replica: 0,

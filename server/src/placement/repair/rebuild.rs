@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use disk::Rebuild;
+use disk::control_change::Change;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
-use wire::control_change::Change;
-use wire::{FormStep, Rebuild};
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
+use peer::FormStep;
 
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
@@ -84,10 +86,10 @@ impl Placement {
         }
         let (region, _) = self.rebuildable(name)?;
         for node in &region.nodes {
-            self.replace_control_member(wire::ReplaceMemberRequest {
+            self.replace_control_member(peer::ReplaceMemberRequest {
                 group: CONTROL_GROUP.0,
                 new_node: NodeId::across(region.number, node.node).0,
-                ..wire::ReplaceMemberRequest::default()
+                ..peer::ReplaceMemberRequest::default()
             })
             .await?;
         }
@@ -100,9 +102,9 @@ impl Placement {
     }
 
     /// What a region is that has all its nodes.
-    fn whole_region(&self, region: &wire::ControlRegion, is_unchanged: bool) -> Result<Rebuilt> {
+    fn whole_region(&self, region: &disk::ControlRegion, is_unchanged: bool) -> Result<Rebuilt> {
         let control = self.control()?.unwrap_or_default();
-        let mirrored = |tag: &&wire::ControlTag| {
+        let mirrored = |tag: &&disk::ControlTag| {
             let mut mirrors = tag.ranges.iter().flat_map(|range| &range.mirrors);
             mirrors.any(|mirror| mirror.region == region.region)
         };
@@ -116,7 +118,7 @@ impl Placement {
     }
 
     /// A region that may be formed anew, and its nodes.
-    fn rebuildable(&self, name: &str) -> Result<(wire::ControlRegion, Arc<Peers>)> {
+    fn rebuildable(&self, name: &str) -> Result<(disk::ControlRegion, Arc<Peers>)> {
         let control = self.control()?.unwrap_or_default();
         let unknown = || {
             Error::invalid(format!(
@@ -143,7 +145,7 @@ impl Placement {
     /// A node of a region does not form it anew. One that an earlier command
     /// has given its new replica may lead the control group by now: it hands
     /// over to another region. Answers what to do.
-    async fn hand_over_control(&self, group: &Group, region: &wire::ControlRegion) -> Error {
+    async fn hand_over_control(&self, group: &Group, region: &disk::ControlRegion) -> Error {
         let status = group.status();
         let elsewhere = status.members.iter().find(|member| {
             let known = self.regions.resolve(member.node);
@@ -170,17 +172,17 @@ impl Placement {
 
     /// What the nodes of a region have of it. A node that cannot be asked, or
     /// that has a store of an earlier incarnation, is an error.
-    async fn found_in(&self, region: &wire::ControlRegion, peers: &Peers) -> Result<Found> {
+    async fn found_in(&self, region: &disk::ControlRegion, peers: &Peers) -> Result<Found> {
         let mut present = 0;
         for node in &region.nodes {
-            let ask = wire::PlaceRequest {
+            let ask = peer::PlaceRequest {
                 region: region.region.clone(),
                 node: node.node,
-                group: Some(wire::Group {
+                group: Some(disk::Group {
                     group: REGION_GROUP.0,
-                    ..wire::Group::default()
+                    ..disk::Group::default()
                 }),
-                ..wire::PlaceRequest::default()
+                ..peer::PlaceRequest::default()
             };
             let here = self.ask_to_place(peers, &node.address, ask).await?;
             match here.replica {
@@ -197,8 +199,8 @@ impl Placement {
     }
 
     /// Has the control group agree on a step.
-    async fn step(&self, region: &wire::ControlRegion, rebuild: Rebuild) -> Result<()> {
-        let change = wire::ControlRegionRebuilt {
+    async fn step(&self, region: &disk::ControlRegion, rebuild: Rebuild) -> Result<()> {
+        let change = disk::ControlRegionRebuilt {
             region: region.region.clone(),
             seen_incarnation: region.incarnation,
             rebuild: rebuild.into(),
@@ -220,7 +222,7 @@ impl Placement {
     }
 
     /// What the region begins with.
-    fn first_catalog(&self, region: &wire::ControlRegion) -> Result<wire::Catalog> {
+    fn first_catalog(&self, region: &disk::ControlRegion) -> Result<disk::Catalog> {
         let control = self.control()?.unwrap_or_default();
         Ok(plan::catalog(&control.cluster, &control.name, region))
     }
@@ -229,11 +231,11 @@ impl Placement {
     async fn tell_region(
         &self,
         peers: &Peers,
-        catalog: &wire::Catalog,
+        catalog: &disk::Catalog,
         step: FormStep,
     ) -> Result<bool> {
         let told = catalog.nodes.iter().map(|node| {
-            let request = wire::FormRequest {
+            let request = peer::FormRequest {
                 catalog: Some(catalog.clone()),
                 node: node.node,
                 control: None,
@@ -248,7 +250,7 @@ impl Placement {
     }
 
     /// Has the nodes of a region begin, until all of them have.
-    async fn begin_region(&self, peers: &Peers, catalog: &wire::Catalog) -> Result<()> {
+    async fn begin_region(&self, peers: &Peers, catalog: &disk::Catalog) -> Result<()> {
         let deadline = self.env.now() + FORM_WAIT;
         loop {
             match self.tell_region(peers, catalog, FormStep::Begin).await {
@@ -271,7 +273,7 @@ impl Placement {
     /// whether this node has its catalog and serves its tags.
     pub(in crate::placement) async fn form_anew(
         self: &Arc<Self>,
-        new: &wire::Catalog,
+        new: &disk::Catalog,
         step: FormStep,
     ) -> Result<bool> {
         let meant = self.region_replica(new)?;
@@ -295,7 +297,7 @@ impl Placement {
             self.begin(&region, &founders(new)).await?;
             if region.leads() && self.catalog()?.is_none() {
                 let catalog = Some(new.clone());
-                let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
+                let formed = disk::catalog_change::Change::Formed(disk::ClusterFormed { catalog });
                 region.propose_catalog(formed).await?;
             }
         }
@@ -332,7 +334,7 @@ impl Placement {
         if group.leads() && self.catalog()?.is_none() {
             tracing::info!("the region is formed");
             let catalog = Some(catalog);
-            let formed = wire::catalog_change::Change::Formed(wire::ClusterFormed { catalog });
+            let formed = disk::catalog_change::Change::Formed(disk::ClusterFormed { catalog });
             group.propose_catalog(formed).await?;
         }
         self.adopt()
@@ -346,7 +348,7 @@ fn by_another(region: &str) -> Error {
     )
 }
 
-fn not_lost(region: &wire::ControlRegion) -> Error {
+fn not_lost(region: &disk::ControlRegion) -> Error {
     Error::new(
         Reason::AlreadyFormed,
         format!(

@@ -13,9 +13,9 @@
 
 use std::sync::Arc;
 
-use domicile_proto::internal::v1 as wire;
-use wire::catalog_change::Change;
-use wire::control_change::Change as ControlChange;
+use disk::catalog_change::Change;
+use disk::control_change::Change as ControlChange;
+use domicile_proto::disk::v1 as disk;
 
 use crate::error::{Error, Reason, Result};
 use crate::placement::Placement;
@@ -30,7 +30,7 @@ impl Placement {
         control.read_barrier().await?;
         let seen = self.mirrors(tag, region)?;
         for (range, incarnation) in &seen {
-            let remade = wire::ControlMirrorRemade {
+            let remade = disk::ControlMirrorRemade {
                 range: range.0,
                 region: region.to_owned(),
                 seen_incarnation: *incarnation,
@@ -81,7 +81,7 @@ impl Placement {
     /// At the region group's leader: removes each group whose tag has a later
     /// incarnation in the region by now. Only under the lease, as
     /// [`Placement::place_groups`].
-    pub(in crate::placement) async fn remove_groups(&self, catalog: &wire::Catalog) -> Result<()> {
+    pub(in crate::placement) async fn remove_groups(&self, catalog: &disk::Catalog) -> Result<()> {
         let region = self.region_group()?;
         let may_remove = region.leads() && self.gate.policy().lease().hold().is_ok();
         let Some(atlas) = self.gate.policy().atlas().filter(|_| may_remove) else {
@@ -93,7 +93,7 @@ impl Placement {
             let meant =
                 range.and_then(|(place, range)| place.incarnation(range, self.speaker.region()));
             if meant.is_some_and(|meant| meant > group.incarnation) {
-                let removed = wire::GroupRemoved {
+                let removed = disk::GroupRemoved {
                     group: group.group,
                     incarnation: group.incarnation,
                 };
@@ -108,7 +108,7 @@ impl Placement {
     /// Stops and deletes the replicas here that the catalog says are removed.
     pub(in crate::placement) async fn remove_replicas(
         &self,
-        catalog: &wire::Catalog,
+        catalog: &disk::Catalog,
     ) -> Result<()> {
         for removed in &catalog.removed {
             let group = GroupId(removed.group);

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use crate::env::Instant;
 use crate::placement::Placement;
@@ -167,7 +167,7 @@ impl Placement {
         if status.is_changing || saying.clone().count() < quorum {
             return None;
         }
-        let reaches_a_quorum = |next: NodeId, state: &wire::NodeState| {
+        let reaches_a_quorum = |next: NodeId, state: &peer::NodeState| {
             let reached = said
                 .iter()
                 .filter(|(_, name, _)| *name == next || state.reached.contains(&name.0));

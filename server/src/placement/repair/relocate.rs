@@ -12,8 +12,9 @@
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::host_port::check_host_port;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 
 use crate::error::{Error, Reason, Result};
 use crate::placement::Placement;
@@ -51,7 +52,7 @@ impl Placement {
             self.forget_move(region, node)?;
             return Ok(true);
         }
-        self.note_move(wire::MovedNode {
+        self.note_move(disk::MovedNode {
             region: region.to_string(),
             node: node.0,
             from,
@@ -127,19 +128,19 @@ impl Placement {
     /// store is refused before anything is changed.
     pub(in crate::placement) async fn has_kept_its_store(
         &self,
-        catalog: &wire::Catalog,
+        catalog: &disk::Catalog,
         node: NodeId,
         address: &str,
     ) -> Result<bool> {
         let group = catalog.groups.iter().find(|g| g.group == REGION_GROUP.0);
         let group = group.ok_or_else(|| Error::internal("the region group is not placed"))?;
         let meant = group.replicas.iter().find(|m| m.node == node.0);
-        let ask = wire::PlaceRequest {
+        let ask = peer::PlaceRequest {
             cluster: catalog.cluster.clone(),
             region: catalog.region.clone(),
             node: node.0,
             group: Some(group.clone()),
-            ..wire::PlaceRequest::default()
+            ..peer::PlaceRequest::default()
         };
         let own = self.regions.own();
         let there = self.ask_to_place(own, address, ask).await?;
@@ -162,10 +163,10 @@ impl Placement {
         self.adopt()
     }
 
-    fn note_move(&self, moved: wire::MovedNode) -> Result<()> {
+    fn note_move(&self, moved: disk::MovedNode) -> Result<()> {
         storage::in_place(|| {
             self.disk.anchor.update(|anchor| {
-                let same = |m: &wire::MovedNode| (&m.region, m.node) == (&moved.region, moved.node);
+                let same = |m: &disk::MovedNode| (&m.region, m.node) == (&moved.region, moved.node);
                 anchor.moved.retain(|known| !same(known));
                 anchor.moved.push(moved);
             })?;
@@ -176,7 +177,7 @@ impl Placement {
     fn forget_move(&self, region: &RegionName, node: NodeId) -> Result<()> {
         storage::in_place(|| {
             self.disk.anchor.update(|anchor| {
-                let same = |m: &wire::MovedNode| m.region == region.as_str() && m.node == node.0;
+                let same = |m: &disk::MovedNode| m.region == region.as_str() && m.node == node.0;
                 anchor.moved.retain(|known| !same(known));
             })?;
             self.take_moves_over()
@@ -189,7 +190,7 @@ impl Placement {
         let Some(control) = self.control()? else {
             return Ok(());
         };
-        let is_wanted = |moved: &wire::MovedNode| {
+        let is_wanted = |moved: &disk::MovedNode| {
             let regions = control.regions.iter().filter(|r| r.region == moved.region);
             let mut nodes = regions.flat_map(|region| &region.nodes);
             nodes.any(|node| node.node == moved.node && node.address == moved.from)
@@ -228,8 +229,8 @@ impl Placement {
     /// catalog knows only where they were when they were last replaced.
     pub(in crate::placement) fn with_agreed_addresses(
         &self,
-        catalog: &wire::Catalog,
-    ) -> Result<Vec<wire::Node>> {
+        catalog: &disk::Catalog,
+    ) -> Result<Vec<disk::Node>> {
         let control = self.control()?.unwrap_or_default();
         let regions = control.regions.iter();
         let mut own = regions.filter(|known| known.region == catalog.region);

@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk::catalog_change::Change;
 use domicile_proto::address::RegionName;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::host_port::check_host_port;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
-use wire::catalog_change::Change;
 
 use crate::error::{Error, Reason, Result};
 use crate::net::Peers;
@@ -100,7 +101,7 @@ impl Placement {
             .await?
         {
             region
-                .propose_catalog(Change::NodeReplaced(wire::NodeReplaced {
+                .propose_catalog(Change::NodeReplaced(disk::NodeReplaced {
                     node: node.0,
                     address: request.address,
                 }))
@@ -165,7 +166,7 @@ impl Placement {
 
     /// Whether a node votes in every group of the region with the replica that it is
     /// to have.
-    fn is_seated_everywhere(&self, catalog: &wire::Catalog, node: NodeId) -> bool {
+    fn is_seated_everywhere(&self, catalog: &disk::Catalog, node: NodeId) -> bool {
         catalog.groups.iter().all(|group| {
             let meant = group.replicas.iter().find(|m| m.node == node.0);
             let open = self.groups.get(GroupId(group.group));
@@ -179,7 +180,7 @@ impl Placement {
     /// earlier command has given it its new replicas. Done if all of them vote. A
     /// group that has not taken its replica in tells it nothing, so then another
     /// node must go on.
-    async fn replaced_here(&self, region: &Group, catalog: &wire::Catalog) -> Result<Replaced> {
+    async fn replaced_here(&self, region: &Group, catalog: &disk::Catalog) -> Result<Replaced> {
         let own = self.speaker.node();
         if !self.is_seated_everywhere(catalog, own) {
             return Err(self.hand_over_region(region).await);
@@ -243,7 +244,7 @@ impl Placement {
             let own = control.regions.iter().find(|r| r.region == of.as_str());
             own.map_or(0, |region| region.number)
         });
-        let request = wire::ReplaceMemberRequest {
+        let request = peer::ReplaceMemberRequest {
             hello: None,
             group: CONTROL_GROUP.0,
             new_replica: 0,
@@ -272,7 +273,7 @@ impl Placement {
     /// start that replica, and puts it in the old one's place.
     pub(in crate::placement) async fn replace_control_member(
         &self,
-        request: wire::ReplaceMemberRequest,
+        request: peer::ReplaceMemberRequest,
     ) -> Result<()> {
         let _alone = self.repairing.replacing_in_control.lock().await;
         let group = self.control_group()?;
@@ -280,7 +281,7 @@ impl Placement {
             .regions
             .resolve(NodeId(request.new_node))
             .ok_or_else(|| Error::new(Reason::UnknownNode, "the node's region is not known"))?;
-        let member_of = |control: &wire::Control| {
+        let member_of = |control: &disk::Control| {
             let mut members = control.members.iter();
             members
                 .find(|m| m.region == region.as_str() && m.node == node.0)
@@ -297,13 +298,13 @@ impl Placement {
             if request.address.is_empty() {
                 return Ok(());
             }
-            let change = wire::ControlNodeReplaced {
+            let change = disk::ControlNodeReplaced {
                 region: region.to_string(),
                 node: node.0,
                 address: request.address,
                 keeps_replica: true,
             };
-            let change = wire::control_change::Change::NodeReplaced(change);
+            let change = disk::control_change::Change::NodeReplaced(change);
             return group.propose_control(change).await;
         }
         let address = match request.address.as_str() {
@@ -324,13 +325,13 @@ impl Placement {
             ));
         }
         if here == 0 || !request.address.is_empty() {
-            let change = wire::ControlNodeReplaced {
+            let change = disk::ControlNodeReplaced {
                 region: region.to_string(),
                 node: node.0,
                 address: request.address,
                 keeps_replica: here != 0,
             };
-            let change = wire::control_change::Change::NodeReplaced(change);
+            let change = disk::control_change::Change::NodeReplaced(change);
             group.propose_control(change).await?;
         }
         let control = self.control()?.ok_or_else(missing)?;
@@ -354,7 +355,7 @@ impl Placement {
         &self,
         peers: &Peers,
         address: &str,
-        ask: wire::PlaceRequest,
+        ask: peer::PlaceRequest,
     ) -> Result<()> {
         let deadline = self.env.now() + POLICY_WAIT;
         loop {
@@ -381,7 +382,7 @@ impl Placement {
     /// Puts a new replica into a group that this node leads.
     pub(in crate::placement) async fn replace_member_here(
         &self,
-        request: wire::ReplaceMemberRequest,
+        request: peer::ReplaceMemberRequest,
     ) -> Result<()> {
         if request.group == CONTROL_GROUP.0 {
             return self.replace_control_member(request).await;
@@ -399,12 +400,12 @@ impl Placement {
 
     /// Whether the catalog still gives a node the replica that is to be put in:
     /// the request may come late.
-    async fn still_meant(&self, request: &wire::ReplaceMemberRequest) -> Result<()> {
+    async fn still_meant(&self, request: &peer::ReplaceMemberRequest) -> Result<()> {
         self.region_group()?.read_barrier().await?;
         let catalog = self.formed()?;
         let group = catalog.groups.iter().find(|g| g.group == request.group);
         let mut replicas = group.iter().flat_map(|group| &group.replicas);
-        let is_meant = |member: &wire::Member| {
+        let is_meant = |member: &disk::Member| {
             member.node == request.new_node && member.replica == request.new_replica
         };
         match replicas.any(is_meant) {
@@ -416,7 +417,7 @@ impl Placement {
         }
     }
 
-    fn formed(&self) -> Result<wire::Catalog> {
+    fn formed(&self) -> Result<disk::Catalog> {
         self.catalog()?.ok_or_else(|| {
             Error::new(
                 Reason::NotFormed,
@@ -431,7 +432,7 @@ impl Placement {
     /// from it is of no use any more.
     async fn has_its_replica(
         &self,
-        catalog: &wire::Catalog,
+        catalog: &disk::Catalog,
         node: NodeId,
         address: &str,
     ) -> Result<bool> {
@@ -443,12 +444,12 @@ impl Placement {
             return Ok(false);
         };
         let meant = group.replicas.iter().find(|m| m.node == node.0);
-        let ask = wire::PlaceRequest {
+        let ask = peer::PlaceRequest {
             cluster: catalog.cluster.clone(),
             region: catalog.region.clone(),
             node: node.0,
             group: Some(group.clone()),
-            ..wire::PlaceRequest::default()
+            ..peer::PlaceRequest::default()
         };
         let own = self.regions.own();
         let here = self.ask_to_place(own, &known, ask).await?.replica;
@@ -460,11 +461,11 @@ impl Placement {
     async fn place_at(
         &self,
         address: &str,
-        catalog: &wire::Catalog,
-        group: &wire::Group,
-        new: &wire::Member,
+        catalog: &disk::Catalog,
+        group: &disk::Group,
+        new: &disk::Member,
     ) -> Result<()> {
-        let request = wire::PlaceRequest {
+        let request = peer::PlaceRequest {
             cluster: catalog.cluster.clone(),
             region: catalog.region.clone(),
             node: new.node,
@@ -480,7 +481,7 @@ impl Placement {
     }
 
     /// Has the group's leader exchange the node's old replica for the new.
-    async fn hand_over(&self, group: &wire::Group, new: &wire::Member, node: NodeId) -> Result<()> {
+    async fn hand_over(&self, group: &disk::Group, new: &disk::Member, node: NodeId) -> Result<()> {
         let open = self.groups.get(GroupId(group.group)).ok_or_else(|| {
             Error::new(
                 Reason::UnknownGroup,
@@ -504,7 +505,7 @@ impl Placement {
             return open.replace_member(replica, node, true).await;
         }
         let address = self.address_of(leader.node)?;
-        let request = wire::ReplaceMemberRequest {
+        let request = peer::ReplaceMemberRequest {
             hello: None,
             group: group.group,
             new_replica: new.replica,
@@ -520,8 +521,8 @@ impl Placement {
 
 /// A node that lost its disk must not be given an id that it lost: it may have
 /// voted under that.
-fn check_renewed(before: &wire::Catalog, after: &wire::Catalog, node: NodeId) -> Result<()> {
-    let ids = |catalog: &wire::Catalog| -> BTreeSet<(u64, u64)> {
+fn check_renewed(before: &disk::Catalog, after: &disk::Catalog, node: NodeId) -> Result<()> {
+    let ids = |catalog: &disk::Catalog| -> BTreeSet<(u64, u64)> {
         let groups = catalog.groups.iter();
         groups
             .flat_map(|group| group.replicas.iter().map(|member| (group.group, member)))
@@ -547,24 +548,24 @@ fn not_renewed() -> Error {
 mod tests {
     use super::*;
 
-    fn catalog(replicas: &[(u64, u64, u64)]) -> wire::Catalog {
-        let groups = replicas.iter().map(|(group, node, replica)| wire::Group {
+    fn catalog(replicas: &[(u64, u64, u64)]) -> disk::Catalog {
+        let groups = replicas.iter().map(|(group, node, replica)| disk::Group {
             group: *group,
             replicas: vec![
-                wire::Member {
+                disk::Member {
                     replica: *replica,
                     node: *node,
                 },
-                wire::Member {
+                disk::Member {
                     replica: 1,
                     node: 77,
                 },
             ],
-            ..wire::Group::default()
+            ..disk::Group::default()
         });
-        wire::Catalog {
+        disk::Catalog {
             groups: groups.collect(),
-            ..wire::Catalog::default()
+            ..disk::Catalog::default()
         }
     }
 

@@ -11,7 +11,8 @@
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 
 use crate::env::Instant;
 use crate::error::{Error, Reason, Result};
@@ -160,22 +161,22 @@ impl Placement {
         group: &Group,
         region: &RegionName,
         node: NodeId,
-    ) -> Result<wire::PlaceResponse> {
+    ) -> Result<peer::PlaceResponse> {
         let id = group.identity().group;
         let ask = match id {
             CONTROL_GROUP => {
                 let control = self.control()?.unwrap_or_default();
                 place_control(&control, region, node)
             }
-            _ => wire::PlaceRequest {
+            _ => peer::PlaceRequest {
                 cluster: self.speaker.cluster().unwrap_or_default(),
                 region: region.to_string(),
                 node: node.0,
-                group: Some(wire::Group {
+                group: Some(disk::Group {
                     group: id.0,
-                    ..wire::Group::default()
+                    ..disk::Group::default()
                 }),
-                ..wire::PlaceRequest::default()
+                ..peer::PlaceRequest::default()
             },
         };
         self.ask_briefly(region, node, ask).await
@@ -199,8 +200,8 @@ impl Placement {
         &self,
         region: &RegionName,
         node: NodeId,
-        ask: wire::PlaceRequest,
-    ) -> Result<wire::PlaceResponse> {
+        ask: peer::PlaceRequest,
+    ) -> Result<peer::PlaceResponse> {
         let unreachable = |what: &str| Error::new(Reason::Unreachable, what.to_owned());
         let peers = self.regions.of(region);
         let peers = peers.ok_or_else(|| unreachable("its region is not known here"))?;

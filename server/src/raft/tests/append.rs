@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use openraft::EntryPayload;
@@ -38,7 +39,7 @@ struct Silent {
     window: Option<Arc<Window>>,
 }
 
-type Answer = oneshot::Sender<Untrusted<wire::PeerResponse>>;
+type Answer = oneshot::Sender<Untrusted<peer::PeerResponse>>;
 
 /// Where a request went, how large it is, and who waits for its answer.
 type Sent = (NodeId, usize, Answer);
@@ -62,8 +63,8 @@ impl Transport for Silent {
     fn send(
         &self,
         node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         let (answer, awaited) = oneshot::channel();
         let bytes = request.message().encoded_len();
         self.sent.lock().push((node, bytes, answer));
@@ -78,7 +79,7 @@ impl Transport for Silent {
         &self,
         _node: NodeId,
         _parts: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>> {
         Box::pin(std::future::ready(Err(Error::internal("there is none"))))
     }
 }
@@ -95,7 +96,7 @@ fn network(silent: &Arc<Silent>) -> Network {
 /// An append of one entry of some bytes; of none: a heartbeat.
 fn append(index: u64, bytes: usize) -> AppendEntriesRequest<Types> {
     let id = |index| {
-        log_id_from_wire(&wire::LogId {
+        log_id_from_wire(&disk::LogId {
             term: 1,
             leader: 1,
             index,
@@ -106,7 +107,7 @@ fn append(index: u64, bytes: usize) -> AppendEntriesRequest<Types> {
         payload: EntryPayload::Normal(Proposal(Bytes::from(vec![7; bytes]))),
     };
     AppendEntriesRequest {
-        vote: vote_from_wire(&wire::Vote {
+        vote: vote_from_wire(&disk::Vote {
             term: 1,
             replica: 1,
             committed: true,

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use disk::catalog_change::Change;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
-use wire::catalog_change::Change;
 
 use crate::env::{Clocks, Env};
 use crate::error::{Error, Reason, Result};
@@ -34,8 +35,8 @@ impl Transport for Nobody {
     fn send(
         &self,
         _node: NodeId,
-        _request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        _request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         oneshot::channel().1
     }
 
@@ -43,25 +44,25 @@ impl Transport for Nobody {
         &self,
         _node: NodeId,
         _parts: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>> {
         Box::pin(std::future::ready(Err(Error::internal("nobody is there"))))
     }
 }
 
 /// A group that has formed, and what its commands are made under.
-async fn group(env: &Env) -> (Arc<Group>, watch::Sender<wire::Fence>) {
+async fn group(env: &Env) -> (Arc<Group>, watch::Sender<disk::Fence>) {
     let eu = RegionName::new("eu").unwrap();
     let options = DiskOptions::new("eu", 1, Arc::new(|| Duration::ZERO));
     let disk = Arc::new(Disk::memory(&MemoryDisk::new(1), options).unwrap());
-    disk.add_replica(wire::AnchoredReplica {
+    disk.add_replica(disk::AnchoredReplica {
         group: FIRST_RANGE,
         tag: "orders".into(),
         incarnation: 1,
         replica: 5,
-        ..wire::AnchoredReplica::default()
+        ..disk::AnchoredReplica::default()
     })
     .unwrap();
-    let (fence, under) = watch::channel(wire::Fence::default());
+    let (fence, under) = watch::channel(disk::Fence::default());
     let opening = Opening {
         env: env.clone(),
         identity: Identity::new(GroupId(FIRST_RANGE), 1, "orders", &eu).unwrap(),
@@ -73,7 +74,7 @@ async fn group(env: &Env) -> (Arc<Group>, watch::Sender<wire::Fence>) {
         gate: Gate::new(eu, InForce::new(env.clone())),
     };
     let group = Group::open(opening, |why| panic!("{why}")).await.unwrap();
-    let founder = wire::Member {
+    let founder = disk::Member {
         replica: 5,
         node: 1,
     };
@@ -85,18 +86,18 @@ async fn group(env: &Env) -> (Arc<Group>, watch::Sender<wire::Fence>) {
 }
 
 fn formed() -> Change {
-    Change::Formed(wire::ClusterFormed {
-        catalog: Some(wire::Catalog {
+    Change::Formed(disk::ClusterFormed {
+        catalog: Some(disk::Catalog {
             cluster: Bytes::from_static(&[7; 16]),
-            ..wire::Catalog::default()
+            ..disk::Catalog::default()
         }),
     })
 }
 
-fn under(policy_version: u64) -> wire::Fence {
-    wire::Fence {
+fn under(policy_version: u64) -> disk::Fence {
+    disk::Fence {
         policy_version,
-        ..wire::Fence::default()
+        ..disk::Fence::default()
     }
 }
 
@@ -111,7 +112,7 @@ async fn a_change_under_an_older_policy_is_an_error() {
         fence.send_replace(under(1));
         let error = group.propose_catalog(formed()).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoQuorum);
-        let change = wire::control_change::Change::Formed(wire::Control::default());
+        let change = disk::control_change::Change::Formed(disk::Control::default());
         let error = group.propose_control(change).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoQuorum);
         group.shutdown().await;
@@ -142,13 +143,13 @@ async fn writes_that_wait_are_bounded_in_bytes() {
         let (sent, mut answers) = mpsc::unbounded_channel();
         let write = |number: usize, bytes: usize| {
             let write = Write {
-                operation: wire::Operation {
+                operation: disk::Operation {
                     key: Bytes::from(number.to_be_bytes().to_vec()),
-                    change: Some(wire::operation::Change::Put(wire::Value {
+                    change: Some(disk::operation::Change::Put(disk::Value {
                         bytes: Bytes::from(vec![7; bytes]),
-                        ..wire::Value::default()
+                        ..disk::Value::default()
                     })),
-                    ..wire::Operation::default()
+                    ..disk::Operation::default()
                 },
                 acknowledgement: None,
             };
@@ -193,10 +194,10 @@ async fn stamped_last(group: &Group, count: usize) -> Result<u64> {
     let (tx, mut rx) = mpsc::unbounded_channel();
     let writes = (0..count).map(|_| {
         let write = Write {
-            operation: wire::Operation {
+            operation: disk::Operation {
                 key: Bytes::from_static(b"a"),
-                change: Some(wire::operation::Change::Put(wire::Value::default())),
-                ..wire::Operation::default()
+                change: Some(disk::operation::Change::Put(disk::Value::default())),
+                ..disk::Operation::default()
             },
             acknowledgement: None,
         };

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::FutureExt as _;
+use peer::peer_request::Request;
 use prost::Message as _;
-use wire::peer_request::Request;
 
 use crate::raft::testing::Alone;
 use crate::raft::{Answered, Answers, Inbound};
@@ -15,27 +16,27 @@ use crate::state::testing::identity;
 use crate::storage::Room;
 
 /// An append of one entry that a newer build made.
-fn append(vote: wire::Vote) -> wire::PeerRequest {
-    let log_id = wire::LogId {
+fn append(vote: disk::Vote) -> peer::PeerRequest {
+    let log_id = disk::LogId {
         term: vote.term,
         leader: vote.replica,
         index: 99,
     };
-    let known = wire::LogEntry {
+    let known = disk::LogEntry {
         log_id: Some(log_id),
         payload: None,
     };
     let mut entry = known.encode_to_vec();
     // Field 1000, a number.
     entry.extend_from_slice(&[0xc0, 0x3e, 0x01]);
-    wire::PeerRequest {
+    peer::PeerRequest {
         sequence: 1,
         group: 18,
         to_replica: 1,
-        request: Some(Request::Append(wire::Append {
+        request: Some(Request::Append(peer::Append {
             vote: Some(vote),
             entries: vec![entry.into()],
-            ..wire::Append::default()
+            ..peer::Append::default()
         })),
     }
 }
@@ -53,9 +54,9 @@ async fn connected() -> (Alone, Inbound, Answered) {
 }
 
 /// The vote of one that leads in the next term.
-fn next_leader(alone: &Alone) -> wire::Vote {
+fn next_leader(alone: &Alone) -> disk::Vote {
     let group = alone.groups.by_tag("global").expect("it is open");
-    wire::Vote {
+    disk::Vote {
         term: group.term() + 1,
         replica: 2,
         committed: true,
@@ -68,7 +69,7 @@ async fn an_unknown_entry_ends_a_node_only_where_a_leader_sent_it() {
     let (alone, mut inbound, _answered) = connected().await;
     let term = next_leader(&alone).term - 1;
     let mut ended_by = |term: u64, committed: bool| {
-        let vote = wire::Vote {
+        let vote = disk::Vote {
             term,
             replica: 2,
             committed,
@@ -90,13 +91,13 @@ async fn the_heartbeats_that_wait_for_a_replica_are_bounded() {
     let vote = next_leader(&alone);
     // Nothing else runs meanwhile.
     for sequence in 1..=100 {
-        inbound.handle(Untrusted::received(wire::PeerRequest {
+        inbound.handle(Untrusted::received(peer::PeerRequest {
             sequence,
             group: 18,
             to_replica: 1,
-            request: Some(Request::Append(wire::Append {
+            request: Some(Request::Append(peer::Append {
                 vote: Some(vote),
-                ..wire::Append::default()
+                ..peer::Append::default()
             })),
         }));
     }
@@ -109,8 +110,8 @@ async fn the_heartbeats_that_wait_for_a_replica_are_bounded() {
 async fn what_was_taken_before_a_refused_append_is_answered() {
     let (alone, mut inbound, mut answered) = connected().await;
     let vote = next_leader(&alone);
-    let entry = wire::LogEntry {
-        log_id: Some(wire::LogId {
+    let entry = disk::LogEntry {
+        log_id: Some(disk::LogId {
             term: vote.term,
             leader: 2,
             index: 99,
@@ -118,15 +119,15 @@ async fn what_was_taken_before_a_refused_append_is_answered() {
         payload: None,
     };
     for (sequence, entries) in [(1, Vec::new()), (2, vec![entry.encode_to_vec().into()])] {
-        inbound.handle(Untrusted::received(wire::PeerRequest {
+        inbound.handle(Untrusted::received(peer::PeerRequest {
             sequence,
             group: 18,
             to_replica: 1,
-            request: Some(Request::Append(wire::Append {
+            request: Some(Request::Append(peer::Append {
                 vote: Some(vote),
                 entries,
                 pipeline: 7,
-                ..wire::Append::default()
+                ..peer::Append::default()
             })),
         }));
         // From here on nothing new fits.

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use disk::operation::Change;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use openraft::EntryPayload;
@@ -24,7 +26,6 @@ use openraft::storage::RaftStateMachine;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{oneshot, watch};
-use wire::operation::Change;
 
 use crate::env::{Env, Task};
 use crate::error::{Error, Reason, Result};
@@ -113,7 +114,7 @@ struct End {
     groups: Arc<Groups>,
     gate: Arc<Gate>,
     inbound: Mutex<(u64, Inbound)>,
-    waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<Untrusted<wire::PeerResponse>>>>>,
+    waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<Untrusted<peer::PeerResponse>>>>>,
     _answers: Task,
 }
 
@@ -166,15 +167,15 @@ impl Transport for Way {
     fn send(
         &self,
         _node: NodeId,
-        request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         let (asker, answer) = oneshot::channel();
         if let Some(end) = self.end() {
             let mut inbound = end.inbound.lock();
             let (sequence, inbound) = &mut *inbound;
             *sequence += 1;
             end.waiting.lock().insert(*sequence, asker);
-            inbound.handle(Untrusted::received(wire::PeerRequest {
+            inbound.handle(Untrusted::received(peer::PeerRequest {
                 sequence: *sequence,
                 ..request.message().clone()
             }));
@@ -186,7 +187,7 @@ impl Transport for Way {
         &self,
         _node: NodeId,
         parts: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>> {
         let end = self.end();
         let mut passable = self.passable.subscribe();
         if end.is_some() {
@@ -198,13 +199,13 @@ impl Transport for Way {
             let nobody = || Error::new(Reason::Unreachable, "nobody is there");
             let end = end.ok_or_else(nobody)?;
             let vote = Some(receive(&end.env, &end.groups, &end.gate, parts).await?);
-            Ok(Untrusted::received(wire::SendSnapshotResponse { vote }))
+            Ok(Untrusted::received(peer::SendSnapshotResponse { vote }))
         })
     }
 }
 
 /// The next part of a snapshot, as it arrives.
-async fn next(parts: &mut Chunks) -> Result<Untrusted<wire::SendSnapshotRequest>> {
+async fn next(parts: &mut Chunks) -> Result<Untrusted<peer::SendSnapshotRequest>> {
     let part = parts.next().await.expect("it has an end")?;
     Ok(Untrusted::received(part.message().clone()))
 }
@@ -215,7 +216,7 @@ async fn receive(
     groups: &Groups,
     gate: &Arc<Gate>,
     mut parts: Chunks,
-) -> Result<wire::Vote> {
+) -> Result<disk::Vote> {
     let start = next(&mut parts).await?;
     let mut receiver = SnapshotReceiver::begin(env, groups, gate, &eu(), start)?;
     let mut chunks = 0;
@@ -285,8 +286,8 @@ impl Leader {
     }
 
     async fn write(&mut self, key: &str, change: Change) {
-        let operation = wire::Operation {
-            id: Some(wire::WriteId {
+        let operation = disk::Operation {
+            id: Some(disk::WriteId {
                 client: self.client.clone(),
                 sequence: self.last() + 1,
                 acked_below: self.last().saturating_sub(3),
@@ -294,7 +295,7 @@ impl Leader {
             }),
             key: key.to_owned().into(),
             change: Some(change),
-            ..wire::Operation::default()
+            ..disk::Operation::default()
         };
         testing::write(&self.group, operation)
             .await
@@ -303,15 +304,15 @@ impl Leader {
     }
 
     pub(super) async fn put(&mut self, key: &str) {
-        let value = wire::Value {
+        let value = disk::Value {
             bytes: vec![self.last() as u8; VALUE_BYTES].into(),
-            ..wire::Value::default()
+            ..disk::Value::default()
         };
         self.write(key, Change::Put(value)).await;
     }
 
     async fn delete(&mut self, key: &str) {
-        self.write(key, Change::Delete(wire::Tombstone {})).await;
+        self.write(key, Change::Delete(disk::Tombstone {})).await;
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -353,18 +354,18 @@ impl Leader {
         let SnapshotData::View(view) = own.snapshot else {
             panic!("it is not a staged one");
         };
-        let start = wire::SnapshotStart {
+        let start = peer::SnapshotStart {
             hello: None,
             to_replica: FOLLOWER,
             vote: Some(vote_to_wire(&self.vote())),
-            head: Some(wire::SnapshotHead {
+            head: Some(disk::SnapshotHead {
                 group: GROUP.0,
                 incarnation: ours().incarnation,
                 tag: ours().tag.to_string(),
                 last: own.meta.last_log_id.as_ref().map(log_id_to_wire),
                 membership: Some(stored_membership_to_wire(&own.meta.last_membership)),
                 level: 1,
-                span: Some(wire::KeySpan::default()),
+                span: Some(disk::KeySpan::default()),
             }),
         };
         snapshot::parts(start, view, &ours(), &self.alone.gate, &eu())
@@ -378,7 +379,7 @@ pub(super) struct Follower {
     groups: Arc<Groups>,
     gate: Arc<Gate>,
     halted: Arc<Mutex<Option<String>>>,
-    _fence: watch::Sender<wire::Fence>,
+    _fence: watch::Sender<disk::Fence>,
 }
 
 pub(super) fn open(directory: &Path) -> Result<Disk> {
@@ -392,17 +393,17 @@ pub(super) fn open(directory: &Path) -> Result<Disk> {
 impl Follower {
     pub(super) async fn start(env: &Env, disk: Disk) -> Follower {
         let disk = Arc::new(disk);
-        disk.add_replica(wire::AnchoredReplica {
+        disk.add_replica(disk::AnchoredReplica {
             group: GROUP.0,
             tag: ours().tag.to_string(),
             incarnation: ours().incarnation,
             replica: FOLLOWER,
-            ..wire::AnchoredReplica::default()
+            ..disk::AnchoredReplica::default()
         })
         .expect("anchored");
         let gate = Gate::new(eu(), InForce::new(env.clone()));
         gate.policy().adopt(Atlas::new(demo()).expect("valid"));
-        let (fence, under) = watch::channel(wire::Fence::default());
+        let (fence, under) = watch::channel(disk::Fence::default());
         let opening = Opening {
             env: env.clone(),
             identity: ours(),
@@ -476,14 +477,14 @@ impl Follower {
     /// Takes entries from the leader that the leader itself will lose.
     async fn append_lost(&self, vote: RaftVote, after: RaftLogId, count: u64) {
         let lost = |index| {
-            let command = wire::Command {
+            let command = disk::Command {
                 fence: None,
-                command: Some(wire::command::Command::Batch(wire::Batch {
-                    operations: vec![wire::Operation {
+                command: Some(disk::command::Command::Batch(disk::Batch {
+                    operations: vec![disk::Operation {
                         version: u64::MAX,
                         key: "lost".into(),
-                        change: Some(Change::Put(wire::Value::default())),
-                        ..wire::Operation::default()
+                        change: Some(Change::Put(disk::Value::default())),
+                        ..disk::Operation::default()
                     }],
                     request_limits: None,
                 })),
@@ -783,7 +784,7 @@ async fn a_snapshot_brings_what_earlier_incarnations_received() {
         let write = |disk: &Disk, rows: &[Bytes]| {
             let mut batch = WriteBatch::new();
             for row in rows {
-                batch.put_message(row.clone(), &wire::StoredRecord::default());
+                batch.put_message(row.clone(), &disk::StoredRecord::default());
             }
             disk.state.write(batch, Durability::Buffered)
         };

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1::{AnchoredReplica, LogId};
+use domicile_proto::disk::v1::{AnchoredReplica, LogId};
 use openraft::StorageError;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};

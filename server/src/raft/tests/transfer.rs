@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
+use domicile_proto::peer::v1 as peer;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use openraft::errors::StreamingError;
@@ -41,8 +42,8 @@ impl Transport for Slow {
     fn send(
         &self,
         _node: NodeId,
-        _request: Cleared<wire::PeerRequest>,
-    ) -> oneshot::Receiver<Untrusted<wire::PeerResponse>> {
+        _request: Cleared<peer::PeerRequest>,
+    ) -> oneshot::Receiver<Untrusted<peer::PeerResponse>> {
         oneshot::channel().1
     }
 
@@ -50,7 +51,7 @@ impl Transport for Slow {
         &self,
         _node: NodeId,
         mut parts: Chunks,
-    ) -> BoxFuture<'static, Result<Untrusted<wire::SendSnapshotResponse>>> {
+    ) -> BoxFuture<'static, Result<Untrusted<peer::SendSnapshotResponse>>> {
         let (chunk, install) = (self.chunk, self.install);
         Box::pin(async move {
             while let Some(taken) = parts.next().await {
@@ -59,8 +60,8 @@ impl Transport for Slow {
             }
             drop(parts);
             tokio::time::sleep(install).await;
-            let vote = Some(wire::Vote::default());
-            Ok(Untrusted::received(wire::SendSnapshotResponse { vote }))
+            let vote = Some(disk::Vote::default());
+            Ok(Untrusted::received(peer::SendSnapshotResponse { vote }))
         })
     }
 }
@@ -82,7 +83,7 @@ async fn send(slow: Slow) -> Result<SnapshotResponse<Types>, StreamingError<Type
     let mut network = Network::new(env, identity, ReplicaId(1), slow, gate, followers);
     let seat = Seat { node: NodeId(2) };
     let mut client = network.new_client(ReplicaId(2), &seat).await;
-    let vote: RaftVote = vote_from_wire(&wire::Vote::default());
+    let vote: RaftVote = vote_from_wire(&disk::Vote::default());
     let snapshot = Snapshot {
         meta: SnapshotMeta {
             last_log_id: None,

@@ -2,9 +2,9 @@
 //! the rows must come out the same.
 
 use bytes::Bytes;
+use disk::command::Command;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
-use wire::command::Command;
+use domicile_proto::disk::v1 as disk;
 
 use super::apply;
 use crate::state::{Applier, GroupState, Identity, Outcomes, RowCache};
@@ -26,7 +26,7 @@ fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
     let entries: Vec<_> = (1..)
         .zip(commands)
         .map(|(index, command)| {
-            let command = wire::Command {
+            let command = disk::Command {
                 fence: None,
                 command: Some(command.clone()),
             };
@@ -68,13 +68,13 @@ fn assert_same(commands: &[Command], batches: &[usize]) {
     }
 }
 
-fn copied(key: &str, version: u64) -> wire::CopiedRecord {
-    wire::CopiedRecord {
+fn copied(key: &str, version: u64) -> disk::CopiedRecord {
+    disk::CopiedRecord {
         key: Bytes::copy_from_slice(key.as_bytes()),
         version,
         origin: "eu".into(),
         policy_version: 1,
-        value: Some(wire::Value::default()),
+        value: Some(disk::Value::default()),
         position: None,
         commitment: None,
     }
@@ -83,22 +83,22 @@ fn copied(key: &str, version: u64) -> wire::CopiedRecord {
 /// Fills a mirror that was filled by the attempt before.
 fn filling(attempt: u64, version: u64) -> [Command; 3] {
     [
-        Command::BeginBackfill(wire::BeginBackfill {
+        Command::BeginBackfill(disk::BeginBackfill {
             incarnation: INCARNATION,
             seen_attempt: attempt - 1,
             seen_open: attempt > 1,
             attempt,
-            ..wire::BeginBackfill::default()
+            ..disk::BeginBackfill::default()
         }),
-        Command::Backfill(wire::Backfill {
+        Command::Backfill(disk::Backfill {
             incarnation: INCARNATION,
             attempt,
             transfer: attempt,
             from: "eu".into(),
             records: vec![copied("a", version), copied("b", version)],
-            ..wire::Backfill::default()
+            ..disk::Backfill::default()
         }),
-        Command::EndBackfill(wire::EndBackfill {
+        Command::EndBackfill(disk::EndBackfill {
             incarnation: INCARNATION,
             attempt,
             pages: 1,
@@ -122,16 +122,16 @@ fn many_small_writes_have_the_same_rows_however_entries_are_batched() {
     let operations = 2_000_u64;
     let commands: Vec<_> = (0..entries)
         .map(|at| {
-            let operations = (0..operations).map(|sub| wire::Operation {
+            let operations = (0..operations).map(|sub| disk::Operation {
                 version: at * operations + sub + 1,
                 // Half of the keys are written again when much has come between.
                 key: Bytes::copy_from_slice(
                     &((at % (entries / 2)) * operations + sub).to_be_bytes(),
                 ),
-                change: Some(wire::operation::Change::Put(wire::Value::default())),
-                ..wire::Operation::default()
+                change: Some(disk::operation::Change::Put(disk::Value::default())),
+                ..disk::Operation::default()
             });
-            Command::Batch(wire::Batch {
+            Command::Batch(disk::Batch {
                 operations: operations.collect(),
                 request_limits: None,
             })

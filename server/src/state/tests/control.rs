@@ -1,9 +1,9 @@
 //! What changes of the control group come to.
 
+use disk::Rebuild;
+use disk::control_change::Change;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
-use wire::Rebuild;
-use wire::control_change::Change;
+use domicile_proto::disk::v1 as disk;
 
 use super::apply;
 use crate::state::testing::demo;
@@ -11,7 +11,7 @@ use crate::state::{Applier, GroupState, Identity, Outcomes, RowCache, control};
 use crate::storage::{CONTROL_GROUP, Durability, Engine as _, Memory};
 
 /// The state after changes.
-fn after(changes: Vec<Change>) -> wire::Control {
+fn after(changes: Vec<Change>) -> disk::Control {
     let engine = Memory::new("state", 1);
     let eu = RegionName::new("eu").expect("a name");
     let identity = Identity::new(CONTROL_GROUP, 1, "", &eu).expect("no tag");
@@ -19,9 +19,9 @@ fn after(changes: Vec<Change>) -> wire::Control {
     let state = GroupState::default();
     let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut row_cache);
     for (index, change) in (1..).zip(changes) {
-        let command = wire::Command {
+        let command = disk::Command {
             fence: None,
-            command: Some(wire::command::Command::Control(wire::ControlChange {
+            command: Some(disk::command::Command::Control(disk::ControlChange {
                 change: Some(change),
             })),
         };
@@ -34,20 +34,20 @@ fn after(changes: Vec<Change>) -> wire::Control {
 
 fn formed() -> Change {
     let regions = (1..).zip(["ap", "eu", "us"]);
-    let regions = regions.map(|(number, region)| wire::ControlRegion {
+    let regions = regions.map(|(number, region)| disk::ControlRegion {
         region: region.into(),
         number,
         incarnation: 1,
-        ..wire::ControlRegion::default()
+        ..disk::ControlRegion::default()
     });
-    Change::Formed(wire::Control {
+    Change::Formed(disk::Control {
         regions: regions.collect(),
         ..demo()
     })
 }
 
 fn rebuilt(region: &str, seen_incarnation: u64, rebuild: Rebuild) -> Change {
-    Change::RegionRebuilt(wire::ControlRegionRebuilt {
+    Change::RegionRebuilt(disk::ControlRegionRebuilt {
         region: region.into(),
         seen_incarnation,
         rebuild: rebuild.into(),
@@ -55,7 +55,7 @@ fn rebuilt(region: &str, seen_incarnation: u64, rebuild: Rebuild) -> Change {
 }
 
 /// The incarnations of a region and of its mirrors.
-fn incarnations(control: &wire::Control, region: &str) -> (u64, Vec<u64>) {
+fn incarnations(control: &disk::Control, region: &str) -> (u64, Vec<u64>) {
     let mut regions = control.regions.iter();
     let known = regions.find(|r| r.region == region).expect("it is known");
     let ranges = control.tags.iter().flat_map(|tag| &tag.ranges);
@@ -99,7 +99,7 @@ fn a_mirror_is_made_anew_once_for_each_time_it_was_seen() {
     let mut mirrored = ranges.filter(|range| range.mirrors.iter().any(|m| m.region == "ap"));
     let range = mirrored.next().expect("a mirror in ap").range;
     let remade = |region: &str, seen_incarnation| {
-        Change::MirrorRemade(wire::ControlMirrorRemade {
+        Change::MirrorRemade(disk::ControlMirrorRemade {
             range,
             region: region.into(),
             seen_incarnation,

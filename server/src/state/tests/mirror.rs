@@ -2,9 +2,9 @@
 //! until it is full.
 
 use bytes::Bytes;
+use disk::command::Command;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
-use wire::command::Command;
+use domicile_proto::disk::v1 as disk;
 
 use super::apply;
 use crate::state::{Applied, Applier, GroupState, Identity, Outcome, Outcomes, Position, RowCache};
@@ -38,7 +38,7 @@ impl Mirror {
         }
     }
 
-    fn apply(&mut self, command: Command) -> wire::MirrorState {
+    fn apply(&mut self, command: Command) -> disk::MirrorState {
         match self.entry(command) {
             Applied::Mirror(state) => *state,
             other => panic!("{other}"),
@@ -47,7 +47,7 @@ impl Mirror {
 
     fn entry(&mut self, command: Command) -> Applied {
         self.index += 1;
-        let command = wire::Command {
+        let command = disk::Command {
             fence: None,
             command: Some(command),
         };
@@ -68,8 +68,8 @@ impl Mirror {
     }
 
     /// Applies a client's write.
-    fn write(&mut self, operation: wire::Operation) {
-        let batch = wire::Batch {
+    fn write(&mut self, operation: disk::Operation) {
+        let batch = disk::Batch {
             operations: vec![operation],
             request_limits: None,
         };
@@ -80,15 +80,15 @@ impl Mirror {
     /// Registers a client, as an entry of its own.
     fn register(&mut self, version: u64) -> Bytes {
         let nonce = Bytes::from_static(&[9; 8]);
-        let register = wire::Operation {
+        let register = disk::Operation {
             version,
-            change: Some(wire::operation::Change::Register(wire::Register {
+            change: Some(disk::operation::Change::Register(disk::Register {
                 nonce,
-                ..wire::Register::default()
+                ..disk::Register::default()
             })),
-            ..wire::Operation::default()
+            ..disk::Operation::default()
         };
-        let batch = wire::Batch {
+        let batch = disk::Batch {
             operations: vec![register],
             request_limits: None,
         };
@@ -110,14 +110,14 @@ impl Mirror {
     }
 
     /// Empties it, as it is now, for an attempt.
-    fn begin(&mut self, attempt: u64) -> wire::MirrorState {
+    fn begin(&mut self, attempt: u64) -> disk::MirrorState {
         let seen = self.state.mirror.unwrap_or_default();
         self.apply(Command::BeginBackfill(begin(attempt, seen)))
     }
 
     fn value(&self, key: &str) -> Option<String> {
         let row = keys::record("global", key.as_bytes());
-        let stored: Option<wire::StoredRecord> = record::read(&self.engine, &row).expect("sound");
+        let stored: Option<disk::StoredRecord> = record::read(&self.engine, &row).expect("sound");
         let value = stored?.value?;
         Some(String::from_utf8(value.bytes.to_vec()).expect("text"))
     }
@@ -133,7 +133,7 @@ impl Mirror {
     }
 }
 
-fn at(index: u64) -> Option<wire::ChangePosition> {
+fn at(index: u64) -> Option<disk::ChangePosition> {
     Position {
         epoch: 1,
         index: Index(index),
@@ -142,15 +142,15 @@ fn at(index: u64) -> Option<wire::ChangePosition> {
     .to_wire()
 }
 
-fn copied(key: &str, version: u64, value: Option<&str>) -> wire::CopiedRecord {
-    wire::CopiedRecord {
+fn copied(key: &str, version: u64, value: Option<&str>) -> disk::CopiedRecord {
+    disk::CopiedRecord {
         key: Bytes::copy_from_slice(key.as_bytes()),
         version,
         origin: "eu".into(),
         policy_version: 1,
-        value: value.map(|value| wire::Value {
+        value: value.map(|value| disk::Value {
             bytes: Bytes::copy_from_slice(value.as_bytes()),
-            ..wire::Value::default()
+            ..disk::Value::default()
         }),
         position: at(version),
         commitment: None,
@@ -158,11 +158,11 @@ fn copied(key: &str, version: u64, value: Option<&str>) -> wire::CopiedRecord {
 }
 
 fn copy(
-    prev: Option<wire::ChangePosition>,
+    prev: Option<disk::ChangePosition>,
     last: u64,
-    records: Vec<wire::CopiedRecord>,
-) -> wire::Copy {
-    wire::Copy {
+    records: Vec<disk::CopiedRecord>,
+) -> disk::Copy {
+    disk::Copy {
         incarnation: INCARNATION,
         transfer: last,
         from: "eu".into(),
@@ -176,8 +176,8 @@ fn copy(
 }
 
 /// The sender saw the state of `seen`.
-fn begin(attempt: u64, seen: wire::MirrorState) -> wire::BeginBackfill {
-    wire::BeginBackfill {
+fn begin(attempt: u64, seen: disk::MirrorState) -> disk::BeginBackfill {
+    disk::BeginBackfill {
         incarnation: INCARNATION,
         seen_attempt: seen.attempt,
         seen_open: seen.open,
@@ -187,8 +187,8 @@ fn begin(attempt: u64, seen: wire::MirrorState) -> wire::BeginBackfill {
     }
 }
 
-fn page(attempt: u64, page: u64, records: Vec<wire::CopiedRecord>) -> wire::Backfill {
-    wire::Backfill {
+fn page(attempt: u64, page: u64, records: Vec<disk::CopiedRecord>) -> disk::Backfill {
+    disk::Backfill {
         incarnation: INCARNATION,
         attempt,
         page,
@@ -201,8 +201,8 @@ fn page(attempt: u64, page: u64, records: Vec<wire::CopiedRecord>) -> wire::Back
     }
 }
 
-fn end(attempt: u64, pages: u64) -> wire::EndBackfill {
-    wire::EndBackfill {
+fn end(attempt: u64, pages: u64) -> disk::EndBackfill {
+    disk::EndBackfill {
         incarnation: INCARNATION,
         attempt,
         pages,
@@ -319,7 +319,7 @@ fn a_mirror_is_closed_until_it_is_full() {
 #[test]
 fn a_begin_that_comes_late_does_not_empty_what_another_sender_filled() {
     let mut mirror = Mirror::new();
-    let never_filled = wire::MirrorState::default();
+    let never_filled = disk::MirrorState::default();
     // The home's leader saw a mirror that was never filled, lost its lead, and
     // its begin is still on its way when the next leader fills the mirror.
     let late = begin(7, never_filled);
@@ -339,11 +339,11 @@ fn a_begin_that_comes_late_does_not_empty_what_another_sender_filled() {
 fn a_home_takes_nothing_that_is_shipped() {
     let mut home = Mirror::new();
     home.identity = home.identity.as_mirror(false);
-    let put = wire::Operation {
+    let put = disk::Operation {
         version: 5,
         key: Bytes::from_static(b"a"),
-        change: Some(wire::operation::Change::Put(wire::Value::default())),
-        ..wire::Operation::default()
+        change: Some(disk::operation::Change::Put(disk::Value::default())),
+        ..disk::Operation::default()
     };
     home.write(put);
     let state = home.begin(1);
@@ -364,20 +364,20 @@ fn a_write_that_changes_nothing_names_the_change_before_it() {
     let mut home = Mirror::new();
     home.identity = home.identity.as_mirror(false);
     let client = home.register(4);
-    let put = |version, sequence| wire::Operation {
+    let put = |version, sequence| disk::Operation {
         version,
         key: Bytes::from_static(b"a"),
-        id: Some(wire::WriteId {
+        id: Some(disk::WriteId {
             client: client.clone(),
             sequence,
             digest: Bytes::from_static(&[1; 16]),
-            ..wire::WriteId::default()
+            ..disk::WriteId::default()
         }),
-        change: Some(wire::operation::Change::Put(wire::Value::default())),
-        ..wire::Operation::default()
+        change: Some(disk::operation::Change::Put(disk::Value::default())),
+        ..disk::Operation::default()
     };
     let mut changed = |operation| {
-        let batch = wire::Batch {
+        let batch = disk::Batch {
             operations: vec![operation],
             request_limits: None,
         };
@@ -393,14 +393,14 @@ fn a_write_that_changes_nothing_names_the_change_before_it() {
 }
 
 /// The keys of a tag, so many, as a home has them.
-fn tag_keys(count: u64) -> wire::StoredTagKeys {
-    let key = |number: u64| wire::TagKey {
+fn tag_keys(count: u64) -> disk::StoredTagKeys {
+    let key = |number: u64| disk::TagKey {
         id: number << 32 | 7,
         commitment: vec![7; 32].into(),
         token: vec![8; 32].into(),
         holders: Vec::new(),
     };
-    wire::StoredTagKeys {
+    disk::StoredTagKeys {
         keys: (1..=count).map(key).collect(),
     }
 }
@@ -409,7 +409,7 @@ fn tag_keys(count: u64) -> wire::StoredTagKeys {
 fn a_mirror_takes_newer_keys_of_its_home_and_no_older_ones() {
     let mut mirror = Mirror::open();
     let mut share = |incarnation, count| {
-        let copy = wire::CopyTagKeys {
+        let copy = disk::CopyTagKeys {
             incarnation,
             keys: Some(tag_keys(count)),
         };
@@ -420,7 +420,7 @@ fn a_mirror_takes_newer_keys_of_its_home_and_no_older_ones() {
     assert_eq!(share(INCARNATION, 1), 2, "a late copy");
     assert_eq!(share(INCARNATION, 3), 3);
     // Only a home makes keys.
-    let new = wire::NewTagKey {
+    let new = disk::NewTagKey {
         key: tag_keys(4).keys.pop(),
     };
     mirror.entry(Command::NewTagKey(new));

@@ -5,14 +5,14 @@ mod control;
 mod mirror;
 mod scripts;
 
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use prost::Message;
 
 use super::{Applied, Applier, Payload};
 
 /// Applies a command as an entry of the log.
-fn apply(applier: &mut Applier<'_>, index: u64, command: &wire::Command) -> Applied {
-    let log_id = wire::LogId {
+fn apply(applier: &mut Applier<'_>, index: u64, command: &disk::Command) -> Applied {
+    let log_id = disk::LogId {
         term: 1,
         leader: 1,
         index,

@@ -19,13 +19,13 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use disk::command::Command as Entry;
+use disk::operation::{Change, Condition};
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use goldenscript::Context;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use wire::command::Command as Entry;
-use wire::operation::{Change, Condition};
 
 use crate::error::Error;
 use crate::state::outcomes::{CLIENT_BYTES, DIGEST_BYTES};
@@ -324,11 +324,11 @@ struct Replica {
     outcomes: Outcomes,
     row_cache: RowCache,
     /// What the next commands are made under.
-    fence: wire::Fence,
+    fence: disk::Fence,
     /// The operations of the next entry, and what they are called.
-    queued: Vec<(String, wire::Operation)>,
-    limits: Option<wire::RequestLimits>,
-    entries: Vec<wire::Command>,
+    queued: Vec<(String, disk::Operation)>,
+    limits: Option<disk::RequestLimits>,
+    entries: Vec<disk::Command>,
 }
 
 impl Replica {
@@ -339,10 +339,10 @@ impl Replica {
             state: GroupState::default(),
             outcomes: Outcomes::default(),
             row_cache: RowCache::default(),
-            fence: wire::Fence {
+            fence: disk::Fence {
                 policy_version: 1,
                 home_epoch: 1,
-                ..wire::Fence::default()
+                ..disk::Fence::default()
             },
             queued: Vec::new(),
             limits: None,
@@ -356,22 +356,22 @@ impl Replica {
     }
 
     /// Queues an operation, and gives it the digest that the proposer would.
-    fn queue(&mut self, what: String, id: Option<wire::WriteId>, operation: wire::Operation) {
-        let asked = wire::Operation {
+    fn queue(&mut self, what: String, id: Option<disk::WriteId>, operation: disk::Operation) {
+        let asked = disk::Operation {
             version: 0,
             ..operation.clone()
         };
         let digest = Sha256::digest(asked.encode_to_vec());
-        let id = id.map(|id| wire::WriteId {
+        let id = id.map(|id| disk::WriteId {
             digest: Bytes::copy_from_slice(&digest[..DIGEST_BYTES]),
             ..id
         });
         self.queued
-            .push((what, wire::Operation { id, ..operation }));
+            .push((what, disk::Operation { id, ..operation }));
     }
 
     /// Applies entries as one batch, the first of which has this index.
-    fn apply(&mut self, first: usize, entries: &[wire::Command]) -> Result<Vec<Applied>, Error> {
+    fn apply(&mut self, first: usize, entries: &[disk::Command]) -> Result<Vec<Applied>, Error> {
         let mut applier = Applier::new(
             &self.engine,
             &self.identity,
@@ -381,7 +381,7 @@ impl Replica {
         );
         let mut all = Vec::new();
         for (index, entry) in (first as u64..).zip(entries) {
-            let log_id = wire::LogId {
+            let log_id = disk::LogId {
                 term: 1,
                 leader: 1,
                 index,
@@ -398,7 +398,7 @@ impl Replica {
     /// Applies the next entry, and tells what came of it. A replica that halts is
     /// opened again.
     fn entry(&mut self, command: Option<Entry>, names: &Names) -> Result<String, Failure> {
-        let entry = wire::Command {
+        let entry = disk::Command {
             fence: Some(self.fence),
             command,
         };
@@ -476,7 +476,7 @@ impl Replica {
     }
 
     /// How far the mirror is.
-    fn mirror(&self) -> wire::MirrorState {
+    fn mirror(&self) -> disk::MirrorState {
         self.state.mirror.unwrap_or_default()
     }
 
@@ -485,8 +485,8 @@ impl Replica {
         incarnation.unwrap_or(self.identity.incarnation)
     }
 
-    fn begin(&self, attempt: u64, at: Position, changed_version: u64) -> wire::BeginBackfill {
-        wire::BeginBackfill {
+    fn begin(&self, attempt: u64, at: Position, changed_version: u64) -> disk::BeginBackfill {
+        disk::BeginBackfill {
             incarnation: self.identity.incarnation,
             seen_attempt: self.mirror().attempt,
             seen_open: self.mirror().open,
@@ -496,8 +496,8 @@ impl Replica {
         }
     }
 
-    fn page(&self, attempt: u64, page: u64) -> wire::Backfill {
-        wire::Backfill {
+    fn page(&self, attempt: u64, page: u64) -> disk::Backfill {
+        disk::Backfill {
             incarnation: self.identity.incarnation,
             attempt,
             page,
@@ -505,13 +505,13 @@ impl Replica {
             from: "eu".into(),
             policy_version: 1,
             sent_ms: 5,
-            ..wire::Backfill::default()
+            ..disk::Backfill::default()
         }
     }
 
     /// A batch of changes behind a place. Sent again it is the same.
-    fn copy(&self, after: Position, last: Position) -> wire::Copy {
-        wire::Copy {
+    fn copy(&self, after: Position, last: Position) -> disk::Copy {
+        disk::Copy {
             incarnation: self.identity.incarnation,
             transfer: last.index.0 * 10 + u64::from(last.sub),
             from: "eu".into(),
@@ -519,7 +519,7 @@ impl Replica {
             last: last.to_wire(),
             policy_version: 1,
             sent_ms: 5,
-            ..wire::Copy::default()
+            ..disk::Copy::default()
         }
     }
 }
@@ -553,8 +553,8 @@ fn outcome_words(outcome: &Outcome, names: &Names) -> String {
 }
 
 /// A record that is copied. Its version tells where the home wrote it.
-fn copied(key: &str, value: Option<&str>, version: u64) -> wire::CopiedRecord {
-    wire::CopiedRecord {
+fn copied(key: &str, value: Option<&str>, version: u64) -> disk::CopiedRecord {
+    disk::CopiedRecord {
         key: Bytes::copy_from_slice(key.as_bytes()),
         version,
         origin: "eu".into(),
@@ -573,22 +573,22 @@ fn place_of(version: u64) -> Position {
     }
 }
 
-fn value_of(text: &str) -> wire::Value {
-    wire::Value {
+fn value_of(text: &str) -> disk::Value {
+    disk::Value {
         bytes: Bytes::copy_from_slice(text.as_bytes()),
-        ..wire::Value::default()
+        ..disk::Value::default()
     }
 }
 
 /// The keys of a tag up to a number, as a home has them.
-fn tag_keys(newest: u64) -> wire::StoredTagKeys {
-    let key = |number: u64| wire::TagKey {
+fn tag_keys(newest: u64) -> disk::StoredTagKeys {
+    let key = |number: u64| disk::TagKey {
         id: number << 32 | 7,
         commitment: vec![7; 32].into(),
         token: vec![8; 32].into(),
         holders: Vec::new(),
     };
-    wire::StoredTagKeys {
+    disk::StoredTagKeys {
         keys: (1..=newest).map(key).collect(),
     }
 }
@@ -621,7 +621,7 @@ impl goldenscript::Runner for Script {
                 Ok(String::new())
             }
             Command::Range { from, to } => {
-                let span = wire::KeySpan {
+                let span = disk::KeySpan {
                     start: Bytes::copy_from_slice(from.as_bytes()),
                     end: to.as_ref().map(|to| Bytes::copy_from_slice(to.as_bytes())),
                 };
@@ -680,13 +680,13 @@ impl Script {
             }
             Command::Apply => {
                 let operations = group.queued.iter();
-                let batch = wire::Batch {
+                let batch = disk::Batch {
                     operations: operations.map(|(_, operation)| operation.clone()).collect(),
                     request_limits: group.limits.take(),
                 };
                 group.entry(Some(Entry::Batch(batch)), names)
             }
-            Command::Raise => group.entry(Some(Entry::RaiseFence(wire::RaiseFence {})), names),
+            Command::Raise => group.entry(Some(Entry::RaiseFence(disk::RaiseFence {})), names),
             Command::Empty => group.entry(None, names),
             Command::Get { key, version } => {
                 let version = version.unwrap_or(group.state.last_version);
@@ -719,15 +719,15 @@ impl Script {
         let mirror = self.groups.get_mut(name).ok_or("the group is not there")?;
         let entries = [
             Entry::BeginBackfill(mirror.begin(attempt, changed, version)),
-            Entry::Backfill(wire::Backfill {
+            Entry::Backfill(disk::Backfill {
                 records: records.records,
                 ..mirror.page(attempt, 0)
             }),
-            Entry::Backfill(wire::Backfill {
+            Entry::Backfill(disk::Backfill {
                 outcomes: outcomes.outcomes,
                 ..mirror.page(attempt, 1)
             }),
-            Entry::EndBackfill(wire::EndBackfill {
+            Entry::EndBackfill(disk::EndBackfill {
                 incarnation: mirror.identity.incarnation,
                 attempt,
                 pages: 2,
@@ -749,7 +749,7 @@ impl Script {
             return Ok("nothing to ship\n".into());
         };
         let mirror = self.groups.get_mut(name).ok_or("the group is not there")?;
-        let copy = wire::Copy {
+        let copy = disk::Copy {
             records: changes.records,
             outcomes: changes.outcomes,
             ..mirror.copy(at, changes.last)
@@ -771,7 +771,7 @@ fn said_of_operations(
             outcomes,
             each,
         } => {
-            group.limits = Some(wire::RequestLimits {
+            group.limits = Some(disk::RequestLimits {
                 clients_max: *clients,
                 outcomes_max: *outcomes,
                 outcomes_per_client_max: *each,
@@ -785,12 +785,12 @@ fn said_of_operations(
             records,
         } => {
             for (key, value) in records {
-                let put = wire::Operation {
+                let put = disk::Operation {
                     version: version.unwrap_or_else(|| group.version()),
                     key: key.clone().into(),
                     change: Some(Change::Put(value_of(value))),
                     condition: condition.as_ref().map(|If(condition)| *condition),
-                    ..wire::Operation::default()
+                    ..disk::Operation::default()
                 };
                 group.queue(format!("put {key}"), write_id(names, id, *below)?, put);
             }
@@ -802,12 +802,12 @@ fn said_of_operations(
             condition,
             version,
         } => {
-            let delete = wire::Operation {
+            let delete = disk::Operation {
                 version: version.unwrap_or(next),
                 key: key.clone().into(),
-                change: Some(Change::Delete(wire::Tombstone {})),
+                change: Some(Change::Delete(disk::Tombstone {})),
                 condition: condition.as_ref().map(|If(condition)| *condition),
-                ..wire::Operation::default()
+                ..disk::Operation::default()
             };
             group.queue(
                 format!("delete {key}"),
@@ -816,9 +816,9 @@ fn said_of_operations(
             );
         }
         Command::Register { client } => {
-            let register = wire::Register {
+            let register = disk::Register {
                 nonce: Bytes::copy_from_slice(&nonce(client)),
-                ..wire::Register::default()
+                ..disk::Register::default()
             };
             names.add(client_id(client, next), client);
             group.queue(
@@ -828,9 +828,9 @@ fn said_of_operations(
             );
         }
         Command::Take { client } => {
-            let register = wire::Register {
+            let register = disk::Register {
                 client: names.id(client)?,
-                ..wire::Register::default()
+                ..disk::Register::default()
             };
             group.queue(
                 format!("take {client}"),
@@ -840,7 +840,7 @@ fn said_of_operations(
         }
         Command::Advance { version } => {
             let version = version.unwrap_or(next);
-            let advance = Change::Advance(wire::Advance { version });
+            let advance = Change::Advance(disk::Advance { version });
             group.queue("advance".into(), None, of_no_record(version, advance));
         }
         Command::Pretend { client, version } => names.add(client_id(client, *version), client),
@@ -852,13 +852,13 @@ fn said_of_operations(
 /// What is shipped to a mirror, or made for it.
 fn shipped(group: &Replica, command: &Command) -> Entry {
     match command {
-        Command::NewKey { number } => Entry::NewTagKey(wire::NewTagKey {
+        Command::NewKey { number } => Entry::NewTagKey(disk::NewTagKey {
             key: tag_keys(*number).keys.pop(),
         }),
         Command::Keys {
             newest,
             incarnation,
-        } => Entry::CopyTagKeys(wire::CopyTagKeys {
+        } => Entry::CopyTagKeys(disk::CopyTagKeys {
             incarnation: group.meant(*incarnation),
             keys: Some(tag_keys(*newest)),
         }),
@@ -872,7 +872,7 @@ fn shipped(group: &Replica, command: &Command) -> Entry {
         } => {
             let at = at.as_ref().map_or(Position::default(), |place| place.0);
             let begin = group.begin(*attempt, at, *version);
-            Entry::BeginBackfill(wire::BeginBackfill {
+            Entry::BeginBackfill(disk::BeginBackfill {
                 incarnation: group.meant(*incarnation),
                 seen_attempt: seen_attempt.unwrap_or(begin.seen_attempt),
                 seen_open: seen_open.unwrap_or(begin.seen_open),
@@ -884,7 +884,7 @@ fn shipped(group: &Replica, command: &Command) -> Entry {
             attempt,
             incarnation,
             records,
-        } => Entry::Backfill(wire::Backfill {
+        } => Entry::Backfill(disk::Backfill {
             incarnation: group.meant(*incarnation),
             records: copies(records, &[]),
             ..group.page(*attempt, *number)
@@ -893,7 +893,7 @@ fn shipped(group: &Replica, command: &Command) -> Entry {
             attempt,
             pages,
             incarnation,
-        } => Entry::EndBackfill(wire::EndBackfill {
+        } => Entry::EndBackfill(disk::EndBackfill {
             incarnation: group.meant(*incarnation),
             attempt: *attempt,
             pages: *pages,
@@ -908,7 +908,7 @@ fn shipped(group: &Replica, command: &Command) -> Entry {
             let records = copies(records, deletes);
             let last = records.last().map_or(0, |record| record.version);
             let after = after.as_ref().map_or(cursor, |place| place.0);
-            Entry::Copy(wire::Copy {
+            Entry::Copy(disk::Copy {
                 incarnation: group.meant(*incarnation),
                 records,
                 ..group.copy(after, place_of(last))
@@ -919,7 +919,7 @@ fn shipped(group: &Replica, command: &Command) -> Entry {
 }
 
 /// Records that are copied, in the order of their versions.
-fn copies(records: &[(String, Value)], deletes: &[Deleted]) -> Vec<wire::CopiedRecord> {
+fn copies(records: &[(String, Value)], deletes: &[Deleted]) -> Vec<disk::CopiedRecord> {
     let puts = records.iter();
     let puts = puts.map(|(key, Value(value, version))| copied(key, Some(value), *version));
     let deletes = deletes.iter();
@@ -929,11 +929,11 @@ fn copies(records: &[(String, Value)], deletes: &[Deleted]) -> Vec<wire::CopiedR
     all
 }
 
-fn of_no_record(version: u64, change: Change) -> wire::Operation {
-    wire::Operation {
+fn of_no_record(version: u64, change: Change) -> disk::Operation {
+    disk::Operation {
         version,
         change: Some(change),
-        ..wire::Operation::default()
+        ..disk::Operation::default()
     }
 }
 
@@ -956,11 +956,11 @@ fn write_id(
     names: &Names,
     id: &Option<WriteId>,
     acked_below: u64,
-) -> Result<Option<wire::WriteId>, Failure> {
+) -> Result<Option<disk::WriteId>, Failure> {
     let Some(WriteId(client, sequence)) = id else {
         return Ok(None);
     };
-    Ok(Some(wire::WriteId {
+    Ok(Some(disk::WriteId {
         client: names.id(client)?,
         sequence: *sequence,
         acked_below,

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::{LogId, Vote};
+use domicile_proto::disk::v1::{LogId, Vote};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 

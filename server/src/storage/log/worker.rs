@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use domicile_proto::internal::v1::{Anchor, AnchoredReplica, LogId, Vote};
+use domicile_proto::disk::v1::{Anchor, AnchoredReplica, LogId, Vote};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Reason, Result};

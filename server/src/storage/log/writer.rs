@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::{LogId, Vote};
+use domicile_proto::disk::v1::{LogId, Vote};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 

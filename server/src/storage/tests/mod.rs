@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1::{AnchoredReplica, GroupState, LogId, Vote};
+use domicile_proto::disk::v1::{AnchoredReplica, GroupState, LogId, Vote};
 
 use super::testing::{copy, copy_at_rest};
 use super::*;

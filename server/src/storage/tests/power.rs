@@ -150,7 +150,7 @@ fn an_interrupted_creation_is_finished() {
         fs::write(image.path().join("anchor.draft"), b"half").unwrap();
         if keep == "anchor" {
             let slots = anchor::FileSlots::create(&image.path().join("anchor")).unwrap();
-            let anchor = domicile_proto::internal::v1::Anchor {
+            let anchor = domicile_proto::disk::v1::Anchor {
                 format: FORMAT,
                 region: "eu".into(),
                 node: 1,

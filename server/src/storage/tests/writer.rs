@@ -215,7 +215,7 @@ fn the_anchor_follows_a_roll() {
 async fn a_task_ends_with_its_handles() {
     let memory = Memory::new("log", 1);
     let slots = Box::new(anchor::MemorySlots::default());
-    let anchor = AnchorFile::create(slots, domicile_proto::internal::v1::Anchor::default());
+    let anchor = AnchorFile::create(slots, domicile_proto::disk::v1::Anchor::default());
     let parts = Target {
         on_sync: None,
         engine: Arc::new(memory.clone()),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use domicile_proto::internal::v1 as wire;
+use disk::ledger_row::Part;
+use domicile_proto::disk::v1 as disk;
 use prost::Message;
-use wire::ledger_row::Part;
 
 use super::Failure;
 use crate::seal;
@@ -68,7 +68,7 @@ pub(super) fn compared(home: &Rows, mirror: &Rows) -> String {
         let rows = rows.iter().filter(|(key, _)| table_of(key) == table);
         let bare = |(key, row): (&Bytes, &Bytes)| match table {
             Table::Record | Table::History => {
-                let mut stored: wire::StoredRecord = open(key, row);
+                let mut stored: disk::StoredRecord = open(key, row);
                 stored.transfer = 0;
                 (key.clone(), stored.encode_to_vec().into())
             }
@@ -147,7 +147,7 @@ fn state_words(state: &GroupState) -> Vec<(&'static str, String)> {
 }
 
 /// What a mirror answers its sender.
-pub(super) fn mirror_words(mirror: &wire::MirrorState) -> String {
+pub(super) fn mirror_words(mirror: &disk::MirrorState) -> String {
     format!(
         "open={} cursor={} attempt={} pages={} tag-key={} changed-version={}",
         yes(mirror.open),
@@ -173,7 +173,7 @@ fn row_words(key: &[u8], row: &[u8], names: &Names) -> Option<String> {
         }
         Table::Change => {
             let (_, epoch, index) = keys::parse_change(key).expect("sound");
-            let changes: wire::StoredChanges = open(key, row);
+            let changes: disk::StoredChanges = open(key, row);
             let mut said = format!("change at={epoch}/{index}");
             for write in &changes.writes {
                 let what = if write.deleted { "delete" } else { "put" };
@@ -190,12 +190,12 @@ fn row_words(key: &[u8], row: &[u8], names: &Names) -> Option<String> {
         }
         Table::AuditLeaf => {
             let (_, index) = keys::parse_audit_leaf(key).expect("sound");
-            let leaf: wire::AuditLeaf = open(key, row);
+            let leaf: disk::AuditLeaf = open(key, row);
             format!("leaf entry={index} operations={}", leaf.operations)
         }
         Table::Ledger => ledger_words(key, &open(key, row)),
         Table::TagKeys => {
-            let stored: wire::StoredTagKeys = open(key, row);
+            let stored: disk::StoredTagKeys = open(key, row);
             let numbers = stored
                 .keys
                 .iter()
@@ -207,7 +207,7 @@ fn row_words(key: &[u8], row: &[u8], names: &Names) -> Option<String> {
     })
 }
 
-fn record_words(key: &[u8], stored: &wire::StoredRecord) -> String {
+fn record_words(key: &[u8], stored: &disk::StoredRecord) -> String {
     let value = match &stored.value {
         Some(value) => format!("{}={}", text(key), text(&value.bytes)),
         None => format!("{} deleted", text(key)),
@@ -225,7 +225,7 @@ fn record_words(key: &[u8], stored: &wire::StoredRecord) -> String {
     said
 }
 
-fn outcomes_words(row: &wire::StoredOutcomes, names: &Names) -> String {
+fn outcomes_words(row: &disk::StoredOutcomes, names: &Names) -> String {
     let mut said = String::new();
     for outcome in &row.outcomes {
         let (client, version) = (names.of(&outcome.client), outcome.version);
@@ -247,7 +247,7 @@ fn outcomes_words(row: &wire::StoredOutcomes, names: &Names) -> String {
     said
 }
 
-fn ledger_words(key: &[u8], row: &wire::LedgerRow) -> String {
+fn ledger_words(key: &[u8], row: &disk::LedgerRow) -> String {
     let side = match keys::is_received(key) {
         true => "received",
         false => "sent",
