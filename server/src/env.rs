@@ -131,7 +131,7 @@ impl Env {
 
     /// Hears the wall clock of another node, as it is now but for the way of its
     /// answer.
-    pub fn hear_clock(&self, node: &str, theirs_ms: u64) {
+    pub fn observe_clock(&self, node: &str, theirs_ms: u64) {
         let boot = (self.look)().boot;
         self.peers.hear(node, theirs_ms, boot, self.now());
     }

@@ -19,7 +19,7 @@ use crate::api::status::{code, code_name, failure};
 use crate::env::{Env, Instant, Task};
 use crate::error::{Error, Reason, Result};
 use crate::kv::{self, Route, covering_all, has_key};
-use crate::raft::{self, Asker, Budget, Kind};
+use crate::raft::{self, Budget, Kind, Replier};
 use crate::state::Outcome;
 use crate::storage::{GroupId, Index};
 use crate::telemetry::{Metrics, Operation};
@@ -140,8 +140,8 @@ pub(super) struct Asked {
     pub(super) metrics: Metrics,
 }
 
-impl Asker for Asked {
-    fn hear(self: Arc<Self>, number: u64, kind: Kind, answer: Result<raft::Answer>) {
+impl Replier for Asked {
+    fn reply(self: Arc<Self>, number: u64, kind: Kind, answer: Result<raft::Answer>) {
         let counted = match kind {
             Kind::Put => Operation::Put,
             Kind::Delete => Operation::Delete,
@@ -446,7 +446,7 @@ mod tests {
                     index: Index(index),
                     token: Bytes::from_static(b"given"),
                 };
-                asked.clone().hear(id, kind, Ok(answer));
+                asked.clone().reply(id, kind, Ok(answer));
             }
             let counted = Counted::begin(node.env.clone(), Metrics::new());
             let slots = Arc::new(Semaphore::new(0));

@@ -27,7 +27,7 @@ use crate::api::status::failure;
 use crate::env::Env;
 use crate::error::{Error, Reason, Result};
 use crate::kv::{self, Admitted, ReadOptions, Route, Scanner, Store, check_key};
-use crate::raft::{Asker, Kind, Reply, Write};
+use crate::raft::{Kind, Replier, Reply, Write};
 use crate::telemetry::{self, Metrics};
 
 /// Begins to serve a session.
@@ -211,8 +211,8 @@ impl Session {
         });
         let asked = asked.clone();
         match write {
-            Ok(write) => batch.writes.push((write, Reply::heard_by(asked, id, kind))),
-            Err(refused) => asked.hear(id, kind, Err(refused)),
+            Ok(write) => batch.writes.push((write, Reply::through(asked, id, kind))),
+            Err(refused) => asked.reply(id, kind, Err(refused)),
         }
     }
 

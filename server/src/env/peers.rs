@@ -26,14 +26,14 @@ const WAITED_MAX: Duration = Duration::from_millis(1_200);
 /// The wall clocks of other nodes, as they were heard last.
 #[derive(Debug, Default)]
 pub(super) struct PeerClocks {
-    known: Mutex<Known>,
+    known: Mutex<Clocks>,
     /// Whether this machine's clock was found to be off.
     is_off: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    clocks: BTreeMap<String, Heard>,
+struct Clocks {
+    clocks: BTreeMap<String, Observed>,
     /// When any was heard last.
     last: Option<Instant>,
     /// Until when a clock that looks late may be one that waited.
@@ -41,7 +41,7 @@ struct Known {
 }
 
 #[derive(Debug)]
-struct Heard {
+struct Observed {
     /// What the clock said when the boot clock of this machine began, in milliseconds.
     /// This machine's wall clock has no part in it: it may be set at any time.
     began_ms: i128,
@@ -52,7 +52,7 @@ impl PeerClocks {
     /// Hears a node's wall clock. The way of the answer makes it look late by
     /// less than the distances here, some hundred milliseconds.
     pub(super) fn hear(&self, node: &str, theirs_ms: u64, boot: Duration, now: Instant) {
-        let heard = Heard {
+        let heard = Observed {
             began_ms: i128::from(theirs_ms) - millis(boot),
             at: now,
         };

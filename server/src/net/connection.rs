@@ -288,7 +288,7 @@ impl Connection {
                 match answers.message().await {
                     Ok(Some(frame)) => {
                         frame.store.iter().for_each(|stamp| seen.note(stamp));
-                        self.env.hear_clock(&other, frame.wall_ms);
+                        self.env.observe_clock(&other, frame.wall_ms);
                         self.link.contact.hear(self.env.now(), frame.state);
                         let mut pending = pending.lock();
                         pending.heard = self.env.now();

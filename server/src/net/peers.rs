@@ -289,8 +289,8 @@ impl Peers {
     }
 
     /// Notes that a node was slow to answer: for a time others are asked before it.
-    pub fn doubt(&self, node: NodeId) {
-        self.slow.lock().doubt(node, self.env.now());
+    pub fn mark_slow(&self, node: NodeId) {
+        self.slow.lock().mark_slow(node, self.env.now());
     }
 
     /// The nodes that answer now, without those that were slow lately, unless all

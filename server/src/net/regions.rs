@@ -27,12 +27,12 @@ pub struct Regions {
     speaker: Speaker,
     gate: Arc<Gate>,
     own: Arc<Peers>,
-    known: RwLock<Known>,
+    known: RwLock<Addressing>,
 }
 
 /// The regions that are known.
 #[derive(Default)]
-struct Known {
+struct Addressing {
     peers: BTreeMap<RegionName, Arc<Peers>>,
     numbers: BTreeMap<u64, RegionName>,
     /// Nodes that are elsewhere than everybody says.
@@ -50,7 +50,7 @@ impl Regions {
             gate.clone(),
             region.clone(),
         ));
-        let known = Known {
+        let known = Addressing {
             peers: BTreeMap::from([(region, own.clone())]),
             numbers: BTreeMap::new(),
             moved: Vec::new(),

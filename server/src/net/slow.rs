@@ -21,7 +21,7 @@ pub(super) struct Slow(BTreeMap<NodeId, Instant>);
 
 impl Slow {
     /// Notes that a node was slow to answer.
-    pub(super) fn doubt(&mut self, node: NodeId, now: Instant) {
+    pub(super) fn mark_slow(&mut self, node: NodeId, now: Instant) {
         self.0.insert(node, now + DOUBTED_FOR);
     }
 
@@ -48,9 +48,9 @@ mod tests {
         let now = Env::real().now();
         let mut slow = Slow::default();
         assert_eq!(slow.leave_out(nodes(), now), nodes());
-        slow.doubt(NodeId(1), now);
+        slow.mark_slow(NodeId(1), now);
         assert_eq!(slow.leave_out(nodes(), now), [NodeId(2)]);
-        slow.doubt(NodeId(2), now + DOUBTED_FOR / 2);
+        slow.mark_slow(NodeId(2), now + DOUBTED_FOR / 2);
         assert_eq!(slow.leave_out(nodes(), now + DOUBTED_FOR / 2), nodes());
         // The first is trusted again.
         assert_eq!(slow.leave_out(nodes(), now + DOUBTED_FOR), [NodeId(1)]);

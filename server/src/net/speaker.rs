@@ -100,12 +100,12 @@ impl Speaker {
             return Ok(());
         };
         if guard.is_replaced(replica) {
-            return Err(guard.condemn(&format!(
+            return Err(guard.mark_outdated(&format!(
                 "the node was replaced, and has a newer store than this one, as node {by} knows"
             )));
         }
         if seen.iter().any(|seen| guard.is_behind(seen)) {
-            return Err(guard.condemn(&format!("node {by} has seen a later state of it")));
+            return Err(guard.mark_outdated(&format!("node {by} has seen a later state of it")));
         }
         Ok(())
     }

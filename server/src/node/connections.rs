@@ -136,7 +136,7 @@ impl Connections {
         state.unknown.insert(id, cut.clone());
         self.count(&mut state, Class::Unknown, 1);
         drop(state);
-        let seat = Arc::new(Seat {
+        let seat = Arc::new(Slot {
             id,
             class: AtomicU8::new(Class::Unknown as u8),
             connections: self.clone(),
@@ -216,7 +216,7 @@ impl Connections {
     }
 
     /// Moves a connection to a class, if there is a place.
-    fn move_to(&self, seat: &Seat, class: Class) -> Result<()> {
+    fn move_to(&self, seat: &Slot, class: Class) -> Result<()> {
         let mut state = self.state.lock();
         let before = seat.class.load(Ordering::Relaxed);
         let Some(before) = Class::ALL.into_iter().find(|c| *c as u8 == before) else {
@@ -240,7 +240,7 @@ impl Connections {
         Ok(())
     }
 
-    fn leave(&self, seat: &Seat) {
+    fn leave(&self, seat: &Slot) {
         let mut state = self.state.lock();
         let before = seat.class.swap(GONE, Ordering::Relaxed);
         if let Some(class) = Class::ALL.into_iter().find(|c| *c as u8 == before) {
@@ -271,13 +271,13 @@ fn full(class: Class, limit: usize) -> Error {
 }
 
 /// The place of a connection.
-pub(super) struct Seat {
+pub(super) struct Slot {
     id: u64,
     class: AtomicU8,
     connections: Arc<Connections>,
 }
 
-impl Seat {
+impl Slot {
     fn is(&self, class: Class) -> bool {
         self.class.load(Ordering::Relaxed) == class as u8
     }
@@ -311,7 +311,7 @@ fn class_of(path: &str) -> Class {
 pub(super) struct Seated {
     io: Cut<BoxedIo>,
     scanner: Scanner,
-    seat: Arc<Seat>,
+    seat: Arc<Slot>,
 }
 
 /// What a call is told of its connection.
@@ -319,7 +319,7 @@ pub(super) struct Seated {
 pub(super) struct Seating {
     caller: Caller,
     scanner: Scanner,
-    seat: Arc<Seat>,
+    seat: Arc<Slot>,
 }
 
 impl Connected for Seated {
@@ -386,15 +386,15 @@ impl AsyncWrite for Seated {
 /// What stands before all services: gives the connection of each call its
 /// class, and refuses the call where there is no place.
 #[derive(Clone)]
-pub(super) struct Usher<S> {
+pub(super) struct Admitting<S> {
     inner: S,
     connections: Arc<Connections>,
 }
 
-impl<S> Usher<S> {
+impl<S> Admitting<S> {
     /// Stands before `inner`.
     pub(super) fn new(inner: S, connections: Arc<Connections>) -> Self {
-        Usher { inner, connections }
+        Admitting { inner, connections }
     }
 }
 
@@ -414,7 +414,7 @@ impl Drop for Working {
     }
 }
 
-impl<S> Service<http::Request<Body>> for Usher<S>
+impl<S> Service<http::Request<Body>> for Admitting<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,

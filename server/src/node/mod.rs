@@ -191,7 +191,7 @@ impl Node {
         });
         let following = env.scoped(placement.start()).await?;
         let leasing = env.spawn("lease", placement.clone().keep_lease());
-        let relieving = env.spawn("relief", placement.clone().relieve());
+        let evacuating = env.spawn("evacuation", placement.clone().evacuate());
         let tending = env.spawn("disk-room", observe::tend(disk.clone()));
         let reclaiming = reclaim::follow(disk.clone(), groups.clone());
         let reclaiming = env.spawn("reclaim", reclaiming);
@@ -292,7 +292,7 @@ impl Node {
             health,
             readiness: Some(readiness),
             _tasks: vec![
-                following, probing, leasing, observing, watch_disk, relieving, tending, reclaiming,
+                following, probing, leasing, observing, watch_disk, evacuating, tending, reclaiming,
             ],
         })
     }
@@ -308,7 +308,7 @@ impl Node {
 
     /// Whether the node must stop because its store is an older copy.
     pub fn is_outdated(&self) -> bool {
-        self.disk.rollback_guard().is_condemned()
+        self.disk.rollback_guard().is_outdated()
     }
 
     /// Forms a cluster of empty nodes, this one among them. Asked again with

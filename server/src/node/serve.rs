@@ -17,7 +17,7 @@ use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::accept::accepted;
-use super::connections::{Connections, Usher};
+use super::connections::{Admitting, Connections};
 use crate::api::{AdminApi, Admission, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
@@ -93,7 +93,7 @@ where
         std::future::ready(socket)
     });
     let ushering = connections.clone();
-    let usher = tower::layer::layer_fn(move |inner| Usher::new(inner, ushering.clone()));
+    let usher = tower::layer::layer_fn(move |inner| Admitting::new(inner, ushering.clone()));
     let server = Server::builder()
         .layer(tower::util::MapResponseLayer::new(dated))
         .layer(usher)

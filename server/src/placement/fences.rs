@@ -17,10 +17,10 @@ use crate::storage::GroupId;
 
 /// The fences of the groups of this node.
 #[derive(Default)]
-pub(super) struct Fences(Mutex<Known>);
+pub(super) struct Fences(Mutex<FenceTable>);
 
 #[derive(Default)]
-struct Known {
+struct FenceTable {
     /// Of every tag's group.
     of_tags: BTreeMap<GroupId, disk::Fence>,
     /// Of the control group and of the region group.
@@ -29,7 +29,7 @@ struct Known {
     groups: BTreeMap<GroupId, watch::Sender<disk::Fence>>,
 }
 
-impl Known {
+impl FenceTable {
     fn of(&self, group: GroupId) -> disk::Fence {
         self.of_tags.get(&group).copied().unwrap_or(self.common)
     }

@@ -6,19 +6,19 @@
 //!
 //! From then on each node follows both ([`reconcile`]): what is meant to be on it is
 //! opened, and what is not is removed ([`replicas`]). What goes wrong is mended
-//! ([`repair`]). Other nodes ask for their part of this by the [`doors`].
+//! ([`repair`]). Other nodes ask for their part of this by the [`requests`].
 //!
 //! Once every node has a newer build, the cluster may use what that knows ([`upgrade`]).
 //! [`fences`] tells each group of it, and of the policy version.
 //!
 //! Not done here: agreement (`raft`), routing (`kv`).
 
-mod doors;
 mod fences;
 mod form;
 mod reconcile;
 mod repair;
 mod replicas;
+mod requests;
 mod upgrade;
 
 use fences::Fences;

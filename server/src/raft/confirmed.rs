@@ -66,7 +66,7 @@ impl Group {
     }
 
     /// Hears from a leader; `quorum_ms` as in its append.
-    pub(in crate::raft) fn hear_leader(&self, term: u64, quorum_ms: Option<u64>) {
+    pub(in crate::raft) fn observe_leader(&self, term: u64, quorum_ms: Option<u64>) {
         // A build that does not say is believed.
         let quorum_age = Duration::from_millis(quorum_ms.unwrap_or(0));
         *self.leadership.heard.lock() = Some(Heard {

@@ -30,7 +30,9 @@ use crate::raft::snapshot;
 use crate::raft::state_machine::{Progress, StateMachine};
 use crate::raft::timing::Timing;
 use crate::raft::transport::SharedTransport;
-use crate::raft::types::{NodeId, Proposal, RaftLogId, ReplicaId, Seat, Types, log_id_to_wire};
+use crate::raft::types::{
+    MemberNode, NodeId, Proposal, RaftLogId, ReplicaId, Types, log_id_to_wire,
+};
 use crate::raft::write::{Reply, Write};
 use crate::residency::Gate;
 use crate::seal::{self, TagKeys};
@@ -253,7 +255,7 @@ impl Group {
         let members: BTreeMap<_, _> = members
             .iter()
             .map(|m| {
-                let seat = Seat {
+                let seat = MemberNode {
                     node: NodeId(m.node),
                 };
                 (ReplicaId(m.replica), seat)
@@ -312,7 +314,7 @@ impl Group {
     }
 
     /// Notes in the home's group what is about to be sent.
-    pub async fn account(&self, rows: Vec<disk::LedgerRow>) -> Result<()> {
+    pub async fn note_sent(&self, rows: Vec<disk::LedgerRow>) -> Result<()> {
         let account = disk::command::Command::Account(disk::Account { rows });
         self.write(account).await.map(drop)
     }

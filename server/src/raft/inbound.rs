@@ -107,7 +107,7 @@ impl Inbound {
             self.refuse(sequence, "the replica is not here");
             return;
         };
-        if target.disk().rollback_guard().is_condemned() {
+        if target.disk().rollback_guard().is_outdated() {
             self.refuse(sequence, "the store of this node is outdated");
             return;
         }
@@ -176,7 +176,7 @@ impl Inbound {
             .vote
             .is_some_and(|vote| vote.committed && vote.term > 0 && vote.term >= target.term());
         if let Some(vote) = append.vote.filter(|_| is_of_leader) {
-            target.hear_leader(vote.term, append.quorum_ms);
+            target.observe_leader(vote.term, append.quorum_ms);
         }
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_wire);
         let rpc = match append_from_wire(append) {
@@ -185,7 +185,7 @@ impl Inbound {
                 self.refuse(sequence, &error.message);
                 if error.reason == Reason::UpgradeNeeded && is_of_leader {
                     // It ends this node, as the same entry in its own log would.
-                    drop(target.disk().heard::<()>(Err(error)));
+                    drop(target.disk().report::<()>(Err(error)));
                 }
                 return;
             }
@@ -375,7 +375,7 @@ async fn lost_entries(
         acknowledged.index(),
         target.replica(),
     );
-    Err(target.disk().rollback_guard().condemn(&why).message)
+    Err(target.disk().rollback_guard().mark_outdated(&why).message)
 }
 
 async fn vote_of(

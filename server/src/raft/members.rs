@@ -15,7 +15,7 @@ use openraft::{ChangeMembers, Raft};
 
 use super::group::Group;
 use super::state_machine::StateMachine;
-use super::types::{NodeId, ReplicaId, Seat, Types};
+use super::types::{MemberNode, NodeId, ReplicaId, Types};
 use crate::error::{Error, Reason, Result};
 
 /// How long a change of the membership may take, the catching up of a learner
@@ -45,14 +45,14 @@ struct Seats {
 impl Group {
     /// Adds a learner; it catches up by itself.
     pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<()> {
-        let added = self.raft().add_learner(replica, Seat { node }, false);
+        let added = self.raft().add_learner(replica, MemberNode { node }, false);
         added.await.map(drop).map_err(not_changed)
     }
 
     /// Whether a replica is the only one of its node, with a vote if it is to
     /// have one, and no change of the voters is half done, as far as is known
     /// here.
-    pub fn is_seated(&self, replica: ReplicaId, node: NodeId, voter: bool) -> bool {
+    pub fn is_only_member(&self, replica: ReplicaId, node: NodeId, voter: bool) -> bool {
         let seats = self.seats(node);
         !seats.between
             && seats.of_node == BTreeSet::from([replica])
@@ -71,12 +71,12 @@ impl Group {
                 "a replica is replaced by one with an id that was never used",
             ));
         }
-        if self.is_seated(new, node, voter) {
+        if self.is_only_member(new, node, voter) {
             return Ok(());
         }
         let raft = self.raft().clone();
         let change = async move {
-            let added = raft.add_learner(new, Seat { node }, voter);
+            let added = raft.add_learner(new, MemberNode { node }, voter);
             added.await.map_err(not_changed)?;
             if voter {
                 caught_up(&raft, new).await;

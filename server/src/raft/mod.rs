@@ -71,7 +71,7 @@ pub use timing::Timing;
 pub use transport::{Chunks, SharedTransport, Transport};
 pub use types::{NodeId, ReplicaId};
 pub use window::Window;
-pub use write::{Answer, Asker, Awaited, Kind, Reply, Write};
+pub use write::{Answer, Awaited, Kind, Replier, Reply, Write};
 
 #[cfg(test)]
 pub(crate) mod testing;

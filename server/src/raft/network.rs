@@ -44,7 +44,7 @@ use crate::raft::retention::Followers;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::transport::{Chunks, SharedTransport};
 use crate::raft::types::{
-    LeaderId, NodeId, RaftVote, ReplicaId, Seat, Types, entry_to_bytes, log_id_from_wire,
+    LeaderId, MemberNode, NodeId, RaftVote, ReplicaId, Types, entry_to_bytes, log_id_from_wire,
     log_id_to_wire, stored_membership_to_wire, vote_from_wire, vote_to_wire,
 };
 use crate::raft::window::Window;
@@ -150,12 +150,12 @@ impl Network {
         self.running.clone()
     }
 
-    fn client(&self, target: ReplicaId, seat: &Seat, heartbeats: bool) -> Client {
+    fn client(&self, target: ReplicaId, member: &MemberNode, heartbeats: bool) -> Client {
         Client {
             identity: self.identity.clone(),
             replica: self.replica,
             target,
-            node: seat.node,
+            node: member.node,
             transport: self.transport.clone(),
             gate: self.gate.clone(),
             pipelines: self.pipelines.clone(),
@@ -172,12 +172,12 @@ impl Network {
 impl RaftNetworkFactory<Types> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, target: ReplicaId, seat: &Seat) -> Client {
-        self.client(target, seat, false)
+    async fn new_client(&mut self, target: ReplicaId, member: &MemberNode) -> Client {
+        self.client(target, member, false)
     }
 
-    async fn new_heartbeat_client(&mut self, target: ReplicaId, seat: &Seat) -> Client {
-        self.client(target, seat, true)
+    async fn new_heartbeat_client(&mut self, target: ReplicaId, member: &MemberNode) -> Client {
+        self.client(target, member, true)
     }
 }
 
@@ -455,7 +455,7 @@ impl NetSnapshot<Types> for Client {
     async fn full_snapshot(
         &mut self,
         vote: RaftVote,
-        snapshot: Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>,
+        snapshot: Snapshot<LeaderId, ReplicaId, MemberNode, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {

@@ -174,7 +174,7 @@ pub(super) struct Retention {
 }
 
 /// What is known of a log when it is looked at.
-struct Known {
+struct LogState {
     durable: u64,
     held: Held,
     /// `None`: this replica does not lead.
@@ -261,7 +261,7 @@ impl Retention {
         Ok(!is_purged || upto < known.durable.saturating_sub(self.kept_entries))
     }
 
-    fn known(&self, durable: Option<u64>) -> Option<Known> {
+    fn known(&self, durable: Option<u64>) -> Option<LogState> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &RaftLogId| id.index();
@@ -270,7 +270,7 @@ impl Retention {
             let matched = others.map(|(id, at)| (*id, at.as_ref().map(index)));
             matched.collect()
         });
-        Some(Known {
+        Some(LogState {
             durable: durable.max(metrics.snapshot.as_ref().map(index))?,
             held: Held {
                 purged: metrics.purged.as_ref().map_or(0, index),

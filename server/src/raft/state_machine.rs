@@ -20,12 +20,12 @@ use crate::error::Result;
 use crate::raft::rows::Rows;
 use crate::raft::snapshot::{self, SnapshotData};
 use crate::raft::types::{
-    LeaderId, RaftLogId, RaftStoredMembership, ReplicaId, Seat, Types, log_id_from_wire,
+    LeaderId, MemberNode, RaftLogId, RaftStoredMembership, ReplicaId, Types, log_id_from_wire,
     log_id_to_wire, payload_of, stored_membership_from_wire,
 };
 use crate::seal::TagKeys;
 use crate::state::{
-    Applied, Applier, GroupState, Identity, Outcomes, Position, RowCache, tag_keys,
+    Applied, Applier, DeduplicationTable, GroupState, Identity, Position, RowCache, tag_keys,
 };
 use crate::storage::{Disk, Durability, GroupId, Index, View, in_place};
 
@@ -81,7 +81,7 @@ pub(super) struct StateMachine {
     replica: ReplicaId,
     disk: Arc<Disk>,
     state: GroupState,
-    outcomes: Outcomes,
+    outcomes: DeduplicationTable,
     row_cache: RowCache,
     progress: watch::Sender<Progress>,
     rows: Arc<Rows>,
@@ -93,7 +93,8 @@ impl StateMachine {
     /// snapshot is done again first.
     pub(super) fn open(identity: Identity, replica: ReplicaId, disk: Arc<Disk>) -> Result<Self> {
         let state = GroupState::load(disk.state.as_ref(), identity.group)?;
-        let outcomes = Outcomes::load(disk.state.as_ref(), identity.group, state.requests)?;
+        let outcomes =
+            DeduplicationTable::load(disk.state.as_ref(), identity.group, state.requests)?;
         let tag_keys = read_tag_keys(&disk, identity.group)?;
         let (progress, _) = watch::channel(progress_of(&state, replica));
         Ok(StateMachine {
@@ -219,7 +220,7 @@ impl StateMachine {
         Ok((applied, membership))
     }
 
-    fn snapshot(&self) -> Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>> {
+    fn snapshot(&self) -> Result<Snapshot<LeaderId, ReplicaId, MemberNode, SnapshotData>> {
         let (last_log_id, last_membership) = self.applied()?;
         Ok(Snapshot {
             meta: SnapshotMeta {
@@ -309,7 +310,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn install_snapshot(
         &mut self,
-        meta: &SnapshotMeta<LeaderId, ReplicaId, Seat>,
+        meta: &SnapshotMeta<LeaderId, ReplicaId, MemberNode>,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
         // Before the first row goes. After an error it stays so: the replica
@@ -326,8 +327,8 @@ impl RaftStateMachine<Types> for StateMachine {
         self.state = GroupState::load(state, group).map_err(io::Error::other)?;
         // There may be hundreds of thousands.
         let requests = self.state.requests;
-        self.outcomes =
-            in_place(|| Outcomes::load(state, group, requests)).map_err(io::Error::other)?;
+        self.outcomes = in_place(|| DeduplicationTable::load(state, group, requests))
+            .map_err(io::Error::other)?;
         self.row_cache = RowCache::default();
         self.learn_tag_keys().map_err(io::Error::other)?;
         let applied = self.state.applied.as_ref().map(log_id_from_wire);
@@ -352,7 +353,7 @@ impl RaftStateMachine<Types> for StateMachine {
     /// state as it is now.
     async fn get_current_snapshot(
         &mut self,
-    ) -> Result<Option<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>>, io::Error> {
+    ) -> Result<Option<Snapshot<LeaderId, ReplicaId, MemberNode, SnapshotData>>, io::Error> {
         if self.state.applied.is_none() {
             return Ok(None);
         }
@@ -366,7 +367,7 @@ pub(super) struct SnapshotBuilder {
     disk: Arc<Disk>,
     identity: Identity,
     replica: ReplicaId,
-    snapshot: Option<Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>>>,
+    snapshot: Option<Result<Snapshot<LeaderId, ReplicaId, MemberNode, SnapshotData>>>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
@@ -374,7 +375,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
 
     async fn build_snapshot(
         &mut self,
-    ) -> Result<Snapshot<LeaderId, ReplicaId, Seat, SnapshotData>, io::Error> {
+    ) -> Result<Snapshot<LeaderId, ReplicaId, MemberNode, SnapshotData>, io::Error> {
         let snapshot = self
             .snapshot
             .take()

@@ -24,7 +24,7 @@ openraft::declare_raft_types!(
         D = Proposal,
         R = Applied,
         NodeId = ReplicaId,
-        Node = Seat,
+        Node = MemberNode,
         AsyncRuntime = DeterministicRng<TokioRuntime>,
 );
 
@@ -37,9 +37,9 @@ pub(super) type RaftVote = openraft::type_config::alias::VoteOf<Types>;
 /// openraft's log entry.
 pub(super) type RaftEntryOf = openraft::type_config::alias::EntryOf<Types>;
 /// openraft's membership.
-pub(super) type RaftMembership = Membership<ReplicaId, Seat>;
+pub(super) type RaftMembership = Membership<ReplicaId, MemberNode>;
 /// openraft's membership with the entry that set it.
-pub(super) type RaftStoredMembership = StoredMembership<LeaderId, ReplicaId, Seat>;
+pub(super) type RaftStoredMembership = StoredMembership<LeaderId, ReplicaId, MemberNode>;
 
 /// The id of one replica of one group. Never used twice, so that a node that
 /// lost its disk cannot vote as the one it was.
@@ -88,7 +88,7 @@ impl fmt::Display for NodeId {
     unreachable_pub,
     reason = "the macro makes `Types`, which names it, public"
 )]
-pub struct Seat {
+pub struct MemberNode {
     /// The node.
     pub node: NodeId,
 }
@@ -187,7 +187,7 @@ pub(super) fn membership_from_wire(membership: &disk::Membership) -> Result<Raft
         .map(|m| {
             (
                 ReplicaId(m.replica),
-                Seat {
+                MemberNode {
                     node: NodeId(m.node),
                 },
             )

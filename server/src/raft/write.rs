@@ -1,7 +1,7 @@
 //! A write on its way into the log, and what comes of it.
 //!
 //! Who writes waits for the answer ([`Awaited`]). Who writes much at once hears each
-//! answer by its number instead ([`Asker`]), so that no write costs a channel of its
+//! answer by its number instead ([`Replier`]), so that no write costs a channel of its
 //! own.
 
 use std::pin::Pin;
@@ -74,11 +74,11 @@ pub enum Kind {
     Register,
 }
 
-/// Who hears what comes of several writes, one by one.
-pub trait Asker: Send + Sync {
-    /// Hears of the write that it calls `number`. It must not wait: who answers has
+/// Replies to whoever asked for several writes, one by one.
+pub trait Replier: Send + Sync {
+    /// Replies to the write that it calls `number`. It must not wait: who answers has
     /// others to answer.
-    fn hear(self: Arc<Self>, number: u64, kind: Kind, answer: Result<Answer>);
+    fn reply(self: Arc<Self>, number: u64, kind: Kind, answer: Result<Answer>);
 }
 
 /// Who wants to know what came of a write. Dropped without an answer, it says
@@ -87,7 +87,7 @@ pub struct Reply(Option<To>);
 
 enum To {
     Awaited(oneshot::Sender<Result<Answer>>),
-    Asker(Arc<dyn Asker>, u64, Kind),
+    Replier(Arc<dyn Replier>, u64, Kind),
 }
 
 impl Reply {
@@ -97,9 +97,9 @@ impl Reply {
         (Reply(Some(To::Awaited(tx))), Awaited(rx))
     }
 
-    /// One of the answers that an asker hears.
-    pub fn heard_by(asker: Arc<dyn Asker>, number: u64, kind: Kind) -> Self {
-        Reply(Some(To::Asker(asker, number, kind)))
+    /// One of the answers that go out by a replier.
+    pub fn through(replier: Arc<dyn Replier>, number: u64, kind: Kind) -> Self {
+        Reply(Some(To::Replier(replier, number, kind)))
     }
 
     /// Gives the answer.
@@ -111,7 +111,7 @@ impl Reply {
         match self.0.take() {
             // Who asked may have gone; then nobody wants the answer.
             Some(To::Awaited(waiting)) => drop(waiting.send(answer())),
-            Some(To::Asker(asker, number, kind)) => asker.hear(number, kind, answer()),
+            Some(To::Replier(replier, number, kind)) => replier.reply(number, kind, answer()),
             None => {}
         }
     }
@@ -151,8 +151,8 @@ mod tests {
     #[derive(Default)]
     struct Heard(Mutex<Vec<(u64, Kind, Option<Reason>)>>);
 
-    impl Asker for Heard {
-        fn hear(self: Arc<Self>, number: u64, kind: Kind, answer: Result<Answer>) {
+    impl Replier for Heard {
+        fn reply(self: Arc<Self>, number: u64, kind: Kind, answer: Result<Answer>) {
             let failed = answer.err().map(|error| error.reason);
             self.0.lock().push((number, kind, failed));
         }
@@ -178,8 +178,8 @@ mod tests {
         assert_eq!(answer.await.expect("answered").index, Index(3));
 
         let heard = Arc::<Heard>::default();
-        drop(Reply::heard_by(heard.clone(), 7, Kind::Put));
-        Reply::heard_by(heard.clone(), 8, Kind::Delete).send(advanced());
+        drop(Reply::through(heard.clone(), 7, Kind::Put));
+        Reply::through(heard.clone(), 8, Kind::Delete).send(advanced());
         let expected = [(7, Kind::Put, unknown), (8, Kind::Delete, None)];
         assert_eq!(*heard.0.lock(), expected);
     }

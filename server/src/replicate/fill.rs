@@ -118,7 +118,7 @@ impl Sender {
             let Some(place) = place else { break };
             let begin = fill.left.clone();
             let page = in_place(|| self.fill_page(fill.view.as_ref(), &mut fill.left));
-            let (records, outcomes) = self.disk.heard(page)?;
+            let (records, outcomes) = self.disk.report(page)?;
             if !records.is_empty() || !outcomes.is_empty() {
                 let page = self.backfill(fill.attempt, fill.pages, records, outcomes);
                 fill.unanswered.push_back((page.page, begin));

@@ -203,7 +203,7 @@ impl Sender {
         let confirmed = confirmed.map_err(|_| Ended::Lost)?.changed;
         let engine = self.disk.state.as_ref();
         let here = || feed::version_at(engine, self.group.identity().group, cursor);
-        if cursor <= confirmed && self.disk.heard(in_place(here))? == version {
+        if cursor <= confirmed && self.disk.report(in_place(here))? == version {
             return Ok(());
         }
         Err(Ended::Refused(format!(
@@ -297,7 +297,7 @@ impl Sender {
         // What the gate refuses now is not noted each time it is tried.
         self.gate
             .allows(&self.lane.id().region, &self.lane.id().tag)?;
-        self.group.account(rows).await.map_err(|_| Ended::Lost)
+        self.group.note_sent(rows).await.map_err(|_| Ended::Lost)
     }
 
     pub(super) fn ends(&self) -> Ends<'_> {
@@ -330,7 +330,7 @@ impl Sender {
         if generation.is_none() || self.group.generation() != generation {
             return Err(Ended::Lost);
         }
-        Ok(self.disk.heard(page)?)
+        Ok(self.disk.report(page)?)
     }
 
     /// Sends a batch of changes on its way.

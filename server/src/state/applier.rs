@@ -2,7 +2,7 @@
 
 use domicile_proto::disk::v1 as disk;
 
-use super::{GroupState, Identity, Outcomes, RowCache};
+use super::{DeduplicationTable, GroupState, Identity, RowCache};
 use crate::storage::{Engine, WriteBatch, keys};
 
 /// Collects the effect of consecutive entries into one write batch.
@@ -10,7 +10,7 @@ pub struct Applier<'a> {
     pub(super) engine: &'a dyn Engine,
     pub(super) identity: &'a Identity,
     pub(super) state: GroupState,
-    pub(super) outcomes: &'a mut Outcomes,
+    pub(super) outcomes: &'a mut DeduplicationTable,
     pub(super) newest: &'a mut RowCache,
     pub(super) catalog: Option<disk::Catalog>,
     pub(super) control: Option<disk::Control>,
@@ -27,7 +27,7 @@ impl<'a> Applier<'a> {
         engine: &'a dyn Engine,
         identity: &'a Identity,
         state: GroupState,
-        outcomes: &'a mut Outcomes,
+        outcomes: &'a mut DeduplicationTable,
         newest: &'a mut RowCache,
     ) -> Self {
         Applier {

@@ -7,7 +7,7 @@
 //! An [`Applier`] ([`apply`]) turns entries into one write batch. It refuses what was
 //! made under an older policy, epoch or level than the group has seen ([`fence`]). What
 //! an entry says is done by its kind: client writes ([`records`]) and the deduplication
-//! table of their request ids ([`outcomes`]), what a home ships ([`mirror`]), notes of
+//! table of their request ids ([`deduplication`]), what a home ships ([`mirror`]), notes of
 //! what is sent and received ([`ledger`]), keys of the tag ([`tag_keys`]), the region
 //! group's catalog ([`catalog`]), the control group's state ([`control`]). Each entry
 //! that carries a command leaves one audit leaf ([`leaf`]), and the group's own row goes
@@ -25,6 +25,7 @@ mod applier;
 mod apply;
 pub mod catalog;
 pub mod control;
+mod deduplication;
 pub mod feed;
 mod fence;
 mod group_state;
@@ -34,7 +35,6 @@ mod leaf;
 pub mod ledger;
 mod mirror;
 mod outcome;
-mod outcomes;
 mod position;
 pub mod read;
 mod records;
@@ -43,12 +43,12 @@ pub mod tag_keys;
 
 pub use applier::Applier;
 pub use apply::{Applied, Payload};
+pub(crate) use deduplication::DIGEST_BYTES;
+pub use deduplication::DeduplicationTable;
 pub use fence::{check_level, is_below};
 pub use group_state::{GroupState, level_in};
 pub use identity::{Identity, Subject};
 pub use outcome::Outcome;
-pub(crate) use outcomes::DIGEST_BYTES;
-pub use outcomes::Outcomes;
 pub use position::Position;
 
 pub use row_cache::RowCache;

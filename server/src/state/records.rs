@@ -8,8 +8,8 @@ use bytes::Bytes;
 use disk::operation::{Change, Condition};
 use domicile_proto::disk::v1 as disk;
 
+use super::deduplication::{CLIENT_BYTES, Seen};
 use super::outcome::Outcome;
-use super::outcomes::{CLIENT_BYTES, Known};
 use super::row_cache::Newest;
 use super::{Applier, Position};
 use crate::error::{Error, Result};
@@ -111,11 +111,11 @@ impl Applier<'_> {
             }
             let id = operation.id.clone();
             let outcome = match id.as_ref().map(|id| self.outcomes.known(id)) {
-                Some(Known::Outcome(outcome)) => outcome,
-                Some(Known::Forgotten) => Outcome::Forgotten,
-                Some(Known::Reused) => Outcome::Reused,
-                Some(Known::Unknown) => Outcome::Unknown,
-                Some(Known::New) | None => {
+                Some(Seen::Outcome(outcome)) => outcome,
+                Some(Seen::Forgotten) => Outcome::Forgotten,
+                Some(Seen::Reused) => Outcome::Reused,
+                Some(Seen::Unknown) => Outcome::Unknown,
+                Some(Seen::New) | None => {
                     let outcome = self.operation(&mut writes, operation, fence)?;
                     if let Some(id) = id {
                         let row = self.outcomes.remember(entry, &id, version, outcome)?;

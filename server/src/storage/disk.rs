@@ -164,8 +164,8 @@ impl Disk {
 
     /// Passes on what came of reading rows of this disk. Bytes that are not
     /// what was written end the node, whoever decodes them.
-    pub fn heard<T>(&self, result: Result<T>) -> Result<T> {
-        self.alarm.heard(result)
+    pub fn report<T>(&self, result: Result<T>) -> Result<T> {
+        self.alarm.report(result)
     }
 
     /// The directory; `None`: in memory.

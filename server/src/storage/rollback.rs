@@ -36,7 +36,7 @@ struct Inner {
     opening: u64,
     /// The sequence that its anchor had then.
     opened_at: u64,
-    condemned: AtomicBool,
+    outdated: AtomicBool,
 }
 
 impl RollbackGuard {
@@ -54,7 +54,7 @@ impl RollbackGuard {
                 store,
                 opening,
                 opened_at,
-                condemned: AtomicBool::new(false),
+                outdated: AtomicBool::new(false),
             }),
         }
     }
@@ -94,9 +94,9 @@ impl RollbackGuard {
 
     /// Ends the use of the store, now and at every later start. Written here
     /// and now, because the node must not say another word before it.
-    pub fn condemn(&self, why: &str) -> Error {
+    pub fn mark_outdated(&self, why: &str) -> Error {
         let error = outdated(why);
-        if !self.inner.condemned.swap(true, Ordering::SeqCst) {
+        if !self.inner.outdated.swap(true, Ordering::SeqCst) {
             let marked = self
                 .inner
                 .anchor
@@ -111,8 +111,8 @@ impl RollbackGuard {
 
     /// Whether the store was found to be an older copy: then nothing is
     /// answered from it any more.
-    pub fn is_condemned(&self) -> bool {
-        self.inner.condemned.load(Ordering::SeqCst)
+    pub fn is_outdated(&self) -> bool {
+        self.inner.outdated.load(Ordering::SeqCst)
     }
 }
 
@@ -176,9 +176,9 @@ mod tests {
         let other = StoreStamp { store: 1, ..seen };
         assert!(!guard.is_behind(&other));
 
-        let told = guard.condemn("another node has seen more");
+        let told = guard.mark_outdated("another node has seen more");
         assert_eq!(told.reason, Reason::StoreOutdated);
-        assert!(guard.is_condemned());
+        assert!(guard.is_outdated());
         drop(older);
         let refused = open(&copy, 10).err().expect("refused");
         assert_eq!(refused.reason, Reason::StoreOutdated);

@@ -222,7 +222,7 @@ impl Disk {
                     error,
                 )
             })?;
-            self.heard(taken.map_or(Ok(()), Err))?;
+            self.report(taken.map_or(Ok(()), Err))?;
         }
         let Some(free) = self.free()? else {
             return Ok(());

@@ -29,7 +29,7 @@ impl Alarm {
     }
 
     /// Passes a result on, and reports it if it is an error of the disk.
-    pub(super) fn heard<T>(&self, result: Result<T>) -> Result<T> {
+    pub(super) fn report<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result
             && matches!(
                 error.reason,
@@ -43,7 +43,7 @@ impl Alarm {
 
     /// The same for a value that was read.
     fn value(&self, key: &[u8], read: Result<Option<Bytes>>) -> Result<Option<Bytes>> {
-        self.heard(read.and_then(|value| {
+        self.report(read.and_then(|value| {
             value
                 .as_deref()
                 .map_or(Ok(()), |value| record::check(key, value))?;
@@ -53,7 +53,7 @@ impl Alarm {
 
     /// The same for rows that were read.
     fn rows(&self, read: Result<Vec<Row>>) -> Result<Vec<Row>> {
-        self.heard(read.and_then(|rows| {
+        self.report(read.and_then(|rows| {
             rows.iter()
                 .try_for_each(|row| record::check(&row.key, &row.value))?;
             Ok(rows)
@@ -82,12 +82,12 @@ impl Watched {
         Watched { engine, alarm }
     }
 
-    fn heard<T>(&self, result: Result<T>) -> Result<T> {
-        self.alarm.heard(result)
+    fn report<T>(&self, result: Result<T>) -> Result<T> {
+        self.alarm.report(result)
     }
 
     fn watch(&self, view: Result<Arc<dyn View>>) -> Result<Arc<dyn View>> {
-        let view = self.heard(view)?;
+        let view = self.report(view)?;
         let alarm = self.alarm.clone();
         Ok(Arc::new(WatchedView { view, alarm }))
     }
@@ -102,12 +102,12 @@ impl Engine for Watched {
         match self.engine.get_at_once(key) {
             Ok(None) => Ok(None),
             Ok(Some(value)) => self.alarm.value(key, Ok(value)).map(Some),
-            Err(error) => self.heard(Err(error)),
+            Err(error) => self.report(Err(error)),
         }
     }
 
     fn first_at_once(&self, range: &KeyRange) -> Result<Option<Option<Row>>> {
-        self.heard(self.engine.first_at_once(range).and_then(|first| {
+        self.report(self.engine.first_at_once(range).and_then(|first| {
             if let Some(Some(row)) = &first {
                 record::check(&row.key, &row.value)?;
             }
@@ -120,7 +120,7 @@ impl Engine for Watched {
     }
 
     fn last(&self, range: &KeyRange) -> Result<Option<Row>> {
-        self.heard(self.engine.last(range).and_then(|row| {
+        self.report(self.engine.last(range).and_then(|row| {
             row.as_ref()
                 .map_or(Ok(()), |row| record::check(&row.key, &row.value))?;
             Ok(row)
@@ -128,15 +128,15 @@ impl Engine for Watched {
     }
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
-        self.heard(self.engine.write(batch, durability))
+        self.report(self.engine.write(batch, durability))
     }
 
     fn write_at_once(&self, batch: &WriteBatch) -> Result<bool> {
-        self.heard(self.engine.write_at_once(batch))
+        self.report(self.engine.write_at_once(batch))
     }
 
     fn flush(&self) -> Result<()> {
-        self.heard(self.engine.flush())
+        self.report(self.engine.flush())
     }
 
     fn view(&self) -> Result<Arc<dyn View>> {
@@ -144,13 +144,13 @@ impl Engine for Watched {
     }
 
     fn stage(&self, name: &str) -> Result<Box<dyn Stage>> {
-        let stage = self.heard(self.engine.stage(name))?;
+        let stage = self.report(self.engine.stage(name))?;
         let alarm = self.alarm.clone();
         Ok(Box::new(WatchedStage { stage, alarm }))
     }
 
     fn staged(&self) -> Result<Vec<String>> {
-        self.heard(self.engine.staged())
+        self.report(self.engine.staged())
     }
 
     /// Not reported: a stage may be written or installed while it is looked at,
@@ -164,11 +164,11 @@ impl Engine for Watched {
     }
 
     fn ingest(&self, name: &str, replaced: &[KeyRange], then: WriteBatch) -> Result<()> {
-        self.heard(self.engine.ingest(name, replaced, then))
+        self.report(self.engine.ingest(name, replaced, then))
     }
 
     fn discard(&self, name: &str) -> Result<()> {
-        self.heard(self.engine.discard(name))
+        self.report(self.engine.discard(name))
     }
 
     fn unwritten_bytes(&self) -> u64 {
@@ -180,7 +180,7 @@ impl Engine for Watched {
     }
 
     fn set_merging(&self, merging: bool) -> Result<()> {
-        self.heard(self.engine.set_merging(merging))
+        self.report(self.engine.set_merging(merging))
     }
 }
 
@@ -208,11 +208,11 @@ struct WatchedStage {
 
 impl Stage for WatchedStage {
     fn append(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.alarm.heard(self.stage.append(key, value))
+        self.alarm.report(self.stage.append(key, value))
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        self.alarm.heard(self.stage.finish())
+        self.alarm.report(self.stage.finish())
     }
 }
 
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn other_errors_are_nobodys_alarm() {
         let (alarm, heard) = Alarm::new();
-        assert!(alarm.heard::<()>(Err(Error::invalid("a key"))).is_err());
+        assert!(alarm.report::<()>(Err(Error::invalid("a key"))).is_err());
         assert!(heard.borrow().is_none());
     }
 }

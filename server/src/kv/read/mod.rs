@@ -102,7 +102,7 @@ impl Store {
         let records = self.disk.blocking(move |disk| {
             let _permit = permit;
             let records = read::get_first(disk.state.as_ref(), tag.as_str(), &keys, version);
-            disk.heard(records)
+            disk.report(records)
         });
         records.await
     }
@@ -143,7 +143,7 @@ impl Store {
     ) -> Result<Option<Option<v1::Record>>> {
         let state = self.disk.state.as_ref();
         let record = read::get_at_once(state, route.tag.as_str(), key, version);
-        self.disk.heard(record)
+        self.disk.report(record)
     }
 
     fn meta(&self, route: &Route, reached: &Reached) -> v1::ReadMeta {

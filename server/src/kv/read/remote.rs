@@ -120,7 +120,7 @@ impl Store {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => continue,
                 Err(_) => {
-                    peers.doubt(node);
+                    peers.mark_slow(node);
                     last.message = format!(
                         "the nodes of the home {home} that were asked did not answer in time; try \
                          again"

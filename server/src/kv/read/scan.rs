@@ -274,7 +274,7 @@ impl Store {
             // Held until it is read: whoever asked may have gone by then.
             let _permit = permit;
             let page = read::scan(disk.state.as_ref(), tag.as_str(), &query);
-            disk.heard(page)
+            disk.report(page)
         });
         let page = page.await?;
         let scan = page::Scan {

@@ -127,7 +127,7 @@ async fn patiently(
         return soon.ok();
     }
     if !has_reason {
-        peers.doubt(node);
+        peers.mark_slow(node);
     }
     // What still waits when that ends is not sent any more.
     let later = tokio::time::timeout(FORWARD_WAIT - SLOW_AFTER, answer).await;

@@ -477,7 +477,7 @@ impl Placement {
         let open = self.groups.get(id);
         let generation = || open.as_ref().map(|group| group.generation());
         let before = generation();
-        let state = self.disk.heard(read(self.disk.state.as_ref()))?;
+        let state = self.disk.report(read(self.disk.state.as_ref()))?;
         if before == Some(None) || generation() != before {
             return Err(Error::new(
                 Reason::NoQuorum,

@@ -7,16 +7,16 @@
 //!   incarnation ([`rebuild`]), and so is a single mirror that is to be filled from
 //!   nothing ([`refill`]).
 //! - A node that cannot write, or that others do not reach, hands over what it leads
-//!   ([`relief`]). A leadership is also handed over when an operator asks for it
+//!   ([`evacuation`]). A leadership is also handed over when an operator asks for it
 //!   ([`transfer`]).
 //!
 //! Not done here: agreeing on members (`raft`), following what was agreed on
 //! (`reconcile`).
 
+mod evacuation;
 mod place;
 mod rebuild;
 mod refill;
-mod relief;
 mod relocate;
 mod replace;
 mod transfer;

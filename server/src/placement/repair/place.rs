@@ -1,7 +1,7 @@
 //! Starting a replica that joins an existing group.
 //!
 //! The node that replaces another one, or that looks which replicas are where, asks
-//! for it (`doors`).
+//! for it (`requests`).
 //!
 //! Not done here: giving it its id and its vote ([`crate::placement::repair::replace`]).
 

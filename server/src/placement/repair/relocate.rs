@@ -150,7 +150,7 @@ impl Placement {
         let Some(meant) = meant else { return Ok(false) };
         if here == 0 || here == meant.replica {
             let seated = self.region_group()?;
-            let seated = seated.is_seated(ReplicaId(meant.replica), node, true);
+            let seated = seated.is_only_member(ReplicaId(meant.replica), node, true);
             // Otherwise an earlier command is to go on.
             return Ok(here != 0 && seated);
         }

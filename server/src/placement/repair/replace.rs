@@ -92,7 +92,7 @@ impl Placement {
             return self.replaced_here(&region, &catalog).await;
         }
         let had_store = self.has_its_replica(&catalog, node, &request.address);
-        let unchanged = had_store.await? && self.is_seated_everywhere(&catalog, node);
+        let unchanged = had_store.await? && self.is_member_everywhere(&catalog, node);
         let own = self.speaker.region().clone();
         self.replace_in_control(&own, node, &request.address)
             .await?;
@@ -166,12 +166,12 @@ impl Placement {
 
     /// Whether a node votes in every group of the region with the replica that it is
     /// to have.
-    fn is_seated_everywhere(&self, catalog: &disk::Catalog, node: NodeId) -> bool {
+    fn is_member_everywhere(&self, catalog: &disk::Catalog, node: NodeId) -> bool {
         catalog.groups.iter().all(|group| {
             let meant = group.replicas.iter().find(|m| m.node == node.0);
             let open = self.groups.get(GroupId(group.group));
             meant.is_none_or(|meant| {
-                open.is_some_and(|open| open.is_seated(ReplicaId(meant.replica), node, true))
+                open.is_some_and(|open| open.is_only_member(ReplicaId(meant.replica), node, true))
             })
         })
     }
@@ -182,7 +182,7 @@ impl Placement {
     /// node must go on.
     async fn replaced_here(&self, region: &Group, catalog: &disk::Catalog) -> Result<Replaced> {
         let own = self.speaker.node();
-        if !self.is_seated_everywhere(catalog, own) {
+        if !self.is_member_everywhere(catalog, own) {
             return Err(self.hand_over_region(region).await);
         }
         for group in self.groups.all() {
@@ -489,7 +489,7 @@ impl Placement {
             )
         })?;
         let replica = ReplicaId(new.replica);
-        if open.is_seated(replica, node, true) {
+        if open.is_only_member(replica, node, true) {
             return Ok(());
         }
         let leader = open.leader().ok_or_else(|| {

@@ -6,7 +6,7 @@
 //! nothing is called done before it was seen to lead.
 //!
 //! Not done here: handing over at the end of a node (`node`), from a full disk
-//! ([`crate::placement::repair::relief`]).
+//! ([`crate::placement::repair::evacuation`]).
 
 use std::time::Duration;
 

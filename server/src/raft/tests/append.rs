@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::policy::InForce;
 use crate::raft::network::{Client, Network};
 use crate::raft::types::{
-    NodeId, Proposal, RaftEntryOf, ReplicaId, Seat, Types, log_id_from_wire, vote_from_wire,
+    MemberNode, NodeId, Proposal, RaftEntryOf, ReplicaId, Types, log_id_from_wire, vote_from_wire,
 };
 use crate::raft::{Chunks, Transport, Window};
 use crate::residency::{Cleared, Gate, Untrusted};
@@ -140,7 +140,7 @@ async fn what_is_on_its_way_to_a_silent_follower_is_bounded() {
     let mut network = network(&silent);
     let mut clients = Vec::new();
     for (replica, node) in [(2, 2), (12, 2), (3, 3)] {
-        let seat = Seat { node: NodeId(node) };
+        let seat = MemberNode { node: NodeId(node) };
         clients.push(network.new_client(ReplicaId(replica), &seat).await);
     }
     let streams: Vec<_> = clients
@@ -153,7 +153,7 @@ async fn what_is_on_its_way_to_a_silent_follower_is_bounded() {
     assert!((11 * MIB..=12 * MIB).contains(&silent.awaited(2)));
 
     // A heartbeat does not wait for them.
-    let seat = Seat { node: NodeId(2) };
+    let seat = MemberNode { node: NodeId(2) };
     let mut hearts = network.new_heartbeat_client(ReplicaId(2), &seat).await;
     let before = silent.sent.lock().len();
     let beat = futures::stream::iter([append(1, 0)]);

@@ -17,7 +17,8 @@ use crate::error::{Error, Reason, Result};
 use crate::policy::InForce;
 use crate::raft::testing::{Alone, put};
 use crate::raft::{
-    Answer, Asker, Chunks, Group, Kind, NodeId, Opening, ReplicaId, Reply, Timing, Transport, Write,
+    Answer, Chunks, Group, Kind, NodeId, Opening, ReplicaId, Replier, Reply, Timing, Transport,
+    Write,
 };
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::state::testing::identity;
@@ -123,15 +124,15 @@ async fn a_change_under_an_older_policy_is_an_error() {
 /// Hears of several writes.
 struct Heard(mpsc::UnboundedSender<Result<Answer>>);
 
-impl Asker for Heard {
-    fn hear(self: Arc<Self>, _: u64, _: Kind, answer: Result<Answer>) {
+impl Replier for Heard {
+    fn reply(self: Arc<Self>, _: u64, _: Kind, answer: Result<Answer>) {
         drop(self.0.send(answer));
     }
 }
 
 /// A reply whose answer goes to a channel.
 fn reply_into(heard: &mpsc::UnboundedSender<Result<Answer>>) -> Reply {
-    Reply::heard_by(Arc::new(Heard(heard.clone())), 0, Kind::Put)
+    Reply::through(Arc::new(Heard(heard.clone())), 0, Kind::Put)
 }
 
 /// What waits is bounded in bytes: who writes faster is told to slow down.
@@ -236,7 +237,7 @@ async fn a_clock_that_is_far_from_the_others_stamps_nothing() {
         assert_eq!(first >> 16, 1_000_000);
         let hear = |ms| {
             for peer in ["eu/2", "eu/3"] {
-                env.hear_clock(peer, ms);
+                env.observe_clock(peer, ms);
             }
         };
         hear(1_000_100);

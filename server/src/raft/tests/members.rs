@@ -58,11 +58,11 @@ async fn a_change_that_was_interrupted_between_its_steps_is_ended() {
             follower.group.progress().index == group.status().last
         })
         .await;
-        assert!(!group.is_seated(NEW, NODE, true), "it is half done");
+        assert!(!group.is_only_member(NEW, NODE, true), "it is half done");
 
         let replaced = group.replace_member(NEW, NODE, true);
         replaced.await.expect("replaced");
-        assert!(group.is_seated(NEW, NODE, true));
+        assert!(group.is_only_member(NEW, NODE, true));
         // Once more is no harm, neither to itself.
         let own = (group.replica(), NodeId(1));
         for (replica, node) in [(NEW, NODE), own] {
@@ -91,7 +91,7 @@ async fn every_other_replica_of_a_node_goes() {
         }
         let both = || of_node(&leader) == BTreeSet::from([older, old]);
         until("both are known", both).await;
-        assert!(!group.is_seated(old, NODE, false));
+        assert!(!group.is_only_member(old, NODE, false));
         let late = group.replace_member(older, NODE, false);
         assert_eq!(
             late.await.expect_err("late").reason,
@@ -106,7 +106,10 @@ async fn every_other_replica_of_a_node_goes() {
         let new = ReplicaId(FOLLOWER + 2);
         let replaced = group.replace_member(new, NODE, false);
         replaced.await.expect("replaced");
-        until("the others are gone", || group.is_seated(new, NODE, false)).await;
+        until("the others are gone", || {
+            group.is_only_member(new, NODE, false)
+        })
+        .await;
         group.shutdown().await;
     };
     env.scoped(test).await;

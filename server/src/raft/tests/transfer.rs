@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::policy::InForce;
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotData;
-use crate::raft::types::{NodeId, RaftVote, ReplicaId, Seat, Types, vote_from_wire};
+use crate::raft::types::{MemberNode, NodeId, RaftVote, ReplicaId, Types, vote_from_wire};
 use crate::raft::{Chunks, Transport};
 use crate::residency::{Cleared, Gate, Untrusted};
 use crate::state::Identity;
@@ -81,7 +81,7 @@ async fn send(slow: Slow) -> Result<SnapshotResponse<Types>, StreamingError<Type
     let gate = Gate::new(eu, InForce::new(env.clone()));
     let (slow, followers) = (Arc::new(slow), Arc::default());
     let mut network = Network::new(env, identity, ReplicaId(1), slow, gate, followers);
-    let seat = Seat { node: NodeId(2) };
+    let seat = MemberNode { node: NodeId(2) };
     let mut client = network.new_client(ReplicaId(2), &seat).await;
     let vote: RaftVote = vote_from_wire(&disk::Vote::default());
     let snapshot = Snapshot {

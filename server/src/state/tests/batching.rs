@@ -7,7 +7,7 @@ use domicile_proto::address::RegionName;
 use domicile_proto::disk::v1 as disk;
 
 use super::apply;
-use crate::state::{Applier, GroupState, Identity, Outcomes, RowCache};
+use crate::state::{Applier, DeduplicationTable, GroupState, Identity, RowCache};
 use crate::storage::{Durability, Engine, GroupId, KeyRange, Limit, Memory};
 
 const GROUP: GroupId = GroupId(18);
@@ -21,7 +21,7 @@ fn rows(commands: &[Command], batch: usize) -> Vec<(Bytes, Bytes)> {
         .expect("a tag")
         .as_mirror(true);
     let mut state = GroupState::default();
-    let mut outcomes = Outcomes::default();
+    let mut outcomes = DeduplicationTable::default();
     let mut row_cache = RowCache::default();
     let entries: Vec<_> = (1..)
         .zip(commands)

@@ -7,7 +7,7 @@ use domicile_proto::disk::v1 as disk;
 
 use super::apply;
 use crate::state::testing::demo;
-use crate::state::{Applier, GroupState, Identity, Outcomes, RowCache, control};
+use crate::state::{Applier, DeduplicationTable, GroupState, Identity, RowCache, control};
 use crate::storage::{CONTROL_GROUP, Durability, Engine as _, Memory};
 
 /// The state after changes.
@@ -15,7 +15,7 @@ fn after(changes: Vec<Change>) -> disk::Control {
     let engine = Memory::new("state", 1);
     let eu = RegionName::new("eu").expect("a name");
     let identity = Identity::new(CONTROL_GROUP, 1, "", &eu).expect("no tag");
-    let (mut outcomes, mut row_cache) = (Outcomes::default(), RowCache::default());
+    let (mut outcomes, mut row_cache) = (DeduplicationTable::default(), RowCache::default());
     let state = GroupState::default();
     let mut applier = Applier::new(&engine, &identity, state, &mut outcomes, &mut row_cache);
     for (index, change) in (1..).zip(changes) {

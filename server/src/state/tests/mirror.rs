@@ -7,7 +7,9 @@ use domicile_proto::address::RegionName;
 use domicile_proto::disk::v1 as disk;
 
 use super::apply;
-use crate::state::{Applied, Applier, GroupState, Identity, Outcome, Outcomes, Position, RowCache};
+use crate::state::{
+    Applied, Applier, DeduplicationTable, GroupState, Identity, Outcome, Position, RowCache,
+};
 use crate::storage::{Durability, Engine, GroupId, Index, Limit, Memory, keys, record};
 
 const GROUP: GroupId = GroupId(18);
@@ -18,7 +20,7 @@ struct Mirror {
     engine: Memory,
     identity: Identity,
     state: GroupState,
-    outcomes: Outcomes,
+    outcomes: DeduplicationTable,
     row_cache: RowCache,
     index: u64,
 }
@@ -32,7 +34,7 @@ impl Mirror {
                 .expect("a tag")
                 .as_mirror(true),
             state: GroupState::default(),
-            outcomes: Outcomes::default(),
+            outcomes: DeduplicationTable::default(),
             row_cache: RowCache::default(),
             index: 0,
         }

@@ -28,11 +28,11 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::state::outcomes::{CLIENT_BYTES, DIGEST_BYTES};
+use crate::state::deduplication::{CLIENT_BYTES, DIGEST_BYTES};
 use crate::state::testing::run_scripts;
 use crate::state::{
-    Applied, Applier, GroupState, Identity, Outcome, Outcomes, Payload, Position, RowCache, feed,
-    read,
+    Applied, Applier, DeduplicationTable, GroupState, Identity, Outcome, Payload, Position,
+    RowCache, feed, read,
 };
 use crate::storage::{Durability, Engine, GroupId, Index, KeyRange, Limit, Memory, Span};
 use rows::Names;
@@ -321,7 +321,7 @@ struct Replica {
     engine: Memory,
     identity: Identity,
     state: GroupState,
-    outcomes: Outcomes,
+    outcomes: DeduplicationTable,
     row_cache: RowCache,
     /// What the next commands are made under.
     fence: disk::Fence,
@@ -337,7 +337,7 @@ impl Replica {
             engine: Memory::new("state", 1),
             identity,
             state: GroupState::default(),
-            outcomes: Outcomes::default(),
+            outcomes: DeduplicationTable::default(),
             row_cache: RowCache::default(),
             fence: disk::Fence {
                 policy_version: 1,
@@ -425,7 +425,7 @@ impl Replica {
     fn reopen(&mut self) {
         let group = self.identity.group;
         self.state = GroupState::load(&self.engine, group).expect("sound");
-        let outcomes = Outcomes::load(&self.engine, group, self.state.requests);
+        let outcomes = DeduplicationTable::load(&self.engine, group, self.state.requests);
         self.outcomes = outcomes.expect("sound");
         self.row_cache = RowCache::default();
     }
@@ -435,7 +435,7 @@ impl Replica {
         let group = self.identity.group;
         let state = GroupState::load(&self.engine, group).expect("sound");
         assert_eq!(format!("{state:?}"), format!("{:?}", self.state));
-        let outcomes = Outcomes::load(&self.engine, group, state.requests);
+        let outcomes = DeduplicationTable::load(&self.engine, group, state.requests);
         assert_eq!(outcomes.expect("sound").shown(), self.outcomes.shown());
     }
 

@@ -105,7 +105,7 @@ impl ShutOuts {
 impl Placement {
     /// Hands over what this node leads while its disk takes nothing, or nobody reaches
     /// it. Runs for as long as the node does.
-    pub async fn relieve(self: Arc<Self>) {
+    pub async fn evacuate(self: Arc<Self>) {
         let mut before = Condition::Sound;
         let mut asked: BTreeMap<GroupId, Instant> = BTreeMap::new();
         let mut shut_out = ShutOuts::default();

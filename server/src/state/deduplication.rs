@@ -9,7 +9,7 @@
 //! Each entry leaves one row with the outcomes of its identified writes; the
 //! table in memory is built from the rows when a group opens. A client says
 //! with each write below which number it has every answer; outcomes below are
-//! let go, and an id below is [`Known::Forgotten`]. The newest row of a client
+//! let go, and an id below is [`Seen::Forgotten`]. The newest row of a client
 //! stays, because it carries the mark.
 //!
 //! When clients or outcomes are too many, the client whose last write has the
@@ -42,7 +42,7 @@ const LOAD_ROWS: usize = 4096;
 
 /// What is known of a write id.
 #[derive(Debug)]
-pub(super) enum Known {
+pub(super) enum Seen {
     /// It was not seen before.
     New,
     /// It was judged, with this outcome.
@@ -58,7 +58,7 @@ pub(super) enum Known {
 
 /// The deduplication table: the outcomes of a group's identified writes.
 #[derive(Debug, Default)]
-pub struct Outcomes {
+pub struct DeduplicationTable {
     memory: disk::RequestMemory,
     clients: HashMap<Bytes, Client>,
     /// Clients by the version of their newest write, for forgetting.
@@ -115,12 +115,12 @@ fn registered_at(client: &[u8]) -> u64 {
         .map_or(u64::MAX, |first| u64::from_be_bytes(*first))
 }
 
-impl Outcomes {
+impl DeduplicationTable {
     /// Builds the table from the rows of a group.
     pub fn load(engine: &dyn Engine, group: GroupId, memory: disk::RequestMemory) -> Result<Self> {
-        let mut outcomes = Outcomes {
+        let mut outcomes = DeduplicationTable {
             memory,
-            ..Outcomes::default()
+            ..DeduplicationTable::default()
         };
         let mut range = keys::outcomes_of(group);
         loop {
@@ -160,22 +160,22 @@ impl Outcomes {
     }
 
     /// What is known of a write.
-    pub(super) fn known(&self, id: &disk::WriteId) -> Known {
+    pub(super) fn known(&self, id: &disk::WriteId) -> Seen {
         if seeded::is_on(Bug::RetryAppliedTwice) {
-            return Known::New;
+            return Seen::New;
         }
         let Some(client) = self.clients.get(&id.client) else {
             return match registered_at(&id.client) <= self.memory.forgotten_registered {
-                true => Known::Forgotten,
+                true => Seen::Forgotten,
                 // All of such a version that were registered are here.
-                false => Known::Unknown,
+                false => Seen::Unknown,
             };
         };
         match client.outcomes.get(&id.sequence) {
-            Some(known) if known.digest[..] == id.digest[..] => Known::Outcome(known.outcome),
-            Some(_) => Known::Reused,
-            None if id.sequence < client.low_water => Known::Forgotten,
-            None => Known::New,
+            Some(known) if known.digest[..] == id.digest[..] => Seen::Outcome(known.outcome),
+            Some(_) => Seen::Reused,
+            None if id.sequence < client.low_water => Seen::Forgotten,
+            None => Seen::New,
         }
     }
 
@@ -255,7 +255,7 @@ impl Outcomes {
     }
 
     /// Takes in one stored outcome, in log order. Comes to the same table as
-    /// [`Outcomes::remember`] did, because the mark is stored with each.
+    /// [`DeduplicationTable::remember`] did, because the mark is stored with each.
     fn take(&mut self, entry: Position, stored: &disk::StoredOutcome) -> Result<()> {
         let before = (stored.before > 0).then_some(stored.before);
         let (outcome, digest) = match stored.sequence {
@@ -303,7 +303,7 @@ impl Outcomes {
 
     /// Forgets everything; the rows are deleted.
     pub(super) fn clear(&mut self) {
-        *self = Outcomes::default();
+        *self = DeduplicationTable::default();
     }
 
     /// The entries whose rows no longer matter, once each.
@@ -491,7 +491,7 @@ mod tests {
     /// A table that lives, and the rows it leaves. The version of an operation
     /// is ten times its entry, and its place in it.
     struct Table {
-        outcomes: Outcomes,
+        outcomes: DeduplicationTable,
         engine: Memory,
         rows: disk::StoredOutcomes,
         version: u64,
@@ -501,7 +501,7 @@ mod tests {
 
     impl Table {
         fn of(clients_max: u64, outcomes_max: u64) -> Self {
-            let mut outcomes = Outcomes::default();
+            let mut outcomes = DeduplicationTable::default();
             outcomes.limit(limits(clients_max, outcomes_max));
             Table {
                 outcomes,
@@ -534,7 +534,7 @@ mod tests {
         fn write(&mut self, id: &disk::WriteId) {
             self.version += 1;
             let entry = self.entry();
-            if let Known::New = self.outcomes.known(id) {
+            if let Seen::New = self.outcomes.known(id) {
                 let outcome = written(self.version);
                 let row = self.outcomes.remember(entry, id, self.version, outcome);
                 self.rows.outcomes.push(row.unwrap());
@@ -558,7 +558,8 @@ mod tests {
 
         /// Whether a table that is built from the rows is the one that lives.
         fn compare(&self) -> Result<(), String> {
-            let built = Outcomes::load(&self.engine, GROUP, self.outcomes.memory()).unwrap();
+            let built =
+                DeduplicationTable::load(&self.engine, GROUP, self.outcomes.memory()).unwrap();
             let (lives, built) = (self.outcomes.shown(), built.shown());
             (lives == built)
                 .then_some(())
@@ -571,18 +572,18 @@ mod tests {
         let mut table = Table::of(0, 0);
         table.begin(10);
         let a = table.register();
-        assert!(matches!(table.outcomes.known(&id(a, 1, 0)), Known::New));
+        assert!(matches!(table.outcomes.known(&id(a, 1, 0)), Seen::New));
         table.write(&id(a, 1, 0));
         table.end();
         assert!(matches!(
             table.outcomes.known(&id(a, 1, 0)),
-            Known::Outcome(Outcome::Written { version: 102, .. })
+            Seen::Outcome(Outcome::Written { version: 102, .. })
         ));
         table.begin(11);
         table.write(&id(a, 2, 2));
         assert!(matches!(
             table.outcomes.known(&id(a, 1, 0)),
-            Known::Forgotten
+            Seen::Forgotten
         ));
         assert_eq!(table.outcomes.take_finished(), vec![at(10)]);
     }
@@ -594,16 +595,16 @@ mod tests {
         let mut table = Table::of(1, 0);
         table.begin(10);
         let known = |table: &Table, client| table.outcomes.known(&id(client, 1, 0));
-        assert!(matches!(known(&table, 100), Known::Unknown));
+        assert!(matches!(known(&table, 100), Seen::Unknown));
         let a = table.register();
         table.begin(11);
         let b = table.register();
-        assert!(matches!(known(&table, a), Known::Forgotten));
-        assert!(matches!(known(&table, b), Known::New));
+        assert!(matches!(known(&table, a), Seen::Forgotten));
+        assert!(matches!(known(&table, b), Seen::New));
         // Of the versions between them, and of those above, nobody was registered.
         for never in [a + 1, b - 1, b + 1] {
             let known = known(&table, never);
-            assert!(matches!(known, Known::Unknown), "{never}: {known:?}");
+            assert!(matches!(known, Seen::Unknown), "{never}: {known:?}");
         }
     }
 
@@ -617,7 +618,7 @@ mod tests {
             digest: Bytes::from_static(&[2; DIGEST_BYTES]),
             ..id(a, 1, 0)
         };
-        assert!(matches!(table.outcomes.known(&other), Known::Reused));
+        assert!(matches!(table.outcomes.known(&other), Seen::Reused));
     }
 
     #[test]
@@ -629,7 +630,7 @@ mod tests {
         table.write(&id(a, 1, 99));
         assert!(table.outcomes.take_finished().is_empty());
         let known = table.outcomes.known(&id(a, 1, 0));
-        assert!(matches!(known, Known::Outcome(_)));
+        assert!(matches!(known, Seen::Outcome(_)));
     }
 
     #[test]
@@ -648,7 +649,7 @@ mod tests {
         );
         assert!(matches!(
             table.outcomes.known(&id(a, 3, 0)),
-            Known::Forgotten
+            Seen::Forgotten
         ));
     }
 
@@ -671,9 +672,9 @@ mod tests {
             table.compare().unwrap();
         }
         let memory = table.outcomes.memory();
-        let built = Outcomes::load(&table.engine, GROUP, memory).unwrap();
+        let built = DeduplicationTable::load(&table.engine, GROUP, memory).unwrap();
         for outcomes in [&table.outcomes, &built] {
-            assert!(matches!(outcomes.known(&id(a, 1, 0)), Known::Forgotten));
+            assert!(matches!(outcomes.known(&id(a, 1, 0)), Seen::Forgotten));
         }
     }
 
@@ -693,11 +694,11 @@ mod tests {
             table.end();
             assert!(matches!(
                 table.outcomes.known(&id(a, 1, 0)),
-                Known::Forgotten
+                Seen::Forgotten
             ));
             assert!(matches!(
                 table.outcomes.known(&id(b, 1, 0)),
-                Known::Outcome(_)
+                Seen::Outcome(_)
             ));
             table.compare().unwrap();
             // What the others acknowledge makes room, which changes nothing.
