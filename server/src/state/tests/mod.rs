@@ -2,7 +2,6 @@
 
 mod batching;
 mod control;
-mod mirror;
 mod scripts;
 
 use domicile_proto::disk::v1 as disk;
