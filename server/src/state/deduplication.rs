@@ -568,72 +568,6 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_is_answered_until_it_is_acknowledged() {
-        let mut table = Table::of(0, 0);
-        table.begin(10);
-        let a = table.register();
-        assert!(matches!(table.outcomes.known(&id(a, 1, 0)), Seen::New));
-        table.write(&id(a, 1, 0));
-        table.end();
-        assert!(matches!(
-            table.outcomes.known(&id(a, 1, 0)),
-            Seen::Outcome(Outcome::Written { version: 102, .. })
-        ));
-        table.begin(11);
-        table.write(&id(a, 2, 2));
-        assert!(matches!(
-            table.outcomes.known(&id(a, 1, 0)),
-            Seen::Forgotten
-        ));
-        assert_eq!(table.outcomes.take_finished(), vec![at(10)]);
-    }
-
-    /// Of a client that was never registered nothing is applied either: it may
-    /// be of another tag or another cluster.
-    #[test]
-    fn a_client_that_was_never_registered_is_told_apart_from_a_forgotten_one() {
-        let mut table = Table::of(1, 0);
-        table.begin(10);
-        let known = |table: &Table, client| table.outcomes.known(&id(client, 1, 0));
-        assert!(matches!(known(&table, 100), Seen::Unknown));
-        let a = table.register();
-        table.begin(11);
-        let b = table.register();
-        assert!(matches!(known(&table, a), Seen::Forgotten));
-        assert!(matches!(known(&table, b), Seen::New));
-        // Of the versions between them, and of those above, nobody was registered.
-        for never in [a + 1, b - 1, b + 1] {
-            let known = known(&table, never);
-            assert!(matches!(known, Seen::Unknown), "{never}: {known:?}");
-        }
-    }
-
-    #[test]
-    fn an_id_with_another_write_is_not_answered_as_the_first() {
-        let mut table = Table::of(0, 0);
-        table.begin(10);
-        let a = table.register();
-        table.write(&id(a, 1, 0));
-        let other = disk::WriteId {
-            digest: Bytes::from_static(&[2; DIGEST_BYTES]),
-            ..id(a, 1, 0)
-        };
-        assert!(matches!(table.outcomes.known(&other), Seen::Reused));
-    }
-
-    #[test]
-    fn the_newest_row_of_a_client_stays() {
-        let mut table = Table::of(0, 0);
-        table.begin(10);
-        let a = table.register();
-        // The client claims to have every answer, even of this write.
-        table.write(&id(a, 1, 99));
-        assert!(table.outcomes.take_finished().is_empty());
-        let known = table.outcomes.known(&id(a, 1, 0));
-        assert!(matches!(known, Seen::Outcome(_)));
-    }
-
-    #[test]
     fn an_unruly_client_is_bounded() {
         let mut table = Table::of(0, 0);
         table.begin(1);
@@ -651,62 +585,6 @@ mod tests {
             table.outcomes.known(&id(a, 3, 0)),
             Seen::Forgotten
         ));
-    }
-
-    /// A write that comes behind as many later ones as are remembered is let go at
-    /// once. That it was there must not be let go with it.
-    #[test]
-    fn a_late_write_of_a_client_that_is_full_stays_forgotten() {
-        let mut table = Table::of(0, 0);
-        table.outcomes.limit(disk::RequestLimits {
-            outcomes_per_client_max: 3,
-            ..limits(0, 0)
-        });
-        table.begin(1);
-        let a = table.register();
-        table.end();
-        for (index, sequence) in [(2, 2), (3, 3), (4, 4), (5, 1)] {
-            table.begin(index);
-            table.write(&id(a, sequence, 0));
-            table.end();
-            table.compare().unwrap();
-        }
-        let memory = table.outcomes.memory();
-        let built = DeduplicationTable::load(&table.engine, GROUP, memory).unwrap();
-        for outcomes in [&table.outcomes, &built] {
-            assert!(matches!(outcomes.known(&id(a, 1, 0)), Seen::Forgotten));
-        }
-    }
-
-    #[test]
-    fn a_forgotten_client_stays_forgotten_when_the_table_is_built_again() {
-        for (clients_max, outcomes_max) in [(2, 0), (0, 4)] {
-            let mut table = Table::of(clients_max, outcomes_max);
-            // The row of the entry stays for the second client's sake.
-            table.begin(10);
-            let (a, b) = (table.register(), table.register());
-            table.write(&id(a, 1, 0));
-            table.write(&id(b, 1, 0));
-            table.end();
-            table.compare().unwrap();
-            table.begin(11);
-            table.register();
-            table.end();
-            assert!(matches!(
-                table.outcomes.known(&id(a, 1, 0)),
-                Seen::Forgotten
-            ));
-            assert!(matches!(
-                table.outcomes.known(&id(b, 1, 0)),
-                Seen::Outcome(_)
-            ));
-            table.compare().unwrap();
-            // What the others acknowledge makes room, which changes nothing.
-            table.begin(12);
-            table.write(&id(b, 2, 2));
-            table.end();
-            table.compare().unwrap();
-        }
     }
 
     /// Entries of up to three operations of clients that come and go, retries
