@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tonic::transport::Channel;
 
 use super::{Limits, Node, Wiring};
-use crate::env::Env;
+use crate::env::{Env, Instant};
 use crate::error::{Reason, Result};
 use crate::net::{BoxedIo, Caller, Dial, Peer, Speaker, channel};
 use crate::placement::{Rebuilt, Replaced};
@@ -41,6 +41,9 @@ const WAIT: Duration = Duration::from_secs(60);
 
 /// Longer than a hand-over may take, whatever comes of it.
 const TRANSFER_BOUND: Duration = Duration::from_secs(12);
+
+/// When a world with a seed begins, in milliseconds since 1970.
+const WALL_MS: u64 = 1_800_000_000_000;
 
 /// Finds a group on a node.
 pub(super) type Which = fn(&Node) -> Option<Arc<Group>>;
@@ -225,9 +228,33 @@ pub(super) struct World {
     ports: BTreeMap<String, String>,
     /// The nodes that run, by name, such as `eu/1`.
     pub(super) nodes: BTreeMap<String, Node>,
+    /// What the next node that starts draws from, and when the world began; `None`:
+    /// nodes have the machine's clock and entropy.
+    seed: Option<(u64, Instant)>,
 }
 
 impl World {
+    /// A world without nodes that draws everything from a seed, and whose clocks go with
+    /// tokio's.
+    pub(super) fn seeded(seed: u64) -> World {
+        World {
+            seed: Some((seed, Env::real().now())),
+            ..World::default()
+        }
+    }
+
+    /// Time and randomness of the next node that starts.
+    fn env(&mut self) -> Env {
+        let Some((seed, began)) = &mut self.seed else {
+            return Env::real();
+        };
+        *seed += 1;
+        let began = *began;
+        let clock = Env::real();
+        let wall = move || WALL_MS + clock.now().duration_since(began).as_millis() as u64;
+        Env::simulated(*seed, Arc::new(wall))
+    }
+
     /// Starts nodes with empty disks.
     pub(super) async fn start(names: &[&str]) -> World {
         let mut world = World::default();
@@ -267,7 +294,7 @@ impl World {
     /// The same at another address than its own.
     pub(super) async fn restart_at(&mut self, name: &str, address: &str) {
         self.ports.insert(name.to_owned(), address.to_owned());
-        let env = Env::real();
+        let env = self.env();
         let (region, number) = name.split_once('/').expect("REGION/N");
         let number: u64 = number.parse().expect("a number");
         let disk = self.disks.entry(name.to_owned());
