@@ -506,6 +506,20 @@ impl World {
         assert!(led.is_ok(), "{name} does not lead in {WAIT:?}");
     }
 
+    /// The same of the control group, which has votes in every region.
+    pub(super) async fn lead_control(&self, name: &str) {
+        let own = self.nodes[name].groups.get(CONTROL_GROUP);
+        let own = own.expect("it has a replica");
+        while !own.leads() {
+            let nodes = self.nodes.values();
+            let mut groups = nodes.filter_map(|node| node.groups.get(CONTROL_GROUP));
+            if let Some(leader) = groups.find(|group| group.leads()) {
+                drop(leader.transfer_leader(own.replica()).await);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
     /// Has the leader of a group hand it over to a node, and says what came of it.
     pub(super) async fn transfer(&self, which: Which, to: &str) -> Result<()> {
         let (region, number) = to.split_once('/').expect("REGION/N");

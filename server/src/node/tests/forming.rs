@@ -188,7 +188,7 @@ async fn a_region_that_lost_every_disk_is_rebuilt() {
         .await;
     // A command whose answer was lost is run again, whoever leads by now.
     for leader in ["eu/1", "ap/1"] {
-        lead_control(&world, &all, leader).await;
+        world.lead_control(leader).await;
         let again = world.rebuild("ap").await.expect("it has its stores");
         let said = (again.nodes, again.incarnation, again.is_unchanged);
         assert_eq!(said, (3, 2, true), "{leader}");
@@ -282,19 +282,6 @@ async fn a_mirror_is_made_anew_whichever_node_is_away() {
     }
 }
 
-/// Lets a node lead the control group, which has votes in every region.
-async fn lead_control(world: &World, all: &[&str], name: &str) {
-    let control = |name: &str| world.nodes[name].groups.get(CONTROL_GROUP);
-    let own = control(name).expect("it has a replica");
-    while !own.leads() {
-        let leader = all.iter().filter_map(|name| control(name));
-        if let Some(leader) = leader.into_iter().find(|group| group.leads()) {
-            drop(leader.transfer_leader(own.replica()).await);
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_rebuild_that_is_interrupted_goes_on() {
     let all = ["ap/1", "ap/2", "eu/1", "us/1"];
@@ -368,7 +355,7 @@ async fn a_rebuild_goes_on_when_a_node_of_the_region_leads_the_control_group() {
     .await;
     drop(rebuilding);
 
-    lead_control(&world, &all, "ap/1").await;
+    world.lead_control("ap/1").await;
     let mut refusals = 0;
     while let Err(refused) = world.rebuild("ap").await {
         assert_eq!(refused.reason, Reason::NoQuorum, "{refused}");
