@@ -13,6 +13,7 @@ mod metrics;
 mod moved;
 mod requests;
 mod rolled_back;
+mod scripts;
 mod stopping;
 mod transfer;
 mod truth;
