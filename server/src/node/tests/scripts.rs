@@ -46,6 +46,11 @@ fn the_scripts_of_formation_are_so() {
     run_scripts("node/tests/scripts/formation", Script::new);
 }
 
+#[test]
+fn the_scripts_of_replacement_are_so() {
+    run_scripts("node/tests/scripts/replacement", Script::new);
+}
+
 /// What a script can say.
 #[derive(goldenscript::Command)]
 enum Command {
