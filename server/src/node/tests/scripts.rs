@@ -51,6 +51,11 @@ fn the_scripts_of_replacement_are_so() {
     run_scripts("node/tests/scripts/replacement", Script::new);
 }
 
+#[test]
+fn the_scripts_of_retries_are_so() {
+    run_scripts("node/tests/scripts/retries", Script::new);
+}
+
 /// What a script can say.
 #[derive(goldenscript::Command)]
 enum Command {
