@@ -11,7 +11,6 @@ mod full;
 mod large;
 mod metrics;
 mod moved;
-mod requests;
 mod rolled_back;
 mod scripts;
 mod stopping;
