@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
-use domicile_proto::internal::v1 as wire;
+use domicile_proto::disk::v1 as disk;
 use domicile_proto::policy::DEMO;
 use domicile_proto::v1;
 use domicile_proto::v1::kv_service_client::KvServiceClient;
@@ -608,7 +608,7 @@ fn records(node: &Node, tag: &str) -> String {
     let rows = node.disk.state.scan(&keys::records(tag, b"", None), limit);
     let rows = rows.expect("read").into_iter();
     let keys = rows.filter_map(|row| {
-        let stored: wire::StoredRecord = row.open().expect("sound");
+        let stored: disk::StoredRecord = row.open().expect("sound");
         let (_, key) = keys::parse_record(&row.key).expect("sound");
         let key = String::from_utf8_lossy(key).into_owned();
         // What is planted has no version.
