@@ -99,7 +99,7 @@ impl Placement {
 
     /// Whether this node, which is to lead, does.
     async fn leads_for_certain(&self, group: &Group) -> Result<()> {
-        let confirmed = tokio::time::timeout(ANSWER_WAIT, group.read_barrier());
+        let confirmed = tokio::time::timeout(LEAD_WAIT, group.read_barrier());
         match confirmed.await {
             Ok(Ok(_)) if group.leads() => Ok(()),
             // It leads, and what it lacks another one would lack too.
