@@ -26,8 +26,9 @@
 //! all under one deadline, and what is safe to send again, is in `transport`. Every
 //! write carries a request id, so that the server applies it once. What all of them
 //! answer with is in `answer` and `error`. Each folder uses only those that are named
-//! after it. A write without an answer
-//! is [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
+//! after it.
+//!
+//! A write without an answer is [`Error::OutcomeUnknown`], never "failed"; one that is applied, but not yet
 //! in every region it should wait for, is [`Error::AckNotReached`].
 //!
 //! A tag that the caller's own region may not serve is read and written at its

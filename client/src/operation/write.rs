@@ -9,7 +9,7 @@ use domicile_proto::v1::condition::Condition;
 use domicile_proto::v1::session_operation::Operation;
 
 use crate::env;
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::operation::register::register;
 use crate::request_id::RequestId;
 use crate::transport::reply::Reply;
@@ -134,7 +134,8 @@ impl Options {
                 let left = deadline.saturating_duration_since(env::now());
                 register(target, left).await
             };
-            let requests = registration.requests(deadline, ask).await?;
+            let late = || Error::Deadline(Cause::new("no answer came in time"));
+            let requests = registration.requests(deadline, ask, late).await?;
             let left = deadline.saturating_duration_since(env::now());
             let failed = match self
                 .send_as(target, requests.open(), operation, Some(left))

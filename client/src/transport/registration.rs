@@ -23,12 +23,13 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// The requests under the id; `ask` gets one where there is none, by the deadline, or
-    /// says that it is too late.
+    /// The requests under the id; `ask` gets one where there is none, by the deadline.
+    /// `late` is answered where another one asks for longer: nothing was sent.
     pub(crate) async fn requests(
         &self,
         deadline: Instant,
         ask: impl Future<Output = Result<RequestId, Error>>,
+        late: impl FnOnce() -> Error,
     ) -> Result<Arc<Requests>, Error> {
         if let Some(requests) = self.requests.load_full() {
             return Ok(requests);
@@ -36,7 +37,7 @@ impl Registration {
         // Whoever asks now may have more time than this caller.
         let asking = tokio::time::timeout_at(deadline, self.asking.lock()).await;
         let Ok(_asking) = asking else {
-            return ask.await.map(|id| Arc::new(Requests::of(id)));
+            return Err(late());
         };
         if let Some(requests) = self.requests.load_full() {
             return Ok(requests);
@@ -66,28 +67,27 @@ impl Registration {
 mod tests {
     use std::time::Duration;
 
-    use domicile_proto::v1;
-
     use super::*;
     use crate::env;
-    use crate::error::Refusal;
+    use crate::error::Cause;
 
     /// Another write asks the home, which does not answer, and has longer to wait.
     #[tokio::test(start_paused = true)]
     async fn a_write_waits_no_longer_than_it_may_for_the_id_that_another_asks_for() {
         let registration = Registration::default();
         let patient = env::now() + Duration::from_secs(3600);
-        let asks = registration.requests(patient, std::future::pending());
+        let asks = registration.requests(patient, std::future::pending(), || panic!("it may wait"));
         let waits = async {
             let began = env::now();
             let deadline = began + Duration::from_secs(1);
-            let late = Refusal::from(v1::Failure::default());
-            let ask = async { Err(Error::from(late)) };
-            let told = registration.requests(deadline, ask).await;
-            assert!(told.is_err());
+            let ask = async { panic!("another one asks") };
+            let late = || Error::Deadline(Cause::new("late"));
+            let told = registration.requests(deadline, ask, late).await;
+            assert!(matches!(told, Err(Error::Deadline(_))));
             env::now() - began
         };
         tokio::select! {
+            biased;
             _ = asks => panic!("nobody answers"),
             took = waits => assert_eq!(took, Duration::from_secs(1)),
         }
