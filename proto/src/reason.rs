@@ -60,7 +60,7 @@ reasons! {
     NoQuorum = "NO_QUORUM", "The group has no leader with a quorum now; nothing was applied.", "Try again; see `domicile cluster status`. A node without its disk comes back with `domicile node replace`, a mirror region without any with `domicile region rebuild`.";
     CannotLead = "CANNOT_LEAD", "The node cannot lead the group now: it does not answer, has no vote or lost its store, is far behind, or its disk is full; nothing was changed.", "Choose another node, or mend this one; see `domicile cluster status`.";
     LeaderNotMoved = "LEADER_NOT_MOVED", "The node was asked to lead the group and was not seen to lead; another one may lead by now.", "See `domicile cluster status` for who leads, and whether the node runs; then run the command again.";
-    DiskFull = "DISK_FULL", "A disk of the group is nearly full; nothing was written.", "Add disk space, or inodes (`df -i`), or remove what else takes them; reads go on.";
+    DiskFull = "DISK_FULL", "Disks of the group are nearly full; nothing was done.", "Add disk space, or inodes (`df -i`), or remove what else takes them; local reads go on.";
     Overloaded = "OVERLOADED", "The node has more work than it can take; nothing was applied.", "Try again after the delay.";
     Compacted = "COMPACTED", "The position asked for is older than the history kept.", "Start again from the floor.";
     VersionsEnded = "VERSIONS_ENDED", "No version is left above the last one of the tag.", "Copy the records into another tag: a clock was set thousands of years ahead when the last version was given.";

@@ -4,6 +4,7 @@
 use disk::command::Command;
 use domicile_proto::disk::v1 as disk;
 use domicile_proto::peer::v1 as peer;
+use domicile_proto::v1;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 use prost::Message;
@@ -28,10 +29,16 @@ impl Group {
     /// An error when not even the little that regions agree on has room here or at a
     /// quorum: who proposed it would wait for room, and it would be done at any time.
     pub(super) fn admit_agreement(&self) -> Result<()> {
+        if !self.leads() {
+            // Who does knows better.
+            return Ok(());
+        }
         self.disk().admit_entries(false)?;
         let disk_of = |node| {
             let state = self.state_of(node)?;
-            Some(match state.disk_out {
+            // Without inodes it goes to a file that is there already.
+            let takes_nothing = state.disk_out && state.disk_lack() != v1::DiskLack::Inodes;
+            Some(match takes_nothing {
                 true => Condition::Full,
                 false => Condition::Sound,
             })

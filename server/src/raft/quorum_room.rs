@@ -13,18 +13,24 @@ use crate::storage::{Condition, Index};
 pub(super) const QUORUM_FULL: &str = "the disks of a quorum are nearly full; make room on them";
 
 /// An error where room on disks is all that the others lack to agree on what a leader has
-/// in its log up to an index. What a former leader wrote comes before its own first entry,
-/// and it reads nothing before that is committed.
+/// in its log up to an index: what is there already has its room here. What a former leader
+/// wrote comes before its own first entry, and it reads nothing before that is committed.
 pub(super) fn agrees(
     raft: &Raft<Types, StateMachine>,
     transport: &SharedTransport,
-    own: Condition,
     index: Index,
 ) -> Result<()> {
     let committed = raft.metrics().borrow_watched().local_committed;
     let is_agreed_on = committed.is_some_and(|id| id.index() >= index.0);
-    let disk_of = |node| transport.condition_of(node);
-    match !is_agreed_on && any_config(raft, own, disk_of, lacks_room) {
+    let disk_of = |node| {
+        let state = transport.state_of(node)?;
+        // Below its reserve it takes what was agreed to be written before.
+        Some(match state.disk_short {
+            true => Condition::Full,
+            false => Condition::Sound,
+        })
+    };
+    match !is_agreed_on && any_config(raft, Condition::Sound, disk_of, lacks_room) {
         false => Ok(()),
         true => Err(Error::new(
             Reason::DiskFull,

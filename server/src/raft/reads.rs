@@ -156,7 +156,7 @@ impl Barriers {
             Err(late) if late.reason == Reason::Deadline => {}
             known => return known,
         }
-        quorum_room::agrees(&self.raft, &self.transport, self.disk.condition(), index)?;
+        quorum_room::agrees(&self.raft, &self.transport, index)?;
         wait_applied(&mut self.progress, index, APPLY_WAIT - STALLED_WAIT).await
     }
 

@@ -1,7 +1,7 @@
 //! The types that openraft is instantiated with, and their encodings.
 //!
 //! Everything that reaches a disk or a wire is our own message of
-//! `domicile.disk.v1`; openraft's own encodings are never used.
+//! `domicile.disk.v1` or `domicile.internal.v1`; openraft's own encodings are never used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -33,7 +33,8 @@ const BEHIND_MAX: u64 = 100;
 /// How long a replica that is behind is waited for. Writes go on meanwhile.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the next leader may take to lead: twice the longest election.
+/// How long the next leader may take to lead, and this one to hear from a quorum that it
+/// does: twice the longest election.
 const LEAD_WAIT: Duration = Duration::from_secs(5);
 
 /// How often it is looked for.
@@ -99,18 +100,20 @@ impl Placement {
 
     /// Whether this node, which is to lead, does.
     async fn leads_for_certain(&self, group: &Group) -> Result<()> {
+        let unled = Error::new(
+            Reason::NoQuorum,
+            format!(
+                "group {} has no leader with a quorum now; nothing was changed, try again",
+                group.identity().group
+            ),
+        );
         let confirmed = tokio::time::timeout(LEAD_WAIT, group.read_barrier());
         match confirmed.await {
             Ok(Ok(_)) if group.leads() => Ok(()),
             // It leads, and what it lacks another one would lack too.
-            Ok(Err(full)) if full.reason == Reason::DiskFull => Err(full),
-            _ => Err(Error::new(
-                Reason::NoQuorum,
-                format!(
-                    "group {} has no leader with a quorum now; nothing was changed, try again",
-                    group.identity().group
-                ),
-            )),
+            Ok(Err(full)) if full.reason == Reason::DiskFull && group.leads() => Err(full),
+            Ok(Err(error)) => Err(unled.caused_by(error)),
+            Ok(Ok(_)) | Err(_) => Err(unled),
         }
     }
 
