@@ -1,7 +1,7 @@
 //! The contract of Domicile: what two processes must agree on byte for byte.
 //!
-//! The crate is pure. It holds the messages ([`v1`] for clients, [`peer`]
-//! for nodes, [`disk`] for what stands on disks), the reasons of errors, and the limits. It opens no
+//! The crate is pure. It holds the messages ([`v1`] for clients, [`peer`] for nodes,
+//! [`disk`] for what stands on disks), the reasons of errors, and the limits. It opens no
 //! file and no socket.
 
 pub mod address;
@@ -24,7 +24,8 @@ pub mod v1 {
     tonic::include_proto!("domicile.v1");
 }
 
-/// What stands on disk: in the log, in the state and in the anchor.
+/// What stands on disk, in the log, in the state and in the anchor, and what clients keep
+/// of it.
 pub mod disk {
     /// `domicile.disk.v1`.
     #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
@@ -33,7 +34,7 @@ pub mod disk {
     }
 }
 
-/// What nodes say to each other.
+/// What nodes say to each other, and the tokens that clients keep.
 pub mod peer {
     /// `domicile.internal.v1`: the name is in the path of each call between nodes, so it
     /// stays.

@@ -5,11 +5,12 @@
 //! on by [`raft`], applied by [`state`] and written to disk by [`storage`]. Whatever
 //! leaves the node or comes in from another one passes the gates of [`residency`];
 //! [`net`] sends it, and [`replicate`] copies it to other regions; [`freshness`] knows how
-//! old a copy may be. [`placement`] decides which replicas a node has, and [`node`] starts and stops all of it.
+//! old a copy may be. [`placement`] decides which replicas a node has, and [`node`] starts
+//! and stops all of it.
 //!
 //! Rooms, each of which may use only those before it (`tests/tidy.rs` checks):
-//! `error` `seeded` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` · `policy` · `residency` ·
-//! `raft` · `net` · `freshness` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
+//! `error` `seeded` `env` `config` `telemetry` · `storage` · `seal` · `state` · `audit` ·
+//! `policy` · `residency` · `raft` · `net` · `freshness` · `replicate` · `kv` · `placement` · `api` · `console` · `node` · `demo`.
 //!
 //! Not done here: messages, tokens, the policy and its predicate (the crate
 //! `domicile-proto`), clients (`domicile-client`), checking what a whole cluster

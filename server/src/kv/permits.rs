@@ -1,4 +1,4 @@
-//! ScanPermits at reading pages of scans.
+//! Permits to read pages of scans.
 //!
 //! A node reads few pages at once, so that whoever scans waits and whoever writes
 //! does not. A caller has no more pages in the queue than are read at once, whatever

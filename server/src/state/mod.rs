@@ -4,7 +4,7 @@
 //! clock and asks no other group, so that every replica of a group comes to the same
 //! rows.
 //!
-//! An [`Applier`] ([`apply`]) turns entries into one write batch. It refuses what was
+//! An [`Applier`] ([`applier`], [`apply`]) turns entries into one write batch. It refuses what was
 //! made under an older policy, epoch or level than the group has seen ([`fence`]). What
 //! an entry says is done by its kind: client writes ([`records`]) and the deduplication
 //! table of their request ids ([`deduplication`]), what a home ships ([`mirror`]), notes of

@@ -5,7 +5,7 @@
 //! ([`LogWriter`]). The *state* holds what applied entries made: records, changes,
 //! outcomes, audit leaves. It has no write-ahead log, so after a crash it is a prefix of
 //! what was written, and the log replays the rest. [`keys`] lists every key of both,
-//! [`record`] frames every value. RocksDB is behind a trait ([`engine`]); a simulation
+//! [`frame`] frames every value, [`record`] reads them. RocksDB is behind a trait ([`engine`]); a simulation
 //! has its own engine ([`memory`]).
 //!
 //! The *anchor* remembers outside both what they must not be behind ([`anchor`]).

@@ -178,7 +178,7 @@ impl Store {
         tokens::not_lost(wanted, &group.read_barrier().await?)
     }
 
-    /// All of a region's callers wait for their turns at pages together.
+    /// All of a region's callers wait for permits to read pages together.
     fn scanner_of(&self, region: &RegionName) -> Scanner {
         let mut scanners = self.scanners.lock();
         let scanner = scanners.entry(region.clone());

@@ -9,7 +9,7 @@
 //! - vote: batch synced, then the anchor, then the callback;
 //! - truncation: the floor is lowered in the anchor before the batch;
 //! - removal of a group: the anchor forgets the replica before the batch;
-//! - floors rise at least every [`FLOOR_INTERVAL`] while the logs grow;
+//! - floors rise at least every [`FLOOR_INTERVAL`](super::command::FLOOR_INTERVAL) while the logs grow;
 //! - the write-ahead log rolls only here, and the anchor learns of the new
 //!   file before any batch is written to it.
 //!
