@@ -5,7 +5,6 @@
 //! everything goes on by itself.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::load::{Load, TAG, connect};
 use super::power::Disk;
 use super::stage::Stage;
 use crate::cluster::{Broken, Cluster, Lacking, NODES, Node, Seat, free_address};
+use crate::workload::held;
 
 /// How long another node may take to lead what was led on a full or frozen disk:
 /// the disk is looked at twice a second, one that stands still for three
@@ -459,17 +459,7 @@ async fn hindered(
 }
 
 /// How many records a client finds, by local reads, and a digest of them.
-async fn everything(client: &Client) -> Result<(u64, u64)> {
-    let (mut records, mut digest) = (0, DefaultHasher::new());
-    let tag = client.tag(TAG)?;
-    let mut pages = tag.scan().local().pages();
-    while let Some(page) = pages.next().await? {
-        for row in &page.records {
-            row.key.as_ref().hash(&mut digest);
-            row.value.as_ref().hash(&mut digest);
-            row.version.get().hash(&mut digest);
-            records += 1;
-        }
-    }
-    Ok((records, digest.finish()))
+async fn everything(client: &Client) -> Result<(u64, String)> {
+    let held = held(&client.tag(TAG)?).await?;
+    Ok((held.records, held.digest))
 }
