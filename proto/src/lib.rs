@@ -1,13 +1,15 @@
 //! The contract of Domicile: what two processes must agree on byte for byte.
 //!
 //! The crate is pure. It holds the messages ([`v1`] for clients, [`peer`] for nodes,
-//! [`disk`] for what stands on disks), the reasons of errors, and the limits. It opens no
+//! [`disk`] for what stands on disks), the reasons of errors, the limits, and what proves who a
+//! workload is ([`identity`]). It opens no
 //! file and no socket.
 
 pub mod address;
 pub mod audit;
 pub mod commitment;
 pub mod host_port;
+pub mod identity;
 pub mod level;
 pub mod limits;
 pub mod page;
