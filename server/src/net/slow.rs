@@ -13,7 +13,7 @@ use crate::env::Instant;
 use crate::raft::NodeId;
 
 /// For how long a node that was slow to answer is left out.
-const DOUBTED_FOR: Duration = Duration::from_secs(5);
+const AVOIDED_FOR: Duration = Duration::from_secs(5);
 
 /// Nodes that were slow, and until when they are left out.
 #[derive(Default)]
@@ -22,7 +22,7 @@ pub(super) struct Slow(BTreeMap<NodeId, Instant>);
 impl Slow {
     /// Notes that a node was slow to answer.
     pub(super) fn mark_slow(&mut self, node: NodeId, now: Instant) {
-        self.0.insert(node, now + DOUBTED_FOR);
+        self.0.insert(node, now + AVOIDED_FOR);
     }
 
     /// The nodes without those that were slow lately; all of them if all were.
@@ -50,10 +50,10 @@ mod tests {
         assert_eq!(slow.leave_out(nodes(), now), nodes());
         slow.mark_slow(NodeId(1), now);
         assert_eq!(slow.leave_out(nodes(), now), [NodeId(2)]);
-        slow.mark_slow(NodeId(2), now + DOUBTED_FOR / 2);
-        assert_eq!(slow.leave_out(nodes(), now + DOUBTED_FOR / 2), nodes());
+        slow.mark_slow(NodeId(2), now + AVOIDED_FOR / 2);
+        assert_eq!(slow.leave_out(nodes(), now + AVOIDED_FOR / 2), nodes());
         // The first is trusted again.
-        assert_eq!(slow.leave_out(nodes(), now + DOUBTED_FOR), [NodeId(1)]);
-        assert_eq!(slow.leave_out(nodes(), now + DOUBTED_FOR * 2), nodes());
+        assert_eq!(slow.leave_out(nodes(), now + AVOIDED_FOR), [NodeId(1)]);
+        assert_eq!(slow.leave_out(nodes(), now + AVOIDED_FOR * 2), nodes());
     }
 }

@@ -119,7 +119,7 @@ impl Connections {
     }
 
     /// Gives a socket a place; `None`: the node is about to end.
-    pub(super) fn admit(self: &Arc<Self>, io: BoxedIo) -> Option<Seated> {
+    pub(super) fn admit(self: &Arc<Self>, io: BoxedIo) -> Option<Connection> {
         let cut = CancellationToken::new();
         let mut state = self.state.lock();
         if state.closed {
@@ -136,7 +136,7 @@ impl Connections {
         state.unknown.insert(id, cut.clone());
         self.count(&mut state, Class::Unknown, 1);
         drop(state);
-        let seat = Arc::new(Slot {
+        let place = Arc::new(Place {
             id,
             class: AtomicU8::new(Class::Unknown as u8),
             connections: self.clone(),
@@ -147,10 +147,10 @@ impl Connections {
                 () = tokio::time::sleep(UNKNOWN_WAIT) => {}
             }
         };
-        Some(Seated {
+        Some(Connection {
             io: Cut::new(io, when.boxed()),
             scanner: Scanner::default(),
-            seat,
+            place,
         })
     }
 
@@ -216,13 +216,13 @@ impl Connections {
     }
 
     /// Moves a connection to a class, if there is a place.
-    fn move_to(&self, seat: &Slot, class: Class) -> Result<()> {
+    fn move_to(&self, place: &Place, class: Class) -> Result<()> {
         let mut state = self.state.lock();
-        let before = seat.class.load(Ordering::Relaxed);
+        let before = place.class.load(Ordering::Relaxed);
         let Some(before) = Class::ALL.into_iter().find(|c| *c as u8 == before) else {
             return Err(ended());
         };
-        if before == Class::Unknown && !state.unknown.contains_key(&seat.id) {
+        if before == Class::Unknown && !state.unknown.contains_key(&place.id) {
             return Err(ended());
         }
         if before == class {
@@ -233,18 +233,18 @@ impl Connections {
             self.refuse(&mut state, class);
             return Err(full(class, limit));
         }
-        state.unknown.remove(&seat.id);
+        state.unknown.remove(&place.id);
         self.count(&mut state, before, -1);
         self.count(&mut state, class, 1);
-        seat.class.store(class as u8, Ordering::Relaxed);
+        place.class.store(class as u8, Ordering::Relaxed);
         Ok(())
     }
 
-    fn leave(&self, seat: &Slot) {
+    fn leave(&self, place: &Place) {
         let mut state = self.state.lock();
-        let before = seat.class.swap(GONE, Ordering::Relaxed);
+        let before = place.class.swap(GONE, Ordering::Relaxed);
         if let Some(class) = Class::ALL.into_iter().find(|c| *c as u8 == before) {
-            state.unknown.remove(&seat.id);
+            state.unknown.remove(&place.id);
             self.count(&mut state, class, -1);
         }
     }
@@ -271,13 +271,13 @@ fn full(class: Class, limit: usize) -> Error {
 }
 
 /// The place of a connection.
-pub(super) struct Slot {
+pub(super) struct Place {
     id: u64,
     class: AtomicU8,
     connections: Arc<Connections>,
 }
 
-impl Slot {
+impl Place {
     fn is(&self, class: Class) -> bool {
         self.class.load(Ordering::Relaxed) == class as u8
     }
@@ -308,52 +308,52 @@ fn class_of(path: &str) -> Class {
 }
 
 /// A socket with its place.
-pub(super) struct Seated {
+pub(super) struct Connection {
     io: Cut<BoxedIo>,
     scanner: Scanner,
-    seat: Arc<Slot>,
+    place: Arc<Place>,
 }
 
 /// What a call is told of its connection.
 #[derive(Clone)]
-pub(super) struct Seating {
+pub(super) struct ConnectionInfo {
     caller: Caller,
     scanner: Scanner,
-    seat: Arc<Slot>,
+    place: Arc<Place>,
 }
 
-impl Connected for Seated {
-    type ConnectInfo = Seating;
+impl Connected for Connection {
+    type ConnectInfo = ConnectionInfo;
 
-    fn connect_info(&self) -> Seating {
-        Seating {
+    fn connect_info(&self) -> ConnectionInfo {
+        ConnectionInfo {
             caller: self.io.socket().connect_info(),
             scanner: self.scanner.clone(),
-            seat: self.seat.clone(),
+            place: self.place.clone(),
         }
     }
 }
 
-impl Drop for Seated {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.seat.connections.leave(&self.seat);
+        self.place.connections.leave(&self.place);
     }
 }
 
-impl AsyncRead for Seated {
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.io.may_end() && !self.seat.is(Class::Unknown) {
+        if self.io.may_end() && !self.place.is(Class::Unknown) {
             self.io.spare();
         }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Seated {
+impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -429,12 +429,12 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let class = class_of(request.uri().path());
-        if let Some(seating) = request.extensions_mut().remove::<Seating>() {
-            if let Err(refused) = seating.seat.claim(class) {
+        if let Some(info) = request.extensions_mut().remove::<ConnectionInfo>() {
+            if let Err(refused) = info.place.claim(class) {
                 return std::future::ready(Ok(refusal(refused))).boxed();
             }
-            request.extensions_mut().insert(seating.caller);
-            request.extensions_mut().insert(seating.scanner);
+            request.extensions_mut().insert(info.caller);
+            request.extensions_mut().insert(info.scanner);
         }
         // Another node that is heard out would keep this one for as long as it
         // has something to send.

@@ -87,16 +87,16 @@ where
         .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
     let (store, metrics) = services.admission;
-    let seated = connections.clone();
+    let admitting = connections.clone();
     let incoming = incoming.filter_map(move |socket| {
-        let socket = socket.map(|socket| seated.admit(socket)).transpose();
+        let socket = socket.map(|socket| admitting.admit(socket)).transpose();
         std::future::ready(socket)
     });
-    let ushering = connections.clone();
-    let usher = tower::layer::layer_fn(move |inner| Admitting::new(inner, ushering.clone()));
+    let classifying = connections.clone();
+    let classify = tower::layer::layer_fn(move |inner| Admitting::new(inner, classifying.clone()));
     let server = Server::builder()
         .layer(tower::util::MapResponseLayer::new(dated))
-        .layer(usher)
+        .layer(classify)
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))

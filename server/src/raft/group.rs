@@ -255,10 +255,10 @@ impl Group {
         let members: BTreeMap<_, _> = members
             .iter()
             .map(|m| {
-                let seat = MemberNode {
+                let node = MemberNode {
                     node: NodeId(m.node),
                 };
-                (ReplicaId(m.replica), seat)
+                (ReplicaId(m.replica), node)
             })
             .collect();
         match self.raft.initialize(members).await {
@@ -494,9 +494,9 @@ impl Group {
         let members = metrics
             .membership_config
             .nodes()
-            .map(|(replica, seat)| MemberStatus {
+            .map(|(replica, member)| MemberStatus {
                 replica: *replica,
-                node: seat.node,
+                node: member.node,
                 voter: voters.contains(replica),
                 matched: metrics
                     .replication

@@ -83,8 +83,8 @@ impl Group {
             }
             let config = raft.metrics().borrow_watched().membership_config.clone();
             let (mut voting, mut learning) = (BTreeSet::new(), BTreeSet::new());
-            for (replica, seat) in config.nodes() {
-                if seat.node == node && *replica != new {
+            for (replica, member) in config.nodes() {
+                if member.node == node && *replica != new {
                     match config.voter_ids().any(|voter| voter == *replica) {
                         true => voting.insert(*replica),
                         false => learning.insert(*replica),
@@ -116,7 +116,7 @@ impl Group {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         let config = &metrics.membership_config;
-        let of_node = config.nodes().filter(|(_, seat)| seat.node == node);
+        let of_node = config.nodes().filter(|(_, member)| member.node == node);
         Seats {
             between: config.get_joint_config().len() > 1,
             voters: config.voter_ids().collect(),

@@ -166,9 +166,9 @@ pub(super) fn membership_to_wire(membership: &RaftMembership) -> disk::Membershi
             .collect(),
         members: membership
             .nodes()
-            .map(|(replica, seat)| disk::Member {
+            .map(|(replica, member)| disk::Member {
                 replica: replica.0,
-                node: seat.node.0,
+                node: member.node.0,
             })
             .collect(),
     }

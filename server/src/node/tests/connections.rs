@@ -152,9 +152,9 @@ async fn nodes_and_operators_get_in_though_clients_have_all_their_places() {
 async fn a_connection_that_asks_for_nothing_ends() {
     let connections = Connections::new(Env::real(), few(), Metrics::new());
     let (near, _far) = tokio::io::duplex(64);
-    let mut seated = connections.admit(BoxedIo::new(near)).expect("a place");
+    let mut connection = connections.admit(BoxedIo::new(near)).expect("a place");
     let began = Env::real().now();
-    let ended = tokio::time::timeout(WAIT, seated.read_u8()).await;
+    let ended = tokio::time::timeout(WAIT, connection.read_u8()).await;
     let error = ended.expect("it ends").expect_err("with an error");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
     assert!(Env::real().now() - began < Duration::from_secs(15));

@@ -4,7 +4,6 @@ mod admission;
 mod attempts;
 mod connections;
 mod damage;
-mod doors;
 mod formats;
 mod forming;
 mod full;
@@ -14,6 +13,7 @@ mod moved;
 mod rolled_back;
 mod scripts;
 mod stopping;
+mod strangers;
 mod transfer;
 mod truth;
 

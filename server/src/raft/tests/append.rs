@@ -140,8 +140,8 @@ async fn what_is_on_its_way_to_a_silent_follower_is_bounded() {
     let mut network = network(&silent);
     let mut clients = Vec::new();
     for (replica, node) in [(2, 2), (12, 2), (3, 3)] {
-        let seat = MemberNode { node: NodeId(node) };
-        clients.push(network.new_client(ReplicaId(replica), &seat).await);
+        let member = MemberNode { node: NodeId(node) };
+        clients.push(network.new_client(ReplicaId(replica), &member).await);
     }
     let streams: Vec<_> = clients
         .into_iter()
@@ -153,8 +153,8 @@ async fn what_is_on_its_way_to_a_silent_follower_is_bounded() {
     assert!((11 * MIB..=12 * MIB).contains(&silent.awaited(2)));
 
     // A heartbeat does not wait for them.
-    let seat = MemberNode { node: NodeId(2) };
-    let mut hearts = network.new_heartbeat_client(ReplicaId(2), &seat).await;
+    let member = MemberNode { node: NodeId(2) };
+    let mut hearts = network.new_heartbeat_client(ReplicaId(2), &member).await;
     let before = silent.sent.lock().len();
     let beat = futures::stream::iter([append(1, 0)]);
     let option = RPCOption::new(Duration::from_millis(150));

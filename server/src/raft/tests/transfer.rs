@@ -81,8 +81,8 @@ async fn send(slow: Slow) -> Result<SnapshotResponse<Types>, StreamingError<Type
     let gate = Gate::new(eu, InForce::new(env.clone()));
     let (slow, followers) = (Arc::new(slow), Arc::default());
     let mut network = Network::new(env, identity, ReplicaId(1), slow, gate, followers);
-    let seat = MemberNode { node: NodeId(2) };
-    let mut client = network.new_client(ReplicaId(2), &seat).await;
+    let member = MemberNode { node: NodeId(2) };
+    let mut client = network.new_client(ReplicaId(2), &member).await;
     let vote: RaftVote = vote_from_wire(&disk::Vote::default());
     let snapshot = Snapshot {
         meta: SnapshotMeta {
