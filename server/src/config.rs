@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::SpiffeId;
 
 use crate::error::{Error, Result};
 
@@ -50,8 +51,13 @@ pub struct Config {
     pub callers: Vec<(RegionName, SocketAddr)>,
     /// The directory of everything the node stores. No default.
     pub data_dir: PathBuf,
-    /// Whether the node may serve without TLS, on loopback only.
+    /// Whether the node serves without TLS, on loopback only.
     pub insecure_dev: bool,
+    /// The directory of its certificate, key and bundles. No default; without
+    /// `insecure_dev` it must be set.
+    pub tls_dir: Option<PathBuf>,
+    /// Who may ask for what operators ask. Default: nobody.
+    pub operators: Vec<SpiffeId>,
     /// Where `/metrics` and `/healthz` are served. Default: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// How long a shutdown may take, in milliseconds, 100 to 3,600,000; then
@@ -254,6 +260,8 @@ impl Config {
             callers: Vec::new(),
             data_dir,
             insecure_dev: true,
+            tls_dir: None,
+            operators: Vec::new(),
             metrics_listen: None,
             shutdown_deadline_ms: defaults.count("shutdown_deadline_ms"),
             log: Log::from_values(&defaults),
@@ -274,6 +282,8 @@ impl Config {
             callers: values.callers("callers"),
             data_dir: PathBuf::from(values.text("data_dir")),
             insecure_dev: values.switch("insecure_dev"),
+            tls_dir: values.path("tls_dir"),
+            operators: values.ids("operators"),
             metrics_listen: values.socket("metrics_listen"),
             shutdown_deadline_ms: values.count("shutdown_deadline_ms"),
             log: Log::from_values(values),
@@ -303,39 +313,52 @@ impl Config {
 
     /// Without TLS, nothing may be reached from outside the machine.
     fn check_exposure(&self, broken: &mut Vec<Broken>) {
-        if !self.insecure_dev {
-            broken.push(Broken::new(
-                &["insecure_dev"],
-                "this version has no TLS, so it serves for development only; set \
-                 `insecure_dev = true` (or --insecure-dev) to say that this is meant",
-            ));
+        match (&self.tls_dir, self.insecure_dev) {
+            (None, true) => {
+                let callers = self.callers.iter();
+                let callers = callers.map(|(_, socket)| ("callers", *socket));
+                for (key, socket) in std::iter::once(("listen", self.listen)).chain(callers) {
+                    check_loopback(key, socket, broken);
+                }
+                if !is_loopback_name(&self.advertise) {
+                    let message = format!(
+                        "`advertise` is {}, which is not on this machine; without TLS nodes talk \
+                         over loopback only",
+                        self.advertise
+                    );
+                    broken.push(Broken::new(&["advertise"], message));
+                }
+                if !self.operators.is_empty() {
+                    broken.push(Broken::new(
+                        &["operators", "insecure_dev"],
+                        "`operators` names certificates, and with `insecure_dev` nobody shows one; \
+                         leave one of them away",
+                    ));
+                }
+            }
+            (Some(_), false) => {
+                if !self.callers.is_empty() {
+                    broken.push(Broken::new(
+                        &["callers"],
+                        "`callers` is for nodes without TLS; with `tls_dir` a certificate says \
+                         from which region somebody calls, at any port",
+                    ));
+                }
+            }
+            (Some(_), true) => broken.push(Broken::new(
+                &["tls_dir", "insecure_dev"],
+                "a node serves with `tls_dir`, or without TLS with `insecure_dev = true`; leave \
+                 one of them away",
+            )),
+            (None, false) => broken.push(Broken::new(
+                &["tls_dir"],
+                "a node needs a certificate: set `tls_dir` to the directory that `domicile cert \
+                 node` makes, or `insecure_dev = true` (--insecure-dev) to serve without TLS for \
+                 development, on this machine alone",
+            )),
         }
-        let sockets = [
-            ("listen", Some(self.listen)),
-            ("metrics_listen", self.metrics_listen),
-        ];
-        let callers = self.callers.iter();
-        let sockets = sockets
-            .into_iter()
-            .chain(callers.map(|(_, socket)| ("callers", Some(*socket))));
-        for (key, socket) in sockets {
-            let Some(socket) = socket.filter(|socket| !socket.ip().is_loopback()) else {
-                continue;
-            };
-            let message = format!(
-                "`{key}` is {socket}, which other machines may reach; without TLS only a \
-                 loopback address is served, such as 127.0.0.1:{}",
-                socket.port()
-            );
-            broken.push(Broken::new(&[key], message));
-        }
-        if !is_loopback_name(&self.advertise) {
-            let message = format!(
-                "`advertise` is {}, which is not on this machine; without TLS nodes talk over \
-                 loopback only",
-                self.advertise
-            );
-            broken.push(Broken::new(&["advertise"], message));
+        if let Some(socket) = self.metrics_listen {
+            check_loopback("metrics_listen", socket, broken);
         }
     }
 
@@ -357,6 +380,19 @@ impl Config {
             ));
         }
     }
+}
+
+/// What is served without TLS is served on loopback addresses only.
+fn check_loopback(key: &'static str, socket: SocketAddr, broken: &mut Vec<Broken>) {
+    if socket.ip().is_loopback() {
+        return;
+    }
+    let message = format!(
+        "`{key}` is {socket}, which other machines may reach; without TLS only a loopback address \
+         is served, such as 127.0.0.1:{}",
+        socket.port()
+    );
+    broken.push(Broken::new(&[key], message));
 }
 
 /// Whether an advertised address stays on this machine.

@@ -8,6 +8,7 @@
 //! commands of operators (the program `domicile`).
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use domicile_server::console::{LAST_WORDS, READER_GONE, Unprinted, last_words, p
 use domicile_server::demo;
 use domicile_server::env::Env;
 use domicile_server::error::Reason;
+use domicile_server::identity::Tls;
 use domicile_server::net::TcpDial;
 use domicile_server::node::{
     Files, Limits, Node, Stop, Watchdog, Wiring, check_file_size, check_threads, end_now,
@@ -245,9 +247,13 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
         });
     })?;
     let _heard = hear_file_size()?;
+    let tls = match &config.tls_dir {
+        Some(directory) => Some(identify(&env, directory, &config)?),
+        None => None,
+    };
     // The port first: a second process for the same node ends here, before it
     // touches the disk.
-    // Until there are certificates, a port says whose it is.
+    // Without certificates a port says who calls there.
     let own = tcp_incoming(config.listen, &env, config.region.clone()).await?;
     let mut listeners = vec![own.boxed()];
     for (region, socket) in &config.callers {
@@ -284,6 +290,11 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
     });
     let disk = Arc::new(open(&env, &config, &files, &metrics)?);
     drop(opening);
+    if tls.is_none() {
+        tracing::warn!(
+            "serving without TLS: whoever reaches the port on this machine may do anything"
+        );
+    }
     let node = Node::start(
         Wiring {
             env,
@@ -292,6 +303,8 @@ async fn serve(config: Config, logging: &Logging) -> Result<ExitCode> {
             address: config.advertise.clone(),
             disk,
             dial: Arc::new(TcpDial),
+            tls,
+            operators: config.operators.clone(),
             timing: Timing::from(&config.raft),
             limits: files.limits,
             metrics,
@@ -358,6 +371,22 @@ fn open(env: &Env, config: &Config, files: &Files, metrics: &Metrics) -> Result<
         };
         anyhow::anyhow!("{}: {error}{advice}", config.data_dir.display())
     })
+}
+
+/// Reads the node's certificate. One for development serves on this machine alone.
+fn identify(env: &Env, directory: &Path, config: &Config) -> Result<Arc<Tls>> {
+    let tls = Tls::open(env.clone(), directory, &config.region, config.node)?;
+    let cluster = tls.id().cluster;
+    if cluster.is_dev() && !config.listen.ip().is_loopback() {
+        anyhow::bail!(
+            "the certificate in {} is of {cluster}, a cluster for development, and `listen` is {}, \
+             which other machines may reach; use a certificate of another cluster, or a loopback \
+             address",
+            directory.display(),
+            config.listen
+        );
+    }
+    Ok(tls)
 }
 
 /// What to do with a store that must not be used.

@@ -67,6 +67,7 @@ struct All {
     clock_ahead: Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>,
     connections: Family<Connected, Count>,
     connections_refused: Family<Connected, Counter>,
+    handshakes_failed: Family<Failed, Counter>,
     log_lines_dropped: Counter,
 }
 
@@ -102,6 +103,11 @@ struct Served {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Connected {
     class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failed {
+    why: &'static str,
 }
 
 /// What a connection to the node's port is for.
@@ -287,6 +293,7 @@ impl Metrics {
             clock_ahead: Family::default(),
             connections: Family::default(),
             connections_refused: Family::default(),
+            handshakes_failed: Family::default(),
             log_lines_dropped: Counter::default(),
             registry: Registry::default(),
         };
@@ -315,6 +322,8 @@ impl Metrics {
         register(to, &names::CONNECTIONS, all.connections.clone());
         let refused = all.connections_refused.clone();
         register(to, &names::CONNECTIONS_REFUSED, refused);
+        let failed = all.handshakes_failed.clone();
+        register(to, &names::HANDSHAKES_FAILED, failed);
         let dropped = all.log_lines_dropped.clone();
         register(to, &names::LOG_LINES_DROPPED, dropped);
         Metrics(Arc::new(All { registry, ..all }))
@@ -380,6 +389,12 @@ impl Metrics {
         let class = class.name();
         let refused = &self.0.connections_refused;
         refused.get_or_create(&Connected { class }).inc();
+    }
+
+    /// A caller did not prove who it is: a fixed word says why.
+    pub fn observe_handshake_failed(&self, why: &'static str) {
+        let failed = &self.0.handshakes_failed;
+        failed.get_or_create(&Failed { why }).inc();
     }
 
     /// So many lines of the log were dropped in all: nobody read them.

@@ -19,7 +19,7 @@ mod source;
 use source::{Parsed, after_colons, begins_with, is_module, is_public};
 
 /// The rooms, each of which may use only those before it.
-const ROOMS: [&str; 20] = [
+const ROOMS: [&str; 22] = [
     "error",
     "seeded",
     "env",
@@ -29,8 +29,10 @@ const ROOMS: [&str; 20] = [
     "seal",
     "state",
     "audit",
+    "identity",
     "policy",
     "residency",
+    "access",
     "raft",
     "net",
     "freshness",
@@ -46,9 +48,11 @@ const ROOMS: [&str; 20] = [
 const ABOVE: [&str; 2] = ["demo", "main"];
 
 /// Libraries, by how their names begin, and the rooms they stay in.
-const LIBRARIES: [(&str, &[&str]); 3] = [
+const LIBRARIES: [(&str, &[&str]); 5] = [
     ("rocksdb", &["storage"]),
     ("openraft", &["raft"]),
+    ("rustls", &["identity"]),
+    ("tokio_rustls", &["identity"]),
     ("tonic", &["api", "net", "node"]),
 ];
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use domicile_proto::identity::tls::Expected;
 use domicile_proto::v1::admin_service_client::AdminServiceClient;
 use domicile_server::net::channel;
 
@@ -47,7 +48,7 @@ async fn form(shape: Shape, trace: &Trace) {
     let first = endpoints(shape, "eu").swap_remove(0);
     loop {
         let formed = async {
-            let channel = channel(dial.clone(), &first).await?;
+            let channel = channel(dial.clone(), &first, Expected::AnyNode).await?;
             let mut admin = AdminServiceClient::new(channel);
             admin.init_cluster(init(shape)).await?;
             anyhow::Ok(())

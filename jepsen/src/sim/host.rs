@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use domicile_client::Socket;
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::tls::Expected;
 use domicile_proto::v1;
 use domicile_server::env::Env;
 use domicile_server::net::{BoxedIo, Dial};
@@ -139,6 +140,8 @@ impl Host {
                 from: self.name.clone(),
                 trace: self.world.trace.clone(),
             }),
+            tls: None,
+            operators: Vec::new(),
             timing: self.timing.clone(),
             limits: Limits::default(),
             metrics: Metrics::new(),
@@ -239,7 +242,7 @@ impl SimDial {
 }
 
 impl Dial for SimDial {
-    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
+    fn dial(&self, address: String, _: &Expected) -> BoxFuture<'static, io::Result<BoxedIo>> {
         let opening = self.clone().open(address);
         Box::pin(async move { Ok(BoxedIo::new(opening.await?)) })
     }

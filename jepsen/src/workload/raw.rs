@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domicile_client::{Acknowledge, Meta as Told, Reason, RequestId};
+use domicile_proto::identity::tls::Expected;
 use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::{ERROR_DOMAIN, TAG_METADATA, v1};
 use domicile_server::net::{Dial, channel};
@@ -177,7 +178,7 @@ impl Raw {
         let turn = nodes.turn.fetch_add(1, Ordering::Relaxed) % nodes.all.len().max(1) as u64;
         let (address, kv) = &nodes.all[turn as usize];
         let opening = async {
-            let channel = channel(self.dial.clone(), address).await?;
+            let channel = channel(self.dial.clone(), address, Expected::AnyNode).await?;
             Ok(KvServiceClient::new(channel))
         };
         let opened = kv.get_or_try_init(|| opening).await;

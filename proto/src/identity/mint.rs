@@ -75,11 +75,11 @@ impl Authority {
         }
         let names = read.subject_alternative_name().ok().flatten();
         let names = names.iter().flat_map(|names| &names.value.general_names);
-        let domain = names.filter_map(|name| match name {
+        let mut domain = names.filter_map(|name| match name {
             GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
             _ => None,
         });
-        let domain = domain.last().and_then(|domain| domain.split_once('.'));
+        let domain = domain.next_back().and_then(|domain| domain.split_once('.'));
         let parsed = domain.and_then(|(region, cluster)| {
             Some((
                 RegionName::new(region).ok()?,

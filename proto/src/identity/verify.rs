@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -108,19 +108,7 @@ impl Bundles {
                 format!("{id}: the certificate does not say that it is for {used}"),
             ));
         }
-        if id.cluster != *self.cluster() {
-            let (theirs, ours) = (&id.cluster, self.cluster());
-            return Err(Refused::new(
-                Refusal::OtherCluster,
-                format!("{id} is of cluster {theirs}, not of {ours}"),
-            ));
-        }
-        let Some(roots) = self.roots(&id.region, now) else {
-            return Err(Refused::new(
-                Refusal::UnknownRegion,
-                format!("{id}: no roots of its region are known here; add its bundle"),
-            ));
-        };
+        let roots = self.roots_for(&id, now)?;
         let end = EndEntityCert::try_from(leaf).map_err(|e| refused(&id, &e))?;
         let usage = match used {
             Use::Server => KeyUsage::server_auth(),
@@ -150,6 +138,25 @@ impl Bundles {
             chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
             serial,
             not_after,
+        })
+    }
+}
+
+impl Bundles {
+    /// The roots that may have made the certificate of an id.
+    fn roots_for(&self, id: &SpiffeId, now: UnixTime) -> Result<Vec<TrustAnchor<'_>>, Refused> {
+        if id.cluster != *self.cluster() {
+            let (theirs, ours) = (&id.cluster, self.cluster());
+            return Err(Refused::new(
+                Refusal::OtherCluster,
+                format!("{id} is of cluster {theirs}, not of {ours}"),
+            ));
+        }
+        self.roots(&id.region, now).ok_or_else(|| {
+            Refused::new(
+                Refusal::UnknownRegion,
+                format!("{id}: no roots of its region are known here; add its bundle"),
+            )
         })
     }
 }

@@ -25,7 +25,7 @@ use crate::storage::{CONTROL_GROUP, Disk, GroupId, REGION_GROUP};
 
 /// Marks a request that another node has passed on, and as what: to a node of the
 /// region that is meant, and from there to the leader, each at most once.
-const PASSED_ON: &str = "domicile-passed-on";
+pub(crate) const PASSED_ON: &str = "domicile-passed-on";
 
 /// To a node of the region that is meant.
 const TO_REGION: &str = "region";
@@ -156,7 +156,8 @@ impl AdminApi {
         };
         let peers = self.regions.of(region).ok_or_else(unknown)?;
         let address = peers.address(node).ok_or_else(unknown)?;
-        let channel = channel(peers.dial(), &address).await.map_err(goes_on)?;
+        let channel = channel(peers.dial(), &address, peers.expected(node)).await;
+        let channel = channel.map_err(goes_on)?;
         Ok(AdminServiceClient::new(channel))
     }
 

@@ -106,7 +106,7 @@ impl KvApi {
 pub(super) fn caller_of(extensions: &http::Extensions) -> Result<RegionName> {
     let caller = extensions.get::<Caller>();
     caller
-        .and_then(|caller| caller.region.clone())
+        .and_then(|caller| caller.region().cloned())
         .ok_or_else(|| {
             Error::new(
                 Reason::AccessRegionDenied,

@@ -27,6 +27,7 @@ mod session;
 mod status;
 
 pub use admin::AdminApi;
+pub(crate) use admin::PASSED_ON;
 pub use admission::Admission;
 pub use health::ClosingHealth;
 pub use kv::KvApi;

@@ -26,6 +26,7 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::ResidencyViolation | Reason::AccessRegionDenied | Reason::GrantDenied => {
             Code::PermissionDenied
         }
+        Reason::IdentityRejected => Code::Unauthenticated,
         Reason::ConditionFailed => Code::Aborted,
         Reason::WriteOutcomeUnknown
         | Reason::AckNotReached

@@ -8,8 +8,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::SpiffeId;
 use toml::de::{DeTable, DeValue};
 
 use super::settings::{self, Fallback, SETTINGS, Setting, Value, nearest};
@@ -24,7 +26,7 @@ const FILE_VARIABLE: &str = "DOMICILE_CONFIG";
 
 /// The variables of the other programs of Domicile, which the server leaves
 /// alone: the command line is often used where a node is started.
-const OTHER_PROGRAMS: [&str; 1] = ["DOMICILE_ENDPOINTS"];
+const OTHER_PROGRAMS: [&str; 2] = ["DOMICILE_ENDPOINTS", "DOMICILE_CLIENT_TLS_DIR"];
 
 /// What begins the variables of the gate, which are no settings either.
 const GATE: &str = "DOMICILE_CI_";
@@ -43,7 +45,7 @@ impl Values {
     pub(super) fn defaults() -> Self {
         let mut values = BTreeMap::new();
         for setting in SETTINGS {
-            if let Fallback::Value(value) | Fallback::Sample(value, _) = setting.default {
+            if let Fallback::Value(value) = setting.default {
                 values.insert(setting.key, (value.into(), Source::Default));
             }
         }
@@ -269,6 +271,20 @@ impl Values {
         self.0.get(key)?;
         let socket = self.text(key).parse();
         Some(socket.expect("the setting's kind checked the address"))
+    }
+
+    /// A path, if it is set.
+    pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
+        self.0.get(key)?;
+        Some(PathBuf::from(self.text(key)))
+    }
+
+    /// Ids of workloads.
+    pub(super) fn ids(&self, key: &str) -> Vec<SpiffeId> {
+        if !self.0.contains_key(key) {
+            return Vec::new();
+        }
+        settings::read_ids(self.text(key)).expect("the setting's kind checked it")
     }
 
     /// Sockets to listen on, each for callers of a region.

@@ -47,11 +47,9 @@ pub fn sample() -> String {
 fn rule_of(setting: &Setting) -> String {
     let default = match setting.default {
         Fallback::Required(_) => "no default, it must be set".to_owned(),
-        Fallback::Value(value) | Fallback::Sample(value, _) => {
-            format!("default {}", Value::from(value))
-        }
+        Fallback::Value(value) => format!("default {}", Value::from(value)),
         Fallback::Of(key) => format!("default: that of `{key}`"),
-        Fallback::Unset(_) => "default: nowhere".to_owned(),
+        Fallback::Unset(_) | Fallback::Example(_) => "default: none".to_owned(),
     };
     let kind = setting.kind.to_string();
     let mut letters = kind.chars();
@@ -63,7 +61,7 @@ fn rule_of(setting: &Setting) -> String {
 /// Whether the line is commented out, and its value.
 fn line_of(setting: &Setting) -> (&'static str, Value) {
     match setting.default {
-        Fallback::Required(value) | Fallback::Sample(_, value) => ("", value.into()),
+        Fallback::Required(value) | Fallback::Example(value) => ("", value.into()),
         Fallback::Value(value) | Fallback::Unset(value) => ("# ", value.into()),
         Fallback::Of(key) => {
             let other = Setting::find(key).expect("the catalogue names its own settings");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::host_port::is_host_port;
+use domicile_proto::identity::SpiffeId;
 use toml::de::DeValue;
 
 /// How many connections of clients are open at once by default: each costs some tens of
@@ -49,6 +50,8 @@ pub(super) enum Kind {
     Address,
     /// Regions, each with a socket to listen on.
     Callers,
+    /// Ids of workloads.
+    Ids,
     /// A path.
     Path,
     /// One of some words.
@@ -62,8 +65,8 @@ pub(super) enum Fallback {
     Required(Literal),
     /// This value.
     Value(Literal),
-    /// This value, but the sample shows the other one as set.
-    Sample(Literal, Literal),
+    /// Nothing; the sample shows this value as set.
+    Example(Literal),
     /// The value of another setting.
     Of(&'static str),
     /// Nothing; the sample shows this value.
@@ -162,9 +165,24 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(
         "insecure_dev",
         Kind::Switch,
-        Fallback::Sample(Literal::Switch(false), Literal::Switch(true)),
-        "Serve without TLS, for development. This version has no TLS, so it starts only with \
-         `true`, and only on loopback addresses.",
+        Fallback::Value(Literal::Switch(false)),
+        "Serve without TLS, for development, in place of `tls_dir`: on loopback addresses only. \
+         Whoever reaches the port may do anything.",
+    ),
+    setting(
+        "tls_dir",
+        Kind::Path,
+        Fallback::Example(Literal::Text("/etc/domicile/tls")),
+        "The directory of the node's certificate (tls.crt), its key (tls.key, mode 0600) and the \
+         roots of each region's authority (bundles/REGION.pem); `domicile cert` makes them. What \
+         is replaced there is taken over within seconds.",
+    ),
+    setting(
+        "operators",
+        Kind::Ids,
+        Fallback::Unset(Literal::Text("spiffe://eu.store.example/svc/ann")),
+        "Who may ask this node for what operators ask: the ids of their certificates, separated by \
+         commas. Nobody else may form a cluster of it, replace nodes, audit or look at its state.",
     ),
     setting(
         "metrics_listen",
@@ -326,6 +344,7 @@ impl Kind {
                 .is_ok_and(|socket: SocketAddr| socket.port() != 0),
             (Kind::Callers, Value::Text(text)) => read_callers(text).is_some(),
             (Kind::Address, Value::Text(text)) => is_host_port(text),
+            (Kind::Ids, Value::Text(text)) => read_ids(text).is_some(),
             (Kind::Path, Value::Text(text)) => return check_path(text).map(|()| value),
             (Kind::Choice(words), Value::Text(text)) => words.contains(&text.as_str()),
             _ => false,
@@ -364,6 +383,11 @@ fn check_path(text: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Reads `ID,...`.
+pub(super) fn read_ids(text: &str) -> Option<Vec<SpiffeId>> {
+    text.split(',').map(|id| id.trim().parse().ok()).collect()
 }
 
 /// Reads `REGION=SOCKET,...`.
@@ -411,6 +435,9 @@ impl fmt::Display for Kind {
                 "regions with a socket each, such as us=127.0.0.1:7402,ap=127.0.0.1:7403",
             ),
             Kind::Address => f.write_str("a host and a port, such as localhost:7400"),
+            Kind::Ids => f.write_str(
+                "ids of workloads, such as spiffe://eu.store.example/svc/ann, separated by commas",
+            ),
             Kind::Path => f.write_str("a path"),
             Kind::Choice(words) => {
                 f.write_str("one of ")?;

@@ -1,5 +1,8 @@
-use super::*;
+use std::path::Path;
+
 use clap::Parser;
+
+use super::*;
 
 use super::settings::{Fallback, SETTINGS, Setting};
 
@@ -109,9 +112,13 @@ fn a_node_starts_from_flags_or_the_environment_alone() {
 #[test]
 fn every_setting_can_be_set_in_every_layer() {
     for setting in SETTINGS {
+        let good = match setting.key {
+            "insecure_dev" | "operators" | "tls_dir" => SECURE,
+            _ => GOOD,
+        };
         let value = match setting.default {
             Fallback::Required(value) | Fallback::Value(value) => value,
-            Fallback::Unset(value) | Fallback::Sample(_, value) => value,
+            Fallback::Unset(value) | Fallback::Example(value) => value,
             Fallback::Of(_) => settings::Literal::Text("localhost:1"),
         };
         let value = settings::Value::from(value);
@@ -120,10 +127,10 @@ fn every_setting_can_be_set_in_every_layer() {
             other => other.to_string(),
         };
         let line = format!("{} = {value}\n", setting.key);
-        let rest: String = GOOD
+        let rest: String = good
             .lines()
-            .filter(|good| !good.starts_with(&format!("{} =", setting.key)))
-            .map(|good| format!("{good}\n"))
+            .filter(|line| !line.starts_with(&format!("{} =", setting.key)))
+            .map(|line| format!("{line}\n"))
             .collect();
         let source = |loaded: Loaded| {
             let found = loaded
@@ -141,10 +148,10 @@ fn every_setting_can_be_set_in_every_layer() {
             setting.key
         );
         let variable = setting.variable();
-        let loaded = load(GOOD, &[(&variable, &text)], &[]).expect(setting.key);
+        let loaded = load(good, &[(&variable, &text)], &[]).expect(setting.key);
         assert_eq!(source(loaded), Source::Environment(variable));
         let pair = format!("{}={text}", setting.key);
-        let loaded = load(GOOD, &[], &["--set", &pair]).expect(setting.key);
+        let loaded = load(good, &[], &["--set", &pair]).expect(setting.key);
         assert_eq!(
             source(loaded),
             Source::Flag(format!("--set {}", setting.key))
@@ -329,30 +336,22 @@ fn what_is_missing_is_named_with_the_ways_to_set_it() {
 #[test]
 fn a_node_without_tls_is_refused_unless_it_is_meant_and_on_loopback() {
     let message = refused("", &[], &["--insecure-dev=false"]);
-    assert!(message.contains("no TLS"), "{message}");
-    assert!(
-        message.ends_with("[`insecure_dev`: flag --insecure-dev]"),
-        "{message}"
-    );
+    assert!(message.contains("a node needs a certificate"), "{message}");
+    let both = refused("", &[], &["--set=tls_dir=/t"]);
+    assert!(both.contains("leave one of them away"), "{both}");
+    let operators = refused("", &[], &["--set=operators=spiffe://eu.a/svc/ann"]);
+    assert!(operators.contains("nobody shows one"), "{operators}");
 
-    for insecure in ["true", "false"] {
-        let insecure = format!("--insecure-dev={insecure}");
-        for listen in [
-            "0.0.0.0:7400",
-            "10.0.0.1:7400",
-            "[::]:7400",
-            "[2001:db8::1]:7400",
-        ] {
-            let arguments = [
-                insecure.as_str(),
-                "--listen",
-                listen,
-                "--advertise=localhost:7400",
-            ];
-            let message = refused("", &[], &arguments);
-            assert!(message.contains("loopback"), "{message}");
-            assert!(message.contains("[`listen`: flag --listen]"), "{message}");
-        }
+    for listen in [
+        "0.0.0.0:7400",
+        "10.0.0.1:7400",
+        "[::]:7400",
+        "[2001:db8::1]:7400",
+    ] {
+        let arguments = ["--listen", listen, "--advertise=localhost:7400"];
+        let message = refused("", &[], &arguments);
+        assert!(message.contains("loopback"), "{message}");
+        assert!(message.contains("[`listen`: flag --listen]"), "{message}");
     }
     let message = refused("", &[], &["--metrics-listen=0.0.0.0:1"]);
     assert!(
@@ -367,6 +366,36 @@ fn a_node_without_tls_is_refused_unless_it_is_meant_and_on_loopback() {
     for listen in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"] {
         load(GOOD, &[], &["--listen", listen]).expect("on loopback");
     }
+}
+
+const SECURE: &str = "node = 1\nregion = \"eu\"\ndata_dir = \"/d\"\ntls_dir = \"/t\"\n";
+
+#[test]
+fn a_node_with_a_certificate_listens_wherever_it_is_told() {
+    let arguments = ["--listen=0.0.0.0:7400", "--advertise=db.example:7400"];
+    let config = load(SECURE, &[], &arguments).expect("valid").config;
+    assert_eq!(config.tls_dir.as_deref(), Some(Path::new("/t")));
+    assert!(
+        config.operators.is_empty(),
+        "nobody unless somebody is named"
+    );
+    let two = "--set=operators=spiffe://eu.a/svc/ann, spiffe://us.a/svc/bob";
+    let config = load(SECURE, &[], &[two]).expect("valid").config;
+    let names: Vec<String> = config.operators.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["spiffe://eu.a/svc/ann", "spiffe://us.a/svc/bob"]);
+    let refused = |argument| {
+        let loaded = load(SECURE, &[], &[argument]);
+        loaded.expect_err("it is refused").message
+    };
+    let wrong = refused("--set=operators=ann");
+    assert!(wrong.contains("ids of workloads"), "{wrong}");
+    let everybody = refused("--set=operators=");
+    assert!(everybody.contains("ids of workloads"), "{everybody}");
+    // Scrapes are not encrypted.
+    let metrics = refused("--metrics-listen=0.0.0.0:7401");
+    assert!(metrics.contains("loopback"), "{metrics}");
+    let callers = refused("--set=callers=us=127.0.0.1:1");
+    assert!(callers.contains("without TLS"), "{callers}");
 }
 
 #[test]
@@ -423,7 +452,7 @@ fn variables_of_others_are_left_alone() {
 fn a_file_that_cannot_be_read_is_named() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("node.toml");
-    let read = |path: &std::path::Path| {
+    let read = |path: &Path| {
         let flags = Flags {
             config: Some(path.to_owned()),
             ..Flags::default()
@@ -488,15 +517,21 @@ fn the_sample_with_nothing_commented_out_is_valid_and_changes_nothing() {
             _ => format!("{line}\n"),
         })
         .collect();
+    // Callers of a region have a port of their own without TLS alone.
+    let full: String = full
+        .lines()
+        .filter(|line| !line.starts_with("callers"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     let full = load(&full, &[], &[]).expect("valid");
     let from_file = |set: &Effective| matches!(set.source, Source::File { .. });
     assert_eq!(
         full.settings.iter().filter(|set| from_file(set)).count(),
-        SETTINGS.len()
+        SETTINGS.len() - 1
     );
     let mut config = load(&sample(), &[], &[]).expect("valid").config;
     config.metrics_listen = full.config.metrics_listen;
-    config.callers.clone_from(&full.config.callers);
+    config.operators.clone_from(&full.config.operators);
     assert_eq!(full.config, config);
 }
 

@@ -1,9 +1,7 @@
 //! The nodes of all regions in one process.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +12,12 @@ use domicile_proto::v1;
 use futures::stream;
 use tokio::runtime::Runtime;
 
+use super::certificates::Certificates;
 use super::link::Links;
 use super::listen::{self, LinkDial, Places};
-use crate::env::Env;
+use super::name::Name;
+use crate::env::{Env, Task};
+use crate::identity::Tls;
 use crate::node::{Limits, Node, Wiring};
 use crate::raft::{NodeId, Timing};
 use crate::storage::{Disk, DiskOptions};
@@ -71,36 +72,6 @@ impl Shape {
     }
 }
 
-/// A node, as `eu/1`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Name {
-    pub(super) region: RegionName,
-    pub(super) node: u64,
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.region, self.node)
-    }
-}
-
-impl FromStr for Name {
-    type Err = anyhow::Error;
-
-    /// Reads `eu/1` or `eu-1`.
-    fn from_str(text: &str) -> Result<Name> {
-        let wrong = || anyhow!("`{text}` is no node; one is called eu/1");
-        let (region, node) = text
-            .split_once('/')
-            .or_else(|| text.rsplit_once('-'))
-            .ok_or_else(wrong)?;
-        Ok(Name {
-            region: RegionName::new(region).map_err(|_| wrong())?,
-            node: node.parse().map_err(|_| wrong())?,
-        })
-    }
-}
-
 /// A node's place, whether it runs or not.
 struct Slot {
     data: PathBuf,
@@ -133,6 +104,7 @@ struct Start {
     callers: BTreeMap<RegionName, u16>,
     links: Arc<Links>,
     places: Places,
+    certificates: Arc<Certificates>,
 }
 
 impl Start {
@@ -165,6 +137,8 @@ impl Start {
         options.ballast_bytes = 0;
         std::fs::create_dir_all(&self.data).context("there is no directory for the data")?;
         let disk = Arc::new(open_disk(&env, &self.data, &options).await?);
+        let certificate = self.certificates.of_node(&self.name);
+        let tls = Tls::open(env.clone(), &certificate, &region, self.name.node)?;
         let wiring = Wiring {
             region: region.clone(),
             node: NodeId(self.name.node),
@@ -176,6 +150,8 @@ impl Start {
                 links: self.links,
                 places: self.places,
             }),
+            tls: Some(tls),
+            operators: self.certificates.operators(),
             timing: Timing::default(),
             limits: Limits::default(),
             metrics: Metrics::new(),
@@ -194,6 +170,9 @@ pub(super) struct Cluster {
     slots: BTreeMap<Name, Slot>,
     /// The file of the ports.
     ports: PathBuf,
+    certificates: Arc<Certificates>,
+    /// `None`: nothing was started yet.
+    keeping: Option<Task>,
 }
 
 impl Cluster {
@@ -211,29 +190,35 @@ impl Cluster {
             distances.push((region(one)?, region(other)?, delay));
             regions.extend([region(one)?, region(other)?]);
         }
+        let regions: Vec<RegionName> = regions.into_iter().collect();
+        let names = regions.iter().flat_map(|region| {
+            let region = region.clone();
+            (1..=shape.nodes_per_region).map(move |node| Name {
+                region: region.clone(),
+                node,
+            })
+        });
+        let names: Vec<Name> = names.collect();
+        let directory = data.join("certificates");
         let mut cluster = Cluster {
+            certificates: Certificates::make(env.clone(), directory, &regions, names.clone())?,
+            keeping: None,
             env,
             links: Arc::new(Links::new(&distances)),
             places: Places::default(),
             slots: BTreeMap::new(),
             ports: data.join("ports"),
         };
-        for region in &regions {
-            for node in 1..=shape.nodes_per_region {
-                let name = Name {
-                    region: region.clone(),
-                    node,
-                };
-                let others = regions.iter().filter(|other| *other != region);
-                let slot = Slot {
-                    data: data.join(format!("{region}-{node}")),
-                    port: 0,
-                    callers: others.map(|other| (other.clone(), 0)).collect(),
-                    node: None,
-                    runtime: None,
-                };
-                cluster.slots.insert(name, slot);
-            }
+        for name in names {
+            let others = regions.iter().filter(|other| **other != name.region);
+            let slot = Slot {
+                data: data.join(format!("{}-{}", name.region, name.node)),
+                port: 0,
+                callers: others.map(|other| (other.clone(), 0)).collect(),
+                node: None,
+                runtime: None,
+            };
+            cluster.slots.insert(name, slot);
         }
         cluster.recall_ports()?;
         Ok(cluster)
@@ -246,6 +231,7 @@ impl Cluster {
         for name in &names {
             self.open(name).await?;
         }
+        self.keeping = Some(self.certificates.keep());
         self.note_ports()?;
         self.form().await
     }
@@ -304,6 +290,7 @@ impl Cluster {
             callers: slot.callers.clone(),
             links: self.links.clone(),
             places: self.places.clone(),
+            certificates: self.certificates.clone(),
         };
         let starting = runtime.spawn(start.node());
         slot.end();
@@ -412,6 +399,11 @@ impl Cluster {
             .collect();
         slots.sort_by_key(|(_, slot)| slot.node.is_none());
         slots.iter().map(|(_, slot)| local(slot.port)).collect()
+    }
+
+    /// The certificates of nodes and callers.
+    pub(super) fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// The links between the regions.

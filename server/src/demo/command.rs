@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use domicile_proto::address::RegionName;
 use regex::Regex;
 
-use super::cluster::Name;
+use super::name::Name;
 
 /// What is said of the demo's own commands.
 pub(super) const HELP: &str = "\

@@ -13,10 +13,14 @@ pub(super) fn print(cluster: &Cluster, took: Duration) -> Result<(), Unprinted> 
         took.as_secs_f64(),
         distances(cluster)
     );
+    text.push_str(
+        "From another terminal: DOMICILE_ENDPOINTS and DOMICILE_CLIENT_TLS_DIR of a region\n",
+    );
     for region in cluster.regions() {
         text.push_str(&format!(
-            "  {region}: {}\n",
-            cluster.endpoints(&region).join("  ")
+            "  {region}: {}\n      {}\n",
+            cluster.endpoints(&region).join(","),
+            cluster.certificates().of_callers(&region).display()
         ));
     }
     text.push('\n');

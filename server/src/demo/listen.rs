@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::tls::Expected;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -30,24 +31,29 @@ pub(super) struct LinkDial {
 }
 
 impl Dial for LinkDial {
-    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
+    fn dial(
+        &self,
+        address: String,
+        expected: &Expected,
+    ) -> BoxFuture<'static, io::Result<BoxedIo>> {
         let to = self.places.read().get(&address).cloned();
         let ways = to.and_then(|to| {
             let out = self.links.between(&self.from, &to)?.clone();
             let back = self.links.between(&to, &self.from)?.clone();
             Some((out, back))
         });
+        let dialled = TcpDial.dial(address, expected);
         let env = self.env.clone();
         Box::pin(async move {
             let Some((out, back)) = ways else {
-                return TcpDial.dial(address).await;
+                return dialled.await;
             };
             if out.condition().cut || back.condition().cut {
                 // Nothing comes back; the dialler gives up by itself.
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(out.condition().delay + back.condition().delay).await;
-            let io = TcpDial.dial(address).await?;
+            let io = dialled.await?;
             Ok(through(&env, io, &out, &back))
         })
     }

@@ -1,7 +1,7 @@
 //! Three regions on one machine, to try and to break.
 //!
 //! [`cluster`] starts the nodes of all regions in this process, each with its own disk,
-//! and [`listen`] gives each its ports. What crosses a border goes over a [`link`],
+//! and [`listen`] gives each its ports; [`certificates`] are those of nodes and callers. What crosses a border goes over a [`link`],
 //! which delays it and can be cut. [`prompt`] reads a line and [`command`] parses it:
 //! some lines break or heal the cluster, all others are handed to the program
 //! `domicile`, which runs them as a user of that region would. [`guide`] is what the
@@ -10,11 +10,13 @@
 //! Not done here: anything of a node (the nodes are those of `node`); nothing here is
 //! part of a real cluster.
 
+mod certificates;
 mod cluster;
 mod command;
 mod guide;
 mod link;
 mod listen;
+mod name;
 mod prompt;
 
 use std::path::{Path, PathBuf};

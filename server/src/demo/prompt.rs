@@ -213,7 +213,7 @@ async fn perform(cluster: &mut Cluster, home: &RegionName, line: &str) -> Result
             if endpoints.is_empty() {
                 return Err(anyhow!("there is no region {from}"));
             }
-            domicile(&endpoints, &arguments).await?
+            domicile(cluster, &from, &endpoints, &arguments).await?
         }
     })
 }
@@ -255,16 +255,23 @@ async fn status(cluster: &Cluster, home: &RegionName) -> Result<Done> {
             "replication" => endpoints.clone(),
             _ => cluster.endpoints(home),
         };
-        text.push_str(&domicile(&asked, &arguments).await?.text);
+        text.push_str(&domicile(cluster, home, &asked, &arguments).await?.text);
     }
     Ok(Done::said(text))
 }
 
-/// Runs the program as a caller that knows these nodes. What it says is shown
-/// as it comes to the end.
-async fn domicile(endpoints: &[String], arguments: &[String]) -> Result<Done> {
+/// Runs the program as a caller of a region that knows these nodes. What it says is
+/// shown as it comes to the end.
+async fn domicile(
+    cluster: &Cluster,
+    from: &RegionName,
+    endpoints: &[String],
+    arguments: &[String],
+) -> Result<Done> {
+    let certificate = cluster.certificates().of_callers(from);
     let output = Process::new(program()?)
         .args(arguments)
+        .env("DOMICILE_CLIENT_TLS_DIR", certificate)
         .env("DOMICILE_ENDPOINTS", endpoints.join(","))
         .stdin(Stdio::null())
         .kill_on_drop(true)

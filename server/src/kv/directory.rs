@@ -176,6 +176,8 @@ pub struct Directory {
     own: RegionName,
     policy: Arc<InForce>,
     groups: Arc<Groups>,
+    /// Whether callers prove who they are, at whatever address they call.
+    is_identified: bool,
 }
 
 impl Directory {
@@ -185,6 +187,64 @@ impl Directory {
             own: gate.region().clone(),
             policy: gate.policy().clone(),
             groups,
+            is_identified: false,
+        }
+    }
+
+    /// The same, where callers prove who they are.
+    #[must_use]
+    pub fn identified(mut self, is: bool) -> Self {
+        self.is_identified = is;
+        self
+    }
+
+    /// Refuses a caller. One who may call for the tag elsewhere is told where.
+    fn refusal(&self, atlas: &Atlas, tag: &Tag, caller: &RegionName, denial: Denial) -> Error {
+        let home = match atlas.place(tag.as_str()) {
+            Some(place) => place.home.region.clone(),
+            None => return unknown(tag.as_str()),
+        };
+        let reason = denial.reason();
+        if reason != Reason::NotHeldHere {
+            return Error::new(
+                reason,
+                format!("callers of {caller} may not call for {tag}: {denial}"),
+            )
+            .fact("tag", tag)
+            .fact("caller_region", caller);
+        }
+        let error = Error::new(
+            Reason::NotHeldHere,
+            format!("no node of this region may serve {tag}; its home is {home}"),
+        )
+        .fact("tag", tag)
+        .fact("home", &home);
+        if !atlas.may_access(tag, caller).is_allowed() {
+            return error;
+        }
+        let nodes = atlas.nodes(home.as_str()).iter();
+        let endpoints: Vec<&str> = nodes
+            .filter_map(|node| self.address_for(node, &home, caller))
+            .collect();
+        match endpoints[..] {
+            [] => error,
+            _ => error.fact("endpoints", endpoints.join(",")),
+        }
+    }
+
+    /// Where callers of a region reach a node of another as what they are; `None`:
+    /// nowhere. Without certificates they would pass for callers of the node's own
+    /// region at the address for those.
+    fn address_for<'n>(
+        &self,
+        node: &'n disk::Node,
+        region: &RegionName,
+        caller: &RegionName,
+    ) -> Option<&'n str> {
+        let theirs = node.callers.iter().find(|c| c.region == caller.as_str());
+        match theirs {
+            Some(theirs) => Some(&theirs.address),
+            None => (self.is_identified || region == caller).then_some(&*node.address),
         }
     }
 
@@ -201,7 +261,7 @@ impl Directory {
         if !unchecked
             && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, &self.own, caller)
         {
-            return Err(refusal(&atlas, &place.tag, caller, denial));
+            return Err(self.refusal(&atlas, &place.tag, caller, denial));
         }
         self.holds_lease_for(caller, &place.home.region)?;
         Ok(self.admitted(&atlas, place, caller))
@@ -240,7 +300,7 @@ impl Directory {
             ));
         }
         if !unchecked && let Verdict::Denied(denial) = atlas.may_serve(&place.tag, from, &caller) {
-            return Err(refusal(&atlas, &place.tag, &caller, denial));
+            return Err(self.refusal(&atlas, &place.tag, &caller, denial));
         }
         let admitted = self.admitted(&atlas, place, &caller);
         match admitted.is_home {
@@ -290,53 +350,4 @@ fn unknown(tag: &str) -> Error {
         Reason::UnknownTag,
         "the policy does not know the tag; see `domicile policy show`",
     )
-}
-
-/// Refuses a caller. One who may call for the tag elsewhere is told where.
-fn refusal(atlas: &Atlas, tag: &Tag, caller: &RegionName, denial: Denial) -> Error {
-    let home = match atlas.place(tag.as_str()) {
-        Some(place) => place.home.region.clone(),
-        None => return unknown(tag.as_str()),
-    };
-    let reason = denial.reason();
-    if reason != Reason::NotHeldHere {
-        return Error::new(
-            reason,
-            format!("callers of {caller} may not call for {tag}: {denial}"),
-        )
-        .fact("tag", tag)
-        .fact("caller_region", caller);
-    }
-    let error = Error::new(
-        Reason::NotHeldHere,
-        format!("no node of this region may serve {tag}; its home is {home}"),
-    )
-    .fact("tag", tag)
-    .fact("home", &home);
-    if !atlas.may_access(tag, caller).is_allowed() {
-        return error;
-    }
-    let nodes = atlas.nodes(home.as_str()).iter();
-    let endpoints: Vec<&str> = nodes
-        .filter_map(|node| address_for(node, &home, caller))
-        .collect();
-    match endpoints[..] {
-        [] => error,
-        _ => error.fact("endpoints", endpoints.join(",")),
-    }
-}
-
-/// Where callers of a region reach a node of another as what they are; `None`:
-/// nowhere. At the address for callers of the node's own region they would pass
-/// for such.
-fn address_for<'n>(
-    node: &'n disk::Node,
-    region: &RegionName,
-    caller: &RegionName,
-) -> Option<&'n str> {
-    if region == caller {
-        return Some(&node.address);
-    }
-    let theirs = node.callers.iter().find(|c| c.region == caller.as_str());
-    theirs.map(|theirs| theirs.address.as_str())
 }

@@ -26,7 +26,8 @@ impl Peers {
         address: &str,
         request: Cleared<peer::FormRequest>,
     ) -> Result<Untrusted<peer::FormResponse>> {
-        let mut client = self.client(address).await?;
+        let node = NodeId(request.message().node);
+        let mut client = self.client(node, address).await?;
         let mut request = self.gate().frame(request, self.region())?;
         // This node may belong to no cluster yet either.
         let cluster = request.catalog.as_ref().map(|new| new.cluster.clone());
@@ -41,7 +42,8 @@ impl Peers {
         address: &str,
         request: Cleared<peer::PlaceRequest>,
     ) -> Result<Untrusted<peer::PlaceResponse>> {
-        let mut client = self.client(address).await?;
+        let node = NodeId(request.message().node);
+        let mut client = self.client(node, address).await?;
         let mut request = self.gate().frame(request, self.region())?;
         request.hello = Some(self.hello_as_of(None, request.node)?);
         call(address, CALL_WAIT, client.place(request)).await
@@ -54,18 +56,18 @@ impl Peers {
         (node, address): (NodeId, &str),
         request: Cleared<peer::ReplaceMemberRequest>,
     ) -> Result<Untrusted<peer::ReplaceMemberResponse>> {
-        let mut client = self.client(address).await?;
+        let mut client = self.client(node, address).await?;
         let mut request = self.gate().frame(request, self.region())?;
         request.hello = Some(self.hello_as_of(None, node.0)?);
         call(address, REPLACE_WAIT, client.replace_member(request)).await
     }
 
-    async fn client(&self, address: &str) -> Result<PeerServiceClient<Channel>> {
+    async fn client(&self, node: NodeId, address: &str) -> Result<PeerServiceClient<Channel>> {
         // The stream's own connection, where there is one: making another costs
         // two round trips.
         let channel = match self.channel_to(address) {
             Some(open) => open,
-            None => channel(self.dial(), address).await?,
+            None => channel(self.dial(), address, self.expected(node)).await?,
         };
         Ok(PeerServiceClient::new(channel))
     }

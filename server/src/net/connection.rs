@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::tls::Expected;
 use domicile_proto::limits::PEER_MESSAGE_BYTES_MAX;
 use domicile_proto::peer::v1 as peer;
 use domicile_proto::peer::v1::peer_service_client::PeerServiceClient;
@@ -18,6 +19,7 @@ use tonic_types::StatusExt;
 
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
+use crate::identity::unidentified;
 use crate::net::contact::Contact;
 use crate::net::dial::{Dial, KeepAlive, channel_kept};
 use crate::net::queue::{Call, Queue, refuse};
@@ -216,7 +218,8 @@ impl Connection {
     )> {
         let hello = self.speaker.hello(&self.region, self.node)?;
         let keep_alive = if self.quick.is_none() { QUICK } else { BULK };
-        let channel = channel_kept(self.dial.clone(), address, keep_alive).await?;
+        let expected = Expected::Node(self.region.clone(), self.node.0);
+        let channel = channel_kept(self.dial.clone(), address, expected, keep_alive).await?;
         *self.link.channel.lock() = Some(channel.clone());
         let mut client = client(channel);
         let (frames, rx) = mpsc::channel(FRAMES_WAITING_MAX);
@@ -382,6 +385,9 @@ impl Connection {
 /// Why a hello was not taken: what the other node says, or that it says
 /// nothing.
 fn refusal(status: &tonic::Status) -> Error {
+    if let Some(why) = unidentified(status) {
+        return Error::new(Reason::IdentityRejected, why);
+    }
     let info = status.get_details_error_info();
     let reason = info.and_then(|info| info.reason.parse().ok());
     Error::new(reason.unwrap_or(Reason::Unreachable), status.message())

@@ -2,12 +2,15 @@
 
 use std::any::Any;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::Identity;
+use domicile_proto::identity::tls::Expected;
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -15,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, Reason, Result};
+use crate::identity::unidentified;
 
 /// How long a connection may take to open.
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
@@ -57,13 +61,28 @@ pub struct BoxedIo {
 }
 
 /// What a connection tells of who called.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
-    /// The region of the callers, as the port says; `None`: it says none, and
-    /// no caller is served.
+    /// Who called, as its certificate proves; `None`: it showed none, which is so
+    /// where nodes serve without TLS alone.
+    pub identity: Option<Arc<Identity>>,
+    /// Without TLS: the region of the callers, as the port says; `None`: it says
+    /// none, and no caller is served.
     pub region: Option<RegionName>,
     /// Whether the connection did not leave this machine.
     pub on_loopback: bool,
+    /// The address that it came from; `None`: not known.
+    pub address: Option<IpAddr>,
+}
+
+impl Caller {
+    /// The region of who calls for records; `None`: nothing tells it.
+    pub fn region(&self) -> Option<&RegionName> {
+        match &self.identity {
+            Some(identity) => Some(&identity.id().region),
+            None => self.region.as_ref(),
+        }
+    }
 }
 
 impl BoxedIo {
@@ -88,6 +107,25 @@ impl BoxedIo {
     #[must_use]
     pub fn on_loopback(mut self, is: bool) -> Self {
         self.caller.on_loopback = is;
+        self
+    }
+
+    /// The same socket, known to have come from an address.
+    #[must_use]
+    pub fn called_at(mut self, address: IpAddr) -> Self {
+        self.caller.address = Some(address);
+        self
+    }
+
+    /// The address that it came from; `None`: not known.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.caller.address
+    }
+
+    /// The same socket, at whose other end a workload has proved who it is.
+    #[must_use]
+    pub fn identified(mut self, identity: Identity) -> Self {
+        self.caller.identity = Some(Arc::new(identity));
         self
     }
 
@@ -149,15 +187,16 @@ impl tonic::transport::server::Connected for BoxedIo {
 
 /// Opens sockets.
 pub trait Dial: Send + Sync + 'static {
-    /// Opens a socket to `host:port`.
-    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>>;
+    /// Opens a socket to `host:port`, where somebody is expected.
+    fn dial(&self, address: String, expected: &Expected)
+    -> BoxFuture<'static, io::Result<BoxedIo>>;
 }
 
-/// Opens TCP sockets.
+/// Opens TCP sockets, whoever answers.
 pub struct TcpDial;
 
 impl Dial for TcpDial {
-    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
+    fn dial(&self, address: String, _: &Expected) -> BoxFuture<'static, io::Result<BoxedIo>> {
         Box::pin(async move {
             let socket = tokio::net::TcpStream::connect(address).await?;
             socket.set_nodelay(true)?;
@@ -166,18 +205,22 @@ impl Dial for TcpDial {
     }
 }
 
-/// Connects a gRPC channel to `host:port`.
-pub async fn channel(dial: Arc<dyn Dial>, address: &str) -> Result<Channel> {
-    channel_kept(dial, address, KeepAlive::default()).await
+/// Connects a gRPC channel to `host:port`, where somebody is expected.
+pub async fn channel(dial: Arc<dyn Dial>, address: &str, expected: Expected) -> Result<Channel> {
+    channel_kept(dial, address, expected, KeepAlive::default()).await
 }
 
 /// The same, asked as often as is said whether it lives.
 pub(super) async fn channel_kept(
     dial: Arc<dyn Dial>,
     address: &str,
+    expected: Expected,
     keep_alive: KeepAlive,
 ) -> Result<Channel> {
     let unreachable = |source: Box<dyn std::error::Error + Send + Sync>| {
+        if let Some(why) = unidentified(&*source) {
+            return Error::new(Reason::IdentityRejected, format!("{address}: {why}"));
+        }
         Error::new(
             Reason::Unreachable,
             format!("no connection to {address}; check that the node runs there"),
@@ -193,13 +236,10 @@ pub(super) async fn channel_kept(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let connector = tower::service_fn(move |uri: Uri| {
-        let dial = dial.clone();
+        let authority = uri.authority().map(|a| a.as_str().to_owned());
+        let dialled = dial.dial(authority.unwrap_or_default(), &expected);
         async move {
-            let address = uri
-                .authority()
-                .map(|a| a.as_str().to_owned())
-                .unwrap_or_default();
-            tokio::time::timeout(CONNECT_WAIT, dial.dial(address))
+            tokio::time::timeout(CONNECT_WAIT, dialled)
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
                 .map(TokioIo::new)

@@ -11,7 +11,8 @@
 //! of every region. What is heard of a node tells whether it is reached ([`contact`]),
 //! whether it is slow ([`slow`]), and how far its store is ([`seen`]). A [`Speaker`] is
 //! as whom this node calls; a [`Peer`] is who called, and is made in one place. A
-//! [`Dial`] opens sockets, so that a simulation has its own network.
+//! [`Dial`] opens sockets, so that a simulation has its own network; a [`SecureDial`]
+//! shakes hands over them ([`Cut`] ends one from this side).
 //!
 //! Not done here: serving inbound connections (`api`), deciding what is sent (`raft`,
 //! `kv`, `replicate`) and whether it may be (`residency`).
@@ -19,18 +20,22 @@
 mod calls;
 mod connection;
 mod contact;
+mod cut;
 mod dial;
 mod peer;
 mod peers;
 mod queue;
 mod regions;
+mod secure;
 mod seen;
 mod slow;
 mod speaker;
 
 pub use contact::{Reach, STATE_STEP};
+pub use cut::Cut;
 pub use dial::{BoxedIo, Caller, Dial, Io, TcpDial, channel};
 pub use peer::{Introduced, Peer};
 pub use peers::{Calling, Peers};
 pub use regions::Regions;
+pub use secure::SecureDial;
 pub use speaker::Speaker;

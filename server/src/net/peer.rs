@@ -12,8 +12,8 @@ use crate::raft::NodeId;
 /// takes one, so that a caller of whom nothing is known does not get there.
 ///
 /// It is made in one place, for [`Speaker::check`] and [`Speaker::introduced`]:
-/// of the hello on a connection that did not leave this machine, until
-/// certificates prove more.
+/// of the hello, and of the certificate that must say the same; without TLS, of the
+/// hello on a connection that did not leave this machine.
 ///
 /// ```compile_fail,E0451
 /// use domicile_server::net::Peer;
@@ -158,7 +158,7 @@ fn identified<'h>(
     caller: &Caller,
     hello: Option<&'h peer::Hello>,
 ) -> Result<(Peer, &'h peer::Hello)> {
-    if !caller.on_loopback {
+    if caller.identity.is_none() && !caller.on_loopback {
         return Err(Error::new(
             Reason::GrantDenied,
             "nothing proves which node calls; nodes without certificates reach each other over \
@@ -170,6 +170,18 @@ fn identified<'h>(
     };
     let region = RegionName::new(&hello.region)
         .map_err(|e| Error::invalid(format!("the region of a caller: {e}")))?;
+    if let Some(identity) = &caller.identity {
+        let id = identity.id();
+        if id.region != region || id.node_number() != Some(hello.node) {
+            return Err(Error::new(
+                Reason::GrantDenied,
+                format!(
+                    "the certificate is of {id}, and the caller says that it is node {region}/{}",
+                    hello.node
+                ),
+            ));
+        }
+    }
     let peer = Peer {
         region,
         node: NodeId(hello.node),
@@ -183,8 +195,10 @@ mod tests {
     use super::*;
 
     const NEAR: Caller = Caller {
+        identity: None,
         region: None,
         on_loopback: true,
+        address: None,
     };
 
     fn speaker(region: &str, node: u64, cluster: Option<u8>) -> Speaker {

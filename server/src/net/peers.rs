@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
 use domicile_proto::disk::v1 as disk;
+use domicile_proto::identity::tls::Expected;
 use domicile_proto::peer::v1 as peer;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -366,6 +367,11 @@ impl Peers {
             }
             None => self.speaker.hello(&self.region, NodeId(to)),
         }
+    }
+
+    /// Who is to answer where a node is.
+    pub fn expected(&self, node: NodeId) -> Expected {
+        Expected::Node(self.region.clone(), node.0)
     }
 
     /// How sockets are opened, for calls besides the stream.

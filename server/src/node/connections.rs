@@ -7,8 +7,8 @@
 //! in, however many sockets say nothing. Each class has its own places: however
 //! many clients there are, nodes and operators find theirs.
 //!
-//! Not done here: proving who calls. Without certificates whoever reaches the
-//! port may ask for anything.
+//! Not done here: proving who calls (`handshake`), and saying what he may ask for
+//! (`access`).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -30,13 +30,13 @@ use tonic::body::Body;
 use tonic::transport::server::Connected;
 use tower::Service;
 
-use super::cut::Cut;
-use crate::api::refusal;
+use crate::access::{Access, Door};
+use crate::api::{PASSED_ON, refusal};
 use crate::config::{CONNECTIONS_MAX, STREAMS_PER_CONNECTION_MAX};
 use crate::env::{Env, Instant};
 use crate::error::{Error, Reason, Result};
 use crate::kv::Scanner;
-use crate::net::{BoxedIo, Caller};
+use crate::net::{BoxedIo, Caller, Cut};
 use crate::telemetry::{Connection as Class, Metrics};
 
 /// The limits of the port.
@@ -118,8 +118,8 @@ impl Connections {
         })
     }
 
-    /// Gives a socket a place; `None`: the node is about to end.
-    pub(super) fn admit(self: &Arc<Self>, io: BoxedIo) -> Option<Connection> {
+    /// Gives whoever comes a place; `None`: the node is about to end.
+    pub(super) fn admit(self: &Arc<Self>) -> Option<Entrant> {
         let cut = CancellationToken::new();
         let mut state = self.state.lock();
         if state.closed {
@@ -141,17 +141,17 @@ impl Connections {
             class: AtomicU8::new(Class::Unknown as u8),
             connections: self.clone(),
         });
-        let when = async move {
-            tokio::select! {
-                () = cut.cancelled() => {}
-                () = tokio::time::sleep(UNKNOWN_WAIT) => {}
-            }
-        };
-        Some(Connection {
-            io: Cut::new(io, when.boxed()),
-            scanner: Scanner::default(),
-            place,
+        let until = self.env.now() + UNKNOWN_WAIT;
+        Some(Entrant {
+            held: Held(place),
+            cut,
+            until,
         })
+    }
+
+    /// The most connections that have asked for nothing yet.
+    pub(super) fn unknown_max(&self) -> usize {
+        self.limits.unknown_max
     }
 
     /// Closes what has asked for nothing, and lets nobody in any more.
@@ -307,11 +307,71 @@ fn class_of(path: &str) -> Class {
     }
 }
 
+/// Which door a call comes through.
+fn door_of(class: Class, request: &http::Request<Body>) -> Door {
+    match class {
+        Class::Peer => Door::Nodes,
+        _ if request
+            .uri()
+            .path()
+            .trim_start_matches('/')
+            .starts_with(HEALTH) =>
+        {
+            Door::Health
+        }
+        Class::Operator if request.headers().contains_key(PASSED_ON) => Door::PassedOn,
+        Class::Operator => Door::Operators,
+        Class::Client | Class::Unknown => Door::Records,
+    }
+}
+
+/// A place, given back when this is dropped.
+struct Held(Arc<Place>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.connections.leave(&self.0);
+    }
+}
+
+/// Whoever has a place and has asked for nothing yet.
+pub(super) struct Entrant {
+    held: Held,
+    cut: CancellationToken,
+    until: Instant,
+}
+
+impl Entrant {
+    /// Waits until its place is given to another, or its time is up.
+    pub(super) async fn given_up(&self) {
+        tokio::select! {
+            () = self.cut.cancelled() => {}
+            () = tokio::time::sleep_until(self.until) => {}
+        }
+    }
+
+    /// The connection over a socket.
+    pub(super) fn over(self, io: BoxedIo) -> Connection {
+        let Entrant { held, cut, until } = self;
+        let when = async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+        };
+        Connection {
+            io: Cut::new(io, when.boxed()),
+            scanner: Scanner::default(),
+            held,
+        }
+    }
+}
+
 /// A socket with its place.
 pub(super) struct Connection {
     io: Cut<BoxedIo>,
     scanner: Scanner,
-    place: Arc<Place>,
+    held: Held,
 }
 
 /// What a call is told of its connection.
@@ -329,14 +389,8 @@ impl Connected for Connection {
         ConnectionInfo {
             caller: self.io.socket().connect_info(),
             scanner: self.scanner.clone(),
-            place: self.place.clone(),
+            place: self.held.0.clone(),
         }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.place.connections.leave(&self.place);
     }
 }
 
@@ -346,7 +400,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.io.may_end() && !self.place.is(Class::Unknown) {
+        if self.io.may_end() && !self.held.0.is(Class::Unknown) {
             self.io.spare();
         }
         Pin::new(&mut self.io).poll_read(cx, buf)
@@ -383,18 +437,23 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// What stands before all services: gives the connection of each call its
-/// class, and refuses the call where there is no place.
+/// What stands before all services: refuses who may not ask for what he asks, gives the
+/// connection of each call its class, and refuses the call where there is no place.
 #[derive(Clone)]
 pub(super) struct Admitting<S> {
     inner: S,
     connections: Arc<Connections>,
+    access: Access,
 }
 
 impl<S> Admitting<S> {
     /// Stands before `inner`.
-    pub(super) fn new(inner: S, connections: Arc<Connections>) -> Self {
-        Admitting { inner, connections }
+    pub(super) fn new(inner: S, connections: Arc<Connections>, access: Access) -> Self {
+        Admitting {
+            inner,
+            connections,
+            access,
+        }
     }
 }
 
@@ -430,7 +489,10 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let class = class_of(request.uri().path());
         if let Some(info) = request.extensions_mut().remove::<ConnectionInfo>() {
-            if let Err(refused) = info.place.claim(class) {
+            let door = door_of(class, &request);
+            let identity = info.caller.identity.as_deref();
+            let passed = self.access.pass(door, identity);
+            if let Err(refused) = passed.and_then(|()| info.place.claim(class)) {
                 return std::future::ready(Ok(refusal(refused))).boxed();
             }
             request.extensions_mut().insert(info.caller);

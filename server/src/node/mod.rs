@@ -2,8 +2,8 @@
 //!
 //! Before the start the limits of the process are looked at ([`files`], [`threads`],
 //! [`memory`]). The start opens the disk, then the replicas, then the port ([`serve`]).
-//! While the node runs, sockets are taken from the port ([`accept`]) and counted by who
-//! uses them ([`connections`]); gauges are set and an operator is told what has changed
+//! While the node runs, sockets are taken from the port ([`accept`]), prove who is at
+//! their other end ([`handshake`]), and are counted by who uses them ([`connections`]); gauges are set and an operator is told what has changed
 //! ([`observe`]); health ([`readiness`]) and metrics ([`scrapes`]) are served.
 //!
 //! A signal ([`stop`]) begins the stop: no new requests, leaderships handed over,
@@ -15,9 +15,9 @@
 
 mod accept;
 mod connections;
-mod cut;
 mod end;
 mod files;
+mod handshake;
 mod memory;
 mod observe;
 mod readiness;
@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::SpiffeId;
 use domicile_proto::v1::InitClusterRequest;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{Semaphore, watch};
@@ -42,12 +43,14 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::access::Access;
 use crate::api::{AdminApi, ClosingHealth, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
 use crate::freshness::Freshness;
+use crate::identity::Tls;
 use crate::kv::{self, Directory, Store};
-use crate::net::{BoxedIo, Dial, Regions, Speaker};
+use crate::net::{BoxedIo, Dial, Regions, SecureDial, Speaker};
 use crate::placement::{Dependencies, Placement};
 use crate::policy::InForce;
 use crate::raft::{Group, Groups, NodeId, Timing};
@@ -65,6 +68,7 @@ use connections::Connections;
 pub use connections::Limits;
 pub use end::{end_now, end_on_panic, stopped};
 pub use files::{Files, RAISE as RAISE_FILES, check_file_size, raise_files};
+use handshake::Handshakes;
 pub use memory::memory_warning;
 pub use readiness::WRITES_SERVICE;
 pub use scrapes::serve_metrics;
@@ -100,6 +104,10 @@ pub struct Wiring {
     pub disk: Arc<Disk>,
     /// How it opens connections.
     pub dial: Arc<dyn Dial>,
+    /// Its certificate; `None`: it serves without TLS, for development.
+    pub tls: Option<Arc<Tls>>,
+    /// Who may ask for what operators ask, where there is TLS.
+    pub operators: Vec<SpiffeId>,
     /// The timing of its groups.
     pub timing: Timing,
     /// The limits of its port.
@@ -139,10 +147,22 @@ impl Node {
             address,
             disk,
             dial,
+            tls,
+            operators,
             timing,
             limits,
             metrics,
         } = wiring;
+        let (dial, access): (Arc<dyn Dial>, _) = match &tls {
+            Some(tls) => (
+                Arc::new(SecureDial::new(dial, tls.clone())),
+                Access::identified(operators),
+            ),
+            None => (dial, Access::unidentified()),
+        };
+        let replacing = tls
+            .clone()
+            .map(|tls| env.spawn("certificate", tls.follow()));
         let guard = disk.rollback_guard().clone();
         let speaker = Speaker::new(region.clone(), node)
             .guarded(guard)
@@ -163,7 +183,8 @@ impl Node {
             shipped: shipped.clone(),
         });
         let groups = Arc::new(Groups::new(env.clone(), vec![replicator]));
-        let directory = Arc::new(Directory::new(&gate, groups.clone()));
+        let directory = Directory::new(&gate, groups.clone());
+        let directory = Arc::new(directory.identified(access.is_identified()));
         let closing = CancellationToken::new();
         let (halt, halted) = watch::channel(None);
         let halt = Arc::new(move |why: String| {
@@ -211,6 +232,7 @@ impl Node {
             disk: disk.clone(),
         }));
         let connections = Connections::new(env.clone(), limits.clone(), metrics.clone());
+        let handshake_metrics = metrics.clone();
         let health = HealthReporter::new();
         let health_service = HealthService::from_health_reporter(health.clone());
         let health_service = ClosingHealth::new(health_service, closing.clone());
@@ -239,6 +261,7 @@ impl Node {
             .follow(),
         );
         let services = serve::Services {
+            access,
             admission: (store.clone(), metrics.clone()),
             kv: KvApi::new(env.clone(), store.clone(), metrics, closing.clone()),
             admin: AdminApi {
@@ -268,12 +291,13 @@ impl Node {
                 closing: closing.clone(),
             },
         };
+        let handshakes = Handshakes::new(env.clone(), handshake_metrics, connections.clone(), tls);
         let server = serve::start(
             &env,
             services,
             health_service,
             incoming,
-            &connections,
+            handshakes,
             limits.streams_per_connection_max,
             &closing,
         );
@@ -291,9 +315,12 @@ impl Node {
             shipped,
             health,
             readiness: Some(readiness),
-            _tasks: vec![
+            _tasks: [
                 following, probing, leasing, observing, watch_disk, evacuating, tending, reclaiming,
-            ],
+            ]
+            .into_iter()
+            .chain(replacing)
+            .collect(),
         })
     }
 

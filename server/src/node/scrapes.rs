@@ -12,9 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::accepted;
-use super::cut::Cut;
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
+use crate::net::Cut;
 use crate::telemetry::{self, Metrics};
 
 /// Serves `/metrics` and `/healthz`, over at most `connections_max` connections

@@ -17,7 +17,9 @@ use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::accept::accepted;
-use super::connections::{Admitting, Connections};
+use super::connections::Admitting;
+use super::handshake::Handshakes;
+use crate::access::Access;
 use crate::api::{AdminApi, Admission, KvApi, PeerApi};
 use crate::env::{Env, Task};
 use crate::error::{Error, Result};
@@ -57,6 +59,8 @@ pub(super) struct Services {
     pub(super) admin: AdminApi,
     /// Other nodes.
     pub(super) peer: PeerApi,
+    /// Who may ask for what.
+    pub(super) access: Access,
 }
 
 /// Serves the sockets of `incoming` until `closing`.
@@ -65,7 +69,7 @@ pub(super) fn start<I, H>(
     services: Services,
     health: HealthServer<H>,
     incoming: I,
-    connections: &Arc<Connections>,
+    handshakes: Handshakes,
     streams_per_connection_max: u32,
     closing: &CancellationToken,
 ) -> Task
@@ -87,16 +91,14 @@ where
         .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
     let (store, metrics) = services.admission;
-    let admitting = connections.clone();
-    let incoming = incoming.filter_map(move |socket| {
-        let socket = socket.map(|socket| admitting.admit(socket)).transpose();
-        std::future::ready(socket)
+    let (admitting, access) = (handshakes.connections().clone(), services.access);
+    let incoming = handshakes.of(incoming);
+    let admit = tower::layer::layer_fn(move |inner| {
+        Admitting::new(inner, admitting.clone(), access.clone())
     });
-    let classifying = connections.clone();
-    let classify = tower::layer::layer_fn(move |inner| Admitting::new(inner, classifying.clone()));
     let server = Server::builder()
         .layer(tower::util::MapResponseLayer::new(dated))
-        .layer(classify)
+        .layer(admit)
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))
@@ -143,6 +145,7 @@ pub async fn tcp_incoming(
 /// A socket to be served; `None`: it is gone.
 fn prepared(socket: TcpStream) -> Option<BoxedIo> {
     socket.set_nodelay(true).ok()?;
-    let on_loopback = socket.peer_addr().ok()?.ip().is_loopback();
-    Some(BoxedIo::new(socket).on_loopback(on_loopback))
+    let from = socket.peer_addr().ok()?.ip();
+    let socket = BoxedIo::new(socket).called_at(from);
+    Some(socket.on_loopback(from.is_loopback()))
 }

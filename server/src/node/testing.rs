@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use domicile_proto::address::RegionName;
 use domicile_proto::disk::v1 as disk;
+use domicile_proto::identity::tls::Expected;
 use domicile_proto::peer::v1 as peer;
 use domicile_proto::v1;
 use futures::StreamExt;
@@ -159,7 +160,7 @@ impl AsyncWrite for Stoppable {
 }
 
 impl Dial for Sockets {
-    fn dial(&self, address: String) -> BoxFuture<'static, io::Result<BoxedIo>> {
+    fn dial(&self, address: String, _: &Expected) -> BoxFuture<'static, io::Result<BoxedIo>> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let (near, far) = tokio::io::duplex(SOCKET_BYTES);
         let near = Stoppable {
@@ -195,8 +196,8 @@ fn other(region: &str, node: u64, cluster: &bytes::Bytes) -> Peer {
     let hello = other.hello(&region, this.node());
     let hello = hello.expect("it has a cluster");
     let near = Caller {
-        region: None,
         on_loopback: true,
+        ..Caller::default()
     };
     this.introduced(&near, Some(&hello)).expect("a peer").peer
 }
@@ -318,6 +319,8 @@ impl World {
                 network: self.network.clone(),
                 of: address.to_owned(),
             }),
+            tls: None,
+            operators: Vec::new(),
             timing: Timing::default(),
             limits: Limits::default(),
             metrics,
@@ -383,7 +386,7 @@ impl World {
             network: self.network.clone(),
             of: String::new(),
         };
-        let channel = channel(Arc::new(sockets), &address(name)).await;
+        let channel = channel(Arc::new(sockets), &address(name), Expected::AnyNode).await;
         channel.expect("it listens")
     }
 

@@ -161,6 +161,15 @@ pub const CONNECTIONS_REFUSED: Description = describe(
      had been asked for, the oldest connection was closed.",
 );
 
+/// Callers who did not prove who they are.
+pub const HANDSHAKES_FAILED: Description = describe(
+    "domicile_handshakes_failed_total",
+    None,
+    "Connections to the node's port that were refused because who called did not prove who he is: \
+     `why` names what was wrong with the certificate, `refused_there` counts callers that took \
+     this node's for wrong, `no_handshake` what spoke no TLS or gave up.",
+);
+
 /// Lines of the log that are lost.
 pub const LOG_LINES_DROPPED: Description = describe(
     "domicile_log_lines_dropped_total",

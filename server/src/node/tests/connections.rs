@@ -57,13 +57,26 @@ impl Running {
 
     /// Waits until a line stands in the metrics.
     async fn until(&self, line: &str) {
-        let counted = async {
-            while !self.counted(line) {
+        self.shows(line, || self.counted(line)).await;
+    }
+
+    /// Waits until a line of the metrics begins with a text.
+    pub(super) async fn begins(&self, text: &str) {
+        let begins = || {
+            let shown = self.metrics.encode();
+            shown.lines().any(|line| line.starts_with(text))
+        };
+        self.shows(text, begins).await;
+    }
+
+    async fn shows(&self, line: &str, shown: impl Fn() -> bool) {
+        let waiting = async {
+            while !shown() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let counted = tokio::time::timeout(WAIT, counted).await;
-        counted.unwrap_or_else(|_| panic!("{line} is not in {}", self.metrics.encode()));
+        let waited = tokio::time::timeout(WAIT, waiting).await;
+        waited.unwrap_or_else(|_| panic!("{line} is not in {}", self.metrics.encode()));
     }
 }
 
@@ -152,7 +165,8 @@ async fn nodes_and_operators_get_in_though_clients_have_all_their_places() {
 async fn a_connection_that_asks_for_nothing_ends() {
     let connections = Connections::new(Env::real(), few(), Metrics::new());
     let (near, _far) = tokio::io::duplex(64);
-    let mut connection = connections.admit(BoxedIo::new(near)).expect("a place");
+    let entrant = connections.admit().expect("a place");
+    let mut connection = entrant.over(BoxedIo::new(near));
     let began = Env::real().now();
     let ended = tokio::time::timeout(WAIT, connection.read_u8()).await;
     let error = ended.expect("it ends").expect_err("with an error");

@@ -7,6 +7,7 @@ mod damage;
 mod formats;
 mod forming;
 mod full;
+mod identity;
 mod large;
 mod metrics;
 mod moved;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::address::RegionName;
+use domicile_proto::identity::SpiffeId;
 use domicile_proto::v1;
 use domicile_proto::v1::kv_service_client::KvServiceClient;
 use domicile_proto::v1::session_operation::Operation;
@@ -33,6 +35,7 @@ use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::env::Env;
+use crate::identity::Tls;
 use crate::net::{BoxedIo, TcpDial};
 use crate::node::{Limits, Node, Wiring};
 use crate::raft::{NodeId, Timing};
@@ -107,6 +110,16 @@ async fn cluster_with(
     for region in regions {
         nodes.push(start(region).await);
     }
+    formed(policy, regions, nodes, request).await
+}
+
+/// Forms a cluster of nodes that run.
+async fn formed(
+    policy: &str,
+    regions: &[&str],
+    nodes: Vec<Running>,
+    request: v1::InitClusterRequest,
+) -> Vec<Running> {
     let mut callers: Vec<_> = request.nodes.iter().map(|n| n.callers.clone()).collect();
     callers.resize(nodes.len(), Vec::new());
     let request = v1::InitClusterRequest {
@@ -147,6 +160,21 @@ async fn start_for(region: &str, callers: Option<&str>) -> Running {
 
 /// The same, with the limits of its port.
 async fn start_within(region: &str, callers: Option<&str>, limits: Limits) -> Running {
+    let callers = callers.map(|region| RegionName::new(region).unwrap());
+    start_as(region, limits, None, move |socket| match callers.clone() {
+        Some(region) => socket.called_from(region),
+        None => socket,
+    })
+    .await
+}
+
+/// Starts a node with its certificate, if it has one, and what its port tells of a socket.
+async fn start_as(
+    region: &str,
+    limits: Limits,
+    tls: Option<Arc<Tls>>,
+    told: impl Fn(BoxedIo) -> BoxedIo + Send + 'static,
+) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let disk = MemoryDisk::new(1);
@@ -159,18 +187,14 @@ async fn start_within(region: &str, callers: Option<&str>, limits: Limits) -> Ru
         address: address.to_string(),
         disk: Arc::new(Disk::memory(&disk, options).unwrap()),
         dial: Arc::new(TcpDial),
+        tls,
+        operators: vec![operator()],
         timing: Timing::default(),
         limits,
         metrics: metrics.clone(),
     };
-    let callers = callers.map(|region| RegionName::new(region).unwrap());
-    let incoming = TcpListenerStream::new(listener).map(move |socket| {
-        let socket = BoxedIo::new(socket?).on_loopback(true);
-        Ok(match callers.clone() {
-            Some(region) => socket.called_from(region),
-            None => socket,
-        })
-    });
+    let incoming = TcpListenerStream::new(listener)
+        .map(move |socket| Ok(told(BoxedIo::new(socket?).on_loopback(true))));
     let node = Node::start(wiring, incoming).await.unwrap();
     Running {
         node,
@@ -178,6 +202,11 @@ async fn start_within(region: &str, callers: Option<&str>, limits: Limits) -> Ru
         disk,
         metrics,
     }
+}
+
+/// The operator of nodes with certificates.
+fn operator() -> SpiffeId {
+    "spiffe://eu.dev.test/svc/ann".parse().unwrap()
 }
 
 impl Running {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 ///
 /// Whoever serves a connection always reads from it, so that looking at each
 /// read is enough, whatever the other end does.
-pub(super) struct Cut<T> {
+pub struct Cut<T> {
     io: T,
     /// What ends it; `None`: nothing does any more.
     when: Option<BoxFuture<'static, ()>>,
@@ -20,23 +20,23 @@ pub(super) struct Cut<T> {
 
 impl<T> Cut<T> {
     /// The same socket, which ends when `when` is over.
-    pub(super) fn new(io: T, when: BoxFuture<'static, ()>) -> Self {
+    pub fn new(io: T, when: BoxFuture<'static, ()>) -> Self {
         let when = Some(when);
         Cut { io, when }
     }
 
     /// Nothing ends it from this side any more.
-    pub(super) fn spare(&mut self) {
+    pub fn spare(&mut self) {
         self.when = None;
     }
 
     /// Whether something may still end it.
-    pub(super) fn may_end(&self) -> bool {
+    pub fn may_end(&self) -> bool {
         self.when.is_some()
     }
 
     /// The socket itself.
-    pub(super) fn socket(&self) -> &T {
+    pub fn socket(&self) -> &T {
         &self.io
     }
 }
