@@ -10,11 +10,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
+use super::claims::{Claims, Subject};
 use super::spiffe::{ClusterName, SpiffeId, Workload};
 use crate::address::RegionName;
 
@@ -66,28 +67,15 @@ impl Authority {
     /// The one whose certificate and key are given as PEM.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, Unminted> {
         let key = KeyPair::from_pem(key)?;
-        let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes())
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|_| Unminted("the authority's certificate cannot be read".into()))?;
-        let (_, read) = x509_parser::certificate::X509Certificate::from_der(&pem.contents)
-            .map_err(|_| Unminted("the authority's certificate cannot be read".into()))?;
-        if read.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+        let claims = Claims::read(&der).map_err(|error| Unminted(error.message))?;
+        let Subject::Authority(region, cluster) = claims.subject.clone() else {
+            return Err(Unminted("the certificate is not an authority's".into()));
+        };
+        if claims.is_key(Zeroizing::new(key.serialize_pem()).as_bytes()) != Ok(true) {
             return Err(Unminted("the key is not the authority's".into()));
         }
-        let names = read.subject_alternative_name().ok().flatten();
-        let names = names.iter().flat_map(|names| &names.value.general_names);
-        let mut domain = names.filter_map(|name| match name {
-            GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
-            _ => None,
-        });
-        let domain = domain.next_back().and_then(|domain| domain.split_once('.'));
-        let parsed = domain.and_then(|(region, cluster)| {
-            Some((
-                RegionName::new(region).ok()?,
-                ClusterName::new(cluster).ok()?,
-            ))
-        });
-        let (region, cluster) =
-            parsed.ok_or_else(|| Unminted("the authority's certificate names no region".into()))?;
         Ok(Authority {
             region,
             cluster,

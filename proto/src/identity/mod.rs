@@ -6,7 +6,8 @@
 //! makes is never taken for a workload of another, however it is named. What was verified
 //! is an [`Identity`]. [`Credentials`] are a workload's own certificate with its key, and
 //! [`Files`] say how they lie in a directory, and
-//! [`tls`] makes of them what the TLS library asks for. `mint` plays the authority.
+//! [`tls`] makes of them what the TLS library asks for. `mint` plays the authority, and
+//! [`Claims`] are what a certificate says that nobody has verified.
 //!
 //! What is looked at beyond a valid path, of the leaf: exactly one URI among its names,
 //! not an authority, a key that may sign for itself and nobody else. Of each certificate
@@ -17,6 +18,7 @@
 //! Not done here: files and sockets, and what a workload may do.
 
 mod bundles;
+mod claims;
 mod credentials;
 mod files;
 #[cfg(feature = "mint")]
@@ -30,6 +32,7 @@ mod verify;
 mod tests;
 
 pub use bundles::Bundles;
+pub use claims::{Claims, Subject};
 pub use credentials::Credentials;
 pub use files::Files;
 pub use refusal::{Refusal, Refused};

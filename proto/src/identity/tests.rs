@@ -113,6 +113,25 @@ fn an_authority_vouches_for_its_own_region_alone() {
 }
 
 #[test]
+fn a_certificate_says_whose_it_is_and_which_key_is_its() {
+    let eu = authority("eu");
+    let (node, other) = (Workload::Node(1), Workload::Node(2));
+    let node = eu.issue(&node, NOW, DAY).expect("made");
+    let other = eu.issue(&other, NOW, DAY).expect("made");
+    let claims = Claims::read(&der(&node.chain)[0]).expect("read");
+    assert_eq!(claims.subject.to_string(), NODE);
+    assert_eq!(claims.not_after, NOW + DAY);
+    assert!(claims.not_before < NOW);
+    assert_eq!(claims.is_key(node.key.as_bytes()), Ok(true));
+    assert_eq!(claims.is_key(other.key.as_bytes()), Ok(false));
+    claims.is_key(b"").expect_err("no key");
+    let root = Claims::read(&der(eu.certificate())[0]).expect("read");
+    assert_eq!(root.subject, Subject::Authority(region("eu"), cluster()));
+    assert_eq!(root.is_key(eu.key().as_bytes()), Ok(true));
+    assert_ne!(root.fingerprint, claims.fingerprint);
+}
+
+#[test]
 fn regions_have_no_root_in_common() {
     let eu = authority("eu");
     let mut bundles = bundles(&[&eu]);

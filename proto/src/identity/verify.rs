@@ -230,6 +230,13 @@ pub(super) fn id_in(der: &CertificateDer<'_>) -> Result<SpiffeId, Refused> {
 
 /// The one id of a certificate.
 fn id_of(leaf: &X509Certificate<'_>) -> Result<SpiffeId, Refused> {
+    one_uri(leaf)?
+        .parse()
+        .map_err(|error| Refused::new(Refusal::Id, format!("its name is no id: {error}")))
+}
+
+/// The one URI among the names of a certificate.
+pub(super) fn one_uri(leaf: &X509Certificate<'_>) -> Result<String, Refused> {
     let names = leaf
         .subject_alternative_name()
         .map_err(|_| Refused::new(Refusal::Malformed, "its names cannot be read"))?;
@@ -243,9 +250,7 @@ fn id_of(leaf: &X509Certificate<'_>) -> Result<SpiffeId, Refused> {
         })
         .collect();
     match uris[..] {
-        [Some(uri)] => uri
-            .parse()
-            .map_err(|error| Refused::new(Refusal::Id, format!("its name is no id: {error}"))),
+        [Some(uri)] => Ok(uri.to_owned()),
         [] | [None] => Err(Refused::new(Refusal::Id, "it has no SPIFFE id")),
         _ => Err(Refused::new(
             Refusal::Id,
