@@ -17,6 +17,7 @@ use crate::transport::nodes::Nodes;
 use crate::transport::options::{Options, Transport};
 use crate::transport::routes::{ENDPOINTS_MAX, Routes};
 use crate::transport::target::ATTEMPTS_IN_TIMEOUT;
+use crate::transport::tls::{Failed, Tls};
 
 /// The time for all attempts of an operation, when nothing is said: an
 /// election in one region takes two seconds.
@@ -35,6 +36,7 @@ pub struct Builder {
     transport: Transport,
     in_flight_max: usize,
     dial: Option<Arc<dyn Dial>>,
+    tls: Option<Tls>,
 }
 
 impl Client {
@@ -53,13 +55,15 @@ impl Default for Builder {
             transport: Transport::default(),
             in_flight_max: SESSION_IN_FLIGHT_MAX,
             dial: None,
+            tls: None,
         }
     }
 }
 
 impl Builder {
-    /// The addresses of nodes, as `http://HOST:PORT` or `HOST:PORT`. One is
-    /// enough; with more, the client goes on when one stops.
+    /// The addresses of nodes, as `http://HOST:PORT` or `HOST:PORT`; with
+    /// [`Builder::tls`] as `https://HOST:PORT` too. One is enough; with more, the client
+    /// goes on when one stops.
     pub fn endpoints<S: Into<String>>(mut self, endpoints: impl IntoIterator<Item = S>) -> Self {
         self.endpoints = endpoints.into_iter().map(Into::into).collect();
         self
@@ -96,6 +100,13 @@ impl Builder {
         self
     }
 
+    /// Calls nodes over TLS with this certificate, however their endpoints are written.
+    /// Default: in the clear, which only nodes for development take.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Makes the client. With sessions it waits until the first endpoint
     /// accepts one, and fails if none does; with unary calls an endpoint that
     /// is not there shows at the first operation.
@@ -115,11 +126,19 @@ impl Builder {
         let options = Options {
             transport: self.transport,
             // Before the attempt is over, so that it is known to be unsent.
-            connect_timeout: CONNECT_TIMEOUT_MAX.min(attempt_timeout / 2),
+            connect_timeout: CONNECT_TIMEOUT_MAX.min(match self.tls {
+                None => attempt_timeout / 2,
+                // Three round trips instead of one.
+                Some(_) => attempt_timeout * 3 / 4,
+            }),
             in_flight_max: self.in_flight_max,
             dial: self.dial,
+            tls: self.tls,
             clusters: Arc::default(),
         };
+        if let Some(tls) = &options.tls {
+            tls.credentials().await.map_err(unusable)?;
+        }
         let endpoints = self.endpoints.iter();
         let endpoints = endpoints.map(|name| Endpoint::new(name, &options));
         let routes = Routes::new(endpoints.collect::<Result<_, _>>()?);
@@ -131,6 +150,14 @@ impl Builder {
     }
 }
 
+/// Says that the client's own certificate cannot be used.
+fn unusable(failed: Failed) -> Error {
+    match Fault::from(failed) {
+        Fault::Refused(refusal) | Fault::Rejected(refusal) => refusal.into(),
+        Fault::Lost { cause, .. } => Error::invalid(cause.to_string()),
+    }
+}
+
 /// Waits until an endpoint is open, or none can be.
 async fn first_opened(routes: &Routes, timeout: Duration) -> Result<(), Error> {
     let deadline = env::after(timeout);
@@ -139,6 +166,7 @@ async fn first_opened(routes: &Routes, timeout: Duration) -> Result<(), Error> {
         .iter()
         .map(|endpoint| Box::pin(endpoint.opened()))
         .collect();
+    let mut rejected: Option<Error> = None;
     loop {
         let any = Box::pin(select_all(openings));
         let sleep = Box::pin(tokio::time::sleep_until(deadline));
@@ -146,14 +174,24 @@ async fn first_opened(routes: &Routes, timeout: Duration) -> Result<(), Error> {
             Either::Left(((result, _, rest), _)) => (result, rest),
             Either::Right(_) => {
                 let cause = Cause::new("no endpoint accepted a session in time");
-                return Err(Error::Unreachable(cause));
+                return Err(rejected.unwrap_or(Error::Unreachable(cause)));
             }
         };
         match result {
             Ok(()) => return Ok(()),
             Err(Fault::Refused(refusal)) if rest.is_empty() => return Err(refusal.into()),
-            Err(fault) if rest.is_empty() => return Err(Error::Unreachable(fault.cause())),
-            Err(_) => openings = rest,
+            // One that could not be reached must not hide it.
+            Err(Fault::Rejected(refusal)) => {
+                rejected.get_or_insert(refusal.into());
+            }
+            Err(fault) if rest.is_empty() => {
+                return Err(rejected.unwrap_or(Error::Unreachable(fault.cause())));
+            }
+            Err(_) => {}
         }
+        if let Some(rejected) = rejected.take_if(|_| rest.is_empty()) {
+            return Err(rejected);
+        }
+        openings = rest;
     }
 }

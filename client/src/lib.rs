@@ -34,8 +34,9 @@
 //! A tag that the caller's own region may not serve is read and written at its
 //! home: the first refusal names the home's nodes, and the client goes there.
 //!
-//! Not done here: TLS, which is not there yet, and deciding where a tag may be,
-//! which only nodes do. The program `domicile` is in this crate, too (`src/bin`).
+//! With [`Tls`] every connection is made with a certificate, and only to nodes.
+//!
+//! Not done here: deciding where a tag may be, which only nodes do. The program `domicile` is in this crate, too (`src/bin`).
 
 mod admin;
 mod answer;
@@ -66,5 +67,6 @@ pub use crate::request_id::{RequestId, RequestIdError};
 pub use crate::tag::TagHandle;
 pub use crate::transport::dial::{Dial, Socket};
 pub use crate::transport::options::Transport;
+pub use crate::transport::tls::Tls;
 pub use domicile_proto::address::{Address, AddressError, Key, Tag, Value, Version};
 pub use domicile_proto::reason::Reason;

@@ -48,7 +48,7 @@ reasons! {
     ResidencyViolation = "RESIDENCY_VIOLATION", "The request would place bytes in a region where the tag's policy does not allow them.", "Do not retry. Change the request, or the policy.";
     AccessRegionDenied = "ACCESS_REGION_DENIED", "The policy does not let callers of this region read or write the tag.", "Do not retry. Call from an allowed region, or change the policy.";
     GrantDenied = "GRANT_DENIED", "No grant allows the caller to do this.", "Do not retry. Ask for a grant.";
-    IdentityRejected = "IDENTITY_REJECTED", "One end of a connection did not take the other's certificate; nothing was sent.", "See the log of the end that refused, and `domicile cert status` for what each certificate is.";
+    IdentityRejected = "IDENTITY_REJECTED", "One end of the connection did not take the certificate of the other; nothing was sent.", "See `domicile cert status` for what is in a directory of certificates, and the log of the end that refused. A certificate may have expired, or a bundle may lack the root of a region.";
     ConditionFailed = "CONDITION_FAILED", "The condition of the write did not hold; nothing was written.", "Read the record again and decide.";
     WriteOutcomeUnknown = "WRITE_OUTCOME_UNKNOWN", "The answer to the write was lost; it may or may not have been applied.", "Send the write again with the same request id, or read the record.";
     AckNotReached = "ACK_NOT_REACHED", "The write is durable at the home, but not yet in every region that was asked for.", "Send it again with the same request id to wait on.";

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::admin::{Admin, Listener};
 use crate::env;
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, Refusal};
 use crate::transport::endpoint::Endpoint;
 use crate::transport::fault::Fault;
 use crate::transport::retry::{Attempts, Safety};
@@ -77,7 +77,7 @@ impl Admin {
                     Err(_) => Fault::late(true),
                 };
                 let others = index + 1 < endpoints.len();
-                match attempts.failed(fault.at(endpoint.name()), others) {
+                match attempts.failed(endpoint.explain(fault), others) {
                     Ok(pause) => tokio::time::sleep(pause).await,
                     Err(error) => return empty.ok_or(error),
                 }
@@ -102,7 +102,10 @@ impl Admin {
         loop {
             let asked = self.who_answers(deadline).await?;
             if asked.up.is_empty() {
-                let fault = Fault::lost(false, Cause::new(&asked.silent.join("; ")));
+                let fault = match asked.rejected {
+                    Some(refusal) => Fault::Rejected(refusal),
+                    None => Fault::lost(false, Cause::new(&asked.silent.join("; "))),
+                };
                 self.pause(&mut attempts, fault, false).await?;
             }
             for (index, endpoint) in asked.up.iter().enumerate() {
@@ -116,7 +119,7 @@ impl Admin {
                     Err(_) => Fault::late(true),
                 };
                 let others = index + 1 < asked.up.len();
-                let fault = fault.at(endpoint.name());
+                let fault = endpoint.explain(fault);
                 self.pause(&mut attempts, fault, others).await?;
             }
         }
@@ -168,6 +171,7 @@ impl Admin {
         }
         let mut up = Vec::new();
         let mut silent = Vec::new();
+        let mut rejected = None;
         let mut clusters: BTreeMap<&str, &str> = BTreeMap::new();
         for endpoint in endpoints {
             match said.iter().find(|(name, _)| *name == endpoint.name()) {
@@ -177,12 +181,21 @@ impl Admin {
                         clusters.entry(cluster).or_insert(name);
                     }
                 }
-                Some((name, Err(cause))) => silent.push(format!("{name}: {cause}")),
+                Some((_, Err(fault))) => {
+                    silent.push(fault.cause().to_string());
+                    if let Fault::Rejected(refusal) = fault {
+                        rejected.get_or_insert_with(|| refusal.clone());
+                    }
+                }
                 None => silent.push(format!("{}: no answer came in time", endpoint.name())),
             }
         }
         match clusters.len() {
-            0 | 1 => Ok(Asked { up, silent }),
+            0 | 1 => Ok(Asked {
+                up,
+                silent,
+                rejected,
+            }),
             _ => Err(Error::of_clusters(&clusters)),
         }
     }
@@ -194,10 +207,12 @@ struct Asked<'a> {
     up: Vec<&'a Endpoint>,
     /// Those that did not, and why.
     silent: Vec<String>,
+    /// Why there is no connection to one where a certificate was refused.
+    rejected: Option<Refusal>,
 }
 
 /// The cluster that the node at an endpoint belongs to; empty: none.
-async fn is_of(endpoint: &Endpoint, until: env::Instant) -> Result<String, Cause> {
+async fn is_of(endpoint: &Endpoint, until: env::Instant) -> Result<String, Fault> {
     let mut request = Request::new(v1::GetClusterStatusRequest {});
     request.set_timeout(until.saturating_duration_since(env::now()));
     let mut admin = endpoint.admin();
@@ -206,8 +221,8 @@ async fn is_of(endpoint: &Endpoint, until: env::Instant) -> Result<String, Cause
         Ok(Ok(status)) => Ok(status.into_inner().cluster_id),
         Ok(Err(status)) => match Fault::from(status) {
             Fault::Refused(_) => Ok(String::new()),
-            lost @ Fault::Lost { .. } => Err(lost.cause()),
+            fault => Err(endpoint.explain(fault)),
         },
-        Err(_) => Err(Fault::late(false).cause()),
+        Err(_) => Err(endpoint.explain(Fault::late(false))),
     }
 }

@@ -27,7 +27,8 @@ pub enum Error {
     /// The request is malformed: correct it.
     #[error("{0}")]
     Invalid(Refusal),
-    /// The policy or a missing grant forbids it: do not retry.
+    /// The policy or a missing grant forbids it, or one end refused the other's
+    /// certificate: do not retry.
     #[error("{0}")]
     Denied(Refusal),
     /// The condition of the write did not hold and nothing was written: read
@@ -174,9 +175,12 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal.reason() {
             Some(Reason::InvalidArgument | Reason::PolicyInvalid) => Error::Invalid(refusal),
-            Some(Reason::ResidencyViolation | Reason::AccessRegionDenied | Reason::GrantDenied) => {
-                Error::Denied(refusal)
-            }
+            Some(
+                Reason::ResidencyViolation
+                | Reason::AccessRegionDenied
+                | Reason::GrantDenied
+                | Reason::IdentityRejected,
+            ) => Error::Denied(refusal),
             Some(Reason::ConditionFailed) => Error::ConditionFailed(refusal),
             Some(
                 Reason::NoQuorum

@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Uri};
 
 use crate::answer::Meta;
 use crate::env::{self, Instant};
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::transport::cluster::Clusters;
 use crate::transport::dial::TcpDial;
 use crate::transport::fault::Fault;
@@ -21,6 +21,7 @@ use crate::transport::opening::{Openings, Way};
 use crate::transport::options::{Options, Transport};
 use crate::transport::reply::Reply;
 use crate::transport::session::Session;
+use crate::transport::tls::Failed;
 
 /// A node's address and the connection to it.
 #[derive(Debug)]
@@ -40,12 +41,14 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Prepares the connection; it is made when first used.
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
-        let uri = parse(name)?;
+        let uri = parse(name, options.tls.is_some())?;
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         let dial = options.dial.clone();
         let way = Way {
             uri,
             dial: dial.unwrap_or_else(|| Arc::new(TcpDial)),
+            tls: options.tls.clone(),
+            speaks_tls: Arc::default(),
             timeout: options.connect_timeout,
         };
         let admin = AdminServiceClient::new(way.channel())
@@ -95,8 +98,19 @@ impl Endpoint {
     /// session there is nothing to wait for.
     pub(crate) async fn opened(&self) -> Result<(), Fault> {
         match &self.session {
-            Some(session) => session.opened().await,
+            Some(session) => session.opened().await.map_err(|fault| self.explain(fault)),
             None => Ok(()),
+        }
+    }
+
+    /// Says of a fault what is known of the connection, and which endpoint it is of.
+    pub(crate) fn explain(&self, fault: Fault) -> Fault {
+        match fault {
+            Fault::Lost { sent, .. } if self.openings.lacks_tls() => {
+                let why = Failed::without_tls().to_string();
+                Fault::lost(sent, Cause::new(&why)).at(&self.name)
+            }
+            fault => fault.at(&self.name),
         }
     }
 
@@ -152,7 +166,7 @@ impl Endpoint {
         let answer = self.unary(tag, operation, opening, deadline);
         let answer = tokio::time::timeout_at(deadline, answer).await;
         let result = answer.unwrap_or_else(|_| Err(Fault::late(true)));
-        let answers = !matches!(result, Err(Fault::Lost { .. }));
+        let answers = matches!(result, Ok(_) | Err(Fault::Refused(_)));
         self.answers.store(answers, Ordering::Relaxed);
         if let Err(fault) = &result {
             self.give_up(opening, fault);
@@ -213,12 +227,20 @@ fn request<T>(tag: &TagHeader, body: T, deadline: Instant) -> tonic::Request<T> 
     request
 }
 
-/// Reads `http://host:port` or `host:port`.
-fn parse(name: &str) -> Result<Uri, Error> {
-    let full = if name.contains("://") {
-        name.to_owned()
-    } else {
-        format!("http://{name}")
+/// Reads `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`. With a certificate all
+/// of them speak TLS; `https` without one is refused.
+fn parse(name: &str, has_tls: bool) -> Result<Uri, Error> {
+    let scheme = match has_tls {
+        true => "https",
+        false => "http",
+    };
+    let full = match name.split_once("://") {
+        // A node that is named without TLS is called with it all the same.
+        Some((named, address)) if named.eq_ignore_ascii_case("http") => {
+            format!("{scheme}://{address}")
+        }
+        Some(_) => name.to_owned(),
+        None => format!("{scheme}://{name}"),
     };
     // What stands before the host would go nowhere, and into messages.
     if full.contains('@') {
@@ -231,12 +253,43 @@ fn parse(name: &str) -> Result<Uri, Error> {
         .map_err(|_| Error::invalid(format!("`{name}` is no endpoint: http://HOST:PORT")))?;
     let is_bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
     match (uri.scheme_str(), uri.port()) {
-        (Some("http"), Some(_)) if is_bare => Ok(uri),
-        (Some("https"), _) => Err(Error::invalid(
-            "https endpoints need TLS, which this version does not have yet; use http://",
+        (Some("https"), _) if !has_tls => Err(Error::invalid(
+            "https endpoints need a certificate: give the program --tls-dir, or the library \
+             `Builder::tls`",
         )),
+        (Some("http" | "https"), Some(_)) if is_bare => Ok(uri),
         _ => Err(Error::invalid(format!(
             "`{name}` is no endpoint: http://HOST:PORT"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never in the clear by the way an endpoint is written.
+    #[test]
+    fn with_a_certificate_every_endpoint_speaks_tls() {
+        for name in [
+            "http://a:1",
+            "https://a:1",
+            "a:1",
+            "HTTP://a:1",
+            "http://a:1/",
+        ] {
+            let uri = parse(name, true).expect("an endpoint");
+            assert_eq!(uri.scheme_str(), Some("https"), "{name}");
+            assert_eq!(uri.authority().expect("there").as_str(), "a:1");
+        }
+        for name in ["http://a:1", "a:1"] {
+            let uri = parse(name, false).expect("an endpoint");
+            assert_eq!(uri.scheme_str(), Some("http"), "{name}");
+        }
+        let refused = parse("https://a:1", false).expect_err("no certificate");
+        assert!(refused.to_string().contains("--tls-dir"), "{refused}");
+        for wrong in ["ftp://a:1", "https://a", "https://u@a:1", "a:1/x"] {
+            parse(wrong, true).expect_err(wrong);
+        }
     }
 }

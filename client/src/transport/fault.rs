@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::error::{Cause, Refusal};
+use crate::transport::tls::Failed;
 
 /// How one attempt ended without a result. The retry policy turns it into
 /// another attempt or an [`Error`](crate::Error).
@@ -12,6 +13,9 @@ use crate::error::{Cause, Refusal};
 pub(crate) enum Fault {
     /// The server answered.
     Refused(Refusal),
+    /// One end refused the other's certificate, so there is no connection and nothing was
+    /// sent.
+    Rejected(Refusal),
     /// Nobody answered.
     Lost {
         /// Whether the operation may have reached a server.
@@ -63,7 +67,7 @@ impl Fault {
                 let message = format!("{endpoint}: {}", refusal.message());
                 *refusal = Refusal::plain(refusal.code(), message);
             }
-            Fault::Refused(_) => {}
+            Fault::Refused(_) | Fault::Rejected(_) => {}
         }
         self
     }
@@ -76,7 +80,7 @@ impl Fault {
     /// Why, in words.
     pub(crate) fn cause(&self) -> Cause {
         match self {
-            Fault::Refused(refusal) => Cause::new(&refusal.to_string()),
+            Fault::Refused(refusal) | Fault::Rejected(refusal) => Cause::new(&refusal.to_string()),
             Fault::Lost { cause, .. } => cause.clone(),
         }
     }
@@ -84,22 +88,28 @@ impl Fault {
     /// Whether the connection is gone. One that is only slow is asked by the library
     /// whether it lives.
     pub(crate) fn is_broken(&self) -> bool {
-        matches!(self, Fault::Lost { late: false, .. })
+        matches!(self, Fault::Lost { late: false, .. } | Fault::Rejected(_))
+    }
+
+    /// Whether no node had the operation.
+    pub(crate) fn is_unsent(&self) -> bool {
+        matches!(self, Fault::Lost { sent: false, .. } | Fault::Rejected(_))
     }
 
     /// Whether there was no connection, so that nothing went out. Not one that is slow
     /// to come to be: it may still.
     pub(crate) fn is_of_no_connection(&self) -> bool {
-        let Fault::Lost { sent, late, .. } = self else {
-            return false;
-        };
-        !sent && !late
+        match self {
+            Fault::Lost { sent, late, .. } => !sent && !late,
+            Fault::Rejected(_) => true,
+            Fault::Refused(_) => false,
+        }
     }
 
     /// Whether the tag may be served by other nodes now.
     pub(crate) fn is_elsewhere(&self) -> bool {
         match self {
-            Fault::Lost { .. } => true,
+            Fault::Lost { .. } | Fault::Rejected(_) => true,
             Fault::Refused(refusal) => refusal.reason() == Some(Reason::NotHeldHere),
         }
     }
@@ -118,6 +128,9 @@ impl From<Status> for Fault {
                 info,
                 retry.and_then(|info| info.retry_delay),
             ));
+        }
+        if let Some(failed) = tls_failure(&status) {
+            return failed.clone().into();
         }
         if has_source::<tonic::ConnectError>(&status) {
             return Fault::lost(false, unconnected(&status));
@@ -142,6 +155,34 @@ impl From<Status> for Fault {
             _ => plain(status.message()),
         }
     }
+}
+
+impl From<Failed> for Fault {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Rejected(message) => Fault::Rejected(Refusal::of(
+                Reason::IdentityRejected,
+                Code::Unauthenticated,
+                message,
+            )),
+            Failed::Unread(why) | Failed::Handshake(why) => Fault::lost(false, Cause::new(&why)),
+        }
+    }
+}
+
+/// Why there is no connection over TLS, if that is why.
+fn tls_failure(status: &Status) -> Option<&Failed> {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        // What an I/O error holds is none of its sources.
+        let of_io = error.downcast_ref::<std::io::Error>();
+        let held = of_io.and_then(|error| error.get_ref());
+        if let Some(failed) = held.and_then(|held| held.downcast_ref()) {
+            return Some(failed);
+        }
+        source = error.source();
+    }
+    None
 }
 
 /// Why no connection was made. What the system says says most: "connection

@@ -6,7 +6,8 @@
 //! and that it is of the client's cluster (`cluster`), and gives it the operation
 //! (`endpoint`). That goes over the one stream of the node, where operations that wait
 //! together are gathered into frames (`session`), or as a call of its own; both are on
-//! one connection after the other (`opening`, `dial`). What a node answers comes back
+//! one connection after the other (`opening`, `dial`, `tls`,
+//! `plain`). What a node answers comes back
 //! as a `reply`. Why there is none is a `fault`, of which `retry` makes another attempt
 //! or an error: it is the only retry policy. Writes carry numbers under an id that the
 //! tag's home gave (`registration`, `request`), so that one is applied once however
@@ -23,6 +24,7 @@ pub(crate) mod header;
 pub(crate) mod nodes;
 pub(crate) mod opening;
 pub(crate) mod options;
+pub(crate) mod plain;
 pub(crate) mod registration;
 pub(crate) mod reply;
 pub(crate) mod request;
@@ -31,3 +33,4 @@ pub(crate) mod routes;
 pub(crate) mod session;
 pub(crate) mod tag_route;
 pub(crate) mod target;
+pub(crate) mod tls;

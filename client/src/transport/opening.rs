@@ -11,16 +11,19 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use domicile_proto::limits::CLIENT_MESSAGE_BYTES_MAX;
 use domicile_proto::v1::kv_service_client::KvServiceClient;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tonic::transport::{Channel, Uri};
 
 use crate::transport::dial::{Dial, Socket};
+use crate::transport::plain::Plain;
+use crate::transport::tls::{Failed, Tls};
 
 /// How long a connection may be silent with requests open before it is asked
 /// whether it lives.
@@ -43,6 +46,11 @@ pub(crate) struct Way {
     pub(crate) uri: Uri,
     /// What opens the sockets.
     pub(crate) dial: Arc<dyn Dial>,
+    /// What makes connections of the sockets; `None`: they are as they are.
+    pub(crate) tls: Option<Tls>,
+    /// Whether the node was last heard to speak TLS where none was made: what the library
+    /// says of such a connection does not tell.
+    pub(crate) speaks_tls: Arc<AtomicBool>,
     /// How long that may take.
     pub(crate) timeout: Duration,
 }
@@ -67,14 +75,13 @@ impl Way {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_with_connector_lazy(connector(self.dial.clone(), self.timeout, may_dial))
+            .connect_with_connector_lazy(connector(self.clone(), may_dial))
     }
 }
 
-/// Sockets that a [`Dial`] opens in time, for a channel.
+/// Connections that are made in time, for a channel.
 fn connector(
-    dial: Arc<dyn Dial>,
-    timeout: Duration,
+    way: Way,
     may_dial: impl Fn() -> bool + Send + 'static,
 ) -> impl tower::Service<
     Uri,
@@ -83,27 +90,43 @@ fn connector(
     Future = impl Future<Output = io::Result<TokioIo<Box<dyn Socket>>>> + Send,
 > + Send
 + 'static {
-    // What the system said of the last attempt: where there is no other one, that is
-    // still why.
-    let said = Arc::new(AtomicI32::new(0));
+    // Why the last attempt failed: where there is no other one, that is still why.
+    let said = Arc::new(Mutex::new(None));
     tower::service_fn(move |uri: Uri| {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let socket = may_dial().then(|| tokio::time::timeout(timeout, dial.dial(authority)));
+        let connecting = connect(way.clone(), authority);
+        let connecting = may_dial().then(|| tokio::time::timeout(way.timeout, connecting));
         let said = said.clone();
         async move {
-            let Some(socket) = socket else {
-                return Err(match said.load(Ordering::Relaxed) {
-                    0 => io::Error::other("the connection has ended"),
-                    code => io::Error::from_raw_os_error(code),
-                });
+            let Some(connecting) = connecting else {
+                let again = said.lock().as_ref().and_then(again);
+                return Err(again.unwrap_or_else(|| io::Error::other("the connection has ended")));
             };
-            let socket = socket.await.map_err(|_| io::ErrorKind::TimedOut)?;
-            if let Err(error) = &socket {
-                said.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
+            let connected = connecting.await.map_err(|_| io::ErrorKind::TimedOut)?;
+            if let Err(error) = &connected {
+                *said.lock() = again(error);
             }
-            socket.map(TokioIo::new)
+            connected.map(TokioIo::new)
         }
     })
+}
+
+async fn connect(way: Way, authority: String) -> io::Result<Box<dyn Socket>> {
+    let socket = way.dial.dial(authority.clone()).await?;
+    match way.tls {
+        Some(tls) => tls.secure(socket, &authority).await,
+        None => Ok(Box::new(Plain::new(socket, way.speaks_tls))),
+    }
+}
+
+/// The same error once more, where it says something by itself.
+fn again(error: &io::Error) -> Option<io::Error> {
+    let failed = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match (error.raw_os_error(), failed) {
+        (Some(code), _) => Some(io::Error::from_raw_os_error(code)),
+        (None, Some(failed)) => Some(Failed::clone(failed).into()),
+        (None, None) => None,
+    }
 }
 
 /// One connection. It is made when first used.
@@ -140,6 +163,11 @@ impl Openings {
     /// The connection in use.
     pub(crate) fn current(&self) -> Arc<Opening> {
         self.current.load_full()
+    }
+
+    /// Whether the node speaks TLS, and the client does not.
+    pub(crate) fn lacks_tls(&self) -> bool {
+        self.way.speaks_tls.load(Ordering::Relaxed)
     }
 
     /// The number of the connection in use.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::transport::cluster::Clusters;
 use crate::transport::dial::Dial;
+use crate::transport::tls::Tls;
 
 /// What carries the operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) in_flight_max: usize,
     /// What opens the sockets; `None`: TCP.
     pub(crate) dial: Option<Arc<dyn Dial>>,
+    /// The client's certificate; `None`: it speaks no TLS.
+    pub(crate) tls: Option<Tls>,
     /// Which cluster each endpoint is of.
     pub(crate) clusters: Arc<Clusters>,
 }

@@ -47,7 +47,8 @@ pub(crate) struct Attempts {
     backoff: Backoff,
     /// Whether an attempt without an answer may have been applied.
     maybe_applied: bool,
-    /// What a node answered that sends the caller to another one.
+    /// What a node answered that sends the caller to another one, or why there is no
+    /// connection to it that another one may take.
     elsewhere: Option<Refusal>,
     /// What a node answered last that could do nothing then.
     again: Option<Refusal>,
@@ -183,6 +184,13 @@ impl Attempts {
                     self.elsewhere = Some(refusal.clone());
                 }
             },
+            // It stays so, unless somebody who answers could do it later.
+            Fault::Rejected(_) if !others && self.again.is_none() => {
+                return Err(self.give_up(fault));
+            }
+            Fault::Rejected(refusal) => {
+                self.elsewhere = Some(refusal.clone());
+            }
             Fault::Lost { sent, .. } => {
                 self.maybe_applied |= *sent;
                 if *sent && self.safety == Safety::Once {
@@ -198,9 +206,7 @@ impl Attempts {
         let pause = self.next_pause(others, retry_after);
         if env::now() + pause >= self.deadline {
             // One that could not be reached must not hide what another one said.
-            let said = self
-                .again
-                .take_if(|_| matches!(fault, Fault::Lost { sent: false, .. }));
+            let said = self.again.take_if(|_| fault.is_unsent());
             return Err(self.give_up(said.map_or(fault, Fault::Refused)));
         }
         Ok(pause)
@@ -235,7 +241,7 @@ impl Attempts {
             };
         }
         match fault {
-            Fault::Refused(refusal) => refusal.into(),
+            Fault::Refused(refusal) | Fault::Rejected(refusal) => refusal.into(),
             Fault::Lost {
                 late: true, cause, ..
             } => Error::Deadline(cause),
@@ -295,6 +301,39 @@ mod tests {
         let mut read = attempts(Safety::Read);
         read.failed(lost(false), true).expect("on");
         assert!(read.failed(lost(false), false).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_certificate_is_told_unless_another_node_may_do_it() {
+        let rejected = || {
+            let refusal = v1::Failure {
+                reason: Reason::IdentityRejected.name().into(),
+                ..v1::Failure::default()
+            };
+            Fault::Rejected(Refusal::from(refusal))
+        };
+        for others_first in [vec![], vec![rejected()], vec![lost(false)]] {
+            let mut write = attempts(Safety::Once);
+            for fault in others_first {
+                write.failed(fault, true).expect("on");
+            }
+            let error = write.failed(rejected(), false).expect_err("told");
+            assert!(matches!(error, Error::Denied(_)), "{error:?}");
+        }
+        // One that cannot be reached does not hide it.
+        let mut write = attempts(Safety::Once);
+        write.failed(rejected(), true).expect("on");
+        let error = write.failed(lost(false), false).expect_err("told");
+        assert_eq!(error.reason(), Some(Reason::IdentityRejected));
+        // Another node takes the certificate, and may have a leader soon.
+        let mut write = attempts(Safety::Once);
+        write.failed(refused(Reason::NoQuorum), true).expect("on");
+        write.failed(rejected(), false).expect("again");
+        // What was sent before is not settled by it.
+        let mut write = attempts(Safety::Deduplicated);
+        write.failed(lost(true), true).expect("on");
+        let error = write.failed(rejected(), false).expect_err("told");
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
     }
 
     /// A node that lives could not reach another one.

@@ -156,7 +156,7 @@ impl Routes {
         tried.insert(index);
         leader.forget_if(index);
         match fault {
-            Fault::Lost { .. } => {
+            Fault::Lost { .. } | Fault::Rejected(_) => {
                 self.move_on(index, (index + 1) % self.endpoints.len());
                 false
             }

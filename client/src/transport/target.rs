@@ -137,7 +137,7 @@ impl Target {
                     }
                     return Ok(reply);
                 }
-                Err(fault) => fault.at(endpoint.name()),
+                Err(fault) => endpoint.explain(fault),
             };
             known.doubt(index, &fault);
             if !redirected && let Some(home) = nodes.home_of(&fault) {

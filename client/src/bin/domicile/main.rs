@@ -34,11 +34,12 @@ mod scan;
 mod upgrade;
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use domicile_client::{Client, Transport};
+use domicile_client::{Client, Tls, Transport};
 
 use crate::failure::Failure;
 use crate::keys::Encoding;
@@ -60,7 +61,7 @@ const TIMEOUT_CHANGE: Duration = Duration::from_secs(120);
 ///
 /// Exit codes: 0 done; 1 failure, of which stderr tells the reason; 2 wrong
 /// usage; 3 unreachable, or the outcome of a write is unknown; 4 forbidden by
-/// the policy; 5 not found, or the condition of a write did not hold; 10 an
+/// the policy, or a certificate was refused; 5 not found, or the condition of a write did not hold; 10 an
 /// audit FAILed; 11 an audit is INCOMPLETE.
 #[derive(Debug, Parser)]
 #[command(
@@ -93,6 +94,18 @@ struct Global {
         default_value = "http://127.0.0.1:7400"
     )]
     endpoints: Vec<String>,
+
+    /// The directory of this program's certificate: tls.crt, tls.key, and bundles/ with
+    /// a file REGION.pem for each region. With it nodes are called over TLS, however
+    /// their addresses are written; without it in the clear. `domicile cert client`
+    /// makes one.
+    #[arg(
+        long,
+        global = true,
+        env = "DOMICILE_TLS_DIR",
+        value_name = "DIRECTORY"
+    )]
+    tls_dir: Option<PathBuf>,
 
     /// How data is written: `table` for people, `json` as one document,
     /// `jsonl` as one document a line, `raw` as the bytes alone.
@@ -201,7 +214,11 @@ impl Context {
                 "no node is named: give --endpoints, or set DOMICILE_ENDPOINTS",
             ));
         }
-        let client = Client::builder()
+        let builder = match &self.global.tls_dir {
+            Some(directory) => Client::builder().tls(Tls::from_directory(directory)),
+            None => Client::builder(),
+        };
+        let client = builder
             .endpoints(endpoints.iter().copied())
             // One operation is quicker as a call than in a session.
             .transport(Transport::Unary)

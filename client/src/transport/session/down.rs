@@ -12,6 +12,8 @@ use crate::transport::fault::Fault;
 pub(super) enum Down {
     /// The node has no room, or ends: it says so of every stream.
     Refused(Refusal),
+    /// One end refused the other's certificate.
+    Rejected(Refusal),
     /// The stream broke, or could not be opened.
     Lost(Cause),
 }
@@ -27,6 +29,7 @@ impl Down {
             {
                 Down::Refused(refusal.clone())
             }
+            Fault::Rejected(refusal) => Down::Rejected(refusal.clone()),
             fault => Down::Lost(fault.cause()),
         }
     }
@@ -35,7 +38,10 @@ impl Down {
     pub(super) fn to_fault(&self, sent: bool) -> Fault {
         match self {
             Down::Refused(refusal) if !sent => Fault::Refused(refusal.clone()),
-            Down::Refused(refusal) => Fault::lost(true, Cause::new(&refusal.to_string())),
+            Down::Rejected(refusal) if !sent => Fault::Rejected(refusal.clone()),
+            Down::Refused(refusal) | Down::Rejected(refusal) => {
+                Fault::lost(true, Cause::new(&refusal.to_string()))
+            }
             Down::Lost(cause) => Fault::lost(sent, cause.clone()),
         }
     }
@@ -44,7 +50,7 @@ impl Down {
     pub(super) fn retry_after(&self) -> Duration {
         match self {
             Down::Refused(refusal) => refusal.retry_after().unwrap_or_default(),
-            Down::Lost(_) => Duration::ZERO,
+            Down::Lost(_) | Down::Rejected(_) => Duration::ZERO,
         }
     }
 }
