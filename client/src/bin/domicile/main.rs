@@ -102,7 +102,7 @@ struct Global {
     #[arg(
         long,
         global = true,
-        env = "DOMICILE_TLS_DIR",
+        env = "DOMICILE_CLIENT_TLS_DIR",
         value_name = "DIRECTORY"
     )]
     tls_dir: Option<PathBuf>,
