@@ -13,6 +13,7 @@
 
 mod acknowledge;
 mod audit;
+mod cert;
 mod cluster;
 mod completion;
 mod delete;
@@ -149,6 +150,8 @@ enum Command {
     Node(node::Command),
     #[command(subcommand)]
     Audit(audit::Command),
+    #[command(subcommand)]
+    Cert(cert::Command),
     #[command(subcommand)]
     Region(region::Command),
     #[command(subcommand)]
@@ -310,6 +313,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Audit(command) => audit::run(context, command).await,
+        Command::Cert(command) => cert::run(context, command),
         Command::Region(command) => region::run(context, command).await,
         Command::Policy(command) => policy::run(context, command).await,
         Command::Placement(command) => placement::run(context, command).await,
