@@ -1,9 +1,10 @@
 //! Real `domiciled` processes on this machine.
 //!
-//! A [`Cluster`] takes the [`Programs`] and a folder, gives each [`Node`] a port and a data directory, starts it, forms the cluster with the program `domicile`, and waits until it is whole. Each process is ended by its own id, also when a test fails: dropping a [`Node`] kills its process and waits for it.
+//! A [`Cluster`] takes the [`Programs`] and a folder, gives each [`Node`] a port and a data directory, starts it, forms the cluster with the program `domicile`, and waits until it is whole. A cluster of one region serves over TLS, unless its programs say otherwise ([`Programs::plain`]). Each process is ended by its own id, also when a test fails: dropping a [`Node`] kills its process and waits for it.
 //!
 //! Not done here: load and judgement (`chaos`), networks and disks.
 
+mod certificates;
 mod ended;
 mod node;
 mod programs;
@@ -14,8 +15,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+pub use certificates::Certificates;
 pub use ended::{Broken, Lacking, incomplete};
-pub use node::{LogTo, Node, Seat};
+pub use node::{Endpoints, LogTo, Node, Seat};
 use programs::listen;
 pub use programs::{Programs, free_address, last_lines};
 
@@ -52,6 +54,7 @@ impl Cluster {
         data: impl Fn(usize) -> PathBuf,
     ) -> Result<Cluster> {
         fs::create_dir_all(folder)?;
+        let programs = &programs.secured(folder)?;
         let mut nodes = Vec::new();
         // Held together, so that the three ports differ.
         let mut held = Vec::new();
@@ -225,9 +228,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// The URLs of all nodes.
-    pub fn endpoints(&self) -> Vec<String> {
-        self.nodes.iter().map(Node::endpoint).collect()
+    /// How clients call all nodes.
+    pub fn endpoints(&self) -> Endpoints {
+        self.programs.endpoints(&self.nodes)
     }
 
     /// The status as a node sees it.

@@ -290,8 +290,9 @@ async fn verdict(
 ) -> Result<Verdict> {
     cluster.nodes[victim].start()?;
     stage.recorder.fault(&format!("restart-n{}", victim + 1));
-    let endpoints = [victim, behind].map(|node| cluster.nodes[node].endpoint());
-    let both = connect(&endpoints).await?;
+    let nodes = [victim, behind].map(|node| &cluster.nodes[node]);
+    let both = connect(&cluster.programs.endpoints(nodes)).await?;
+    let endpoint = nodes[0].endpoints();
     let mut alone = None;
     let began_ns = stage.recorder.now_ns();
     loop {
@@ -301,7 +302,7 @@ async fn verdict(
         }
         if alone.is_none() {
             // It answers only when it is up.
-            alone = connect(&endpoints[..1]).await.ok();
+            alone = connect(&endpoint).await.ok();
         }
         let whole = match &alone {
             Some(alone) => {

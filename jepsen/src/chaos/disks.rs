@@ -313,10 +313,10 @@ pub(super) async fn full_mirror(stage: &Stage<'_>) -> Result<()> {
     let mut cluster = with_mirror(stage, mount.join("data"))?;
     cluster.form_by(&run.folder, POLICY)?;
     cluster.wait_healthy()?;
-    let home: Vec<String> = cluster.nodes[..NODES].iter().map(Node::endpoint).collect();
+    let home = cluster.programs.endpoints(&cluster.nodes[..NODES]);
     let load = Load::start(&home, stage.recorder.clone()).await?;
     let client = connect(&home).await?;
-    let mirror = connect(&[cluster.nodes[NODES].endpoint()]).await?;
+    let mirror = connect(&cluster.nodes[NODES].endpoints()).await?;
     let full = |cluster: &Cluster| Ok(condition(cluster, 0, &cluster.nodes[NODES])? == "full");
     let tag = client.tag(TAG)?;
     let mut written = 0;

@@ -58,7 +58,7 @@ const CONFIGS: [(&str, u32, &str); 9] = [
 pub(super) async fn bad_input(stage: &Stage<'_>) -> Result<()> {
     let folder = &stage.run.folder;
     let data = |number| folder.join(format!("node-{number}"));
-    let mut cluster = Cluster::new(&stage.run.programs, folder, data)?;
+    let mut cluster = Cluster::new(&stage.run.programs.plain(), folder, data)?;
     for node in &mut cluster.nodes {
         // A refused hello is written at this level.
         node.set("log.level=debug");
@@ -92,7 +92,7 @@ async fn requests(stage: &Stage<'_>, cluster: &Cluster) -> Result<()> {
         sent += wire::frames(&node.endpoint()).await.with_context(at)?;
         sent += wire::garbage(&node.address, stage).with_context(at)?;
         // What came before must not be in the way of a request.
-        let client = connect(&[node.endpoint()]).await?;
+        let client = connect(&node.endpoints()).await?;
         let read = client.tag(TAG)?.get("none").local().await;
         read.map_err(|error| Broken::new(format!("{} serves no more: {error}", at())))?;
     }
@@ -325,7 +325,7 @@ async fn foreign(stage: &Stage<'_>, cluster: &mut Cluster, round: u32) -> Result
 
 /// Forms another cluster, stops it, and answers where its nodes have their data.
 async fn other_cluster(stage: &Stage<'_>, folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut other = Cluster::formed(&stage.run.programs, folder)?;
+    let mut other = Cluster::formed(&stage.run.programs.plain(), folder)?;
     let client = connect(&other.endpoints()).await?;
     let put = client.tag(TAG)?.put("set/1", "foreign").await;
     put.context("the other cluster takes no write")?;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use domicile_client::Client;
+use domicile_client::{Client, Tls};
 use tokio::task::JoinSet;
 
-use crate::cluster::Broken;
+use crate::cluster::{Broken, Endpoints};
 use crate::history::{Digest, Level, Note, RegionId};
 use crate::workload::{Recorder, SET, Worker, held};
 
@@ -44,9 +44,12 @@ pub struct Load {
 }
 
 /// A client that knows some nodes.
-pub async fn connect(endpoints: &[String]) -> Result<Client> {
-    Client::builder()
-        .endpoints(endpoints.iter().cloned())
+pub async fn connect(endpoints: &Endpoints) -> Result<Client> {
+    let mut builder = Client::builder().endpoints(endpoints.urls.iter().cloned());
+    if let Some(directory) = &endpoints.certificate {
+        builder = builder.tls(Tls::from_directory(directory));
+    }
+    builder
         .timeout(TIMEOUT)
         .connect()
         .await
@@ -55,7 +58,7 @@ pub async fn connect(endpoints: &[String]) -> Result<Client> {
 
 impl Load {
     /// Starts readers and writers against the nodes.
-    pub async fn start(endpoints: &[String], recorder: Arc<Recorder>) -> Result<Load> {
+    pub async fn start(endpoints: &Endpoints, recorder: Arc<Recorder>) -> Result<Load> {
         let stop = Arc::new(AtomicBool::new(false));
         let turns = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
@@ -74,7 +77,7 @@ impl Load {
     }
 
     /// Lets the clients finish what they do, then reads everything once more.
-    pub async fn finish(mut self, endpoints: &[String]) -> Result<()> {
+    pub async fn finish(mut self, endpoints: &Endpoints) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {
             ended.context("a client of the harness panicked")?;
@@ -85,7 +88,7 @@ impl Load {
 
 /// Reads every register that was ever used and the set, strongly; then the set
 /// and a digest of everything at each node by itself.
-pub async fn read_all(endpoints: &[String], recorder: &Arc<Recorder>) -> Result<()> {
+pub async fn read_all(endpoints: &Endpoints, recorder: &Arc<Recorder>) -> Result<()> {
     let mut reader = Worker::new(connect(endpoints).await?, recorder.clone(), TAG);
     let began = recorder.now_ns();
     let late = |what: &str| {
@@ -106,9 +109,9 @@ pub async fn read_all(endpoints: &[String], recorder: &Arc<Recorder>) -> Result<
         late("the set could not be read")?;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    for (at, endpoint) in endpoints.iter().enumerate() {
+    for (at, endpoint) in endpoints.each().enumerate() {
         let name = format!("eu/{}", at + 1);
-        read_locally(endpoint, &name, reader.client(), recorder).await?;
+        read_locally(&endpoint, &name, reader.client(), recorder).await?;
     }
     Ok(())
 }
@@ -116,7 +119,7 @@ pub async fn read_all(endpoints: &[String], recorder: &Arc<Recorder>) -> Result<
 /// Reads the set and a digest of everything from the state of one node. It may
 /// first catch up with what the cluster has now.
 pub async fn read_locally(
-    endpoint: &str,
+    endpoint: &Endpoints,
     name: &str,
     cluster: &Client,
     recorder: &Arc<Recorder>,
@@ -127,7 +130,7 @@ pub async fn read_locally(
         .await
         .map(|got| got.meta.token.clone());
     let token = token.map_err(|error| Broken::new(format!("no strong read: {error}")))?;
-    let node = connect(&[endpoint.to_owned()]).await?;
+    let node = connect(endpoint).await?;
     let tag = node.tag(TAG)?;
     let reached = tag
         .get(SET)

@@ -356,7 +356,7 @@ async fn behind(stage: &Stage<'_>) -> Result<()> {
     stage.kill(&mut cluster, &[0, 1, 2]);
     stage.heal(&mut cluster)?;
     let client = connect(&cluster.endpoints()).await?;
-    let (endpoint, name) = (cluster.nodes[late].endpoint(), format!("eu/{}", late + 1));
+    let (endpoint, name) = (cluster.nodes[late].endpoints(), format!("eu/{}", late + 1));
     read_locally(&endpoint, &name, &client, &stage.recorder).await
 }
 

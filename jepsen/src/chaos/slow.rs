@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::load::{TAG, connect};
 use super::stage::Stage;
-use crate::cluster::{Broken, Cluster};
+use crate::cluster::{Broken, Cluster, Endpoints};
 
 /// The bytes of a value: the largest that there may be.
 const VALUE_BYTES: usize = 1024 * 1024;
@@ -52,7 +52,7 @@ struct Writers {
 }
 
 impl Writers {
-    async fn start(endpoints: &[String]) -> Result<Writers> {
+    async fn start(endpoints: &Endpoints) -> Result<Writers> {
         let (written, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let mut tasks = JoinSet::new();
         for writer in 0..WRITERS {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::STEP;
+use super::certificates::Certificates;
 use super::ended::Broken;
 use super::programs::{Programs, free_address, last_lines};
 
@@ -49,6 +50,25 @@ pub enum LogTo {
     UnreadPipe,
     /// To a pipe without a reader.
     PipeWithoutReader,
+}
+
+/// How clients call nodes.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    /// Where they are.
+    pub urls: Vec<String>,
+    /// The directory of the callers' certificate; `None`: there is no TLS.
+    pub certificate: Option<PathBuf>,
+}
+
+impl Endpoints {
+    /// Each of them alone.
+    pub fn each(&self) -> impl Iterator<Item = Endpoints> {
+        self.urls.iter().map(|url| Endpoints {
+            urls: vec![url.clone()],
+            certificate: self.certificate.clone(),
+        })
+    }
 }
 
 /// Where a node runs.
@@ -163,6 +183,26 @@ impl Node {
         Ok(writer.into())
     }
 
+    /// The arguments that say who it is.
+    fn identity(&self) -> Result<Vec<String>> {
+        let Some(certificates) = self.programs.certificates() else {
+            return Ok(vec!["--set".into(), "insecure_dev=true".into()]);
+        };
+        let directory = certificates.of_node(&self.region, self.number);
+        let operator = Certificates::operator(&self.region)?;
+        Ok(vec![
+            "--set".into(),
+            format!("tls_dir={}", directory.display()),
+            "--set".into(),
+            format!("operators={operator}"),
+        ])
+    }
+
+    /// How clients call it.
+    pub fn endpoints(&self) -> Endpoints {
+        self.programs.endpoints([self])
+    }
+
     /// Starts the process. It may still refuse; see [`Node::wait_exit`].
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "node {} runs already", self.number);
@@ -182,7 +222,7 @@ impl Node {
             .args(["--listen", &self.address])
             .arg("--data-dir")
             .arg(&self.data)
-            .args(["--set", "insecure_dev=true"])
+            .args(self.identity()?)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)

@@ -75,7 +75,7 @@ impl Chaos {
             folder.display()
         );
         let programs = match self.bin_dir {
-            Some(folder) => Programs { folder },
+            Some(folder) => Programs::within(folder),
             None => Programs::beside()?,
         };
         let run = Run {
