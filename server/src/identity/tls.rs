@@ -32,6 +32,9 @@ pub(super) const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 /// which certificates count, may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// How long a connection may still go on whose other end would not be let in any more.
+const GRACE: Duration = Duration::from_secs(15);
+
 /// A node's certificate and the roots it goes by, as they are in force now.
 pub struct Tls {
     env: Env,
@@ -143,6 +146,8 @@ impl Tls {
                 bundles.verify(identity.chain(), unix(now), used)
             };
             if let Err(refused) = verified {
+                // Whoever has another certificate by now makes its connection anew.
+                tokio::time::sleep(GRACE).await;
                 return refused;
             }
             let left = Duration::from_secs(identity.not_after().saturating_sub(now) + 1);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use domicile_proto::address::RegionName;
@@ -10,6 +10,7 @@ use domicile_proto::identity::tls::Expected;
 use domicile_proto::limits::PEER_MESSAGE_BYTES_MAX;
 use domicile_proto::peer::v1 as peer;
 use domicile_proto::peer::v1::peer_service_client::PeerServiceClient;
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -159,6 +160,17 @@ pub(super) struct Connection {
     pub(super) quick: Option<Arc<Link>>,
 }
 
+/// Why a connection ended that is made anew with another certificate.
+const RENEWED: &str = "it is made anew with what is in force now";
+
+/// How long at most after a change a connection is made anew: not all at once.
+const RENEW_WAIT: Duration = Duration::from_secs(2);
+
+/// How long what was asked may take to be answered before that, and how often it is
+/// looked at.
+const DRAIN_WAIT: Duration = Duration::from_secs(5);
+const DRAIN_STEP: Duration = Duration::from_millis(2);
+
 impl Connection {
     /// Runs until its task ends.
     pub(super) async fn run(mut self) {
@@ -168,15 +180,28 @@ impl Connection {
                 quick.is(true).await;
             }
             let address = self.address.borrow_and_update().clone();
+            // Before: a change meanwhile counts.
+            let mut changed = self.dial.changed();
             match self.connect(&address).await {
-                Ok((frames, answers)) => {
+                Ok(mut streams) => {
                     self.queue.open();
                     self.link.connected.send_replace(true);
                     self.link.contact.connected(self.env.now());
                     if self.quick.is_none() {
                         tracing::info!(region = %self.region, node = %self.node, "connected");
                     }
-                    let why = self.exchange(frames, answers).await;
+                    let why = loop {
+                        let why = self.exchange(streams, changed).await;
+                        if why != RENEWED {
+                            break why;
+                        }
+                        // What is to be sent waits meanwhile.
+                        changed = self.dial.changed();
+                        match self.connect(&address).await {
+                            Ok(renewed) => streams = renewed,
+                            Err(_) => break why,
+                        }
+                    };
                     self.link.connected.send_replace(false);
                     self.link.contact.lost();
                     self.queue.shut();
@@ -261,9 +286,13 @@ impl Connection {
     /// Carries requests and answers until it cannot any more, and says why.
     async fn exchange(
         &self,
-        frames: mpsc::Sender<peer::ExchangeRequest>,
-        mut answers: tonic::Streaming<peer::ExchangeResponse>,
+        (frames, mut answers): (
+            mpsc::Sender<peer::ExchangeRequest>,
+            tonic::Streaming<peer::ExchangeResponse>,
+        ),
+        changed: BoxFuture<'static, ()>,
     ) -> &'static str {
+        let is_renewing = AtomicBool::new(false);
         let pending = Mutex::new(Pending {
             calls: BTreeMap::new(),
             next: 1,
@@ -276,6 +305,9 @@ impl Connection {
                     return "the stream ended";
                 };
                 self.queue.arrived().await;
+                if is_renewing.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
                 let calls = self.queue.take(FRAME_REQUESTS_MAX, FRAME_BYTES_MAX);
                 let frame = self.frame(&pending, calls);
                 if !frame.requests.is_empty() {
@@ -337,6 +369,16 @@ impl Connection {
             }
             "the node has moved"
         };
+        let renewed = async {
+            changed.await;
+            tokio::time::sleep(self.env.jitter(RENEW_WAIT)).await;
+            is_renewing.store(true, Ordering::Relaxed);
+            let until = self.env.now() + DRAIN_WAIT;
+            while !pending.lock().calls.is_empty() && self.env.now() < until {
+                tokio::time::sleep(DRAIN_STEP).await;
+            }
+            RENEWED
+        };
         let silent = async {
             match &self.quick {
                 Some(quick) => quick.is(false).await,
@@ -349,6 +391,7 @@ impl Connection {
             why = read => why,
             why = listen => why,
             why = moved => why,
+            why = renewed => why,
             why = silent => why,
         }
     }

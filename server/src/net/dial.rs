@@ -190,6 +190,12 @@ pub trait Dial: Send + Sync + 'static {
     /// Opens a socket to `host:port`, where somebody is expected.
     fn dial(&self, address: String, expected: &Expected)
     -> BoxFuture<'static, io::Result<BoxedIo>>;
+
+    /// Waits until what connections are made with has changed: those that are open should
+    /// be made anew. Never, where nothing is proved.
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Opens TCP sockets, whoever answers.

@@ -43,4 +43,14 @@ impl Dial for SecureDial {
             Ok(BoxedIo::new(Cut::new(stream, lapsed.boxed())))
         })
     }
+
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        let mut changes = self.tls.changes();
+        Box::pin(async move {
+            if changes.changed().await.is_err() {
+                // The node ends.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
 }

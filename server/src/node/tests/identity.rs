@@ -210,3 +210,69 @@ async fn who_proves_nothing_gets_nowhere() {
     node.begins("domicile_handshakes_failed_total{why=\"unknown_issuer\"} ")
         .await;
 }
+
+/// Puts of a service of `us` at its own region's node, which passes each on to the home
+/// over its connection to that: each by a bare call that nobody repeats.
+async fn puts_until(
+    channel: Channel,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+) -> (u64, Vec<String>) {
+    let (mut done, mut failed) = (0, Vec::new());
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        match put(channel.clone(), "shared").await {
+            Ok(_) => done += 1,
+            Err(status) => failed.push(status.to_string()),
+        }
+    }
+    (done, failed)
+}
+
+/// The authority of a region is replaced in the right order: its next root to everybody,
+/// then certificates by it, then the root before is taken away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_is_replaced_under_load_and_no_call_fails() {
+    let mut world = World::formed().await;
+    let us = world.service(1, "orders");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let calls = puts_until(world.call(&us, 1).await, stop.clone());
+    let rotation = async {
+        let next = authority("eu");
+        let before = world.authorities[0].certificate().to_owned();
+        let bundle = |pem: &str| {
+            for folder in &world.folders {
+                std::fs::write(folder.path().join("bundles/eu.pem"), pem).unwrap();
+            }
+        };
+        // Longer than a node takes to read twice what is there, and to make its
+        // connections anew.
+        let taken_over = || tokio::time::sleep(Duration::from_secs(9));
+        bundle(&(before + next.certificate()));
+        taken_over().await;
+        let minted = issue(&next, &Workload::Node(1));
+        crate::identity::testing::write_pair(world.folders[0].path(), &minted);
+        taken_over().await;
+        bundle(next.certificate());
+        // Longer than a connection goes on that should have been made anew.
+        tokio::time::sleep(Duration::from_secs(22)).await;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        next
+    };
+    let (next, (done, failed)) = tokio::join!(rotation, calls);
+    assert!(done > 100, "{done}");
+    assert_eq!(failed, Vec::<String>::new(), "of {done}");
+    // What the authority before made is taken by nobody any more.
+    let old = world.service(0, "orders");
+    let folder = world.folders.last().unwrap();
+    let pem = world.authorities[0].certificate().to_owned() + next.certificate();
+    std::fs::write(folder.path().join("bundles/eu.pem"), pem).unwrap();
+    let dial: Arc<dyn Dial> = Arc::new(SecureDial::new(Arc::new(TcpDial), old));
+    let address = world.nodes[1].address.to_string();
+    if let Ok(channel) = channel(dial, &address, Expected::AnyNode).await {
+        put(channel, "shared")
+            .await
+            .expect_err("of the authority before");
+    }
+    world.nodes[1]
+        .begins("domicile_handshakes_failed_total{why=\"unknown_issuer\"} ")
+        .await;
+}
