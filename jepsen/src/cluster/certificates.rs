@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use domicile_proto::address::RegionName;
 use domicile_proto::identity::mint::{Authority, Minted};
 use domicile_proto::identity::{ClusterName, Files, SpiffeId, Workload};
+use domicile_server::env::Env;
 
 /// The name of clusters under test in their ids.
 const CLUSTER: &str = "dev.test";
@@ -33,7 +33,7 @@ impl Certificates {
             folder: folder.join("certificates"),
         };
         let region = RegionName::new(region)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let now = Env::real().wall_ms() / 1000;
         let authority = Authority::new(&region, &ClusterName::new(CLUSTER)?, now, VALID_S)?;
         for number in 1..=nodes {
             let minted = authority.issue(&Workload::Node(number as u64), now, VALID_S)?;
