@@ -182,7 +182,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Ids,
         Fallback::Unset(Literal::Text("spiffe://eu.store.example/svc/ann")),
         "Who may ask this node for what operators ask: the ids of their certificates, separated by \
-         commas. Nobody else may form a cluster of it, replace nodes, audit or look at its state.",
+         commas. Nobody else may ask it. What another node passes on was judged by that node's list \
+         alone, so name them at every node, or at none of a region.",
     ),
     setting(
         "metrics_listen",
